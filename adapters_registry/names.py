@@ -1,0 +1,26 @@
+"""Which names tenants, adapters and aliases may have.
+
+Plain lower-case ASCII: what looks alike is alike, `@` and `/` keep their meaning in a model
+string, and a name is a safe label in metrics and logs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from adapters_registry.errors import InvalidName
+
+DEFAULT_TENANT = "default"
+LIVE = "live"
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
+
+
+def check_name(name: str, kind: str) -> str:
+    """Return the name, or raise `InvalidName` with the rule; `kind` says what is named."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise InvalidName(
+            f"{kind} name {name[:80]!r} isn't allowed: use 1 to 64 of a-z, 0-9, '-', '_', '.', "
+            "beginning and ending with a letter or digit, without '..'"
+        )
+    return name

@@ -1,0 +1,1 @@
+"""Load testing over HTTP; imports nothing else of this project."""

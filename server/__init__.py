@@ -1,0 +1,1 @@
+"""The HTTP server and, in `server.engine`, the vLLM engine behind it."""

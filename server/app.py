@@ -1,0 +1,66 @@
+"""The composition root: settings, registry, keys and engine become one FastAPI app."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters_registry.records import Registry
+from server import admin, errors, inference, listing, metrics
+from server.adapters import Adapters
+from server.auth import Authentication, Keys
+from server.engine.interface import Engine
+from server.errors import Unavailable
+from server.lifecycle import Lifecycle
+from server.settings import Settings
+
+
+def build_app(
+    settings: Settings, registry: Registry, keys: Keys, engine: Engine, lifecycle: Lifecycle
+) -> FastAPI:
+    """Put the parts together; starts nothing."""
+    app = FastAPI(title="Loraplex", redoc_url=None)
+    app.state = engine.app_state
+    errors.install(app)
+    app.add_middleware(Authentication, keys=keys)
+    app.add_middleware(metrics.RequestCounting)
+    base_name = settings.served_base_name
+    adapters = Adapters(engine, registry.content)
+    app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
+    app.include_router(listing.router(registry, base_name, registry.base.name))
+    app.include_router(
+        admin.router(registry, base_name, settings.local_roots, settings.max_adapter_mib)
+    )
+    _add_operations(app, registry, engine, lifecycle)
+    return app
+
+
+def _add_operations(
+    app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle
+) -> None:
+    version_counts = metrics.version_registry(registry.count_versions)
+
+    @app.get("/livez", tags=["operations"])
+    async def live() -> PlainTextResponse:
+        """Say that this process answers."""
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", tags=["operations"])
+    async def ready() -> JSONResponse:
+        """Say whether requests are answered: the engine gives a token, the registry responds."""
+        if lifecycle.draining:
+            raise Unavailable("the server is shutting down")
+        try:
+            registry.ping()
+        except SQLAlchemyError as error:
+            raise Unavailable("the registry's database doesn't answer") from error
+        await engine.probe()
+        return JSONResponse({"status": "ready", "engine": engine.state.value})
+
+    @app.get("/metrics", tags=["operations"])
+    def scrape() -> Response:
+        """Prometheus metrics, ours and vLLM's."""
+        text = generate_latest(REGISTRY) + generate_latest(version_counts)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)

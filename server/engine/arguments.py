@@ -1,0 +1,110 @@
+"""From our settings to vLLM's arguments."""
+
+from __future__ import annotations
+
+import difflib
+from argparse import Namespace
+from pathlib import Path
+from typing import NoReturn
+
+from server.settings import Settings, SettingsError
+
+MANAGED = {
+    "model": "--base",
+    "served-model-name": "--served-base-name",
+    "enable-lora": "the adapters settings",
+    "lora-modules": "`loraplex adapters register`",
+    "max-loras": "--max-loras",
+    "max-lora-rank": "--max-lora-rank",
+    "max-cpu-loras": "--max-cpu-loras",
+    "host": "--host",
+    "port": "--port",
+    "api-key": "`loraplex keys`",
+    "api-server-count": "replicas of the whole server",
+    "config": "LORAPLEX_ variables",
+}
+"""Arguments of vLLM that are ours to set, and what to use instead."""
+
+_GIB = 1 << 30
+
+
+def engine_arguments(settings: Settings, base: str) -> Namespace:
+    """vLLM's parsed arguments for a base directory or hub id.
+
+    Raises:
+        SettingsError: a passed-through argument that vLLM doesn't know, or that is ours to set.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise SettingsError(f"LORAPLEX_ENGINE_ARGS: {message.splitlines()[0]}")
+
+    parser = make_arg_parser(Parser(allow_abbrev=False))
+    known = [option.lstrip("-") for option in parser._option_string_actions]
+    _check_passed_through(settings.engine_args, known)
+    arguments = _from_settings(settings, base, on_cpu=current_platform.is_cpu())
+    namespace = parser.parse_args([*arguments, *settings.engine_args])
+    try:
+        validate_parsed_serve_args(namespace)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"LORAPLEX_ENGINE_ARGS: {error}") from error
+    return namespace
+
+
+def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
+    for argument in arguments:
+        if not argument.startswith("-"):
+            continue
+        name = argument.lstrip("-").partition("=")[0].partition(".")[0].replace("_", "-")
+        if name in MANAGED:
+            raise SettingsError(f"LORAPLEX_ENGINE_ARGS: --{name} is set through {MANAGED[name]}")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean --{nearest[0]}?" if nearest else ""
+            raise SettingsError(f"--{name} is no setting, and no engine argument of vLLM{hint}")
+
+
+def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
+    options: dict[str, object] = {
+        "model": base,
+        "served-model-name": settings.served_base_name,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "max-model-len": settings.max_model_len,
+        "max-loras": settings.max_loras,
+        "max-lora-rank": settings.max_lora_rank,
+        "max-cpu-loras": settings.host_adapters,
+        "kv-cache-memory-bytes": _kv_cache_bytes(settings, on_cpu=on_cpu),
+        "tool-call-parser": tool_call_parser(base),
+        # With vLLM's default, tool arguments that break the tool's schema come back.
+        "tool-strict-level": "parameter",
+    }
+    arguments = ["--enable-lora", "--enable-auto-tool-choice"]
+    for name, value in options.items():
+        if value is not None:
+            arguments += [f"--{name}", str(value)]
+    return arguments
+
+
+def _kv_cache_bytes(settings: Settings, *, on_cpu: bool) -> int | None:
+    """An explicit size on CPU: vLLM's own measuring wants 92 % of the memory free."""
+    if settings.kv_cache_gib is not None:
+        return int(settings.kv_cache_gib * _GIB)
+    if not on_cpu:
+        return None
+    import psutil
+
+    return int(min(4 * _GIB, max(_GIB, psutil.virtual_memory().total // 8)))
+
+
+def tool_call_parser(base: str) -> str:
+    """Llama 3's own format where the tokenizer knows its tag, else Hermes' (as the bundled base)."""
+    tokenizer = Path(base) / "tokenizer.json"
+    if Path(base).is_dir() and not (
+        tokenizer.is_file() and "<|python_tag|>" in tokenizer.read_text(encoding="utf-8")
+    ):
+        return "hermes"
+    return "llama3_json"

@@ -1,0 +1,33 @@
+"""Process-wide defaults that vLLM and its libraries read from the environment.
+
+Set before vLLM is imported; what the operator has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SERVER_PID = "_LORAPLEX_SERVER_PID"
+"""Tells the engine's processes whose death they must not survive."""
+
+_DEFAULTS = {
+    # Both cores for the engine: its own choice reserves one for this process (measured slower).
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # The first request with log-probabilities would compile for 12-21 s and stall every stream.
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def prepare_environment(base: str, log_level: str) -> None:
+    """Set the defaults; a base on disk also keeps the libraries from asking a hub."""
+    defaults = dict(_DEFAULTS)
+    defaults["VLLM_LOGGING_LEVEL"] = "INFO" if log_level == "debug" else "ERROR"
+    if Path(base).is_dir():
+        defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    os.environ[SERVER_PID] = str(os.getpid())

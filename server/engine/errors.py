@@ -1,0 +1,42 @@
+"""vLLM's errors, mapped to ours at the seam; nothing of it leaks to a client."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi.responses import JSONResponse, Response
+
+from server.errors import APIError, InvalidRequest, Unavailable
+
+_OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
+
+
+def map_exception(error: Exception) -> APIError:
+    """The client's view of what a vLLM handler raised."""
+    from vllm.entrypoints.serve import create_error_response
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineDeadError):
+        return Unavailable("the engine died while answering; it is being restarted, try again")
+    info = create_error_response(error).error
+    return _translate(info.code, info.message, info.param)
+
+
+def map_response(response: Response) -> Response:
+    """Pass an answer through; raise an error answer of vLLM's as ours."""
+    if response.status_code < 400 or not isinstance(response, JSONResponse):
+        return response
+    error = json.loads(bytes(response.body)).get("error", {})
+    raise _translate(response.status_code, error.get("message", ""), error.get("param"))
+
+
+def _translate(status: int, message: str, param: str | None) -> APIError:
+    if status == 503:
+        return Unavailable(message)
+    if status >= 500 and status != 501:
+        return APIError("the engine could not answer this request; the server's log has the cause")
+    error = InvalidRequest(message, param=param)
+    error.status = status
+    if any(phrase in message for phrase in _OVER_LONG):
+        error.code = "context_length_exceeded"
+    return error

@@ -1,0 +1,43 @@
+"""What vLLM runs in each of its processes (entry point `vllm.general_plugins`)."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+
+from server.engine.environment import SERVER_PID
+
+
+def register() -> None:
+    """Replace the CPU's LoRA operators; in engine processes, tie their life to the server's."""
+    _replace_cpu_lora_operators()
+    server_pid = os.environ.get(SERVER_PID)
+    if server_pid and int(server_pid) != os.getpid():
+        # A Ctrl-C reaches the terminal's whole process group; the engine must outlive it to drain.
+        os.setpgid(0, 0)
+        _die_with(int(server_pid))
+
+
+def _replace_cpu_lora_operators() -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        wrapper = "server.engine.punica.GroupedPunicaWrapper"
+        type(current_platform).get_punica_wrapper = classmethod(lambda cls: wrapper)
+
+
+def _die_with(server_pid: int) -> None:
+    """Kill this process once the server is gone, however it went (pidfd_open(2): no polling)."""
+    try:
+        server = os.pidfd_open(server_pid)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+    def wait() -> None:
+        select.select([server], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="die-with-server", daemon=True).start()

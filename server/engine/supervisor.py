@@ -1,0 +1,206 @@
+"""Keeps one vLLM engine alive: starts it, notices its death, restarts it, stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from starlette.datastructures import State
+
+from adapters_registry.records import VersionRecord
+from server.engine.arguments import engine_arguments
+from server.engine.errors import map_exception
+from server.engine.interface import EngineFailed, EngineState
+from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
+from server.errors import Unavailable
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_SECONDS = 0.25
+PROBE_SECONDS = 15.0
+PROBE_CACHE_SECONDS = 1.0
+RESTART_WINDOW_SECONDS = 600.0
+STOP_SECONDS = 5.0
+
+_WARM_UP_SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}}'
+_WHY_NOT = {
+    EngineState.STARTING: "the engine is starting",
+    EngineState.RESTARTING: "the engine died and is being restarted",
+    EngineState.FAILED: "the engine can't be started",
+    EngineState.STOPPED: "the server is shutting down",
+}
+
+
+class EngineSupervisor:
+    """The `Engine` of `interface`, made of vLLM's AsyncLLM and its OpenAI handlers."""
+
+    def __init__(self, settings: Settings, base: str, content_path: Callable[[str], Path]) -> None:
+        """Parse the arguments (`SettingsError` if one is wrong); nothing is started yet."""
+        self.state = EngineState.STARTING
+        self.generation = 0
+        self.app_state = State()
+        self.endpoints = make_endpoints(content_path)
+        self._arguments: Namespace = engine_arguments(settings, base)
+        self._max_restarts = settings.max_engine_restarts
+        self._client: AsyncLLM | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_at = -math.inf
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Start the engine and keep it up until cancelled; `on_ready` is called after each start.
+
+        Raises:
+            EngineFailed: it can't be started, or died too often.
+        """
+        deaths: list[float] = []
+        while True:
+            try:
+                await self._start()
+            except Exception as error:
+                log.error("the engine can't be started: %s", error)
+                if self.generation == 0:
+                    self.state = EngineState.FAILED
+                    raise EngineFailed(f"the engine can't be started: {error}") from error
+            else:
+                on_ready()
+                await self._watch()
+            self.state = EngineState.RESTARTING
+            self._discard_client()
+            now = time.monotonic()
+            deaths = [t for t in deaths if now - t < RESTART_WINDOW_SECONDS] + [now]
+            if len(deaths) > self._max_restarts:
+                self.state = EngineState.FAILED
+                raise EngineFailed(
+                    f"the engine died {len(deaths)} times in ten minutes; giving up "
+                    "(LORAPLEX_MAX_ENGINE_RESTARTS)"
+                )
+            log.error("the engine died; restart %d of %d", len(deaths), self._max_restarts)
+
+    def stop(self) -> None:
+        """Stop the engine and every process it started."""
+        self.state = EngineState.STOPPED
+        self._discard_client()
+        kill_child_processes()
+
+    def require_ready(self) -> None:
+        """Raise `Unavailable` unless requests are answered."""
+        if self.state is not EngineState.READY or self._client is None or self._client.errored:
+            raise Unavailable(
+                f"{_WHY_NOT.get(self.state, 'the engine died')}; try again in a moment"
+            )
+
+    async def probe(self) -> None:
+        """Have one token generated, and check it; raise `Unavailable` if that fails.
+
+        Probes that come together share one, and a good one counts for a second.
+        """
+        self.require_ready()
+        if time.monotonic() - self._probed_at < PROBE_CACHE_SECONDS:
+            return
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._generate_one_token())
+        try:
+            await asyncio.shield(self._probe)
+        except TimeoutError:
+            raise Unavailable(f"the engine gave no token within {PROBE_SECONDS:g} s") from None
+
+    async def load(self, version: VersionRecord, path: Path) -> None:
+        """Load a version's weights into a slot; raise `Unavailable` if the engine refuses."""
+        self.require_ready()
+        assert self._client is not None
+        try:
+            await self._client.add_lora(lora_request(version, path))
+        except Exception as error:
+            log.exception("loading %s failed", version.public_name)
+            self.require_ready()
+            raise Unavailable(
+                f"{version.public_name} could not be loaded: {map_exception(error).message}",
+                param="model",
+            ) from error
+
+    async def _start(self) -> None:
+        # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
+        self._client = await asyncio.to_thread(_build_client, self._arguments)
+        await _init_app_state(self._client, self.app_state, self._arguments)
+        await self._warm_up()
+        self.generation += 1
+        self.state = EngineState.READY
+
+    async def _watch(self) -> None:
+        while self._client is not None and not self._client.errored:
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+
+    async def _warm_up(self) -> None:
+        """Do at start what the first request of its kind would wait for: a token, a grammar."""
+        from vllm.sampling_params import StructuredOutputsParams
+
+        await self._generate_one_token()
+        await self._generate(structured_outputs=StructuredOutputsParams(json=_WARM_UP_SCHEMA))
+
+    async def _generate_one_token(self) -> None:
+        """A token with a finite log-probability: NaN in the KV cache leaves the process alive."""
+        token_logprob = await self._generate(logprobs=0)
+        if not math.isfinite(token_logprob):
+            raise Unavailable("the engine answers with NaN; it must be restarted")
+        self._probed_at = time.monotonic()
+
+    async def _generate(self, **parameters: Any) -> float:
+        from vllm import SamplingParams
+
+        assert self._client is not None
+        sampling = SamplingParams(max_tokens=1, temperature=0.0, **parameters)
+        prompt = {"prompt": "Hello"}
+        token_logprob = math.nan
+        async with asyncio.timeout(PROBE_SECONDS):
+            async for output in self._client.generate(prompt, sampling, f"probe-{uuid.uuid4()}"):
+                for token, entry in zip(
+                    output.outputs[0].token_ids, output.outputs[0].logprobs or [], strict=False
+                ):
+                    token_logprob = entry[token].logprob
+        return token_logprob
+
+    def _discard_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.shutdown(timeout=STOP_SECONDS)
+        self._probed_at = -math.inf
+
+
+def _build_client(arguments: Namespace) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
+        UsageContext.OPENAI_API_SERVER
+    )
+    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+
+
+async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) -> None:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+    await client.reset_mm_cache()
+    await init_app_state(client, state, arguments, await client.get_supported_tasks())
+    state.openai_serving_models.lora_requests = LeasedAdapters()
+
+
+def kill_child_processes() -> None:
+    """Kill what this process has started and is still there."""
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue

@@ -1,0 +1,166 @@
+"""The errors a client can meet, each with its status and code, in OpenAI's shape.
+
+    APIError
+    ├── InvalidRequest      400
+    ├── Unauthenticated     401
+    ├── Forbidden           403
+    ├── NotFound            404
+    │   └── ModelNotFound
+    ├── TooLarge            413
+    ├── Rejected            422  an adapter that can't work, with every reason
+    └── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from adapters_registry import errors as registry_errors
+
+
+class APIError(Exception):
+    """Base of all; `message` says what to do."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, **extra: Any) -> None:
+        super().__init__(message)
+        self.message, self.param, self.extra = message, param, extra
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that go with the answer."""
+        return {}
+
+
+class InvalidRequest(APIError):
+    """The request can't be understood or has a value that isn't allowed."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class Unauthenticated(APIError):
+    """No key, or one that isn't valid."""
+
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(APIError):
+    """A valid key without the scope."""
+
+    status, type, code = 403, "permission_error", "insufficient_scope"
+
+
+class NotFound(APIError):
+    """No such route or record."""
+
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The `model` names nothing that this caller may use."""
+
+    code = "model_not_found"
+
+
+class TooLarge(APIError):
+    """An upload over the limit."""
+
+    status, type, code = 413, "invalid_request_error", "too_large"
+
+
+class Rejected(APIError):
+    """An adapter that can't work on this base."""
+
+    status, type, code = 422, "invalid_request_error", "adapter_rejected"
+
+
+class Unavailable(APIError):
+    """Try again later: the engine, or this adapter in it, can't answer now."""
+
+    status, type, code = 503, "service_unavailable_error", "engine_unavailable"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5, **extra: Any) -> None:
+        super().__init__(message, **extra)
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self.retry_after_seconds)}
+
+
+def error_response(error: APIError, path: str) -> JSONResponse:
+    """Render an error; under /v1/messages Anthropic's `type: error` stands beside OpenAI's shape."""
+    body: dict[str, Any] = {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+            **error.extra,
+        }
+    }
+    if path.startswith("/v1/messages"):
+        body["type"] = "error"
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Register the one handler for every error of ours, the registry's and the framework's."""
+
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return error_response(to_api_error(error), request.url.path)
+
+    for kind in (
+        APIError,
+        registry_errors.RegistryError,
+        RequestValidationError,
+        HTTPException,
+        Exception,
+    ):
+        app.add_exception_handler(kind, handle)
+
+
+def to_api_error(error: Exception) -> APIError:
+    """The client's view of any error; what isn't the client's to mend says nothing of the inside."""
+    match error:
+        case APIError():
+            return error
+        case registry_errors.AdapterRejected():
+            return rejected([reason.__dict__ for reason in error.reasons])
+        case registry_errors.NotFound():
+            return NotFound(str(error))
+        case registry_errors.RegistryError():
+            return InvalidRequest(str(error))
+        case RequestValidationError():
+            first = error.errors()[0]
+            param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+            return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)
+        case HTTPException():
+            return _framework_error(error)
+    return APIError("something went wrong inside; the server's log has the cause")
+
+
+def rejected(reasons: list[dict[str, Any]]) -> Rejected:
+    """The 422 for an adapter that the gate refused."""
+    text = "; ".join(str(reason["message"]) for reason in reasons)
+    return Rejected(f"the adapter can't work on this base: {text}", reasons=reasons)
+
+
+def _framework_error(error: HTTPException) -> APIError:
+    if error.status_code == 404:
+        return NotFound("there is no such route; /docs lists them")
+    api_error = InvalidRequest(str(error.detail))
+    api_error.status = error.status_code
+    return api_error

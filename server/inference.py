@@ -1,0 +1,68 @@
+"""The data plane: each request is resolved, leased, and handed to vLLM's own handler."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from adapters_registry.records import Registry, VersionRecord
+from server.adapters import Adapters
+from server.auth import Caller
+from server.engine.interface import Endpoint, Engine
+from server.errors import InvalidRequest, Unavailable
+from server.lifecycle import Lifecycle
+from server.resolve import resolve
+
+
+def router(
+    engine: Engine, adapters: Adapters, registry: Registry, lifecycle: Lifecycle, base_name: str
+) -> APIRouter:
+    """The routes of OpenAI's and Anthropic's APIs, each behind a lease."""
+
+    async def hold_lease(request: Request) -> AsyncIterator[VersionRecord | None]:
+        """Resolve and lease what the body's `model` names; released after the last byte."""
+        if lifecycle.draining:
+            raise Unavailable("the server is shutting down; try another replica")
+        engine.require_ready()
+        caller: Caller = request.state.caller
+        version = resolve(await _model_of(request), caller, registry.catalog, base_name)
+        request.state.adapter = version.adapter_id if version else base_name
+        with lifecycle.running():
+            async with adapters.lease(version) if version else nullcontext():
+                yield version
+
+    routes = APIRouter(tags=["inference"])
+    for path, endpoint in engine.endpoints.items():
+        routes.add_api_route(
+            path, _answer(endpoint, hold_lease), methods=["POST"], response_model=None
+        )
+    return routes
+
+
+def _answer(endpoint: Endpoint, hold_lease: Any) -> Any:
+    async def answer(
+        request: Any,
+        raw_request: Request,
+        version: VersionRecord | None = Depends(hold_lease),
+    ) -> Response:
+        response = await endpoint.handler(request, raw_request, version)
+        if response is not None and version is not None:  # None: the client went away
+            response.headers["x-adapter-id"] = version.adapter_id
+            response.headers["x-adapter-version"] = str(version.number)
+            response.headers["x-adapter-digest"] = f"sha256:{version.digest}"
+        return response
+
+    answer.__annotations__["request"] = endpoint.body
+    return answer
+
+
+async def _model_of(request: Request) -> str:
+    body = await request.json()  # parsed by the framework before; this is its copy
+    model = body.get("model") if isinstance(body, dict) else None
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("name a model: the base or an adapter", param="model")
+    return model

@@ -1,0 +1,38 @@
+"""What the process is doing: serving, or draining towards its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Lifecycle:
+    """Counts running inference requests, so that the end can wait for them."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._num_running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count one inference request, from its lease to its last byte."""
+        self._num_running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_running -= 1
+            if not self._num_running:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new requests and wait for the running ones; False if some were still running."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,68 @@
+"""`/v1/models`: what the caller may use, resident or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from adapters_registry.records import AdapterRecord, Registry, VersionRecord
+from server.auth import Caller
+from server.resolve import may_use, resolve
+
+
+def router(registry: Registry, base_name: str, base: str) -> APIRouter:
+    """The two listing routes."""
+    routes = APIRouter(tags=["inference"])
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        """List the base and every adapter with a live version that the key may use."""
+        caller: Caller = request.state.caller
+        cards = [_base_card(base_name, base)]
+        for adapter in registry.catalog.adapters.values():
+            if adapter.live and may_use(caller, adapter):
+                cards.append(_card(_public_id(adapter, caller), adapter, adapter.live, base_name))
+        return {"object": "list", "data": cards}
+
+    @routes.get("/v1/models/{model:path}")
+    async def show_model(request: Request, model: str) -> dict[str, Any]:
+        """Show what a model string means: any form that requests accept."""
+        version = resolve(model, request.state.caller, registry.catalog, base_name)
+        if version is None:
+            return _base_card(base_name, base)
+        adapter = registry.get_adapter(version.tenant, version.name)
+        return _card(model, adapter, version, base_name)
+
+    return routes
+
+
+def _public_id(adapter: AdapterRecord, caller: Caller) -> str:
+    own = adapter.tenant == caller.tenant
+    return adapter.name if own else f"{adapter.tenant}/{adapter.name}"
+
+
+def _base_card(base_name: str, base: str) -> dict[str, Any]:
+    return {"id": base_name, "object": "model", "created": 0, "owned_by": "loraplex", "root": base}
+
+
+def _card(
+    model_id: str, adapter: AdapterRecord, version: VersionRecord, base_name: str
+) -> dict[str, Any]:
+    return {
+        "id": model_id,
+        "object": "model",
+        "created": int(version.created_at.timestamp()),
+        "owned_by": version.tenant,
+        "root": version.public_name,
+        "parent": base_name,
+        "adapter": {
+            "tenant": version.tenant,
+            "name": version.name,
+            "version": version.number,
+            "digest": version.digest,
+            "rank": version.rank,
+            "state": version.state.value,
+            "aliases": sorted(a for a, n in adapter.aliases.items() if n == version.number),
+        },
+    }

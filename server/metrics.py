@@ -1,0 +1,92 @@
+"""Every metric of ours, declared once, and the ASGI middleware that counts requests.
+
+They stand in prometheus_client's default registry, beside vLLM's own `vllm:*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_ADAPTER_LABELS = 1000
+OTHER = "other"
+
+REQUESTS = Counter(
+    "loraplex_requests_total",
+    "Requests answered, by status code.",
+    ["tenant", "adapter", "endpoint", "code"],
+)
+ADAPTER_LOAD_SECONDS = Histogram(
+    "loraplex_adapter_load_seconds",
+    "Time to load an adapter into the engine.",
+    ["from_tier", "outcome"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["adapter"])
+ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
+
+
+class VersionCounts(Collector):
+    """`loraplex_registry_versions{state}`, counted when scraped."""
+
+    def __init__(self, count: Callable[[], dict[str, int]]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the one gauge."""
+        gauge = GaugeMetricFamily(
+            "loraplex_registry_versions", "Registered versions.", labels=["state"]
+        )
+        for state, count in self._count().items():
+            gauge.add_metric([state], count)
+        yield gauge
+
+
+def version_registry(count: Callable[[], dict[str, int]]) -> CollectorRegistry:
+    """A registry of this app's own with the counts of its versions."""
+    registry = CollectorRegistry()
+    registry.register(VersionCounts(count))
+    return registry
+
+
+class RequestCounting:
+    """ASGI middleware: counts each answered request, and those of inference still running."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._adapters: set[str] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 499  # nginx's code for "the client went away", if nothing is sent
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            state = scope.get("state", {})
+            caller, route = state.get("caller"), scope.get("route")
+            REQUESTS.labels(
+                tenant=caller.tenant if caller else "",
+                adapter=self._label(state.get("adapter", "")),
+                endpoint=route.path if route else "unknown",
+                code=str(status),
+            ).inc()
+
+    def _label(self, adapter: str) -> str:
+        """The adapter's name, or `other` once there are too many to keep a series for each."""
+        if adapter not in self._adapters and len(self._adapters) >= MAX_ADAPTER_LABELS:
+            return OTHER
+        self._adapters.add(adapter)
+        return adapter

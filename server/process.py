@@ -1,0 +1,199 @@
+"""One server process from its first line to its last: sockets, signals, draining, exit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters_registry.base import BaseSpec
+from adapters_registry.content import ContentStore
+from adapters_registry.records import Registry
+from server import bundled_base, demo, metrics
+from server.auth import Keys
+from server.engine.environment import prepare_environment
+from server.engine.interface import EngineFailed
+from server.lifecycle import Lifecycle
+from server.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+FORCED_CLOSE_SECONDS = 2
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end the engine's clients mid-stream."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Run the server until a signal ends it; return the exit code.
+
+    `announce` is given the lines that a person at the terminal should read.
+
+    Raises:
+        SettingsError: a setting that can't be used, found before anything was started.
+    """
+    started = time.monotonic()
+    with _listen(settings) as listener:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        base = _prepare_base(settings, announce)
+        prepare_environment(base, settings.log_level)
+        registry = _open_registry(settings, base)
+        keys = Keys(registry)
+        keys.create_first_admin_key(settings.admin_key_file)
+        if settings.demo:
+            demo.register(registry)
+        prepared = time.monotonic()
+
+        from server.app import build_app
+        from server.engine.supervisor import EngineSupervisor
+
+        engine = EngineSupervisor(settings, base, registry.content.path)
+        lifecycle = Lifecycle()
+        app = build_app(settings, registry, keys, engine, lifecycle)
+        imported = time.monotonic()
+        address = f"http://{settings.host}:{listener.getsockname()[1]}"
+
+        def on_ready() -> None:
+            metrics.ENGINE_STARTS.inc()
+            if engine.generation == 1:
+                ready = time.monotonic()
+                announce(
+                    f"ready at {address} after {ready - started:.1f} s (prepare "
+                    f"{prepared - started:.1f}, import {imported - prepared:.1f}, "
+                    f"engine {ready - imported:.1f})"
+                )
+                announce(f"admin key: {settings.admin_key_file}")
+                if settings.demo:
+                    announce(demo.examples(address, settings))
+
+        try:
+            return asyncio.run(_run(settings, app, listener, engine, lifecycle, on_ready))
+        finally:
+            registry.close()
+
+
+async def _run(
+    settings: Settings,
+    app: FastAPI,
+    listener: socket.socket,
+    engine: EngineSupervisor,  # noqa: F821  # imported late: it brings vLLM in
+    lifecycle: Lifecycle,
+    on_ready: Callable[[], None],
+) -> int:
+    """HTTP answers from the first moment (503 until the engine is up) to the end of the drain."""
+    config = uvicorn.Config(
+        app,
+        log_level="info" if settings.log_level == "debug" else "warning",
+        access_log=settings.log_level == "debug",
+        timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
+    )
+    server = _Server(config)
+    signalled = _watch_signals()
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    supervision = asyncio.create_task(engine.run(on_ready))
+    ended = asyncio.create_task(signalled.wait())
+    await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
+    exit_code = 0
+    if supervision.done():
+        exit_code = 1
+        with contextlib.suppress(EngineFailed):  # logged where it was raised
+            supervision.result()
+    elif signalled.is_set():
+        await _drain(lifecycle, settings.drain_seconds, signalled)
+    lifecycle.draining = True
+    server.should_exit = True
+    await http
+    supervision.cancel()
+    engine.stop()
+    await asyncio.wait({supervision, ended}, timeout=FORCED_CLOSE_SECONDS)
+    ended.cancel()
+    return exit_code
+
+
+def _watch_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    signalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled.set)
+    return signalled
+
+
+async def _drain(lifecycle: Lifecycle, seconds: float, signalled: asyncio.Event) -> None:
+    """Let open streams finish; a second signal ends the waiting."""
+    log.info("draining: new requests are refused, open ones have %g s", seconds)
+    signalled.clear()
+    drained = asyncio.create_task(lifecycle.drain(seconds))
+    again = asyncio.create_task(signalled.wait())
+    await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not (drained.done() and drained.result()):
+        log.warning("some requests were cut off")
+    drained.cancel()
+    again.cancel()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind before anything slow, so that a port in use is said at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)  # or another server could still take the port before uvicorn listens
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"LORAPLEX_HOST, LORAPLEX_PORT (--host, --port): can't listen on "
+            f"{settings.host}:{settings.port}: {error.strerror}; stop what uses it or choose another"
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
+    if settings.base:
+        return settings.base
+    try:
+        if not bundled_base.bundled_base_directory().is_dir():
+            announce(f"preparing the bundled base {bundled_base.NAME} (once, about 20 s)")
+        return str(bundled_base.ensure_bundled_base())
+    except bundled_base.BundledBaseMissing as error:
+        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
+
+
+def _open_registry(settings: Settings, base: str) -> Registry:
+    try:
+        spec = base_spec(base, settings.max_lora_rank)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
+    try:
+        return Registry(settings.records_url, ContentStore(settings.data_dir / "content"), spec)
+    except (OSError, SQLAlchemyError) as error:
+        cause = str(error).splitlines()[0]
+        raise SettingsError(
+            f"LORAPLEX_DATA_DIR, LORAPLEX_DATABASE_URL: can't open the registry: {cause}"
+        ) from error
+
+
+def base_spec(base: str, max_rank: int) -> BaseSpec:
+    """The base's modules, from its directory or, for a hub id, from the hub's configuration."""
+    directory = Path(base)
+    if not directory.is_dir():
+        from huggingface_hub import hf_hub_download
+
+        directory = Path(hf_hub_download(base, "config.json")).parent
+    return BaseSpec.from_directory(directory, max_rank)

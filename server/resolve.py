@@ -1,0 +1,55 @@
+"""What the `model` string of a request means, for this caller. Pure; reads the catalog only."""
+
+from __future__ import annotations
+
+import re
+
+from adapters_registry.names import LIVE
+from adapters_registry.records import AdapterRecord, Catalog, VersionRecord
+from server.auth import Caller
+from server.errors import ModelNotFound
+
+MIN_DIGEST_CHARACTERS = 12
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{%d,64}" % MIN_DIGEST_CHARACTERS)
+
+
+def resolve(model: str, caller: Caller, catalog: Catalog, base_name: str) -> VersionRecord | None:
+    """The version that `model` names, or None for the base.
+
+    Forms: the base's name, `name`, `tenant/name`, and either with `@3`, `@alias` or
+    `@sha256:<12 or more hex digits>`. What isn't the caller's doesn't exist.
+
+    Raises:
+        ModelNotFound: it names nothing that the caller may use.
+    """
+    if model == base_name:
+        return None
+    path, _, selector = model.partition("@")
+    tenant, slash, name = path.rpartition("/")
+    adapter = catalog.adapters.get((tenant if slash else caller.tenant, name))
+    version = None
+    if adapter is not None and may_use(caller, adapter):
+        version = _select(adapter, selector or LIVE)
+    if version is None:
+        raise ModelNotFound(
+            f"the model {model[:200]!r} does not exist; GET /v1/models lists what you may use",
+            param="model",
+        )
+    return version
+
+
+def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
+    """Whether the adapter exists for this caller: it is its tenant's, or the caller an admin."""
+    return adapter.tenant == caller.tenant or caller.is_admin
+
+
+def _select(adapter: AdapterRecord, selector: str) -> VersionRecord | None:
+    ready = adapter.ready
+    if selector.isascii() and selector.isdigit() and len(selector) < 10:
+        return ready.get(int(selector))
+    if _DIGEST.fullmatch(selector):
+        digest = selector.removeprefix("sha256:")
+        matches = [v for v in ready.values() if v.digest.startswith(digest)]
+        return matches[0] if len(matches) == 1 else None
+    return ready.get(adapter.aliases.get(selector, 0))

@@ -1,0 +1,193 @@
+"""The one settings object: frozen, validated at start, the only reader of the environment.
+
+Each field is an environment variable (`LORAPLEX_` and its name in capitals) and, for those of the
+server, a flag of `loraplex serve`. The flag wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "LORAPLEX_"
+RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class SettingsError(Exception):
+    """A setting that can't be used; one line that names it and says how to mend it."""
+
+
+def _field(default: Any, group: str, description: str, **constraints: Any) -> Any:
+    return Field(
+        default=default, description=description, json_schema_extra={"group": group}, **constraints
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Sizes and times carry their unit in the name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    base: str = _field(
+        "", "Base", "The base: a model directory or a Hugging Face id; empty is the bundled base."
+    )
+    served_base_name: str = _field("base", "Base", "The name under which requests find the base.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _field(
+        "auto", "Base", "Data type of weights and activations; auto takes the checkpoint's."
+    )
+    quantization: str | None = _field(
+        None, "Base", "vLLM's quantisation method, if the checkpoint doesn't say it itself."
+    )
+    max_model_len: int | None = _field(
+        None, "Base", "Longest prompt and answer together, in tokens; default: the base's.", ge=16
+    )
+    kv_cache_gib: float | None = _field(
+        None, "Base", "KV-cache size in GiB; default on CPU: an eighth of memory, 1 to 4.", gt=0
+    )
+
+    max_loras: int = _field(4, "Adapters", "Slots: adapters in one batch at a time.", ge=1, le=512)
+    max_lora_rank: int = _field(
+        16, "Adapters", f"Largest rank accepted; one of {', '.join(map(str, RANK_LIMITS))}."
+    )
+    max_cpu_loras: int | None = _field(
+        None, "Adapters", "Adapters kept in host memory; default: four times the slots.", ge=1
+    )
+    max_adapter_mib: int = _field(
+        2048, "Adapters", "Largest adapter accepted for registration, in MiB.", ge=1
+    )
+    local_roots: Annotated[tuple[Path, ...], NoDecode] = _field(
+        (), "Adapters", "Folders that path sources may come from, separated by ':'."
+    )
+
+    data_dir: Path = _field(Path("var"), "Server", "Where records, adapters and the key live.")
+    database_url: str | None = _field(
+        None, "Server", "SQLAlchemy URL of the records; default: SQLite in the data folder."
+    )
+    host: str = _field("127.0.0.1", "Server", "Address to listen on.")
+    port: int = _field(8000, "Server", "Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    drain_seconds: float = _field(
+        30, "Server", "How long open streams may go on after SIGTERM or Ctrl-C.", ge=0
+    )
+    max_engine_restarts: int = _field(
+        3, "Server", "How often in ten minutes a dead engine is restarted before giving up.", ge=0
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _field(
+        "info", "Server", "How much the server logs; vLLM's own logs show at debug."
+    )
+    demo: bool = _field(False, "Server", "Register the demo adapters at start.")
+    engine_args: Annotated[tuple[str, ...], NoDecode] = _field(
+        (), "Server", "More arguments for vLLM's engine, as one would write them on its command line."
+    )
+
+    url: str = _field("http://127.0.0.1:8000", "Client", "The server that client commands talk to.")
+    api_key: str | None = _field(
+        None, "Client", "The key they send; default: the one in the data folder."
+    )
+
+    @field_validator("local_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return tuple(Path(p) for p in value.split(":") if p) if isinstance(value, str) else value
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _split_arguments(cls, value: Any) -> Any:
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _check_rank_limit(cls, value: int) -> int:
+        if value not in RANK_LIMITS:
+            raise ValueError(f"must be one of {', '.join(map(str, RANK_LIMITS))}")
+        return value
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, value: str) -> str:
+        if not value:
+            return value
+        directory = Path(value).expanduser()
+        if directory.is_dir():
+            if not (directory / "config.json").is_file():
+                raise ValueError(f"{value} holds no config.json, so it is no model directory")
+            return str(directory)
+        if value.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(value):
+            raise ValueError(
+                f"{value} doesn't exist: give a model directory or an id like meta-llama/Llama-3.1-8B"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_host_cache(self) -> Settings:
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise ValueError("max_cpu_loras must be at least max_loras")
+        return self
+
+    @property
+    def host_adapters(self) -> int:
+        """Adapters kept in host memory, the default resolved."""
+        return self.max_cpu_loras or 4 * self.max_loras
+
+    @property
+    def records_url(self) -> str:
+        """The database, the default resolved."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'registry.db'}"
+
+    @property
+    def admin_key_file(self) -> Path:
+        """Where the first admin key is written, alone on one line."""
+        return self.data_dir / "admin.key"
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from flags (None: not given) and the environment.
+
+    Raises:
+        SettingsError: an unknown `LORAPLEX_` variable, or a value that can't be used.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise SettingsError(f"{PREFIX}{message[0].upper()}{message[1:]}") from None
+        name = str(first["loc"][0])
+        given = f" (it is {first['input']!r})" if first["input"] not in ("", None) else ""
+        raise SettingsError(f"{variable_of(name)} (--{flag_of(name)}): {message}{given}") from None
+
+
+def variable_of(field_name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field_name.upper()
+
+
+def flag_of(field_name: str) -> str:
+    """The flag of a field, without its dashes."""
+    return field_name.replace("_", "-")
+
+
+def group_of(field: FieldInfo) -> str:
+    """The heading under which help and documentation list a field."""
+    assert isinstance(field.json_schema_extra, dict)
+    return str(field.json_schema_extra["group"])
+
+
+def _refuse_unknown_variables() -> None:
+    known = [variable_of(name) for name in Settings.model_fields]
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known:
+            nearest = difflib.get_close_matches(variable, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "`loraplex serve --help` lists all"
+            raise SettingsError(f"{variable} is no setting: {hint}")

@@ -1,0 +1,1 @@
+"""Makes adapters: data, recipes, training, evaluation. Knows nothing of the server or of vLLM."""
