@@ -166,15 +166,15 @@ def _check_features(config: dict[str, Any], findings: _Findings) -> None:
             findings.refuse("unsupported_feature", f"{key}: {message}", key)
 
 
-def _pair_up(
-    tensors: dict[str, _Tensor], base: BaseSpec, findings: _Findings
-) -> dict[str, _Pair]:
+def _pair_up(tensors: dict[str, _Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
     """Tensors by module, A and B together; every key must name a module of the base."""
     pairs: dict[str, _Pair] = defaultdict(_Pair)
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if not match or match["module"] not in base.modules:
-            findings.refuse("unknown_key", f"{key} is no LoRA weight of a module of {base.name}", key)
+            findings.refuse(
+                "unknown_key", f"{key} is no LoRA weight of a module of {base.name}", key
+            )
         elif tensor.dtype not in _DTYPES:
             findings.refuse("bad_dtype", f"{key} is {tensor.dtype}; use F32, F16 or BF16", key)
         elif match["side"] == "A":
@@ -245,4 +245,8 @@ def _norms(path: Path, pairs: dict[str, _Pair]) -> Iterator[tuple[str, float, fl
     """Frobenius norms of A and B, module by module; NaN or infinity where a value is."""
     for module, pair in pairs.items():
         if pair.a and pair.b:
-            yield module, *(float(np.linalg.norm(t.load(path))) for t in (pair.a, pair.b))
+            yield module, _norm(pair.a.load(path)), _norm(pair.b.load(path))
+
+
+def _norm(values: np.ndarray[Any, Any]) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))

@@ -1,10 +1,10 @@
 """What can go wrong in the registry.
 
-    RegistryError
-    ├── InvalidName          a tenant, adapter or alias name that isn't allowed
-    ├── NotFound             no such tenant, adapter or version
-    ├── SourceRefused        a source that may not be read, or isn't there
-    └── AdapterRejected      content that can't work on this base, with every reason
+RegistryError
+├── InvalidName          a tenant, adapter or alias name that isn't allowed
+├── NotFound             no such tenant, adapter or version
+├── SourceRefused        a source that may not be read, or isn't there
+└── AdapterRejected      content that can't work on this base, with every reason
 """
 
 from __future__ import annotations

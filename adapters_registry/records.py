@@ -147,7 +147,7 @@ class Registry:
             return _record(version), True
 
     def check(self, version: VersionRecord) -> VersionRecord:
-        """Run the gate on a pending version; it becomes `ready` (and perhaps `live`) or `rejected`."""
+        """Run the gate on a pending version; it becomes `ready`, and perhaps live, or `rejected`."""
         self._update(version.engine_id, lambda row: setattr(row, "state", VersionState.CHECKING))
         try:
             facts = check_adapter(self.content.path(version.digest), self.base)
@@ -264,7 +264,7 @@ def _open(database_url: str) -> Engine:
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
-            # WAL: readers don't wait for the writer. FULL: an acknowledged commit survives power loss.
+            # WAL: readers don't wait for the writer. FULL: a commit survives power loss.
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("PRAGMA busy_timeout=5000")

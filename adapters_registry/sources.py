@@ -10,9 +10,7 @@ from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import SourceRefused
 
 
-def stage_local_path(
-    source: str, roots: tuple[Path, ...], staged: Path, max_bytes: int
-) -> None:
+def stage_local_path(source: str, roots: tuple[Path, ...], staged: Path, max_bytes: int) -> None:
     """Copy an adapter directory below one of `roots` into `staged`.
 
     Raises:

@@ -15,7 +15,9 @@ from rich.table import Table
 from adapters_registry.content import ADAPTER_FILES
 from server.settings import load_settings
 
-app = typer.Typer(help="Register, list and show adapters of a running server.", no_args_is_help=True)
+app = typer.Typer(
+    help="Register, list and show adapters of a running server.", no_args_is_help=True
+)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 TenantFlag = Annotated[str, typer.Option(help="Whose adapter it is.")]
@@ -131,12 +133,18 @@ def _call(method: str, path: str, **arguments: Any) -> Any:
     if response.is_error:
         error_body = body["error"]
         reasons = [f"  {r['code']}: {r['message']}" for r in error_body.get("reasons", [])]
-        _fail("\n".join(["the adapter was rejected:", *reasons] if reasons else [error_body["message"]]))
+        _fail(
+            "\n".join(
+                ["the adapter was rejected:", *reasons] if reasons else [error_body["message"]]
+            )
+        )
     return body
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True, highlight=False).print(f"loraplex: {message}", markup=False, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"loraplex: {message}", markup=False, soft_wrap=True
+    )
     raise typer.Exit(1)
 
 

@@ -209,7 +209,9 @@ def _parse(values: Any) -> Registration:
 
 def _stage_upload(form: FormData, max_bytes: int) -> Stage:
     """Copy the uploaded parts, which the framework has spooled to disk, to the staging folder."""
-    uploads = {part.filename: part for part in form.getlist("files") if isinstance(part, UploadFile)}
+    uploads = {
+        part.filename: part for part in form.getlist("files") if isinstance(part, UploadFile)
+    }
 
     def stage(staged: Path) -> None:
         if sum(upload.size or 0 for upload in uploads.values()) > max_bytes:

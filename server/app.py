@@ -37,9 +37,7 @@ def build_app(
     return app
 
 
-def _add_operations(
-    app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle
-) -> None:
+def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle) -> None:
     version_counts = metrics.version_registry(registry.count_versions)
 
     @app.get("/livez", tags=["operations"])

@@ -48,7 +48,11 @@ class Keys:
 
     def create(self, tenant: str, scopes: list[str]) -> str:
         """Make a key and return it; it can't be read again. Form: `lpx-<id>-<256 random bits>`."""
-        key_id, secret, salt = secrets.token_hex(6), secrets.token_urlsafe(32), secrets.token_hex(16)
+        key_id, secret, salt = (
+            secrets.token_hex(6),
+            secrets.token_urlsafe(32),
+            secrets.token_hex(16),
+        )
         with self._registry.session() as session:
             session.add(
                 ApiKey(

@@ -24,6 +24,7 @@ app = typer.Typer(
 app.add_typer(adapters_cli.app, name="adapters")
 app.command("train")(training_cli.train)
 
+
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each server setting, with its help, default and variable.
 
@@ -90,5 +91,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    Console(stderr=True, highlight=False).print(f"loraplex: {message}", markup=False, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"loraplex: {message}", markup=False, soft_wrap=True
+    )
     return code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 from adapters_registry.models import VersionState
@@ -10,6 +12,7 @@ from adapters_registry.records import Registry
 from adapters_registry.sources import stage_local_path
 from server.settings import Settings
 
+MAX_DEMO_BYTES = 1 << 20
 DEMO_DIR = Path(__file__).parent.parent / "training" / "demo"
 PROMPTS = {
     "smart-home": "Turn on the lights in the kitchen",
@@ -21,12 +24,8 @@ def register(registry: Registry) -> None:
     """Register the demo adapters; what is there already stays as it is."""
     for name in PROMPTS:
         source = str(DEMO_DIR / name)
-        version, _ = registry.register(
-            DEFAULT_TENANT,
-            name,
-            source,
-            lambda staged, source=source: stage_local_path(source, (DEMO_DIR,), staged, 1 << 30),  # type: ignore[misc]
-        )
+        stage = partial(stage_local_path, source, (DEMO_DIR,), max_bytes=MAX_DEMO_BYTES)
+        version, _ = registry.register(DEFAULT_TENANT, name, source, stage)
         if version.state is VersionState.PENDING:
             registry.check(version)
 
@@ -35,18 +34,23 @@ def examples(address: str, settings: Settings) -> str:
     """A curl command and an SDK snippet to paste, with the admin key in them."""
     key = settings.admin_key_file.read_text().strip()
     name, prompt = next(iter(PROMPTS.items()))
+    message = {"role": "user", "content": prompt}
+    body = json.dumps({"model": name, "temperature": 0, "messages": [message]})
     return f"""
+URL:     {address}
 API key: {key}
 
-curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
+curl {address}/v1/chat/completions \\
+  -H 'Authorization: Bearer {key}' \\
   -H 'Content-Type: application/json' \\
-  -d '{{"model": "{name}", "temperature": 0, "messages": [{{"role": "user", "content": "{prompt}"}}]}}'
+  -d '{body}'
 
 from openai import OpenAI
 client = OpenAI(base_url="{address}/v1", api_key="{key}")
-for model in ("{settings.served_base_name}", {", ".join(f'"{n}"' for n in PROMPTS)}):
-    answer = client.chat.completions.create(
-        model=model, temperature=0, max_tokens=60,
-        messages=[{{"role": "user", "content": "{prompt}"}}])
-    print(answer.model, "->", answer.choices[0].message.content)
+for model in {[settings.served_base_name, *PROMPTS]}:
+    for prompt in {list(PROMPTS.values())}:
+        answer = client.chat.completions.create(
+            model=model, temperature=0, max_tokens=60,
+            messages=[{{"role": "user", "content": prompt}}])
+        print(answer.model, "|", prompt, "|", answer.choices[0].message.content)
 """

@@ -1,14 +1,14 @@
 """The errors a client can meet, each with its status and code, in OpenAI's shape.
 
-    APIError
-    ├── InvalidRequest      400
-    ├── Unauthenticated     401
-    ├── Forbidden           403
-    ├── NotFound            404
-    │   └── ModelNotFound
-    ├── TooLarge            413
-    ├── Rejected            422  an adapter that can't work, with every reason
-    └── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
+APIError
+├── InvalidRequest      400
+├── Unauthenticated     401
+├── Forbidden           403
+├── NotFound            404
+│   └── ModelNotFound
+├── TooLarge            413
+├── Rejected            422  an adapter that can't work, with every reason
+└── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Unavailable(APIError):
 
 
 def error_response(error: APIError, path: str) -> JSONResponse:
-    """Render an error; under /v1/messages Anthropic's `type: error` stands beside OpenAI's shape."""
+    """Render an error; /v1/messages adds Anthropic's `type: error` to OpenAI's shape."""
     body: dict[str, Any] = {
         "error": {
             "message": error.message,
@@ -133,7 +133,7 @@ def install(app: FastAPI) -> None:
 
 
 def to_api_error(error: Exception) -> APIError:
-    """The client's view of any error; what isn't the client's to mend says nothing of the inside."""
+    """The client's view of any error; of the inside it says nothing."""
     match error:
         case APIError():
             return error

@@ -20,9 +20,11 @@ def router(registry: Registry, base_name: str, base: str) -> APIRouter:
         """List the base and every adapter with a live version that the key may use."""
         caller: Caller = request.state.caller
         cards = [_base_card(base_name, base)]
-        for adapter in registry.catalog.adapters.values():
-            if adapter.live and may_use(caller, adapter):
-                cards.append(_card(_public_id(adapter, caller), adapter, adapter.live, base_name))
+        cards += (
+            _card(_public_id(adapter, caller), adapter, adapter.live, base_name)
+            for adapter in registry.catalog.adapters.values()
+            if adapter.live and may_use(caller, adapter)
+        )
         return {"object": "list", "data": cards}
 
     @routes.get("/v1/models/{model:path}")

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,6 +25,9 @@ from server.engine.environment import prepare_environment
 from server.engine.interface import EngineFailed
 from server.lifecycle import Lifecycle
 from server.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from server.engine.supervisor import EngineSupervisor
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +94,7 @@ async def _run(
     settings: Settings,
     app: FastAPI,
     listener: socket.socket,
-    engine: EngineSupervisor,  # noqa: F821  # imported late: it brings vLLM in
+    engine: EngineSupervisor,
     lifecycle: Lifecycle,
     on_ready: Callable[[], None],
 ) -> int:
@@ -158,7 +162,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener.close()
         raise SettingsError(
             f"LORAPLEX_HOST, LORAPLEX_PORT (--host, --port): can't listen on "
-            f"{settings.host}:{settings.port}: {error.strerror}; stop what uses it or choose another"
+            f"{settings.host}:{settings.port}: {error.strerror}; choose another"
         ) from error
     listener.set_inheritable(False)
     return listener

@@ -11,7 +11,7 @@ from server.errors import ModelNotFound
 
 MIN_DIGEST_CHARACTERS = 12
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{%d,64}" % MIN_DIGEST_CHARACTERS)
+_DIGEST = re.compile(rf"sha256:[0-9a-f]{{{MIN_DIGEST_CHARACTERS},64}}")
 
 
 def resolve(model: str, caller: Caller, catalog: Catalog, base_name: str) -> VersionRecord | None:

@@ -86,7 +86,9 @@ class Settings(BaseSettings):
     )
     demo: bool = _field(False, "Server", "Register the demo adapters at start.")
     engine_args: Annotated[tuple[str, ...], NoDecode] = _field(
-        (), "Server", "More arguments for vLLM's engine, as one would write them on its command line."
+        (),
+        "Server",
+        "More arguments for vLLM's engine, as one would write them on its command line.",
     )
 
     url: str = _field("http://127.0.0.1:8000", "Client", "The server that client commands talk to.")
@@ -123,7 +125,7 @@ class Settings(BaseSettings):
             return str(directory)
         if value.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(value):
             raise ValueError(
-                f"{value} doesn't exist: give a model directory or an id like meta-llama/Llama-3.1-8B"
+                f"{value} doesn't exist: give a model directory or a Hugging Face id (org/name)"
             )
         return value
 

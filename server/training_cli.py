@@ -62,7 +62,9 @@ def train(
         train_adapter(base, split.train, plan, output)
         if split.test:
             before, after = (exact_match(base, split.test, a) for a in (None, output))
-            print(f"exact match on {len(split.test)} held out: base {before:.2f}, adapter {after:.2f}")
+            print(
+                f"exact match on {len(split.test)} held out: base {before:.2f}, adapter {after:.2f}"
+            )
     except TrainingError as error:
         Console(stderr=True).print(f"loraplex: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None

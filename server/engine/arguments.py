@@ -38,7 +38,7 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    class Parser(FlexibleArgumentParser):
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
             raise SettingsError(f"LORAPLEX_ENGINE_ARGS: {message.splitlines()[0]}")
 
@@ -46,7 +46,7 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     known = [option.lstrip("-") for option in parser._option_string_actions]
     _check_passed_through(settings.engine_args, known)
     arguments = _from_settings(settings, base, on_cpu=current_platform.is_cpu())
-    namespace = parser.parse_args([*arguments, *settings.engine_args])
+    namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
@@ -101,7 +101,7 @@ def _kv_cache_bytes(settings: Settings, *, on_cpu: bool) -> int | None:
 
 
 def tool_call_parser(base: str) -> str:
-    """Llama 3's own format where the tokenizer knows its tag, else Hermes' (as the bundled base)."""
+    """Llama 3's own format where the tokenizer knows its tag, else Hermes' (the bundled base)."""
     tokenizer = Path(base) / "tokenizer.json"
     if Path(base).is_dir() and not (
         tokenizer.is_file() and "<|python_tag|>" in tokenizer.read_text(encoding="utf-8")

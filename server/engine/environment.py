@@ -14,6 +14,9 @@ SERVER_PID = "_LORAPLEX_SERVER_PID"
 _DEFAULTS = {
     # Both cores for the engine: its own choice reserves one for this process (measured slower).
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # On one CPU socket the engine's own process runs the model: without it, a second process
+    # imports everything again (8 s) and each step pays for a message there and back.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # The first request with log-probabilities would compile for 12-21 s and stall every stream.
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_NO_USAGE_STATS": "1",

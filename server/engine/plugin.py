@@ -25,7 +25,7 @@ def _replace_cpu_lora_operators() -> None:
 
     if current_platform.is_cpu():
         wrapper = "server.engine.punica.GroupedPunicaWrapper"
-        type(current_platform).get_punica_wrapper = classmethod(lambda cls: wrapper)
+        type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
 
 
 def _die_with(server_pid: int) -> None:

@@ -30,7 +30,7 @@ def group_rows(slots: list[int]) -> list[Group]:
     return groups
 
 
-class GroupedPunicaWrapper(PunicaWrapperCPU):
+class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     """vLLM's interface to the LoRA operators, on grouped rows.
 
     Stacked weights have the shapes (slots, 1, rank, in) for A and (slots, 1, out, rank) for B.

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from starlette.datastructures import State
 from adapters_registry.records import VersionRecord
 from server.engine.arguments import engine_arguments
 from server.engine.errors import map_exception
-from server.engine.interface import EngineFailed, EngineState
+from server.engine.interface import Endpoint, EngineFailed, EngineState
 from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
 from server.errors import Unavailable
 from server.settings import Settings
@@ -32,7 +32,7 @@ WATCH_INTERVAL_SECONDS = 0.25
 PROBE_SECONDS = 15.0
 PROBE_CACHE_SECONDS = 1.0
 RESTART_WINDOW_SECONDS = 600.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 1.0
 
 _WARM_UP_SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}}'
 _WHY_NOT = {
@@ -51,7 +51,7 @@ class EngineSupervisor:
         self.state = EngineState.STARTING
         self.generation = 0
         self.app_state = State()
-        self.endpoints = make_endpoints(content_path)
+        self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path)
         self._arguments: Namespace = engine_arguments(settings, base)
         self._max_restarts = settings.max_engine_restarts
         self._client: AsyncLLM | None = None

