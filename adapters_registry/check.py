@@ -57,7 +57,7 @@ class AdapterFacts:
     """What the gate learned of an adapter that passed."""
 
     rank: int
-    target_modules: tuple[str, ...]
+    target_modules: list[str]
     num_layers: int
     base_model: str | None
 
@@ -115,7 +115,7 @@ def check_adapter(directory: Path, base: BaseSpec) -> AdapterFacts:
     findings.raise_if_any()
     return AdapterFacts(
         rank=max(pair.a.shape[0] for pair in pairs.values() if pair.a),
-        target_modules=tuple(sorted({name.rsplit(".", 1)[1] for name in pairs})),
+        target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
         base_model=config.get("base_model_name_or_path"),
     )
@@ -172,12 +172,12 @@ def _pair_up(tensors: dict[str, _Tensor], base: BaseSpec, findings: _Findings) -
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if not match or match["module"] not in base.modules:
-            findings.refuse(
-                "unknown_key", f"{key} is no LoRA weight of a module of {base.name}", key
-            )
-        elif tensor.dtype not in _DTYPES:
+            message = f"{key} is no LoRA weight of a module of {base.name}"
+            findings.refuse("unknown_key", message, key)
+            continue
+        if tensor.dtype not in _DTYPES:
             findings.refuse("bad_dtype", f"{key} is {tensor.dtype}; use F32, F16 or BF16", key)
-        elif match["side"] == "A":
+        if match["side"] == "A":
             pairs[match["module"]].a = tensor
         else:
             pairs[match["module"]].b = tensor

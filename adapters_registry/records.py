@@ -147,7 +147,7 @@ class Registry:
             return _record(version), True
 
     def check(self, version: VersionRecord) -> VersionRecord:
-        """Run the gate on a pending version; it becomes `ready`, and perhaps live, or `rejected`."""
+        """Run the gate on a pending version; it becomes ready (perhaps live) or rejected."""
         self._update(version.engine_id, lambda row: setattr(row, "state", VersionState.CHECKING))
         try:
             facts = check_adapter(self.content.path(version.digest), self.base)

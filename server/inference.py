@@ -61,7 +61,10 @@ def _answer(endpoint: Endpoint, hold_lease: Any) -> Any:
 
 
 async def _model_of(request: Request) -> str:
-    body = await request.json()  # parsed by the framework before; this is its copy
+    try:
+        body = await request.json()  # the framework has parsed it before; this is its copy
+    except ValueError as error:
+        raise InvalidRequest(f"the body is no JSON: {error}") from error
     model = body.get("model") if isinstance(body, dict) else None
     if not isinstance(model, str) or not model:
         raise InvalidRequest("name a model: the base or an adapter", param="model")

@@ -31,6 +31,8 @@ class Lifecycle:
     async def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for the running ones; False if some were still running."""
         self.draining = True
+        if self._idle.is_set():
+            return True
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:

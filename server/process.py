@@ -52,7 +52,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     """
     started = time.monotonic()
     with _listen(settings) as listener:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_data_dir(settings)
         base = _prepare_base(settings, announce)
         prepare_environment(base, settings.log_level)
         registry = _open_registry(settings, base)
@@ -166,6 +166,15 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
     listener.set_inheritable(False)
     return listener
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"LORAPLEX_DATA_DIR (--data-dir): can't make {settings.data_dir}: {error.strerror}"
+        ) from error
 
 
 def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:

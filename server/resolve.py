@@ -25,12 +25,12 @@ def resolve(model: str, caller: Caller, catalog: Catalog, base_name: str) -> Ver
     """
     if model == base_name:
         return None
-    path, _, selector = model.partition("@")
+    path, at, selector = model.partition("@")
     tenant, slash, name = path.rpartition("/")
     adapter = catalog.adapters.get((tenant if slash else caller.tenant, name))
     version = None
     if adapter is not None and may_use(caller, adapter):
-        version = _select(adapter, selector or LIVE)
+        version = _select(adapter, selector if at else LIVE)
     if version is None:
         raise ModelNotFound(
             f"the model {model[:200]!r} does not exist; GET /v1/models lists what you may use",

@@ -132,7 +132,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_host_cache(self) -> Settings:
         if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
-            raise ValueError("max_cpu_loras must be at least max_loras")
+            raise ValueError(
+                "LORAPLEX_MAX_CPU_LORAS (--max-cpu-loras): must be at least LORAPLEX_MAX_LORAS"
+            )
         return self
 
     @property
@@ -164,7 +166,7 @@ def load_settings(**flags: Any) -> Settings:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
-            raise SettingsError(f"{PREFIX}{message[0].upper()}{message[1:]}") from None
+            raise SettingsError(message) from None
         name = str(first["loc"][0])
         given = f" (it is {first['input']!r})" if first["input"] not in ("", None) else ""
         raise SettingsError(f"{variable_of(name)} (--{flag_of(name)}): {message}{given}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -50,9 +51,10 @@ def train_adapter(base: Path, conversations: list[Conversation], recipe: Recipe,
             lr_scheduler_type="cosine",
             warmup_steps=max(1, round(recipe.num_steps * recipe.warmup_share)),
             weight_decay=0.0,
-            logging_steps=10,
+            logging_steps=max(1, min(10, recipe.num_steps // 4)),
             save_strategy="no",
             report_to=[],
+            disable_tqdm=not sys.stderr.isatty(),
             remove_unused_columns=False,
             seed=recipe.seed,
             use_cpu=not torch.cuda.is_available(),

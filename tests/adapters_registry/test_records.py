@@ -1,0 +1,112 @@
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from adapters_registry.base import BaseSpec
+from adapters_registry.content import ContentStore, digest_of
+from adapters_registry.errors import InvalidName, NotFound
+from adapters_registry.models import VersionState
+from adapters_registry.records import Registry, VersionRecord
+from tests.tiny import AdapterFactory
+
+
+def take_in(
+    registry: Registry, source: Path, *, name: str = "home", promote: bool = False
+) -> tuple[VersionRecord, bool]:
+    stage = partial(copytree, source, dirs_exist_ok=True)
+    return registry.register("default", name, str(source), stage, promote=promote)
+
+
+def register(
+    registry: Registry, source: Path, *, name: str = "home", promote: bool = False
+) -> VersionRecord:
+    return registry.check(take_in(registry, source, name=name, promote=promote)[0])
+
+
+def test_first_version_becomes_live(registry: Registry, make_adapter: AdapterFactory) -> None:
+    source = make_adapter()
+    version = register(registry, source)
+    assert (version.number, version.state) == (1, VersionState.READY)
+    assert version.digest == digest_of(source)[0]
+    assert version.public_name == "default/home@1"
+    assert registry.get_adapter("default", "home").live == version
+
+
+def test_live_moves_by_promotion_only(registry: Registry, make_adapter: AdapterFactory) -> None:
+    first = register(registry, make_adapter(seed=1))
+    second = register(registry, make_adapter(seed=2))
+    assert registry.get_adapter("default", "home").live == first
+    third = register(registry, make_adapter(seed=3), promote=True)
+    assert registry.get_adapter("default", "home").live == third
+    assert [first.number, second.number, third.number] == [1, 2, 3]
+    assert len({first.engine_id, second.engine_id, third.engine_id}) == 3
+
+
+def test_same_content_is_not_doubled(registry: Registry, make_adapter: AdapterFactory) -> None:
+    source = make_adapter()
+    first = register(registry, source)
+    again, is_new = take_in(registry, source)
+    assert (again, is_new) == (first, False)
+    register(registry, make_adapter(seed=2), promote=True)
+    take_in(registry, source, promote=True)
+    assert registry.get_adapter("default", "home").live == first
+
+
+def test_rejected_is_kept_with_reasons_and_never_live(
+    registry: Registry, make_adapter: AdapterFactory
+) -> None:
+    bad = make_adapter(config={"use_dora": True})
+    version = register(registry, bad, promote=True)
+    assert version.state is VersionState.REJECTED
+    assert version.reasons[0]["code"] == "unsupported_feature"
+    assert registry.get_adapter("default", "home").live is None
+    second = register(registry, bad)
+    assert second.number == 2, "a rejected version may be tried again, as a new one"
+
+
+def test_state_and_ids_survive_reopening(
+    tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory
+) -> None:
+    url, content = f"sqlite:///{tmp_path / 'r.db'}", ContentStore(tmp_path / "c")
+    registry = Registry(url, content, tiny_base)
+    version = register(registry, make_adapter())
+    registry.close()
+    reopened = Registry(url, content, tiny_base)
+    assert reopened.get_adapter("default", "home").live == version
+    other = register(reopened, make_adapter(seed=5), name="other")
+    assert other.engine_id > version.engine_id
+    reopened.close()
+
+
+def test_interrupted_check_is_finished_at_the_next_start(
+    tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory
+) -> None:
+    url, content = f"sqlite:///{tmp_path / 'r.db'}", ContentStore(tmp_path / "c")
+    registry = Registry(url, content, tiny_base)
+    version, _ = take_in(registry, make_adapter())
+    assert version.state is VersionState.PENDING
+    registry.close()
+    reopened = Registry(url, content, tiny_base)
+    assert reopened.get_version("default", "home", 1).state is VersionState.READY
+    reopened.close()
+
+
+def test_unknown_names(registry: Registry, make_adapter: AdapterFactory) -> None:
+    with pytest.raises(InvalidName):
+        take_in(registry, make_adapter(), name="../home")
+    with pytest.raises(NotFound, match="no tenant"):
+        registry.register("nobody", "home", "", lambda _: None)
+    with pytest.raises(NotFound, match="no adapter"):
+        registry.get_adapter("default", "home")
+    register(registry, make_adapter())
+    with pytest.raises(NotFound, match="no version 9"):
+        registry.get_version("default", "home", 9)
+
+
+def test_counts_by_state(registry: Registry, make_adapter: AdapterFactory) -> None:
+    register(registry, make_adapter())
+    register(registry, make_adapter(rank=9))
+    counts = registry.count_versions()
+    assert counts == {"pending": 0, "checking": 0, "ready": 1, "rejected": 1, "retired": 0}

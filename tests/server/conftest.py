@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+
+from adapters_registry.records import Registry, VersionRecord
+from server.app import build_app
+from server.auth import Keys
+from server.lifecycle import Lifecycle
+from server.settings import Settings
+from tests.server.fake_engine import FakeEngine
+from tests.tiny import AdapterFactory
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def keys(registry: Registry) -> Keys:
+    return Keys(registry)
+
+
+@pytest.fixture
+def lifecycle() -> Lifecycle:
+    return Lifecycle()
+
+
+@pytest.fixture
+def app(
+    registry: Registry, keys: Keys, engine: FakeEngine, lifecycle: Lifecycle, tmp_path: Path
+) -> FastAPI:
+    settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_adapter_mib=1)
+    return build_app(settings, registry, keys, engine, lifecycle)
+
+
+@pytest_asyncio.fixture
+async def client(app: FastAPI, keys: Keys) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with an admin key."""
+    key = keys.create("default", ["admin", "inference"])
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, raise_app_exceptions=False),
+        base_url="http://loraplex",
+        headers={"Authorization": f"Bearer {key}"},
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def home(registry: Registry, make_adapter: AdapterFactory) -> VersionRecord:
+    """A registered, ready adapter."""
+    source = make_adapter()
+    stage = partial(copytree, source, dirs_exist_ok=True)
+    return registry.check(registry.register("default", "home", "test", stage)[0])

@@ -1,0 +1,42 @@
+import pytest
+
+from server.engine.arguments import engine_arguments, tool_call_parser
+from server.settings import Settings, SettingsError
+
+
+def test_settings_become_arguments() -> None:
+    settings = Settings(max_loras=3, max_lora_rank=8, kv_cache_gib=1.5, dtype="bfloat16")
+    arguments = engine_arguments(settings, "org/model")
+    assert (arguments.model, arguments.served_model_name) == ("org/model", ["base"])
+    assert (arguments.enable_lora, arguments.max_loras, arguments.max_cpu_loras) == (True, 3, 12)
+    assert arguments.kv_cache_memory_bytes == int(1.5 * 2**30)
+    assert arguments.lora_modules is None
+
+
+def test_other_engine_arguments_pass_through() -> None:
+    settings = Settings(engine_args=("--max-num-seqs", "7", "--max_num_batched_tokens=512"))
+    arguments = engine_arguments(settings, "org/model")
+    assert (arguments.max_num_seqs, arguments.max_num_batched_tokens) == (7, 512)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--max-num-seq", "7"), "did you mean --max-num-seqs"),
+        (("--max-num-seqs", "many"), "invalid"),
+        (("--model", "x"), "--base"),
+        (("--api_key=x",), "loraplex keys"),
+        (("--lora-modules", "a=b"), "adapters register"),
+        (("stray",), "unrecognized"),
+    ],
+)
+def test_arguments_that_cannot_be_passed(given: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as error:
+        engine_arguments(Settings(engine_args=given), "org/model")
+    assert "\n" not in str(error.value)
+
+
+def test_tool_call_format_follows_the_tokenizer(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    assert tool_call_parser(str(tmp_path)) == "hermes"
+    (tmp_path / "tokenizer.json").write_text('{"content": "<|python_tag|>"}')
+    assert tool_call_parser(str(tmp_path)) == "llama3_json"

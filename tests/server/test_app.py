@@ -1,0 +1,294 @@
+"""The whole app on a fake engine: what every route answers, to whom, and in which shape."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from adapters_registry.content import ADAPTER_FILES
+from adapters_registry.records import Registry, VersionRecord
+from server.auth import Keys
+from server.engine.interface import EngineState
+from server.lifecycle import Lifecycle
+from tests.server.fake_engine import FakeEngine
+from tests.tiny import AdapterFactory
+
+CHAT = "/v1/chat/completions"
+
+
+def files_of(adapter: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", (name, (adapter / name).read_bytes())) for name in ADAPTER_FILES]
+
+
+def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, object]:
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["code"] == code
+    assert set(error) >= {"message", "type", "param", "code"}
+    return error
+
+
+# --- inference ---
+
+
+@pytest.mark.parametrize(
+    ("model", "answered_by"),
+    [
+        ("base", "base"),
+        ("home", "default/home@1"),
+        ("default/home", "default/home@1"),
+        ("home@1", "default/home@1"),
+        ("home@live", "default/home@1"),
+    ],
+)
+async def test_model_forms(
+    client: httpx.AsyncClient, home: VersionRecord, model: str, answered_by: str
+) -> None:
+    response = await client.post(CHAT, json={"model": model})
+    assert response.json() == {"model": answered_by}
+
+
+async def test_headers_say_which_version_answered(
+    client: httpx.AsyncClient, home: VersionRecord
+) -> None:
+    response = await client.post(CHAT, json={"model": f"home@sha256:{home.digest[:12]}"})
+    assert response.headers["x-adapter-id"] == "default/home"
+    assert response.headers["x-adapter-version"] == "1"
+    assert response.headers["x-adapter-digest"] == f"sha256:{home.digest}"
+
+
+@pytest.mark.parametrize(
+    "model", ["nope", "other/home", "home@2", "home@canary", "home@" + "9" * 9999]
+)
+async def test_unknown_model(client: httpx.AsyncClient, home: VersionRecord, model: str) -> None:
+    assert_error(await client.post(CHAT, json={"model": model}), 404, "model_not_found")
+
+
+@pytest.mark.parametrize("body", [{}, {"model": None}, {"model": ""}])
+async def test_no_model(client: httpx.AsyncClient, body: dict[str, object]) -> None:
+    error = assert_error(await client.post(CHAT, json=body), 400, "invalid_request")
+    assert error["param"] == "model"
+
+
+async def test_bodies_that_cannot_be_read(client: httpx.AsyncClient) -> None:
+    for content in (b"{", b"[1]", b""):
+        response = await client.post(
+            CHAT, content=content, headers={"content-type": "application/json"}
+        )
+        assert_error(response, 400, "invalid_request")
+
+
+async def test_messages_errors_carry_anthropics_type_too(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/messages", json={"model": "nope"})
+    assert_error(response, 404, "model_not_found")
+    assert response.json()["type"] == "error"
+
+
+async def test_adapter_loads_once_for_many(
+    client: httpx.AsyncClient, engine: FakeEngine, home: VersionRecord
+) -> None:
+    engine.load_seconds = 0.05
+    responses = await asyncio.gather(*(client.post(CHAT, json={"model": "home"}) for _ in range(8)))
+    assert {response.status_code for response in responses} == {200}
+    assert engine.loads == ["default/home@1"]
+
+
+async def test_a_restarted_engine_loads_again(
+    client: httpx.AsyncClient, engine: FakeEngine, home: VersionRecord
+) -> None:
+    await client.post(CHAT, json={"model": "home"})
+    engine.generation += 1
+    await client.post(CHAT, json={"model": "home"})
+    assert engine.loads == ["default/home@1"] * 2
+
+
+async def test_a_failed_load_fails_its_own_requests_and_is_tried_again(
+    client: httpx.AsyncClient, engine: FakeEngine, home: VersionRecord
+) -> None:
+    engine.fails_to_load = {"default/home@1"}
+    assert_error(await client.post(CHAT, json={"model": "home"}), 503, "engine_unavailable")
+    assert (await client.post(CHAT, json={"model": "base"})).status_code == 200
+    engine.fails_to_load = set()
+    assert (await client.post(CHAT, json={"model": "home"})).status_code == 200
+
+
+async def test_engine_not_ready(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.state = EngineState.RESTARTING
+    response = await client.post(CHAT, json={"model": "base"})
+    assert_error(response, 503, "engine_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+
+
+# --- listing ---
+
+
+async def test_models_lists_base_and_adapters(
+    client: httpx.AsyncClient, home: VersionRecord
+) -> None:
+    base, adapter = (await client.get("/v1/models")).json()["data"]
+    assert base["id"] == "base"
+    assert (adapter["id"], adapter["parent"]) == ("home", "base")
+    assert adapter["adapter"]["version"] == 1
+    assert adapter["adapter"]["aliases"] == ["live"]
+    shown = await client.get("/v1/models/default/home@1")
+    assert shown.json()["adapter"] == adapter["adapter"]
+    assert_error(await client.get("/v1/models/nope"), 404, "model_not_found")
+
+
+# --- keys ---
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/admin/adapters", "/nowhere", "/v1/nowhere"])
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer x", "Bearer lpx-a-b", "Basic eA=="])
+async def test_no_valid_key(app: FastAPI, path: str, header: str | None) -> None:
+    headers = {"Authorization": header} if header else {}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://x", headers=headers
+    ) as stranger:
+        response = await stranger.get(path)
+        assert_error(response, 401, "invalid_api_key")
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_scope_and_tenant(
+    client: httpx.AsyncClient, keys: Keys, registry: Registry, home: VersionRecord
+) -> None:
+    key = keys.create("default", ["inference"])
+    client.headers = httpx.Headers({"x-api-key": key})
+    assert (await client.post(CHAT, json={"model": "home"})).status_code == 200
+    assert_error(await client.get("/admin/adapters"), 403, "insufficient_scope")
+
+
+async def test_open_paths_need_no_key(app: FastAPI) -> None:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://x"
+    ) as stranger:
+        for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
+            assert (await stranger.get(path)).status_code == 200
+
+
+# --- admin ---
+
+
+async def test_register_by_upload_and_use(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory
+) -> None:
+    form, files = {"name": "new"}, files_of(make_adapter())
+    response = await client.post("/admin/adapters?wait=true", data=form, files=files)
+    assert response.status_code == 201
+    version = response.json()
+    assert (version["model"], version["state"]) == ("default/new@1", "ready")
+    assert response.headers["location"] == version["location"]
+    assert (await client.get(version["location"])).json() == version
+    answer = await client.post(CHAT, json={"model": "new"})
+    assert answer.json() == {"model": "default/new@1"}
+    again = await client.post("/admin/adapters?wait=true", data=form, files=files)
+    assert (again.status_code, again.json()["version"]) == (200, 1)
+
+
+async def test_register_by_path_without_waiting(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory
+) -> None:
+    body = {"name": "new", "source": str(make_adapter()), "metadata": {"team": "a"}}
+    response = await client.post("/admin/adapters", json=body)
+    assert response.status_code == 202
+    async with asyncio.timeout(5):
+        while (version := (await client.get(response.json()["location"])).json())[
+            "state"
+        ] != "ready":
+            await asyncio.sleep(0.01)
+    assert version["metadata"]["team"] == "a"
+
+
+async def test_rejected_with_every_reason(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory
+) -> None:
+    adapter = make_adapter(config={"use_dora": True, "bias": "all"})
+    response = await client.post(
+        "/admin/adapters?wait=true", data={"name": "new"}, files=files_of(adapter)
+    )
+    error = assert_error(response, 422, "adapter_rejected")
+    assert [r["key"] for r in error["reasons"]] == ["use_dora", "bias"]  # type: ignore[attr-defined]
+    assert_error(await client.post(CHAT, json={"model": "new"}), 404, "model_not_found")
+    shown = (await client.get("/admin/adapters/default/new")).json()
+    assert (shown["live"], shown["versions"][0]["state"]) == (None, "rejected")
+
+
+async def test_registrations_that_cannot_be_understood(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, tmp_path: Path
+) -> None:
+    source = str(make_adapter())
+    bodies = [
+        {},
+        {"name": "new"},
+        {"name": "new", "source": "/etc"},
+        {"name": "base", "source": source},
+        {"name": "../new", "source": source},
+        {"name": "new", "source": source, "surprise": 1},
+        {"name": "new", "source": source, "promote": "perhaps"},
+        {"name": ["new"], "source": source},
+    ]
+    for body in bodies:
+        assert_error(await client.post("/admin/adapters", json=body), 400, "invalid_request")
+    unknown = {"name": "new", "source": source, "tenant": "nobody"}
+    assert_error(await client.post("/admin/adapters", json=unknown), 404, "not_found")
+    assert_error(await client.post("/admin/adapters", content=b"{"), 400, "invalid_request")
+    assert (await client.get("/admin/adapters")).json()["data"] == []
+    assert not list((tmp_path / "content" / "staging").iterdir())
+
+
+async def test_uploads_that_lack_files_or_are_too_large(client: httpx.AsyncClient) -> None:
+    form = {"name": "new"}
+    one = [("files", ("adapter_config.json", b"{}"))]
+    response = await client.post("/admin/adapters", data=form, files=one)
+    assert "adapter_model.safetensors is missing" in str(
+        assert_error(response, 400, "invalid_request")["message"]
+    )
+    large = [("files", ("adapter_config.json", b"x" * (3 << 20)))]
+    response = await client.post("/admin/adapters", data=form, files=large)
+    assert_error(response, 413, "too_large")
+
+
+async def test_list_in_pages(client: httpx.AsyncClient, make_adapter: AdapterFactory) -> None:
+    source = str(make_adapter())
+    for name in ("c", "a", "b"):
+        await client.post("/admin/adapters?wait=true", json={"name": name, "source": source})
+    first = (await client.get("/admin/adapters?limit=2")).json()
+    assert [adapter["name"] for adapter in first["data"]] == ["a", "b"]
+    rest = (await client.get("/admin/adapters", params={"after": first["next"]})).json()
+    assert ([adapter["name"] for adapter in rest["data"]], rest["next"]) == (["c"], None)
+    assert_error(await client.get("/admin/adapters?limit=0"), 400, "invalid_request")
+
+
+# --- operations ---
+
+
+async def test_readiness(
+    client: httpx.AsyncClient, engine: FakeEngine, lifecycle: Lifecycle
+) -> None:
+    assert (await client.get("/readyz")).status_code == 200
+    engine.state = EngineState.STARTING
+    assert_error(await client.get("/readyz"), 503, "engine_unavailable")
+    assert (await client.get("/livez")).status_code == 200
+    engine.state = EngineState.READY
+    lifecycle.draining = True
+    assert_error(await client.get("/readyz"), 503, "engine_unavailable")
+    assert_error(await client.post(CHAT, json={"model": "base"}), 503, "engine_unavailable")
+
+
+async def test_metrics_count_requests_by_adapter(
+    client: httpx.AsyncClient, home: VersionRecord
+) -> None:
+    await client.post(CHAT, json={"model": "home"})
+    text = (await client.get("/metrics")).text
+    labels = f'adapter="default/home",code="200",endpoint="{CHAT}",tenant="default"'
+    assert f"loraplex_requests_total{{{labels}}}" in text
+    assert 'loraplex_registry_versions{state="ready"} 1.0' in text
+
+
+async def test_unknown_route(client: httpx.AsyncClient) -> None:
+    for path in ("/nowhere", "/v1/nowhere", "/invocations", "/tokenize", "/v1/load_lora_adapter"):
+        assert_error(await client.get(path), 404, "not_found")
+    assert_error(await client.delete("/v1/models"), 405, "invalid_request")
