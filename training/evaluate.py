@@ -9,12 +9,18 @@ import torch
 
 from training.data import Conversation
 
+BATCH_SIZE = 16
+
 
 def exact_match(
-    base: Path, conversations: list[Conversation], adapter: Path | None = None, batch_size: int = 16
+    base: Path,
+    conversations: list[Conversation],
+    adapter: Path | None = None,
+    max_new_tokens: int = 96,
 ) -> float:
     """Share of conversations whose last turn the model gives word for word, greedily, in [0, 1]."""
-    answers = generate(base, [c[:-1] for c in conversations], adapter, batch_size)
+    prompts = [conversation[:-1] for conversation in conversations]
+    answers = generate(base, prompts, adapter, max_new_tokens)
     expected = [c[-1]["content"] for c in conversations]
     return sum(a == e for a, e in zip(answers, expected, strict=True)) / len(expected)
 
@@ -23,7 +29,6 @@ def generate(
     base: Path,
     prompts: list[Conversation],
     adapter: Path | None = None,
-    batch_size: int = 16,
     max_new_tokens: int = 96,
 ) -> list[str]:
     """Greedy answers of the base, or of the base with the adapter, one for each prompt."""
@@ -37,9 +42,9 @@ def generate(
         model = PeftModel.from_pretrained(model, adapter)
     model.eval()
     answers: list[str] = []
-    for start in range(0, len(prompts), batch_size):
+    for start in range(0, len(prompts), BATCH_SIZE):
         batch = tokenizer.apply_chat_template(
-            prompts[start : start + batch_size],
+            prompts[start : start + BATCH_SIZE],
             add_generation_prompt=True,
             padding=True,
             return_tensors="pt",

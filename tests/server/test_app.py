@@ -292,3 +292,9 @@ async def test_unknown_route(client: httpx.AsyncClient) -> None:
     for path in ("/nowhere", "/v1/nowhere", "/invocations", "/tokenize", "/v1/load_lora_adapter"):
         assert_error(await client.get(path), 404, "not_found")
     assert_error(await client.delete("/v1/models"), 405, "invalid_request")
+
+
+def test_every_route_is_documented(app: FastAPI) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    for path in app.openapi()["paths"]:
+        assert path.split("{")[0].rstrip("/") in readme, path
