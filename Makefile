@@ -15,8 +15,8 @@ LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numb
 
 .PHONY: serve test check lint install base demo-adapters lock clean
 
-serve: install base ## Install, prepare the bundled base, serve it with the demo adapters.
-	exec $(VENV)/bin/loraplex serve --demo
+serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
+	@exec $(VENV)/bin/loraplex serve --demo
 
 test: $(INSTALLED_DEV) base ## Install and pass the tests.
 	$(VENV)/bin/python -m pytest
@@ -31,7 +31,7 @@ check: lint test ## What CI runs.
 install: $(INSTALLED)
 
 base: $(INSTALLED) ## Convert the bundled base once.
-	@$(VENV)/bin/python -c "from server.bundled_base import ensure_bundled_base as e; print(e())"
+	@$(VENV)/bin/python -c "from server.bundled_base import ensure_bundled_base as e; e()"
 
 demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo again.
 	for name in smart-home icd10-chapter; do \

@@ -75,9 +75,10 @@ def serve(context: typer.Context, **flags: Any) -> None:
     console = Console(stderr=True, highlight=False)
     flags["engine_args"] = tuple(context.args) or None
     settings = load_settings(**flags)
+    verbose = settings.log_level == "debug"
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
-    for noisy in ("alembic", "httpx", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for library in ("alembic", "httpx", "asyncio", "vllm", "torch"):
+        logging.getLogger(library).setLevel(logging.DEBUG if verbose else logging.ERROR)
     code = run_server(settings, lambda text: console.print(text, markup=False, soft_wrap=True))
     raise typer.Exit(code)
 

@@ -11,6 +11,15 @@ from pathlib import Path
 SERVER_PID = "_LORAPLEX_SERVER_PID"
 """Tells the engine's processes whose death they must not survive."""
 
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-torch._library",
+    "TQDM_DISABLE": "1",
+}
+"""What the engine's processes print at start concerns nobody who serves with it."""
+
 _DEFAULTS = {
     # Both cores for the engine: its own choice reserves one for this process (measured slower).
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -27,8 +36,7 @@ _DEFAULTS = {
 
 def prepare_environment(base: str, log_level: str) -> None:
     """Set the defaults; a base on disk also keeps the libraries from asking a hub."""
-    defaults = dict(_DEFAULTS)
-    defaults["VLLM_LOGGING_LEVEL"] = "INFO" if log_level == "debug" else "ERROR"
+    defaults = dict(_DEFAULTS) if log_level == "debug" else _DEFAULTS | _QUIET
     if Path(base).is_dir():
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     for name, value in defaults.items():
