@@ -32,7 +32,7 @@ class BaseSpec:
         Raises:
             ValueError: the configuration isn't of a Llama-architecture causal language model.
         """
-        if "LlamaForCausalLM" not in config.get("architectures", []):
+        if "LlamaForCausalLM" not in (config.get("architectures") or []):
             raise ValueError(
                 f"{name} is no Llama base (architectures: {config.get('architectures')}); "
                 "Loraplex serves LlamaForCausalLM models"
@@ -61,4 +61,7 @@ class BaseSpec:
     def from_directory(cls, directory: Path, max_rank: int) -> BaseSpec:
         """Read `config.json` of a model directory; `ValueError` as in `from_config`."""
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        return cls.from_config(directory.name, config, max_rank)
+        try:
+            return cls.from_config(directory.name, config, max_rank)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{directory}/config.json is no model configuration") from error

@@ -24,16 +24,20 @@ from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected, Reason
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_REASONS = 100
 MAX_UPDATE_NORM = 1000.0
 """Bound on scale * |A| * |B| (Frobenius) of a module: trained ones stay below 10."""
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+_PATTERN = re.compile(r"[\w.]+", re.ASCII)
+
 _UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_dora": (bool, "DoRA can't be served"),
     "lora_bias": (bool, "LoRA biases can't be served"),
-    "bias": (lambda value: value not in (None, "none"), "trained biases can't be served"),
+    "bias": (lambda value: value != "none", "trained biases can't be served"),
     "modules_to_save": (bool, "fully trained modules can't be served"),
     "alpha_pattern": (bool, "the engine ignores a per-module alpha"),
     "fan_in_fan_out": (bool, "the engine ignores transposed weights"),
@@ -42,11 +46,9 @@ _UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "target_parameters": (bool, "adapted parameters outside linear layers can't be served"),
     "alora_invocation_tokens": (bool, "activated LoRA can't be served"),
     "use_qalora": (bool, "QALoRA can't be served"),
+    "use_bdlora": (bool, "block-diagonal LoRA can't be served"),
     "init_lora_weights": (
-        lambda value: (
-            isinstance(value, str)
-            and value.lower().startswith(("pissa", "olora", "corda", "loftq"))
-        ),
+        lambda value: isinstance(value, str) and value.lower() not in _PLAIN_INITS,
         "this initialisation changes the base too: convert it to a plain LoRA first",
     ),
 }
@@ -67,7 +69,8 @@ class _Findings:
     reasons: list[Reason] = field(default_factory=list)
 
     def refuse(self, code: str, message: str, key: str | None = None) -> None:
-        self.reasons.append(Reason(code, message, key))
+        if len(self.reasons) < MAX_REASONS:
+            self.reasons.append(Reason(code, _clean(message), key and _clean(key)))
 
     def raise_if_any(self) -> None:
         if self.reasons:
@@ -108,6 +111,7 @@ def check_adapter(directory: Path, base: BaseSpec) -> AdapterFacts:
     tensors = _read_header(directory / WEIGHTS_FILE, findings)
     findings.raise_if_any()
     _check_features(config, findings)
+    _check_rank_limits(config, base, findings)
     pairs = _pair_up(tensors, base, findings)
     _check_shapes(pairs, config, base, findings)
     findings.raise_if_any()
@@ -117,7 +121,7 @@ def check_adapter(directory: Path, base: BaseSpec) -> AdapterFacts:
         rank=max(pair.a.shape[0] for pair in pairs.values() if pair.a),
         target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
-        base_model=config.get("base_model_name_or_path"),
+        base_model=_clean(str(config.get("base_model_name_or_path") or "")) or None,
     )
 
 
@@ -159,11 +163,32 @@ def _check_features(config: dict[str, Any], findings: _Findings) -> None:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         findings.refuse("bad_rank", f"r must be a whole number from 1, not {rank!r}", "r")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        findings.refuse("bad_alpha", f"lora_alpha must be a number, not {alpha!r}", "lora_alpha")
+    if not _is_finite_number(alpha):
+        findings.refuse("bad_alpha", "lora_alpha must be a finite number", "lora_alpha")
+    targets = config.get("target_modules")
+    if not isinstance(targets, str | list) or not targets:
+        findings.refuse("bad_targets", "target_modules names no modules", "target_modules")
     for key, (is_used, message) in _UNSUPPORTED.items():
-        if is_used(config.get(key)):
+        if key in config and is_used(config[key]):
             findings.refuse("unsupported_feature", f"{key}: {message}", key)
+    for pattern, rank in _rank_patterns(config).items():
+        if not _PATTERN.fullmatch(pattern) or type(rank) is not int or rank < 1:
+            findings.refuse(
+                "bad_rank", "rank_pattern must map module names to whole numbers", "rank_pattern"
+            )
+
+
+def _check_rank_limits(config: dict[str, Any], base: BaseSpec, findings: _Findings) -> None:
+    """The engine measures the configuration as well as the tensors."""
+    ranks = [config.get("r"), *_rank_patterns(config).values()]
+    largest = max((rank for rank in ranks if type(rank) is int), default=0)
+    if largest > base.max_rank:
+        findings.refuse(
+            "rank_too_large",
+            f"rank {largest} is over this server's limit of {base.max_rank} "
+            "(LORAPLEX_MAX_LORA_RANK)",
+            "r",
+        )
 
 
 def _pair_up(tensors: dict[str, _Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
@@ -201,22 +226,37 @@ def _check_shapes(
                 f"this base needs {list(expected[0])} and {list(expected[1])}",
                 module,
             )
-        elif rank > base.max_rank:
-            findings.refuse(
-                "rank_too_large",
-                f"{module} has rank {rank}; this server takes up to {base.max_rank} "
-                "(LORAPLEX_MAX_LORA_RANK)",
-                module,
-            )
 
 
 def _rank_of(module: str, config: dict[str, Any]) -> Any:
-    """The rank that the configuration gives a module; PEFT matches patterns at the name's end."""
-    patterns = config.get("rank_pattern")
-    for pattern, rank in (patterns if isinstance(patterns, dict) else {}).items():
+    """The rank that the configuration gives a module; PEFT matches patterns at the name's end.
+
+    PEFT and vLLM take a pattern for a regular expression; only plain names are let through, whose
+    dots match any character there and a dot here: a name of this base never differs by that.
+    """
+    for pattern, rank in _rank_patterns(config).items():
         if module == pattern or module.endswith(f".{pattern}"):
             return rank
     return config.get("r")
+
+
+def _rank_patterns(config: dict[str, Any]) -> dict[str, Any]:
+    patterns = config.get("rank_pattern")
+    return patterns if isinstance(patterns, dict) else {}
+
+
+def _is_finite_number(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _clean(text: str) -> str:
+    """Text that can be stored and sent as UTF-8, of bounded length."""
+    return text[:500].encode("utf-8", "replace").decode()
 
 
 def _check_values(

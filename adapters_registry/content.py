@@ -63,6 +63,8 @@ class ContentStore:
             file.chmod(0o444)
         _fsync_directory(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for parent in (self.root, target.parent.parent):
+            _fsync_directory(parent)
         try:
             staged.rename(target)
         except OSError:

@@ -6,6 +6,7 @@ immutable `Catalog`, replaced as a whole after each change: resolving touches no
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, func, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, selectinload, sessionmaker
 
 from adapters_registry import migrations
 from adapters_registry.base import BaseSpec
 from adapters_registry.check import check_adapter
 from adapters_registry.content import ContentStore
-from adapters_registry.errors import AdapterRejected, NotFound
+from adapters_registry.errors import AdapterRejected, NotFound, Reason
 from adapters_registry.models import Adapter, Alias, Tenant, Version, VersionState
 from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class VersionRecord:
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """An adapter with its ready versions by number, and its aliases."""
+    """An adapter with its versions by number, and its aliases."""
 
     tenant: str
     name: str
@@ -120,7 +123,7 @@ class Registry:
             SourceRefused: from `stage`.
         """
         check_name(name, "adapter")
-        self.require_tenant(tenant)
+        self.require_tenant(check_name(tenant, "tenant"))
         with self.content.staging() as staged:
             stage(staged)
             digest, size_bytes = self.content.commit(staged)
@@ -130,6 +133,7 @@ class Registry:
                 if known.digest == digest and known.state != VersionState.REJECTED:
                     if promote and known.state == VersionState.READY:
                         _point(session, adapter, LIVE, known.number)
+                    known.promote = known.promote or promote
                     return _record(known), False
             adapter.last_number += 1
             version = Version(
@@ -148,24 +152,20 @@ class Registry:
 
     def check(self, version: VersionRecord) -> VersionRecord:
         """Run the gate on a pending version; it becomes ready (perhaps live) or rejected."""
-        self._update(version.engine_id, lambda row: setattr(row, "state", VersionState.CHECKING))
+        self._set_state(version.engine_id, VersionState.CHECKING)
         try:
             facts = check_adapter(self.content.path(version.digest), self.base)
         except AdapterRejected as rejection:
-            reasons = [asdict(reason) for reason in rejection.reasons]
-
-            def reject(row: Version) -> None:
-                row.state, row.reasons = VersionState.REJECTED, reasons
-
-            return self._update(version.engine_id, reject)
-
-        def accept(row: Version) -> None:
-            row.state, row.rank = VersionState.READY, facts.rank
-            row.details = {**row.details, "checked": asdict(facts)}
-
+            return self._reject(version.engine_id, rejection.reasons)
+        except Exception:
+            # What the gate stumbles over must neither be served nor keep the server from starting.
+            log.exception("checking %s failed", version.public_name)
+            reason = Reason("check_failed", "the files can't be checked; the server's log says why")
+            return self._reject(version.engine_id, [reason])
         with self._change() as session:
             row = session.get_one(Version, version.engine_id)
-            accept(row)
+            row.state, row.rank = VersionState.READY, facts.rank
+            row.details = {**row.details, "checked": asdict(facts)}
             if row.promote or not any(alias.name == LIVE for alias in row.adapter.aliases):
                 _point(session, row.adapter, LIVE, row.number)
             return _record(row)
@@ -220,10 +220,15 @@ class Registry:
                 yield session
             self.catalog = self._read_catalog()
 
-    def _update(self, engine_id: int, change: Callable[[Version], None]) -> VersionRecord:
+    def _set_state(self, engine_id: int, state: VersionState) -> None:
+        with self._change() as session:
+            session.get_one(Version, engine_id).state = state
+
+    def _reject(self, engine_id: int, reasons: list[Reason]) -> VersionRecord:
         with self._change() as session:
             row = session.get_one(Version, engine_id)
-            change(row)
+            row.state = VersionState.REJECTED
+            row.reasons = [asdict(reason) for reason in reasons]
             return _record(row)
 
     def _adapter_row(self, session: Session, tenant: str, name: str) -> Adapter:
@@ -245,7 +250,7 @@ class Registry:
                     versions={version.number: _record(version) for version in row.versions},
                     aliases={alias.name: alias.number for alias in row.aliases},
                 )
-                for row in session.scalars(select(Adapter).order_by(Adapter.tenant, Adapter.name))
+                for row in session.scalars(_ALL_ADAPTERS)
             }
         return Catalog(adapters)
 
@@ -256,6 +261,15 @@ class Registry:
             for version in adapter.versions.values():
                 if version.state in unfinished:
                     self.check(version)
+
+
+_ALL_ADAPTERS = (
+    select(Adapter)
+    .order_by(Adapter.tenant, Adapter.name)
+    .options(
+        selectinload(Adapter.versions).joinedload(Version.adapter), selectinload(Adapter.aliases)
+    )
+)
 
 
 def _open(database_url: str) -> Engine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,8 +21,6 @@ class Adapters:
         self._content = content
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._generation = engine.generation
-        self.leases: Counter[str] = Counter()
-        """Running requests by the public name of the version they hold."""
 
     @asynccontextmanager
     async def lease(self, version: VersionRecord) -> AsyncIterator[None]:
@@ -32,16 +29,9 @@ class Adapters:
         Raises:
             Unavailable: the engine isn't ready, or refuses the version.
         """
-        self.leases[version.public_name] += 1
-        metrics.LEASES.labels(version.adapter_id).inc()
-        try:
+        with metrics.LEASES.labels(metrics.adapter_label(version.adapter_id)).track_inprogress():
             await self._ensure_loaded(version)
             yield
-        finally:
-            metrics.LEASES.labels(version.adapter_id).dec()
-            self.leases[version.public_name] -= 1
-            if not self.leases[version.public_name]:
-                del self.leases[version.public_name]
 
     async def _ensure_loaded(self, version: VersionRecord) -> None:
         if self._generation != self._engine.generation:

@@ -20,10 +20,9 @@ from adapters_registry.models import VersionState
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import AdapterRecord, Registry, VersionRecord
 from adapters_registry.sources import missing_file, stage_local_path
-from server.errors import InvalidRequest, TooLarge, rejected
+from server.errors import InvalidRequest, rejected
 
 _MIB = 1 << 20
-_FORM_OVERHEAD_BYTES = _MIB
 
 Stage = Callable[[Path], None]
 
@@ -46,7 +45,7 @@ def router(
     """The admin routes."""
     routes = APIRouter(prefix="/admin", tags=["admin"])
     max_bytes = max_adapter_mib * _MIB
-    checks: set[asyncio.Task[VersionRecord]] = set()
+    checks: dict[int, asyncio.Task[VersionRecord]] = {}
 
     @routes.post("/adapters", status_code=202, openapi_extra=_REGISTRATION_BODY)
     async def register_adapter(
@@ -57,25 +56,26 @@ def router(
         Answers 202 at once; with `wait=true` 201 when it is ready, or 422 with every reason.
         Content that is a version already is not doubled: 200, and that version.
         """
-        _check_length(request, max_bytes)
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             async with request.form(max_files=len(ADAPTER_FILES) + 8) as form:
                 registration = _parse_form(form)
                 version, is_new = await take_in(registration, _stage_upload(form, max_bytes))
         else:
-            registration = _parse(await _json_body(request))
+            registration = _parse(_parse_json(await request.body()))
             version, is_new = await take_in(registration, stage_path(registration.source))
-        if not is_new:
-            return _version_response(version, 200)
-        check = asyncio.create_task(asyncio.to_thread(registry.check, version))
-        checks.add(check)
-        check.add_done_callback(checks.discard)
-        if not wait:
-            return _version_response(version, 202)
-        version = await asyncio.shield(check)
+        if is_new:
+            start_check(version)
+        if wait and version.engine_id in checks:
+            version = await asyncio.shield(checks[version.engine_id])
         if version.state is VersionState.REJECTED:
             raise rejected(version.reasons)
-        return _version_response(version, 201)
+        ready = version.state is VersionState.READY
+        return _version_response(version, (201 if is_new else 200) if ready else 202)
+
+    def start_check(version: VersionRecord) -> None:
+        check = asyncio.create_task(asyncio.to_thread(registry.check, version))
+        checks[version.engine_id] = check
+        check.add_done_callback(lambda _: checks.pop(version.engine_id))
 
     async def take_in(registration: Registration, stage: Stage) -> tuple[VersionRecord, bool]:
         if registration.name == base_name:
@@ -175,27 +175,25 @@ def _id(adapter: AdapterRecord) -> str:
     return f"{adapter.tenant}/{adapter.name}"
 
 
-def _check_length(request: Request, max_bytes: int) -> None:
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > max_bytes + _FORM_OVERHEAD_BYTES:
-        raise TooLarge(f"the upload is over {max_bytes // _MIB} MiB (LORAPLEX_MAX_ADAPTER_MIB)")
-
-
-async def _json_body(request: Request) -> Any:
-    try:
-        return await request.json()
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is no JSON: {error}") from error
-
-
 def _parse_form(form: FormData) -> Registration:
     values: dict[str, Any] = {k: v for k, v in form.multi_items() if isinstance(v, str)}
     if "metadata" in values:
-        try:
-            values["metadata"] = json.loads(values["metadata"])
-        except ValueError as error:
-            raise InvalidRequest(f"metadata is no JSON: {error}", param="metadata") from error
+        values["metadata"] = _parse_json(values["metadata"])
     return _parse(values)
+
+
+def _parse_json(text: str | bytes) -> Any:
+    """Decode JSON that can be stored and sent again: no NaN, no half characters."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is no JSON: {error}") from error
+    return value
 
 
 def _parse(values: Any) -> Registration:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -11,6 +13,7 @@ from adapters_registry.records import Registry
 from server import admin, errors, inference, listing, metrics
 from server.adapters import Adapters
 from server.auth import Authentication, Keys
+from server.body_limit import BodyLimit
 from server.engine.interface import Engine
 from server.errors import Unavailable
 from server.lifecycle import Lifecycle
@@ -24,6 +27,7 @@ def build_app(
     app = FastAPI(title="Loraplex", redoc_url=None)
     app.state = engine.app_state
     errors.install(app)
+    app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(metrics.RequestCounting)
     base_name = settings.served_base_name
@@ -51,7 +55,7 @@ def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle:
         if lifecycle.draining:
             raise Unavailable("the server is shutting down")
         try:
-            registry.ping()
+            await asyncio.to_thread(registry.ping)
         except SQLAlchemyError as error:
             raise Unavailable("the registry's database doesn't answer") from error
         await engine.probe()

@@ -48,33 +48,25 @@ class Keys:
 
     def create(self, tenant: str, scopes: list[str]) -> str:
         """Make a key and return it; it can't be read again. Form: `lpx-<id>-<256 random bits>`."""
-        key_id, secret, salt = (
-            secrets.token_hex(6),
-            secrets.token_urlsafe(32),
-            secrets.token_hex(16),
-        )
-        with self._registry.session() as session:
-            session.add(
-                ApiKey(
-                    id=key_id,
-                    tenant=tenant,
-                    salt=salt,
-                    secret_sha256=_hash(salt, secret),
-                    scopes=scopes,
-                )
-            )
-        self._load()
-        return f"{KEY_PREFIX}-{key_id}-{secret}"
+        key = _new_key()
+        self._add(key, tenant, scopes)
+        return key
 
     def create_first_admin_key(self, file: Path) -> None:
-        """On the very first start, write an admin key to `file`, readable by its owner only."""
+        """On the very first start, write an admin key to `file`, readable by its owner only.
+
+        The file comes first: a crash before the record means another try, not a lost key.
+        """
         if self._keys:
             return
-        key = self.create(DEFAULT_TENANT, [ADMIN, INFERENCE])
+        key = _new_key()
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as handle:
-            os.fchmod(handle.fileno(), 0o600)
+            os.fchmod(descriptor, 0o600)
             handle.write(key + "\n")
+            handle.flush()
+            os.fsync(descriptor)
+        self._add(key, DEFAULT_TENANT, [ADMIN, INFERENCE])
 
     def authenticate(self, presented: str | None) -> Caller:
         """Whose key this is; `Unauthenticated` if nobody's."""
@@ -89,11 +81,30 @@ class Keys:
             raise Unauthenticated("this API key isn't valid: check that it was copied whole")
         return Caller(key.tenant, frozenset(key.scopes))
 
+    def _add(self, key: str, tenant: str, scopes: list[str]) -> None:
+        _, key_id, secret = key.split("-", 2)
+        salt = secrets.token_hex(16)
+        with self._registry.session() as session:
+            session.add(
+                ApiKey(
+                    id=key_id,
+                    tenant=tenant,
+                    salt=salt,
+                    secret_sha256=_hash(salt, secret),
+                    scopes=scopes,
+                )
+            )
+        self._load()
+
     def _load(self) -> None:
         with self._registry.session() as session:
             keys = session.scalars(select(ApiKey)).all()
             session.expunge_all()
         self._keys = {key.id: key for key in keys}
+
+
+def _new_key() -> str:
+    return f"{KEY_PREFIX}-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
 
 
 def _hash(salt: str, secret: str) -> str:

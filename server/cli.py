@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -80,7 +81,11 @@ def serve(context: typer.Context, **flags: Any) -> None:
     for library in ("alembic", "httpx", "asyncio", "vllm", "torch"):
         logging.getLogger(library).setLevel(logging.DEBUG if verbose else logging.ERROR)
     code = run_server(settings, lambda text: console.print(text, markup=False, soft_wrap=True))
-    raise typer.Exit(code)
+    # vLLM leaves threads and exit handlers behind that may wait for each other.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-from adapters_registry.models import VersionState
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
 from adapters_registry.sources import stage_local_path
@@ -23,16 +22,17 @@ PROMPTS = {
 def register(registry: Registry) -> None:
     """Register the demo adapters; what is there already stays as it is."""
     for name in PROMPTS:
+        if (DEFAULT_TENANT, name) in registry.catalog.adapters:
+            continue
         source = str(DEMO_DIR / name)
         stage = partial(stage_local_path, source, (DEMO_DIR,), max_bytes=MAX_DEMO_BYTES)
-        version, _ = registry.register(DEFAULT_TENANT, name, source, stage)
-        if version.state is VersionState.PENDING:
-            registry.check(version)
+        registry.check(registry.register(DEFAULT_TENANT, name, source, stage)[0])
 
 
 def examples(address: str, settings: Settings) -> str:
     """A curl command and an SDK snippet to paste, with the admin key in them."""
-    key = settings.admin_key_file.read_text().strip()
+    file = settings.admin_key_file
+    key = file.read_text().strip() if file.is_file() else "<your key>"
     name, prompt = next(iter(PROMPTS.items()))
     message = {"role": "user", "content": prompt}
     body = json.dumps({"model": name, "temperature": 0, "messages": [message]})

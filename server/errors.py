@@ -13,6 +13,7 @@ APIError
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from adapters_registry import errors as registry_errors
+
+log = logging.getLogger(__name__)
 
 
 class APIError(Exception):
@@ -120,7 +123,10 @@ def install(app: FastAPI) -> None:
     """Register the one handler for every error of ours, the registry's and the framework's."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        return error_response(to_api_error(error), request.url.path)
+        api_error = to_api_error(error)
+        if api_error.status >= 500 and not isinstance(api_error, Unavailable):
+            log.error("%s failed", request.url.path, exc_info=error.__cause__ or error)
+        return error_response(api_error, request.url.path)
 
     for kind in (
         APIError,
@@ -137,8 +143,6 @@ def to_api_error(error: Exception) -> APIError:
     match error:
         case APIError():
             return error
-        case registry_errors.AdapterRejected():
-            return rejected([reason.__dict__ for reason in error.reasons])
         case registry_errors.NotFound():
             return NotFound(str(error))
         case registry_errors.RegistryError():
@@ -163,4 +167,6 @@ def _framework_error(error: HTTPException) -> APIError:
         return NotFound("there is no such route; /docs lists them")
     api_error = InvalidRequest(str(error.detail))
     api_error.status = error.status_code
+    if error.status_code == TooLarge.status:
+        api_error.code = TooLarge.code
     return api_error

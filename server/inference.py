@@ -13,7 +13,7 @@ from adapters_registry.records import Registry, VersionRecord
 from server.adapters import Adapters
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
-from server.errors import InvalidRequest, Unavailable
+from server.errors import APIError, InvalidRequest, Unavailable
 from server.lifecycle import Lifecycle
 from server.resolve import resolve
 
@@ -38,19 +38,24 @@ def router(
     routes = APIRouter(tags=["inference"])
     for path, endpoint in engine.endpoints.items():
         routes.add_api_route(
-            path, _answer(endpoint, hold_lease), methods=["POST"], response_model=None
+            path, _answer(engine, endpoint, hold_lease), methods=["POST"], response_model=None
         )
     return routes
 
 
-def _answer(endpoint: Endpoint, hold_lease: Any) -> Any:
+def _answer(engine: Engine, endpoint: Endpoint, hold_lease: Any) -> Any:
     async def answer(
         request: Any,
         raw_request: Request,
         version: VersionRecord | None = Depends(hold_lease),
     ) -> Response:
-        response = await endpoint.handler(request, raw_request, version)
-        if response is not None and version is not None:  # None: the client went away
+        try:
+            response = await endpoint.handler(request, raw_request, version)
+        except APIError as error:
+            if error.status >= 500:
+                engine.require_ready()  # if the engine has died meanwhile, that is the answer
+            raise
+        if version is not None:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)
             response.headers["x-adapter-digest"] = f"sha256:{version.digest}"

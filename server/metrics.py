@@ -30,6 +30,24 @@ LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["ada
 ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
 
 
+class CappedLabels:
+    """Label values as they come, until there are too many to keep a series for each."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """The value, or `other`."""
+        if value not in self._known and len(self._known) >= self._limit:
+            return OTHER
+        self._known.add(value)
+        return value
+
+
+adapter_label = CappedLabels(MAX_ADAPTER_LABELS)
+
+
 class VersionCounts(Collector):
     """`loraplex_registry_versions{state}`, counted when scraped."""
 
@@ -58,7 +76,6 @@ class RequestCounting:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._adapters: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,19 +91,15 @@ class RequestCounting:
 
         try:
             await self.app(scope, receive, watch)
+        except Exception:
+            status = 500
+            raise
         finally:
             state = scope.get("state", {})
             caller, route = state.get("caller"), scope.get("route")
             REQUESTS.labels(
                 tenant=caller.tenant if caller else "",
-                adapter=self._label(state.get("adapter", "")),
+                adapter=adapter_label(state.get("adapter", "")),
                 endpoint=route.path if route else "unknown",
                 code=str(status),
             ).inc()
-
-    def _label(self, adapter: str) -> str:
-        """The adapter's name, or `other` once there are too many to keep a series for each."""
-        if adapter not in self._adapters and len(self._adapters) >= MAX_ADAPTER_LABELS:
-            return OTHER
-        self._adapters.add(adapter)
-        return adapter

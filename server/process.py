@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,6 @@ from adapters_registry.records import Registry
 from server import bundled_base, demo, metrics
 from server.auth import Keys
 from server.engine.environment import prepare_environment
-from server.engine.interface import EngineFailed
 from server.lifecycle import Lifecycle
 from server.settings import Settings, SettingsError
 
@@ -51,14 +52,13 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         SettingsError: a setting that can't be used, found before anything was started.
     """
     started = time.monotonic()
-    with _listen(settings) as listener:
-        _make_data_dir(settings)
+    with _listen(settings) as listener, _own_data_dir(settings):
         base = _prepare_base(settings, announce)
         prepare_environment(base, settings.log_level)
         registry = _open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)
-        if settings.demo:
+        if settings.demo and not settings.base:
             demo.register(registry)
         prepared = time.monotonic()
 
@@ -80,8 +80,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                     f"{prepared - started:.1f}, import {imported - prepared:.1f}, "
                     f"engine {ready - imported:.1f})"
                 )
-                announce(f"admin key: {settings.admin_key_file}")
-                if settings.demo:
+                if settings.admin_key_file.is_file():
+                    announce(f"admin key: {settings.admin_key_file}")
+                if settings.demo and not settings.base:
                     announce(demo.examples(address, settings))
 
         try:
@@ -110,22 +111,21 @@ async def _run(
     http = asyncio.create_task(server.serve(sockets=[listener]))
     supervision = asyncio.create_task(engine.run(on_ready))
     ended = asyncio.create_task(signalled.wait())
-    await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
-    exit_code = 0
-    if supervision.done():
-        exit_code = 1
-        with contextlib.suppress(EngineFailed):  # logged where it was raised
-            supervision.result()
-    elif signalled.is_set():
+    try:
+        await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (supervision, http):
+            if task.done():
+                log.error("giving up: %s", task.exception() or "the HTTP server ended")
+                return 1
         await _drain(lifecycle, settings.drain_seconds, signalled)
-    lifecycle.draining = True
-    server.should_exit = True
-    await http
-    supervision.cancel()
-    engine.stop()
-    await asyncio.wait({supervision, ended}, timeout=FORCED_CLOSE_SECONDS)
-    ended.cancel()
-    return exit_code
+        return 0
+    finally:
+        lifecycle.draining = True
+        server.should_exit = True
+        await http
+        supervision.cancel()
+        ended.cancel()
+        engine.stop()
 
 
 def _watch_signals() -> asyncio.Event:
@@ -168,13 +168,25 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _make_data_dir(settings: Settings) -> None:
+@contextlib.contextmanager
+def _own_data_dir(settings: Settings) -> Iterator[None]:
+    """Make the data folder, and keep it to this process: another one would clear its uploads."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (settings.data_dir / "lock").open("w")
     except OSError as error:
         raise SettingsError(
-            f"LORAPLEX_DATA_DIR (--data-dir): can't make {settings.data_dir}: {error.strerror}"
+            f"LORAPLEX_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error.strerror}"
         ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(
+                f"LORAPLEX_DATA_DIR (--data-dir): another server uses {settings.data_dir}; "
+                "stop it or choose another folder"
+            ) from None
+        yield
 
 
 def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
@@ -184,7 +196,7 @@ def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
         if not bundled_base.bundled_base_directory().is_dir():
             announce(f"preparing the bundled base {bundled_base.NAME} (once, about 20 s)")
         return str(bundled_base.ensure_bundled_base())
-    except bundled_base.BundledBaseMissing as error:
+    except (bundled_base.BundledBaseMissing, subprocess.CalledProcessError) as error:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
 
 
@@ -195,7 +207,7 @@ def _open_registry(settings: Settings, base: str) -> Registry:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
     try:
         return Registry(settings.records_url, ContentStore(settings.data_dir / "content"), spec)
-    except (OSError, SQLAlchemyError) as error:
+    except (OSError, ImportError, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0]
         raise SettingsError(
             f"LORAPLEX_DATA_DIR, LORAPLEX_DATABASE_URL: can't open the registry: {cause}"

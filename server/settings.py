@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     base: str = _field(
         "", "Base", "The base: a model directory or a Hugging Face id; empty is the bundled base."
     )
-    served_base_name: str = _field("base", "Base", "The name under which requests find the base.")
+    served_base_name: str = _field(
+        "base", "Base", "The name under which requests find the base.", min_length=1
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = _field(
         "auto", "Base", "Data type of weights and activations; auto takes the checkpoint's."
     )
@@ -73,7 +75,7 @@ class Settings(BaseSettings):
     database_url: str | None = _field(
         None, "Server", "SQLAlchemy URL of the records; default: SQLite in the data folder."
     )
-    host: str = _field("127.0.0.1", "Server", "Address to listen on.")
+    host: str = _field("127.0.0.1", "Server", "Address to listen on.", min_length=1)
     port: int = _field(8000, "Server", "Port to listen on; 0 takes a free one.", ge=0, le=65535)
     drain_seconds: float = _field(
         30, "Server", "How long open streams may go on after SIGTERM or Ctrl-C.", ge=0

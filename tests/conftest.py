@@ -47,7 +47,8 @@ def make_adapter(tmp_path: Path, tiny_base: BaseSpec) -> AdapterFactory:
             a, b = (rank, shape.in_features), (shape.out_features, rank)
             weights[f"{prefix}.lora_A.weight"] = rng.normal(size=a).astype(np.float32)
             weights[f"{prefix}.lora_B.weight"] = rng.normal(size=b).astype(np.float32)
-        values = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, **(config or {})}
+        values = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["q_proj"]}
+        values |= config or {}
         (directory / CONFIG_FILE).write_text(json.dumps(values))
         save_file(tensors(weights), directory / WEIGHTS_FILE)
         return directory

@@ -47,6 +47,8 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     _check_passed_through(settings.engine_args, known)
     arguments = _from_settings(settings, base, on_cpu=current_platform.is_cpu())
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
+    if namespace.model_tag is not None:
+        raise SettingsError(f"{namespace.model_tag!r} is no flag; the base is named with --base")
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
@@ -56,7 +58,7 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
 
 def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
     for argument in arguments:
-        if not argument.startswith("-"):
+        if not argument.startswith("--"):
             continue
         name = argument.lstrip("-").partition("=")[0].partition(".")[0].replace("_", "-")
         if name in MANAGED:

@@ -8,6 +8,9 @@ from fastapi.responses import JSONResponse, Response
 
 from server.errors import APIError, InvalidRequest, Unavailable
 
+CLIENT_WENT_AWAY = 499
+"""nginx's status for it."""
+
 _OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
 
 
@@ -22,8 +25,13 @@ def map_exception(error: Exception) -> APIError:
     return _translate(info.code, info.message, info.param)
 
 
-def map_response(response: Response) -> Response:
-    """Pass an answer through; raise an error answer of vLLM's as ours."""
+def map_response(response: Response | None) -> Response:
+    """Pass an answer through; raise an error answer of vLLM's as ours.
+
+    vLLM answers None where the client went away; nobody will read what is sent then.
+    """
+    if response is None:
+        return Response(status_code=CLIENT_WENT_AWAY)
     if response.status_code < 400 or not isinstance(response, JSONResponse):
         return response
     error = json.loads(bytes(response.body)).get("error", {})

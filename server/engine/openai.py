@@ -71,11 +71,12 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
             leased = lora_request(version, content_path(version.digest)) if version else None
             token = _leased.set(leased)
             try:
-                return map_response(await handler(request, _without_engine_headers(raw)))
+                response = await handler(request, _without_engine_headers(raw))
             except Exception as error:
                 raise map_exception(error) from error
             finally:
                 _leased.reset(token)
+            return map_response(response)
 
         return Endpoint(body, answer)
 

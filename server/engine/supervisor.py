@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import threading
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 from starlette.datastructures import State
@@ -26,11 +28,14 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_SECONDS = 0.25
 PROBE_SECONDS = 15.0
 PROBE_CACHE_SECONDS = 1.0
+WARM_UP_SECONDS = 600.0
 RESTART_WINDOW_SECONDS = 600.0
 STOP_SECONDS = 1.0
 
@@ -57,6 +62,7 @@ class EngineSupervisor:
         self._client: AsyncLLM | None = None
         self._probe: asyncio.Task[None] | None = None
         self._probed_at = -math.inf
+        self._poisoned = False
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start the engine and keep it up until cancelled; `on_ready` is called after each start.
@@ -69,10 +75,10 @@ class EngineSupervisor:
             try:
                 await self._start()
             except Exception as error:
-                log.error("the engine can't be started: %s", error)
+                log.error("the engine can't be started: %s", error or repr(error))
                 if self.generation == 0:
                     self.state = EngineState.FAILED
-                    raise EngineFailed(f"the engine can't be started: {error}") from error
+                    raise EngineFailed("the engine can't be started") from error
             else:
                 on_ready()
                 await self._watch()
@@ -115,13 +121,15 @@ class EngineSupervisor:
             await asyncio.shield(self._probe)
         except TimeoutError:
             raise Unavailable(f"the engine gave no token within {PROBE_SECONDS:g} s") from None
+        except Exception as error:
+            raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
 
     async def load(self, version: VersionRecord, path: Path) -> None:
         """Load a version's weights into a slot; raise `Unavailable` if the engine refuses."""
         self.require_ready()
         assert self._client is not None
         try:
-            await self._client.add_lora(lora_request(version, path))
+            await _unless_dead(self._client, self._client.add_lora(lora_request(version, path)))
         except Exception as error:
             log.exception("loading %s failed", version.public_name)
             self.require_ready()
@@ -132,38 +140,45 @@ class EngineSupervisor:
 
     async def _start(self) -> None:
         # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
-        self._client = await asyncio.to_thread(_build_client, self._arguments)
-        await _init_app_state(self._client, self.app_state, self._arguments)
+        self._client = await _in_daemon_thread(lambda: _build_client(self._arguments))
+        await _unless_dead(
+            self._client, _init_app_state(self._client, self.app_state, self._arguments)
+        )
         await self._warm_up()
         self.generation += 1
         self.state = EngineState.READY
 
     async def _watch(self) -> None:
-        while self._client is not None and not self._client.errored:
+        """Return once the engine is dead, or alive but poisoned (it answers with NaN)."""
+        while self._client is not None and not (self._client.errored or self._poisoned):
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
     async def _warm_up(self) -> None:
         """Do at start what the first request of its kind would wait for: a token, a grammar."""
         from vllm.sampling_params import StructuredOutputsParams
 
-        await self._generate_one_token()
-        await self._generate(structured_outputs=StructuredOutputsParams(json=_WARM_UP_SCHEMA))
+        await self._generate_one_token(WARM_UP_SECONDS)
+        await self._generate(
+            WARM_UP_SECONDS, structured_outputs=StructuredOutputsParams(json=_WARM_UP_SCHEMA)
+        )
 
-    async def _generate_one_token(self) -> None:
+    async def _generate_one_token(self, seconds: float = PROBE_SECONDS) -> None:
         """A token with a finite log-probability: NaN in the KV cache leaves the process alive."""
-        token_logprob = await self._generate(logprobs=0)
+        token_logprob = await self._generate(seconds, logprobs=0)
         if not math.isfinite(token_logprob):
-            raise Unavailable("the engine answers with NaN; it must be restarted")
+            self._poisoned = True
+            raise Unavailable("the engine answers with NaN and is being restarted")
         self._probed_at = time.monotonic()
 
-    async def _generate(self, **parameters: Any) -> float:
+    async def _generate(self, seconds: float, **parameters: Any) -> float:
+        """Generate one token; its log-probability, where `logprobs` asks for it."""
         from vllm import SamplingParams
 
         assert self._client is not None
         sampling = SamplingParams(max_tokens=1, temperature=0.0, **parameters)
         prompt = {"prompt": "Hello"}
         token_logprob = math.nan
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(seconds):
             async for output in self._client.generate(prompt, sampling, f"probe-{uuid.uuid4()}"):
                 for token, entry in zip(
                     output.outputs[0].token_ids, output.outputs[0].logprobs or [], strict=False
@@ -175,7 +190,7 @@ class EngineSupervisor:
         client, self._client = self._client, None
         if client is not None:
             client.shutdown(timeout=STOP_SECONDS)
-        self._probed_at = -math.inf
+        self._probed_at, self._poisoned = -math.inf, False
 
 
 def _build_client(arguments: Namespace) -> AsyncLLM:
@@ -195,6 +210,38 @@ async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) 
     await client.reset_mm_cache()
     await init_app_state(client, state, arguments, await client.get_supported_tasks())
     state.openai_serving_models.lora_requests = LeasedAdapters()
+
+
+async def _in_daemon_thread(function: Callable[[], T]) -> T:
+    """Like `asyncio.to_thread`, but a thread that the end of the process needn't wait for."""
+    loop, result = asyncio.get_running_loop(), asyncio.Future[T]()
+
+    def settle(settle_result: Callable[[Any], None], value: object) -> None:
+        if not result.cancelled():
+            settle_result(value)
+
+    def work() -> None:
+        try:
+            settled: tuple[Callable[[Any], None], object] = result.set_result, function()
+        except BaseException as error:
+            settled = result.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *settled)
+
+    threading.Thread(target=work, name="engine-start", daemon=True).start()
+    return await result
+
+
+async def _unless_dead(client: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
+    """Await a call to the engine, which vLLM would never end if the engine died meanwhile."""
+    task = asyncio.create_task(call)
+    try:
+        while not (await asyncio.wait({task}, timeout=WATCH_INTERVAL_SECONDS))[0]:
+            if client.errored:
+                raise Unavailable("the engine died; it is being restarted, try again")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def kill_child_processes() -> None:

@@ -87,6 +87,15 @@ def test_valid_rank_pattern(make_adapter: AdapterFactory, tiny_base: BaseSpec) -
         ({"lora_alpha": float("nan")}, "bad_alpha"),
         ({"lora_alpha": float("inf")}, "bad_alpha"),
         ({"lora_alpha": None}, "bad_alpha"),
+        ({"lora_alpha": 10**400}, "bad_alpha"),
+        ({"target_modules": None}, "bad_targets"),
+        ({"target_modules": []}, "bad_targets"),
+        ({"bias": None}, "unsupported_feature"),
+        ({"use_bdlora": {"x": 1}}, "unsupported_feature"),
+        ({"init_lora_weights": "brand_new"}, "unsupported_feature"),
+        ({"rank_pattern": {"q_proj": 2.0}}, "bad_rank"),
+        ({"rank_pattern": {"(a+)+$": 2}}, "bad_rank"),
+        ({"rank_pattern": {"up_proj": 16}}, "rank_too_large"),
         ({"lora_alpha": 1e38}, "too_large"),
         ({"use_dora": True}, "unsupported_feature"),
         ({"bias": "all"}, "unsupported_feature"),
@@ -151,6 +160,19 @@ def test_bad_tensors(
 
 def test_rank_over_the_limit(make_adapter: AdapterFactory, tiny_base: BaseSpec) -> None:
     assert codes(make_adapter(rank=9), tiny_base) == {"rank_too_large"}
+
+
+def test_reasons_are_bounded_and_can_be_sent(
+    make_adapter: AdapterFactory, tiny_base: BaseSpec
+) -> None:
+    many = {f"\ud800{number}" + "x" * 999: 1 for number in range(500)}
+    config = {"rank_pattern": many, "base_model_name_or_path": "\ud800"}
+    with pytest.raises(AdapterRejected) as rejection:
+        check_adapter(make_adapter(config=config), tiny_base)
+    reasons = [reason.__dict__ for reason in rejection.value.reasons]
+    assert len(json.dumps(reasons, ensure_ascii=False).encode()) < 200_000
+    facts = check_adapter(make_adapter(config={"base_model_name_or_path": "\ud800"}), tiny_base)
+    assert facts.base_model == "?"
 
 
 HUGE_HEADER = (100 << 30).to_bytes(8, "little") + b"{}"

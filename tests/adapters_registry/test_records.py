@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -7,7 +9,7 @@ import pytest
 from adapters_registry.base import BaseSpec
 from adapters_registry.content import ContentStore, digest_of
 from adapters_registry.errors import InvalidName, NotFound
-from adapters_registry.models import VersionState
+from adapters_registry.models import VersionState, now
 from adapters_registry.records import Registry, VersionRecord
 from tests.tiny import AdapterFactory
 
@@ -91,6 +93,48 @@ def test_interrupted_check_is_finished_at_the_next_start(
     reopened = Registry(url, content, tiny_base)
     assert reopened.get_version("default", "home", 1).state is VersionState.READY
     reopened.close()
+
+
+def test_promotion_asked_for_while_the_check_runs_is_kept(
+    registry: Registry, make_adapter: AdapterFactory
+) -> None:
+    register(registry, make_adapter(seed=1))
+    source = make_adapter(seed=2)
+    second, _ = take_in(registry, source)
+    take_in(registry, source, promote=True)
+    registry.check(second)
+    live = registry.get_adapter("default", "home").live
+    assert live is not None
+    assert live.number == 2
+
+
+def test_a_check_that_fails_rejects_and_does_not_keep_the_server_from_starting(
+    registry: Registry, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("adapters_registry.records.check_adapter", stumble)
+    version = register(registry, make_adapter())
+    assert version.state is VersionState.REJECTED
+    assert version.reasons[0]["code"] == "check_failed"
+
+
+def test_moments_keep_their_zone(registry: Registry, make_adapter: AdapterFactory) -> None:
+    version = register(registry, make_adapter())
+    assert version.created_at.utcoffset() == timedelta(0)
+    assert registry.get_version("default", "home", 1).created_at == version.created_at
+    assert abs(now() - version.created_at) < timedelta(minutes=1)
+
+
+def test_two_threads_register_the_same_name(
+    registry: Registry, make_adapter: AdapterFactory
+) -> None:
+    sources = [make_adapter(seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(lambda source: register(registry, source), sources))
+    assert sorted(version.number for version in versions) == list(range(1, 9))
+    assert len(registry.get_adapter("default", "home").ready) == 8
 
 
 def test_unknown_names(registry: Registry, make_adapter: AdapterFactory) -> None:

@@ -53,7 +53,7 @@ def test_a_linked_file(make_adapter: AdapterFactory, staged: Path) -> None:
 def test_missing_file_size_roots_and_scheme(make_adapter: AdapterFactory, staged: Path) -> None:
     source = make_adapter()
     root = (source.parent,)
-    with pytest.raises(SourceRefused, match="more than"):
+    with pytest.raises(SourceRefused, match="over the limit"):
         stage_local_path(str(source), root, staged, 10)
     with pytest.raises(SourceRefused, match="set LORAPLEX_LOCAL_ROOTS"):
         stage_local_path(str(source), (), staged, MIB)
@@ -62,4 +62,7 @@ def test_missing_file_size_roots_and_scheme(make_adapter: AdapterFactory, staged
     (source / WEIGHTS_FILE).unlink()
     with pytest.raises(SourceRefused, match="is missing"):
         stage_local_path(str(source), root, staged, MIB)
-    assert not list(staged.iterdir())
+    with pytest.raises(SourceRefused, match="can't be read"):
+        stage_local_path(f"{source.parent}/{'x' * 300}", root, staged, MIB)
+    with pytest.raises(SourceRefused, match="can't be read"):
+        stage_local_path("nul\0byte", root, staged, MIB)

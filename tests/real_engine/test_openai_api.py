@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -176,6 +177,18 @@ def test_over_long_prompt(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "field"),
+    [("/v1/messages", "messages"), ("/v1/responses", "input"), ("/v1/completions", "prompt")],
+)
+def test_over_long_prompts_elsewhere(server: RunningServer, path: str, field: str) -> None:
+    text = "word " * 20_000
+    body = {"model": "smart-home", "max_tokens": 4, field: say(text) if field[0] != "p" else text}
+    response = server.admin("POST", path, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"temperature": -1},
@@ -200,8 +213,6 @@ def test_clients_cannot_steer_the_engine(server: RunningServer) -> None:
         "X-data-parallel-rank": "5",
         "Authorization": f"Bearer {server.key}",
     }
-    import httpx
-
     response = httpx.post(
         f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60
     )
@@ -266,6 +277,20 @@ def test_a_disconnected_stream_gives_its_lease_back(server: RunningServer) -> No
             return
         time.sleep(0.1)
     raise AssertionError("the lease of a client that went away was kept")
+
+
+def test_a_client_that_goes_away_gives_its_lease_back(server: RunningServer) -> None:
+    body = {"model": "icd10-chapter", "messages": say("hi"), "max_tokens": 2000, "ignore_eos": True}
+    headers = {"Authorization": f"Bearer {server.key}"}
+    url = f"{server.url}/v1/chat/completions"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=body, headers=headers, timeout=2)
+    deadline = time.monotonic() + 10
+    gone = 'code="499",endpoint="/v1/chat/completions"'
+    while gone not in (text := server.admin("GET", "/metrics").text):
+        assert time.monotonic() < deadline, "the request went on without its client"
+        time.sleep(0.1)
+    assert 'loraplex_leases{adapter="default/icd10-chapter"} 0.0' in text
 
 
 def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None:

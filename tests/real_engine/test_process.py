@@ -110,6 +110,34 @@ def test_restart_keeps_the_registry_and_a_dead_engine_comes_back(
     assert not alive, "the engine survived its server"
 
 
+@pytest.mark.parametrize("seconds", [0.5, 12])
+def test_ctrl_c_while_starting_ends_it_at_once(tmp_path: Path, seconds: float) -> None:
+    server = RunningServer(tmp_path / "var")
+    try:
+        wait_for(lambda: server.status("/livez") == 200, 60)
+        time.sleep(seconds)
+        server.process.send_signal(signal.SIGINT)
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert server.process.wait(8) == 0
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive
+    finally:
+        server.stop()
+
+
+def test_an_engine_that_cannot_start_ends_the_process_with_code_1(tmp_path: Path) -> None:
+    result = run_serve("--max-model-len", "100000", "--port", "0", "--data-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert "can't be started" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_data_folder_belongs_to_one_server(server: RunningServer) -> None:
+    result = run_serve("--port", "0", "--data-dir", str(server.data_dir))
+    assert result.returncode == 2
+    assert "another server uses" in result.stderr
+
+
 def run_serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     loraplex = str(Path(sys.executable).with_name("loraplex"))
     return subprocess.run(

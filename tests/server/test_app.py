@@ -1,11 +1,13 @@
 """The whole app on a fake engine: what every route answers, to whom, and in which shape."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 
 from adapters_registry.content import ADAPTER_FILES
 from adapters_registry.records import Registry, VersionRecord
@@ -251,6 +253,38 @@ async def test_uploads_that_lack_files_or_are_too_large(client: httpx.AsyncClien
     assert_error(response, 413, "too_large")
 
 
+async def test_json_that_could_not_be_sent_again(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory
+) -> None:
+    source = str(make_adapter())
+    texts = [
+        f'{{"name": "new", "source": "{source}", "metadata": {{"x": NaN}}}}',
+        f'{{"name": "new", "source": "{source}", "metadata": {{"x": "\\ud800"}}}}',
+        f'{{"name": "new", "source": "{source}", "tenant": "\\ud800"}}',
+        '{"name": "new", "source": "/nul\\u0000"}',
+        "[" * 200_000,
+    ]
+    for text in texts:
+        response = await client.post("/admin/adapters", content=text)
+        assert_error(response, 400, "invalid_request")
+    assert (await client.get("/admin/adapters")).json()["data"] == []
+
+
+async def test_bodies_over_the_limit_are_refused_without_a_length_too(
+    client: httpx.AsyncClient,
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"model": "'
+        for _ in range(9):
+            yield b"x" * (1 << 20)
+        yield b'"}'
+
+    for path in (CHAT, "/admin/adapters"):
+        headers = {"content-type": "application/json"}
+        response = await client.post(path, content=chunks(), headers=headers)
+        assert_error(response, 413, "too_large")
+
+
 async def test_list_in_pages(client: httpx.AsyncClient, make_adapter: AdapterFactory) -> None:
     source = str(make_adapter())
     for name in ("c", "a", "b"):
@@ -286,6 +320,19 @@ async def test_metrics_count_requests_by_adapter(
     labels = f'adapter="default/home",code="200",endpoint="{CHAT}",tenant="default"'
     assert f"loraplex_requests_total{{{labels}}}" in text
     assert 'loraplex_registry_versions{state="ready"} 1.0' in text
+
+
+async def test_failures_inside_are_500_and_counted_so(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble() -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(engine, "require_ready", stumble)
+    response = await client.post(CHAT, json={"model": "base"})
+    assert "secret" not in str(assert_error(response, 500, "internal_error"))
+    labels = {"adapter": "", "code": "500", "endpoint": CHAT, "tenant": "default"}
+    assert REGISTRY.get_sample_value("loraplex_requests_total", labels) == 1
 
 
 async def test_unknown_route(client: httpx.AsyncClient) -> None:

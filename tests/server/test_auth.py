@@ -32,6 +32,21 @@ def test_a_bent_key_is_nobodys(keys: Keys, bend) -> None:  # type: ignore[no-unt
         keys.authenticate(bend(key))
 
 
+def test_a_crash_before_the_record_means_another_try(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "admin.key"
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "_add", crash)
+        with pytest.raises(KeyboardInterrupt):
+            keys.create_first_admin_key(file)
+    keys.create_first_admin_key(file)
+    assert keys.authenticate(file.read_text().strip()).is_admin
+
+
 def test_first_admin_key_is_written_once_for_its_owner_only(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "admin.key"
     keys.create_first_admin_key(file)

@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("adapter_id", sa.Integer, sa.ForeignKey("adapters.id"), nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
         sa.Column("digest", sa.String(64), nullable=False, index=True),
-        sa.Column("size_bytes", sa.Integer, nullable=False),
+        sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("rank", sa.Integer),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("reasons", sa.JSON, nullable=False),
