@@ -245,9 +245,9 @@ async def _unless_dead(client: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
 
 
 def kill_child_processes() -> None:
-    """Kill what this process has started and is still there."""
-    for child in psutil.Process().children(recursive=True):
-        try:
+    """Kill what this process has started and is still there, and wait until it is gone."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-        except psutil.NoSuchProcess:
-            continue
+    psutil.wait_procs(children, timeout=STOP_SECONDS)
