@@ -1,4 +1,4 @@
-"""A request to register an adapter: its body, JSON or multipart, and the files that come with it."""
+"""What registering takes in: a JSON or multipart body, and the files that come with it."""
 
 from __future__ import annotations
 
