@@ -54,7 +54,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     started = time.monotonic()
     with _listen(settings) as listener, _own_data_dir(settings):
         base = _prepare_base(settings, announce)
-        prepare_environment(base, settings.log_level)
+        prepare_environment(base, settings.log_level, settings.cpu_lora_kernels)
         registry = _open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)

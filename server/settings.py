@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     max_cpu_loras: int | None = _field(
         None, "Adapters", "Adapters kept in host memory; default: four times the slots.", ge=1
     )
+    cpu_lora_kernels: Literal["grouped", "stock"] = _field(
+        "grouped",
+        "Adapters",
+        "LoRA operators on CPU; stock is vLLM's, slow and wrong (base requests get an adapter): "
+        "for measurements only.",
+    )
     max_adapter_mib: int = _field(
         2048, "Adapters", "Largest adapter accepted for registration, in MiB.", ge=1
     )

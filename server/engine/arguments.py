@@ -27,6 +27,10 @@ MANAGED = {
 
 _GIB = 1 << 30
 
+_ADAPTED_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What the gate lets adapters touch. Wrapping embedding and head too would cost each step time,
+and each slot memory (three quarters of it on a small base), for nothing."""
+
 
 def engine_arguments(settings: Settings, base: str) -> Namespace:
     """vLLM's parsed arguments for a base directory or hub id.
@@ -85,6 +89,7 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "tool-strict-level": "parameter",
     }
     arguments = ["--enable-lora", "--enable-auto-tool-choice"]
+    arguments += ["--lora-target-modules", *_ADAPTED_MODULES]
     for name, value in options.items():
         if value is not None:
             arguments += [f"--{name}", str(value)]

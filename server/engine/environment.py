@@ -11,6 +11,9 @@ from pathlib import Path
 SERVER_PID = "_LORAPLEX_SERVER_PID"
 """Tells the engine's processes whose death they must not survive."""
 
+CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
+"""Tells the engine's processes which LoRA operators to use on CPU: the setting's value."""
+
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
@@ -37,7 +40,7 @@ _DEFAULTS = {
 }
 
 
-def prepare_environment(base: str, log_level: str) -> None:
+def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> None:
     """Set the defaults; a base on disk also keeps the libraries from asking a hub."""
     defaults = dict(_DEFAULTS) if log_level == "debug" else _DEFAULTS | _QUIET
     if Path(base).is_dir():
@@ -45,3 +48,4 @@ def prepare_environment(base: str, log_level: str) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     os.environ[SERVER_PID] = str(os.getpid())
+    os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels

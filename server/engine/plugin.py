@@ -7,12 +7,13 @@ import select
 import signal
 import threading
 
-from server.engine.environment import SERVER_PID
+from server.engine.environment import CPU_LORA_KERNELS, SERVER_PID
 
 
 def register() -> None:
     """Replace the CPU's LoRA operators; in engine processes, tie their life to the server's."""
-    _replace_cpu_lora_operators()
+    if os.environ.get(CPU_LORA_KERNELS) != "stock":
+        _replace_cpu_lora_operators()
     server_pid = os.environ.get(SERVER_PID)
     if server_pid and int(server_pid) != os.getpid():
         # A Ctrl-C reaches the terminal's whole process group; the engine must outlive it to drain.

@@ -2,32 +2,30 @@
 
 vLLM 0.32's CPU operators index slot -1, "no adapter", like any other slot and so apply the last
 slot's adapter to base rows; and they gather one full A and B for every token. Here the rows of a
-batch are grouped by slot, and each group is two plain matrix products (the grouping of Punica's
-SGMV, Chen et al., 2023, arXiv:2310.18547).
+batch are grouped by slot (the grouping of Punica's SGMV, Chen et al., 2023, arXiv:2310.18547):
+prompts are matrix products, a few rows for each of many adapters are one call of a kernel.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-Group = tuple[int, slice | torch.Tensor]
-"""A slot, and the rows of the batch that use it: a slice where they are neighbours."""
+from server.engine.lora_cpu.kernel import KernelUnavailable, RowsKernel
+from server.engine.lora_cpu.packing import PackedLayer
+from server.engine.lora_cpu.products import add_products
+from server.engine.lora_cpu.steps import Group, Step, group_rows, make_step
 
+log = logging.getLogger(__name__)
 
-def group_rows(slots: list[int]) -> list[Group]:
-    """Group the rows of a batch by slot; rows without an adapter (-1) are in no group."""
-    rows_of: dict[int, list[int]] = {}
-    for row, slot in enumerate(slots):
-        if slot >= 0:
-            rows_of.setdefault(slot, []).append(row)
-    groups: list[Group] = []
-    for slot, rows in sorted(rows_of.items()):
-        neighbours = rows[-1] - rows[0] + 1 == len(rows)
-        groups.append((slot, slice(rows[0], rows[-1] + 1) if neighbours else torch.tensor(rows)))
-    return groups
+MIN_PRODUCT_ROWS = 32
+"""From as many neighbours of one adapter, matrix products are faster than the kernel."""
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
@@ -36,14 +34,66 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     Stacked weights have the shapes (slots, 1, rank, in) for A and (slots, 1, out, rank) for B.
     """
 
-    token_groups: list[Group]
-    sampler_groups: list[Group]
+    def __init__(
+        self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any
+    ) -> None:
+        """Compile the kernel; without a compiler all is matrix products."""
+        super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
+        report_slot_writes()
+        self.max_loras: int = kwargs["lora_config"].max_loras
+        self.kernel = _kernel()
+        self._layers: dict[int, PackedLayer] = {}
+        self._writes = [0] * self.max_loras
+        self.set_rows([], [])
 
     def update_metadata(self, mapping: Any, *args: Any, **kwargs: Any) -> None:
         """Group this step's rows, once for all layers."""
         super().update_metadata(mapping, *args, **kwargs)
-        self.token_groups = group_rows(self.token_lora_indices.tolist())
-        self.sampler_groups = group_rows(self.sampler_indices.tolist())
+        self.set_rows(self.token_lora_indices.tolist(), self.sampler_indices.tolist())
+
+    def set_rows(self, tokens: list[int], samples: list[int]) -> None:
+        """Take the slot of each token and of each sampled position, -1 for none."""
+        min_product_rows = MIN_PRODUCT_ROWS if self.kernel else 0
+        self.step: Step = make_step(tokens, self.max_loras, min_product_rows)
+        self.token_groups: list[Group] = group_rows(tokens)
+        self.sampler_groups: list[Group] = group_rows(samples)
+
+    def slot_written(self, slot: int) -> None:
+        """Weights were written to a slot of every layer."""
+        self._writes[slot] += 1
+
+    def add_lora_linear(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        *,
+        buffer: tuple[torch.Tensor, ...] | None = None,
+        add_inputs: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """`y += x @ A.T @ B.T * scale` for each projection of a linear layer.
+
+        Raises:
+            ValueError: tensors that don't fit together, or weights that aren't finite.
+        """
+        step = self.step
+        if not step.groups and not step.blocks:
+            return
+        layer = self._layers.get(id(lora_a_stacked))
+        if layer is None:
+            layer = PackedLayer(lora_a_stacked, lora_b_stacked, output_slices)
+            self._layers[id(lora_a_stacked)] = layer
+        layer.refresh(self._writes)
+        _check_rows(y, x, step, layer, add_inputs)
+        if step.blocks:
+            assert self.kernel is not None
+            self.kernel.add(y, x, layer, step.blocks, scale)
+        for slot, rows in step.groups:
+            add_products(y, x, layer, layer.adapter(slot), rows, scale)
 
     def add_shrink(
         self,
@@ -79,28 +129,6 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
                 _add(target, rows, update.to(flat.dtype), add_inputs)
             offset += width
 
-    def add_lora_linear(
-        self,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        lora_a_stacked: tuple[torch.Tensor, ...],
-        lora_b_stacked: tuple[torch.Tensor, ...],
-        scale: float,
-        output_slices: tuple[int, ...],
-        *,
-        buffer: tuple[torch.Tensor, ...] | None = None,
-        add_inputs: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """`y += x @ A.T @ B.T * scale` for each projection of a linear layer."""
-        x, flat = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        for slot, rows in self.token_groups:
-            inputs, offset = x[rows], 0
-            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                update = (inputs @ a[slot, 0].T * scale) @ b[slot, 0].T
-                _add(flat[:, offset : offset + width], rows, update.to(flat.dtype), add_inputs)
-                offset += width
-
     def add_lora_embedding(
         self,
         y: torch.Tensor,
@@ -130,6 +158,46 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         for slot, rows in self.sampler_groups:
             update = (x[rows] @ lora_a_stacked[slot, 0].T * scale) @ lora_b_stacked[slot, 0].T
             flat[rows, : update.shape[-1]] += update.to(flat.dtype)
+
+
+@functools.cache
+def report_slot_writes() -> None:
+    """Have vLLM's manager of slots tell `GroupedPunicaWrapper` which slot it wrote to."""
+    activate: Callable[[LoRAModelManager, int], bool] = LoRAModelManager.activate_adapter
+
+    def activate_and_report(manager: LoRAModelManager, lora_id: int) -> bool:
+        slots_before = list(manager.lora_index_to_id)
+        try:
+            return activate(manager, lora_id)
+        finally:
+            for slot, now in enumerate(manager.lora_index_to_id):
+                if now != slots_before[slot]:
+                    for wrapper in manager.punica_wrapper_mapping.values():
+                        wrapper.slot_written(slot)
+
+    LoRAModelManager.activate_adapter = activate_and_report
+
+
+def _kernel() -> RowsKernel | None:
+    try:
+        return RowsKernel()
+    except KernelUnavailable as error:
+        log.warning("adapters are slower without the compiled LoRA kernel: %s", error)
+        return None
+
+
+def _check_rows(
+    y: torch.Tensor, x: torch.Tensor, step: Step, layer: PackedLayer, add_inputs: bool
+) -> None:
+    rows, features = x.shape
+    expected = (rows, layer.offsets[-1] + layer.widths[-1])
+    if rows != step.num_rows or features != layer.features or y.shape != expected:
+        raise ValueError(
+            f"LoRA on x {tuple(x.shape)} and y {tuple(y.shape)}: expected "
+            f"{step.num_rows} rows, {layer.features} features in and {expected[1]} out"
+        )
+    if not add_inputs:
+        raise ValueError("LoRA on CPU adds to the layer's output")
 
 
 def _add(

@@ -1,0 +1,69 @@
+"""Random adapters to measure with: no training needed, and answers stay sensible.
+
+They touch every linear layer of a Llama base; the default shape is the bundled base's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+UPDATE_SIZE = 0.002
+"""Size of A and B's entries, small enough for the answers to stay close to the base's."""
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """What decides the shapes of a Llama model's linear layers."""
+
+    layers: int = 30
+    hidden: int = 576
+    mlp: int = 1536
+    kv: int = 192
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LlamaShape:
+        """Read a Hugging Face `config.json`."""
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        head_dim = config.get("head_dim") or hidden // heads
+        kv = (config.get("num_key_value_heads") or heads) * head_dim
+        return cls(config["num_hidden_layers"], hidden, config["intermediate_size"], kv)
+
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Features into and out of each linear layer of one block."""
+        hidden, mlp, kv = self.hidden, self.mlp, self.kv
+        return {
+            "self_attn.q_proj": (hidden, hidden),
+            "self_attn.k_proj": (hidden, kv),
+            "self_attn.v_proj": (hidden, kv),
+            "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (hidden, mlp),
+            "mlp.up_proj": (hidden, mlp),
+            "mlp.down_proj": (mlp, hidden),
+        }
+
+
+def make_adapter(directory: Path, shape: LlamaShape, *, rank: int, seed: int) -> None:
+    """Write an adapter in PEFT's format to a new directory."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for layer in range(shape.layers):
+        for module, (features_in, features_out) in shape.modules().items():
+            key = f"base_model.model.model.layers.{layer}.{module}"
+            for side, size in (("A", (rank, features_in)), ("B", (features_out, rank))):
+                values = rng.normal(0, UPDATE_SIZE, size).astype(np.float32)
+                weights[f"{key}.lora_{side}.weight"] = values
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted({name.split(".")[1] for name in shape.modules()}),
+    }
+    directory.mkdir()
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, directory / "adapter_model.safetensors")

@@ -1,0 +1,86 @@
+"""`rows.c`, compiled by the machine's C compiler when the engine starts (0.2 s), and called.
+
+Not cached: what was compiled for this processor is for this process only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from server.engine.lora_cpu.packing import PackedLayer
+from server.engine.lora_cpu.steps import Block
+
+_SOURCE = Path(__file__).with_name("rows.c")
+_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+
+
+class KernelUnavailable(Exception):
+    """No compiler, or it can't compile the kernel, or the result can't be loaded."""
+
+
+class RowsKernel:
+    """Adds each row's own adapter, for bfloat16."""
+
+    def __init__(self) -> None:
+        """Compile.
+
+        Raises:
+            KernelUnavailable: see there.
+        """
+        # After torch, whose OpenMP library (libgomp.so.1) the kernel then shares with it.
+        library = _compile()
+        self._call = library.lora_rows
+        self._call.restype = ctypes.c_int64
+        pointer, integer = ctypes.c_void_p, ctypes.c_int64
+        self._call.argtypes = (
+            *(pointer, pointer, integer, pointer, integer),
+            *(pointer, integer, ctypes.c_float, pointer),
+        )
+        self._scratch = torch.empty(0)
+
+    def add(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        layer: PackedLayer,
+        blocks: ctypes.Array[Block],
+        scale: float,
+    ) -> None:
+        """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`."""
+        floats = len(blocks) * Block.row.size // 4 * layer.floats_per_row
+        if self._scratch.numel() < floats:
+            self._scratch = torch.empty(2 * floats)
+        while not_packed := self._call(
+            layer.address,
+            x.data_ptr(),
+            x.stride(0),
+            y.data_ptr(),
+            y.stride(0),
+            blocks,
+            len(blocks),
+            scale,
+            self._scratch.data_ptr(),
+        ):
+            layer.adapter(not_packed - 1)
+
+
+def _compile() -> ctypes.CDLL:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise KernelUnavailable("there is no C compiler (gcc or cc)")
+    with tempfile.TemporaryDirectory(prefix="loraplex-") as directory:
+        library = str(Path(directory) / "rows.so")
+        command = [compiler, *_FLAGS, "-o", library, str(_SOURCE)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+            return ctypes.CDLL(library)
+        except subprocess.CalledProcessError as error:
+            raise KernelUnavailable(f"{compiler}: {error.stderr.strip()}") from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise KernelUnavailable(str(error)) from error
