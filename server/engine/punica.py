@@ -24,7 +24,7 @@ from server.engine.lora_cpu.steps import Group, Step, group_rows, make_step
 
 log = logging.getLogger(__name__)
 
-MIN_PRODUCT_ROWS = 32
+MIN_PRODUCT_ROWS = 128
 """From as many neighbours of one adapter, matrix products are faster than the kernel."""
 
 

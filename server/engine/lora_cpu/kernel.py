@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 
 from server.engine.lora_cpu.packing import PackedLayer
-from server.engine.lora_cpu.steps import Block
+from server.engine.lora_cpu.steps import BLOCK_ROWS, Block
 
 _SOURCE = Path(__file__).with_name("rows.c")
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_BLOCK_BYTES = ctypes.sizeof(Block)
+_BLOCKS_A_CALL = 64
+"""Bounds the scratch memory, which holds the rows as float32."""
 
 
 class KernelUnavailable(Exception):
@@ -53,21 +56,23 @@ class RowsKernel:
         scale: float,
     ) -> None:
         """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`."""
-        floats = len(blocks) * Block.row.size // 4 * layer.floats_per_row
-        if self._scratch.numel() < floats:
-            self._scratch = torch.empty(2 * floats)
-        while not_packed := self._call(
-            layer.address,
-            x.data_ptr(),
-            x.stride(0),
-            y.data_ptr(),
-            y.stride(0),
-            blocks,
-            len(blocks),
-            scale,
-            self._scratch.data_ptr(),
-        ):
-            layer.adapter(not_packed - 1)
+        for start in range(0, len(blocks), _BLOCKS_A_CALL):
+            num_blocks = min(_BLOCKS_A_CALL, len(blocks) - start)
+            floats = num_blocks * BLOCK_ROWS * layer.floats_per_row
+            if self._scratch.numel() < floats:
+                self._scratch = torch.empty(floats)
+            while not_packed := self._call(
+                layer.address,
+                x.data_ptr(),
+                x.stride(0),
+                y.data_ptr(),
+                y.stride(0),
+                ctypes.addressof(blocks) + start * _BLOCK_BYTES,
+                num_blocks,
+                scale,
+                self._scratch.data_ptr(),
+            ):
+                layer.adapter(not_packed - 1)
 
 
 def _compile() -> ctypes.CDLL:

@@ -8,9 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 enum { LANES = 16, BLOCK_ROWS = 4, RANKS = 4 };
-enum { COLUMN_CHUNK = 512, PARALLEL_WORK = 100000 };
+enum { COLUMN_CHUNK = 512, PARALLEL_WORK = 250000 };
 
 typedef float vfloat __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vbits __attribute__((vector_size(4 * LANES)));
@@ -38,10 +41,14 @@ static inline vfloat load(const uint16_t *from, ptrdiff_t count) {
 }
 
 static inline void store(uint16_t *to, vfloat value, ptrdiff_t count) {
+#ifdef __AVX512BF16__
+    vbf16 half = (vbf16)_mm512_cvtneps_pbh((__m512)value);
+#else
     vbits bits = (vbits)value;
     vbits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
     vbits is_nan = (vbits)(value != value);
     vbf16 half = __builtin_convertvector((rounded & ~is_nan) | (0x7fc0 & is_nan), vbf16);
+#endif
     if (count >= LANES) memcpy(to, &half, sizeof half);
     else memcpy(to, &half, 2 * count);
 }
@@ -71,25 +78,36 @@ INLINE void shrink(int rows, float *u, const float *x, const uint16_t *a, ptrdif
         for (int m = 0; m < rows; m++) u[r * BLOCK_ROWS + m] = scale * sum(acc[r][m]);
 }
 
-/* y[m][:count] += sum over ranks of u[rank][m] * b[rank][:count]; y[m] starts at y + row[m]. */
+/* y[m][:first + second] += sum over ranks of u[rank][m] * b[rank]; y[m] starts at y + row[m]. */
+INLINE void expand_columns(int rows, uint16_t *y, const ptrdiff_t *row, const float *u,
+                           const uint16_t *b, ptrdiff_t width, int64_t rank, ptrdiff_t first,
+                           ptrdiff_t second) {
+    vfloat acc[BLOCK_ROWS][2];
+    for (int m = 0; m < rows; m++) {
+        acc[m][0] = load(y + row[m], first);
+        acc[m][1] = load(y + row[m] + LANES, second);
+    }
+    for (int64_t k = 0; k < rank; k++, b += width, u += BLOCK_ROWS) {
+        vfloat low = load(b, first), high = load(b + LANES, second);
+        for (int m = 0; m < rows; m++) {
+            acc[m][0] += u[m] * low;
+            acc[m][1] += u[m] * high;
+        }
+    }
+    for (int m = 0; m < rows; m++) {
+        store(y + row[m], acc[m][0], first);
+        store(y + row[m] + LANES, acc[m][1], second);
+    }
+}
+
 INLINE void expand(int rows, uint16_t *y, const ptrdiff_t *row, const float *u, const uint16_t *b,
                    ptrdiff_t width, int64_t rank, ptrdiff_t count) {
-    for (ptrdiff_t j = 0; j < count; j += 2 * LANES) {
-        ptrdiff_t first = count - j, second = first > LANES ? first - LANES : 0;
-        vfloat acc[BLOCK_ROWS][2] = {0};
-        for (int64_t k = 0; k < rank; k++) {
-            const uint16_t *weights = b + k * width + j;
-            vfloat low = load(weights, first), high = load(weights + LANES, second);
-            for (int m = 0; m < rows; m++) {
-                acc[m][0] += u[k * BLOCK_ROWS + m] * low;
-                acc[m][1] += u[k * BLOCK_ROWS + m] * high;
-            }
-        }
-        for (int m = 0; m < rows; m++) {
-            uint16_t *to = y + row[m] + j;
-            store(to, load(to, first) + acc[m][0], first);
-            store(to + LANES, load(to + LANES, second) + acc[m][1], second);
-        }
+    ptrdiff_t j = 0;
+    for (; j + 2 * LANES <= count; j += 2 * LANES)
+        expand_columns(rows, y + j, row, u, b + j, width, rank, LANES, LANES);
+    if (j < count) {
+        ptrdiff_t left = count - j, second = left > LANES ? left - LANES : 0;
+        expand_columns(rows, y + j, row, u, b + j, width, rank, left, second);
     }
 }
 
