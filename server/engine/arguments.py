@@ -53,6 +53,8 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     if namespace.model_tag is not None:
         raise SettingsError(f"{namespace.model_tag!r} is no flag; the base is named with --base")
+    if namespace.lora_target_modules is None:
+        namespace.lora_target_modules = list(_ADAPTED_MODULES)
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
@@ -89,7 +91,6 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "tool-strict-level": "parameter",
     }
     arguments = ["--enable-lora", "--enable-auto-tool-choice"]
-    arguments += ["--lora-target-modules", *_ADAPTED_MODULES]
     for name, value in options.items():
         if value is not None:
             arguments += [f"--{name}", str(value)]

@@ -53,9 +53,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
 
     def set_rows(self, tokens: list[int], samples: list[int]) -> None:
         """Take the slot of each token and of each sampled position, -1 for none."""
-        min_product_rows = MIN_PRODUCT_ROWS if self.kernel else 0
-        self.step: Step = make_step(tokens, self.max_loras, min_product_rows)
-        self.token_groups: list[Group] = group_rows(tokens)
+        self.step: Step = make_step(tokens, self.max_loras, MIN_PRODUCT_ROWS)
         self.sampler_groups: list[Group] = group_rows(samples)
 
     def slot_written(self, slot: int) -> None:
@@ -81,18 +79,21 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
             ValueError: tensors that don't fit together, or weights that aren't finite.
         """
         step = self.step
-        if not step.groups and not step.blocks:
+        if not step.groups:
             return
         layer = self._layers.get(id(lora_a_stacked))
         if layer is None:
             layer = PackedLayer(lora_a_stacked, lora_b_stacked, output_slices)
             self._layers[id(lora_a_stacked)] = layer
+        if layer.stacked[1] is not lora_b_stacked or layer.widths != output_slices:
+            raise ValueError("LoRA on a layer whose B or widths are not the ones packed")
         layer.refresh(self._writes)
         _check_rows(y, x, step, layer, add_inputs)
-        if step.blocks:
-            assert self.kernel is not None
+        groups = step.groups
+        if self.kernel is not None and layer.is_bfloat16:
             self.kernel.add(y, x, layer, step.blocks, scale)
-        for slot, rows in step.groups:
+            groups = step.runs
+        for slot, rows in groups:
             add_products(y, x, layer, layer.adapter(slot), rows, scale)
 
     def add_shrink(
@@ -107,7 +108,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         x = x.view(-1, x.shape[-1])
         for target, weights in zip(y, lora_a_stacked, strict=True):
             flat = target.view(-1, target.shape[-1])
-            for slot, rows in self.token_groups:
+            for slot, rows in self.step.groups:
                 flat[rows] += (x[rows] @ weights[slot, 0].T * scale).to(flat.dtype)
 
     def add_expand(
@@ -124,7 +125,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         flat, offset = y.view(-1, y.shape[-1]), offset_start
         for source, weights, width in zip(x, lora_b_stacked, output_slices, strict=True):
             target = flat[:, offset : offset + width]
-            for slot, rows in self.token_groups:
+            for slot, rows in self.step.groups:
                 update = source[rows].to(weights.dtype) @ weights[slot, 0].T
                 _add(target, rows, update.to(flat.dtype), add_inputs)
             offset += width
@@ -138,7 +139,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         """`y += x @ B.T`; x is already the rows of A that the tokens look up."""
-        for slot, rows in self.token_groups:
+        for slot, rows in self.step.groups:
             update = x[rows].to(lora_b_stacked.dtype) @ lora_b_stacked[slot, 0].T
             _add(y[:, : update.shape[-1]], rows, update.to(y.dtype), add_inputs)
 
@@ -178,6 +179,7 @@ def report_slot_writes() -> None:
     LoRAModelManager.activate_adapter = activate_and_report
 
 
+@functools.cache
 def _kernel() -> RowsKernel | None:
     try:
         return RowsKernel()
@@ -196,6 +198,8 @@ def _check_rows(
             f"LoRA on x {tuple(x.shape)} and y {tuple(y.shape)}: expected "
             f"{step.num_rows} rows, {layer.features} features in and {expected[1]} out"
         )
+    if not (x.dtype == y.dtype == layer.dtype) or x.stride(1) != 1 or y.stride(1) != 1:
+        raise ValueError(f"LoRA of {layer.dtype} on x {x.dtype} {x.stride()}, y {y.dtype}")
     if not add_inputs:
         raise ValueError("LoRA on CPU adds to the layer's output")
 

@@ -93,7 +93,8 @@ class PackedLayer:
             _round_up(max_rank * len(widths), _RANKS),
         )
         self.floats_per_row = padded + max_ranks
-        self.is_bfloat16 = lora_a_stacked[0].dtype == torch.bfloat16
+        self.dtype = lora_a_stacked[0].dtype
+        self.is_bfloat16 = self.dtype == torch.bfloat16
         self._tensors = lora_a_stacked + lora_b_stacked
         self._num_writes = -1
         self._writes_of_slots: list[int] = []

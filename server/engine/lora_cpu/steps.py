@@ -31,16 +31,17 @@ class Step:
 
     num_rows: int
     groups: list[Group]
-    """Rows for matrix products."""
+    """All rows with an adapter: one group a slot."""
+    runs: list[Group]
+    """Of those, neighbours of one slot in such number (a prompt) that products beat the kernel."""
     blocks: ctypes.Array[Block]
-    """Rows for the kernel."""
+    """The others, for the kernel."""
 
 
 def make_step(slots: list[int], max_loras: int, min_product_rows: int) -> Step:
     """Share out the rows whose slots are given, -1 for none.
 
-    Neighbours of one slot, at least `min_product_rows` of them (a prompt), go to matrix products;
-    the others to the kernel. With 0 all rows of a slot are one group and nothing is the kernel's.
+    Neighbours of one slot, at least `min_product_rows` of them, are a run.
 
     Raises:
         ValueError: a slot that doesn't exist.
@@ -48,19 +49,17 @@ def make_step(slots: list[int], max_loras: int, min_product_rows: int) -> Step:
     wrong = [slot for slot in slots if not -1 <= slot < max_loras]
     if wrong:
         raise ValueError(f"LoRA slots {sorted(set(wrong))} of {max_loras}")
-    if not min_product_rows:
-        return Step(len(slots), group_rows(slots), (Block * 0)())
-    long: list[Group] = []
+    runs: list[Group] = []
     short: dict[int, list[int]] = {}
     row = 0
     for slot, run in groupby(slots):
         count = len(list(run))
         if slot >= 0 and count >= min_product_rows:
-            long.append((slot, slice(row, row + count)))
+            runs.append((slot, slice(row, row + count)))
         elif slot >= 0:
             short.setdefault(slot, []).extend(range(row, row + count))
         row += count
-    return Step(len(slots), long, _blocks(short))
+    return Step(len(slots), group_rows(slots), runs, _blocks(short))
 
 
 def group_rows(slots: list[int]) -> list[Group]:

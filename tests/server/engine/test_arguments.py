@@ -11,6 +11,8 @@ def test_settings_become_arguments() -> None:
     assert (arguments.enable_lora, arguments.max_loras, arguments.max_cpu_loras) == (True, 3, 12)
     assert arguments.kv_cache_memory_bytes == int(1.5 * 2**30)
     assert arguments.lora_modules is None
+    assert "q_proj" in arguments.lora_target_modules
+    assert "lm_head" not in arguments.lora_target_modules
 
 
 def test_other_engine_arguments_pass_through() -> None:

@@ -1,0 +1,52 @@
+"""Run in a process of its own: vLLM answers prompts, each with its own adapter, in one batch.
+
+Reads a JSON job from the standard input, writes the answers' tokens and log-probabilities.
+"""
+
+import json
+import sys
+from typing import Any
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    job: dict[str, Any] = json.load(sys.stdin)
+    llm = LLM(
+        job["base"],
+        skip_tokenizer_init=True,
+        enable_lora=True,
+        kv_cache_memory_bytes=64 << 20,
+        enable_prefix_caching=False,
+        **job["engine"],
+    )
+    adapters = {
+        path: LoRARequest(path, number, path)
+        for number, path in enumerate(sorted(set(filter(None, job["adapters"]))), start=1)
+    }
+    answers = []
+    for _ in range(job["times"]):
+        outputs = llm.generate(
+            [TokensPrompt(prompt_token_ids=prompt) for prompt in job["prompts"]],
+            SamplingParams(
+                temperature=0, max_tokens=16, logprobs=0, ignore_eos=True, detokenize=False
+            ),
+            lora_request=[adapters.get(path) for path in job["adapters"]],
+            use_tqdm=False,
+        )
+        answers.append([_tokens_and_logprobs(output) for output in outputs])
+    print(json.dumps(answers))
+
+
+def _tokens_and_logprobs(output: Any) -> tuple[list[int], list[float]]:
+    """The answer's tokens and their log-probabilities."""
+    answer = output.outputs[0]
+    tokens = list(answer.token_ids)
+    logprobs = [entry[token].logprob for token, entry in zip(tokens, answer.logprobs, strict=True)]
+    return tokens, logprobs
+
+
+if __name__ == "__main__":
+    main()
