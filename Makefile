@@ -13,13 +13,16 @@ LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numb
 	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
 	model-hosting-container-standards detect-installer agent-detector
 
-.PHONY: serve test check lint install base demo-adapters lock clean
+.PHONY: serve test bench check lint install base demo-adapters lock clean
 
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
 
 test: $(INSTALLED_DEV) base ## Install and pass the tests.
 	$(VENV)/bin/python -m pytest
+
+bench: install base ## What adapters cost, on LORAPLEX_URL or else on a server started for it.
+	$(VENV)/bin/loraplex loadtest run lora-overhead
 
 lint: $(INSTALLED_DEV) ## Format, lint and types.
 	$(VENV)/bin/ruff format --check .

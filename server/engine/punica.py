@@ -166,6 +166,7 @@ def report_slot_writes() -> None:
     """Have vLLM's manager of slots tell `GroupedPunicaWrapper` which slot it wrote to."""
     activate: Callable[[LoRAModelManager, int], bool] = LoRAModelManager.activate_adapter
 
+    @functools.wraps(activate)
     def activate_and_report(manager: LoRAModelManager, lora_id: int) -> bool:
         slots_before = list(manager.lora_index_to_id)
         try:

@@ -56,7 +56,7 @@ class PackedAdapter:
         sizes = [part.numel() for part in b]
         self.b = [
             flat.view(rank, len(part))
-            for flat, rank, part in zip(self._b.split(sizes), self.ranks, b, strict=True)
+            for flat, rank, part in zip(self._b.split_with_sizes(sizes), self.ranks, b, strict=True)
         ]
         self._rank = (ctypes.c_int64 * len(self.ranks))(*self.ranks)
         self.struct = _Adapter(

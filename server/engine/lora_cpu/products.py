@@ -22,7 +22,11 @@ def add_products(
     if scale != 1.0:
         shrunk *= scale
     for part, b, offset, width in zip(
-        shrunk.split(adapter.ranks, dim=1), adapter.b, layer.offsets, layer.widths, strict=True
+        shrunk.split_with_sizes(adapter.ranks, dim=1),
+        adapter.b,
+        layer.offsets,
+        layer.widths,
+        strict=True,
     ):
         target = y[:, offset : offset + width]
         if not len(b):

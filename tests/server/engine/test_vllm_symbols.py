@@ -19,6 +19,7 @@ SYMBOLS = [
     "vllm.entrypoints.openai.responses.api_router:create_responses",
     "vllm.entrypoints.openai.responses.protocol:ResponsesRequest",
     "vllm.entrypoints.serve:create_error_response",
+    "vllm.lora.model_manager:LoRAModelManager",
     "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU",
     "vllm.lora.request:LoRARequest",
     "vllm.sampling_params:StructuredOutputsParams",
@@ -78,3 +79,11 @@ def test_the_plugin_puts_our_operators_in_place() -> None:
 
     register()
     assert current_platform.get_punica_wrapper().endswith("GroupedPunicaWrapper")
+
+
+def test_slots_are_written_in_one_place() -> None:
+    manager = load("vllm.lora.model_manager:LoRAModelManager")
+    activate = inspect.unwrap(inspect.getattr_static(manager, "activate_adapter"))
+    assert list(inspect.signature(activate).parameters)[1:] == ["lora_id"]
+    source = inspect.getsource(inspect.getmodule(manager))  # type: ignore[arg-type]
+    assert source.count(".set_lora(") == 1
