@@ -75,7 +75,7 @@ class RowsKernel:
                 layer.adapter(not_packed - 1)
 
 
-def _compile() -> ctypes.CDLL:
+def _compile() -> ctypes.PyDLL:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise KernelUnavailable("there is no C compiler (gcc or cc)")
@@ -84,7 +84,8 @@ def _compile() -> ctypes.CDLL:
         command = [compiler, *_FLAGS, "-o", library, str(_SOURCE)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-            return ctypes.CDLL(library)
+            # Keeps the interpreter's lock: a call takes microseconds, and there are many a step.
+            return ctypes.PyDLL(library)
         except subprocess.CalledProcessError as error:
             raise KernelUnavailable(f"{compiler}: {error.stderr.strip()}") from error
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -156,6 +156,34 @@ static void expand_chunk(const layer_t *layer, const adapter_t *adapter, const b
     }
 }
 
+/* Both phases for all blocks; called by each thread of a team, or by one thread alone. */
+static void add_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
+                       int64_t y_stride, const block_t *block, int64_t blocks, float scale,
+                       float *scratch) {
+    ptrdiff_t padded = layer->padded, u_stride = BLOCK_ROWS * layer->max_ranks, chunks = 0;
+    for (int64_t p = 0; p < layer->projections; p++) chunks += chunks_of(layer->width[p]);
+    float *wide = scratch, *u = scratch + blocks * BLOCK_ROWS * padded;
+
+#pragma omp for
+    for (int64_t i = 0; i < blocks; i++)
+        for (int m = 0; m < block[i].count; m++)
+            widen(wide + (i * BLOCK_ROWS + m) * padded, x + block[i].row[m] * x_stride, layer->in,
+                  padded);
+#pragma omp for collapse(2)
+    for (int64_t i = 0; i < blocks; i++)
+        for (ptrdiff_t r = 0; r < layer->max_ranks; r += RANKS) {
+            const adapter_t *adapter = layer->adapter[block[i].slot];
+            if (r < adapter->ranks)
+                shrink_ranks(adapter, &block[i], u + i * u_stride,
+                             wide + i * BLOCK_ROWS * padded, r, padded, scale);
+        }
+#pragma omp for collapse(2)
+    for (int64_t i = 0; i < blocks; i++)
+        for (ptrdiff_t c = 0; c < chunks; c++)
+            expand_chunk(layer, layer->adapter[block[i].slot], &block[i], u + i * u_stride, y,
+                         y_stride, c);
+}
+
 /* Returns 0, or the slot + 1 of a block whose adapter isn't packed: nothing is computed then.
  * `scratch`: blocks * BLOCK_ROWS * (padded + max_ranks) floats. */
 int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
@@ -167,32 +195,12 @@ int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uin
         if (!adapter) return block[i].slot + 1;
         work += adapter->size;
     }
-    ptrdiff_t padded = layer->padded, chunks = 0;
-    for (int64_t p = 0; p < layer->projections; p++)
-        chunks += chunks_of(layer->width[p]);
-    float *wide = scratch, *u = scratch + blocks * BLOCK_ROWS * padded;
-    ptrdiff_t u_stride = BLOCK_ROWS * layer->max_ranks;
-
-#pragma omp parallel if (work > PARALLEL_WORK)
-    {
-#pragma omp for
-        for (int64_t i = 0; i < blocks; i++)
-            for (int m = 0; m < block[i].count; m++)
-                widen(wide + (i * BLOCK_ROWS + m) * padded, x + block[i].row[m] * x_stride,
-                      layer->in, padded);
-#pragma omp for collapse(2)
-        for (int64_t i = 0; i < blocks; i++)
-            for (ptrdiff_t r = 0; r < layer->max_ranks; r += RANKS) {
-                const adapter_t *adapter = layer->adapter[block[i].slot];
-                if (r < adapter->ranks)
-                    shrink_ranks(adapter, &block[i], u + i * u_stride,
-                                 wide + i * BLOCK_ROWS * padded, r, padded, scale);
-            }
-#pragma omp for collapse(2)
-        for (int64_t i = 0; i < blocks; i++)
-            for (ptrdiff_t c = 0; c < chunks; c++)
-                expand_chunk(layer, layer->adapter[block[i].slot], &block[i], u + i * u_stride, y,
-                             y_stride, c);
+    /* Not `parallel if`: a team of one makes libgomp build the next region's team anew. */
+    if (work <= PARALLEL_WORK) {
+        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, scratch);
+    } else {
+#pragma omp parallel
+        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, scratch);
     }
     return 0;
 }
