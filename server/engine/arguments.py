@@ -17,6 +17,7 @@ MANAGED = {
     "max-loras": "--max-loras",
     "max-lora-rank": "--max-lora-rank",
     "max-cpu-loras": "--max-cpu-loras",
+    "lora-target-modules": "nothing: adapters touch the linear layers",
     "host": "--host",
     "port": "--port",
     "api-key": "`loraplex keys`",
@@ -53,8 +54,7 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     if namespace.model_tag is not None:
         raise SettingsError(f"{namespace.model_tag!r} is no flag; the base is named with --base")
-    if namespace.lora_target_modules is None:
-        namespace.lora_target_modules = list(_ADAPTED_MODULES)
+    namespace.lora_target_modules = list(_ADAPTED_MODULES)
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:

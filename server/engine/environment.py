@@ -26,8 +26,9 @@ _QUIET = {
 _DEFAULTS = {
     # Both cores for the engine: its own choice reserves one for this process (measured slower).
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # How long a thread spins at a barrier before it sleeps. By default for milliseconds: with one
-    # other busy process on two cores a token then took up to 1,700 ms; so 60, and alone the same.
+    # How long a thread spins at a barrier before it sleeps; by default for milliseconds. With one
+    # other busy process on two cores a token then took up to 1,700 ms, and 60 so. It costs a sixth
+    # of the speed on a machine of its own: set it to 300000 there.
     "GOMP_SPINCOUNT": "1000",
     # On one CPU socket the engine's own process runs the model: without it, a second process
     # imports everything again (8 s) and each step pays for a message there and back.

@@ -243,6 +243,22 @@ async def test_base_and_two_adapters_batched_together_answer_each_its_own(
         assert bronchitis == BRONCHITIS_ANSWER
 
 
+async def test_prompt_logprobs_of_adapters_do_not_kill_the_engine(server: RunningServer) -> None:
+    """With a wrapped head vLLM dies of it: the LoRA rows are those sampled, not the prompt's."""
+    client = server.async_client()
+
+    async def one(index: int) -> None:
+        await client.completions.create(
+            model=("base", "smart-home", "icd10-chapter")[index % 3],
+            prompt="word " * (5 + 67 * index),
+            max_tokens=4,
+            extra_body={"prompt_logprobs": 0} if index % 4 else {},
+        )
+
+    await asyncio.gather(*(one(index) for index in range(9)))
+    assert server.status("/readyz") == 200
+
+
 def test_an_adapter_registered_a_second_ago_answers_its_first_request(
     server: RunningServer,
 ) -> None:
