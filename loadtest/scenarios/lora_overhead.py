@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from loadtest.adapters import LlamaShape, make_adapter
-from loadtest.client import Client, Generation, LoadTestError
+from loadtest.client import Client, Generation
 
 NUM_ADAPTERS = 16
 RANK = 8
@@ -117,6 +117,4 @@ def _report(speeds: Speeds) -> tuple[Table, dict[str, Any]]:
         table.add_row(f"{phase}, tokens/s", *cells)
         result["phases"][phase] = values
     result["rounds"] = len(next(iter(speeds.values()))[0])
-    if not result["rounds"]:
-        raise LoadTestError("nothing was measured")
     return table, result
