@@ -19,6 +19,8 @@ app = typer.Typer(
     help="Register, list and show adapters of a running server.", no_args_is_help=True
 )
 
+MAX_REASONS = 12
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 TenantFlag = Annotated[str, typer.Option(help="Whose adapter it is.")]
 
@@ -131,14 +133,18 @@ def _call(method: str, path: str, **arguments: Any) -> Any:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         _fail(f"no answer from {settings.url} (LORAPLEX_URL): {error}")
     if response.is_error:
-        error_body = body["error"]
-        reasons = [f"  {r['code']}: {r['message']}" for r in error_body.get("reasons", [])]
-        _fail(
-            "\n".join(
-                ["the adapter was rejected:", *reasons] if reasons else [error_body["message"]]
-            )
-        )
+        _fail(_explain(body["error"]))
     return body
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """The message, or the reasons of a rejection; the server keeps those left out here."""
+    reasons = [f"  {r['code']}: {r['message']}" for r in error.get("reasons", [])]
+    if not reasons:
+        return str(error["message"])
+    left_out = len(reasons) - MAX_REASONS
+    more = [f"  and {left_out} more: loraplex adapters show"] if left_out > 0 else []
+    return "\n".join(["the adapter was rejected:", *reasons[:MAX_REASONS], *more])
 
 
 def _fail(message: str) -> None:

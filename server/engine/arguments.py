@@ -90,7 +90,7 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         # With vLLM's default, tool arguments that break the tool's schema come back.
         "tool-strict-level": "parameter",
     }
-    arguments = ["--enable-lora", "--enable-auto-tool-choice"]
+    arguments = ["--enable-lora", "--enable-auto-tool-choice", "--no-use-tqdm-on-load"]
     for name, value in options.items():
         if value is not None:
             arguments += [f"--{name}", str(value)]
