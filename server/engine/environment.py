@@ -27,7 +27,7 @@ _DEFAULTS = {
     # Both cores for the engine: its own choice reserves one for this process (measured slower).
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # How long a thread spins at a barrier before it sleeps; by default for milliseconds. With one
-    # other busy process on two cores a token then took up to 1,700 ms, and 60 so. It costs a sixth
+    # other busy process on two cores a token then took up to 1,700 ms, and 60 so. It costs a fifth
     # of the speed on a machine of its own: set it to 300000 there.
     "GOMP_SPINCOUNT": "1000",
     # On one CPU socket the engine's own process runs the model: without it, a second process
