@@ -215,10 +215,20 @@ def _open_registry(settings: Settings, base: str) -> Registry:
 
 
 def base_spec(base: str, max_rank: int) -> BaseSpec:
-    """The base's modules, from its directory or, for a hub id, from the hub's configuration."""
+    """The base's modules, from its directory or, for a hub id, from the hub's configuration.
+
+    Raises:
+        ValueError: the configuration can't be had, or is of no Llama model.
+    """
     directory = Path(base)
     if not directory.is_dir():
         from huggingface_hub import hf_hub_download
 
-        directory = Path(hf_hub_download(base, "config.json")).parent
+        try:
+            directory = Path(hf_hub_download(base, "config.json")).parent
+        except OSError as error:
+            raise ValueError(
+                f"can't get {base} from the Hugging Face hub ({type(error).__name__}): check the "
+                "connection and HF_TOKEN, or name a model directory"
+            ) from error
     return BaseSpec.from_directory(directory, max_rank)

@@ -15,6 +15,7 @@ CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
 """Tells the engine's processes which LoRA operators to use on CPU: the setting's value."""
 
 _QUIET = {
+    "HF_HUB_VERBOSITY": "error",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -30,8 +31,8 @@ _DEFAULTS = {
     # other busy process on two cores a token then took up to 1,700 ms, and 60 so. It costs a fifth
     # of the speed on a machine of its own: set it to 300000 there.
     "GOMP_SPINCOUNT": "1000",
-    # On one CPU socket the engine's own process runs the model: without it, a second process
-    # imports everything again (8 s) and each step pays for a message there and back.
+    # The engine's process runs the model itself: a worker process would import everything once
+    # more and cost each step a message there and back. With several workers vLLM has them anyway.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # The first request with log-probabilities would compile for 12-21 s and stall every stream.
     "TORCH_COMPILE_DISABLE": "1",
