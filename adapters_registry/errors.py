@@ -2,7 +2,11 @@
 
 RegistryError
 ├── InvalidName          a tenant, adapter or alias name that isn't allowed
-├── NotFound             no such tenant, adapter or version
+├── InvalidTargets       an alias can't point there
+├── NotFound             no such tenant, adapter, version or alias
+├── Conflict             the state of things doesn't allow it
+├── ChangedMeanwhile     it was changed since the client looked
+├── KeyReused            an idempotency key that came with another request before
 ├── SourceRefused        a source that may not be read, or isn't there
 └── AdapterRejected      content that can't work on this base, with every reason
 """
@@ -20,8 +24,24 @@ class InvalidName(RegistryError):
     """A tenant, adapter or alias name that isn't allowed."""
 
 
+class InvalidTargets(RegistryError):
+    """An alias can't point there: unknown or unready versions, or weights that aren't 100."""
+
+
 class NotFound(RegistryError):
-    """No such tenant, adapter or version."""
+    """No such tenant, adapter, version or alias."""
+
+
+class Conflict(RegistryError):
+    """The state of things doesn't allow it, as when an alias points to what is to be retired."""
+
+
+class ChangedMeanwhile(RegistryError):
+    """It was changed since the client looked (HTTP's `If-Match` failed)."""
+
+
+class KeyReused(RegistryError):
+    """An idempotency key that came with another request before."""
 
 
 class SourceRefused(RegistryError):

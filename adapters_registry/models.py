@@ -63,8 +63,19 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
 
 
+class Epoch(Base):
+    """One row that every change increments, first thing: it puts writers in line, on any replica,
+    and tells the others that there is something new."""
+
+    __tablename__ = "epoch"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)
+
+
 class Adapter(Base):
-    """A named LoRA of one tenant. `last_number` only grows: version numbers are never reused."""
+    """A named LoRA of one tenant. `last_number` only grows: version numbers are never reused,
+    not even after the adapter was deleted and its name taken again."""
 
     __tablename__ = "adapters"
     __table_args__ = (UniqueConstraint("tenant", "name"),)
@@ -74,11 +85,16 @@ class Adapter(Base):
     name: Mapped[str] = mapped_column(String(64))
     last_number: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    deleted: Mapped[bool] = mapped_column(default=False)
+    epoch: Mapped[int] = mapped_column(BigInteger, index=True)
+    """The change that touched it last."""
 
     versions: Mapped[list[Version]] = relationship(
         back_populates="adapter", order_by="Version.number"
     )
-    aliases: Mapped[list[Alias]] = relationship(back_populates="adapter")
+    aliases: Mapped[list[Alias]] = relationship(
+        back_populates="adapter", cascade="all, delete-orphan"
+    )
 
 
 class Version(Base):
@@ -104,15 +120,48 @@ class Version(Base):
 
 
 class Alias(Base):
-    """A name that points to a version of an adapter."""
+    """A name that points to versions of an adapter, by weight in per cent.
+
+    `targets` and `previous` are lists of `[version number, weight]`; `revision` counts changes.
+    """
 
     __tablename__ = "aliases"
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer)
+    targets: Mapped[list[list[int]]] = mapped_column(JSON)
+    previous: Mapped[list[list[int]] | None] = mapped_column(JSON(none_as_null=True))
+    revision: Mapped[int] = mapped_column(Integer)
 
     adapter: Mapped[Adapter] = relationship(back_populates="aliases")
+
+
+class AuditEntry(Base):
+    """One change: who made it, from where, to what, with the state before and after."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    actor: Mapped[str] = mapped_column(String(128))
+    origin: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    action: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(192), index=True)
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class IdempotencyKey(Base):
+    """A client's key for one POST, and what came of it, written with the change itself."""
+
+    __tablename__ = "idempotency_keys"
+
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
 
 
 class ApiKey(Base):

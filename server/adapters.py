@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from adapters_registry.catalog import VersionRecord
 from adapters_registry.content import ContentStore
-from adapters_registry.records import VersionRecord
 from server import metrics
 from server.engine.interface import Engine
 

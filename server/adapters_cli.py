@@ -6,30 +6,34 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
-import httpx
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from adapters_registry.content import ADAPTER_FILES
-from server.settings import load_settings
+from server.api_client import call
 
 app = typer.Typer(
-    help="Register, list and show adapters of a running server.", no_args_is_help=True
+    help="Register, list, promote, roll back and retire adapters of a running server.",
+    no_args_is_help=True,
 )
-
-MAX_REASONS = 12
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 TenantFlag = Annotated[str, typer.Option(help="Whose adapter it is.")]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Even if aliases point to it.")]
+Name = Annotated[str, typer.Argument(help="The adapter's name.")]
+Version = Annotated[int, typer.Argument(help="The version's number.")]
 
 
 @app.command()
 def register(
-    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    name: Name,
     source: Annotated[
-        str, typer.Argument(help="A directory here, which is uploaded, or a path on the server.")
+        str,
+        typer.Argument(help="A directory here, which is uploaded, or a source for the server."),
     ],
     tenant: TenantFlag = "default",
     promote: Annotated[bool, typer.Option("--promote", help="Make it live when ready.")] = False,
@@ -37,39 +41,52 @@ def register(
 ) -> None:
     """Register a directory as the adapter's next version, and wait for the verdict."""
     fields: dict[str, Any] = {"name": name, "tenant": tenant, "promote": promote}
-    directory = Path(source)
-    with ExitStack() as open_files, Console(stderr=True).status(f"registering {name}"):
-        if directory.is_dir():
-            files = [
-                ("files", (file, open_files.enter_context((directory / file).open("rb"))))
-                for file in ADAPTER_FILES
-                if (directory / file).is_file()
-            ]
-            form = {**fields, "promote": str(promote).lower()}
-            # An empty part keeps the body multipart when both files are missing.
-            version = _call("POST", "/admin/adapters?wait=true", data=form, files=files or _NO_FILE)
-        else:
-            version = _call("POST", "/admin/adapters?wait=true", json={**fields, "source": source})
+    if Path(source).is_dir():
+        response = _upload(Path(source), {**fields, "promote": str(promote).lower()})
+    else:
+        with Console(stderr=True).status(f"registering {name}"):
+            body = {**fields, "source": source}
+            response = call("POST", "/admin/adapters?wait=true", json=body)
+    version = response.json()
     if as_json:
         print(json.dumps(version))
     else:
         print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
 
 
-_NO_FILE = [("none", ("none", b""))]
+def _upload(directory: Path, form: dict[str, Any]) -> Any:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    console = Console(stderr=True)
+    with ExitStack() as open_files, Progress(*columns, console=console) as progress:
+        files = [
+            ("files", (name, open_files.enter_context(progress.open(path, "rb", description=name))))
+            for name in ADAPTER_FILES
+            if (path := directory / name).is_file()
+        ]
+        # An empty part keeps the body multipart when both files are missing.
+        return call(
+            "POST", "/admin/adapters?wait=true", data=form, files=files or [("none", ("none", b""))]
+        )
 
 
 @app.command("list")
 def list_adapters(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    search: Annotated[str | None, typer.Option(help="Part of tenant/name.")] = None,
+    state: Annotated[str | None, typer.Option(help="With a version in this state.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="name, created, size, versions; with '-' descending.")
+    ] = "name",
     as_json: JsonFlag = False,
 ) -> None:
     """List adapters."""
+    filters = {"tenant": tenant, "search": search, "state": state}
+    query: dict[str, Any] = {"sort": sort, "limit": 1000}
+    query |= {key: value for key, value in filters.items() if value is not None}
     adapters: list[dict[str, Any]] = []
     after: str | None = ""
     while after is not None:
-        query = {"after": after, "limit": 1000} | ({"tenant": tenant} if tenant else {})
-        page = _call("GET", "/admin/adapters", params=query)
+        page = call("GET", "/admin/adapters", params=query | {"after": after}).json()
         adapters += page["data"]
         after = page["next"]
     if as_json:
@@ -80,7 +97,7 @@ def list_adapters(
         table.add_row(
             adapter["tenant"],
             adapter["name"],
-            str(adapter["live"] or "-"),
+            _live(adapter),
             str(adapter["num_versions"]),
             str(adapter["rank"] or "-"),
             _size(adapter["size_bytes"]),
@@ -89,23 +106,24 @@ def list_adapters(
 
 
 @app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="The adapter's name.")],
-    tenant: TenantFlag = "default",
-    as_json: JsonFlag = False,
-) -> None:
+def show(name: Name, tenant: TenantFlag = "default", as_json: JsonFlag = False) -> None:
     """Show an adapter with all its versions."""
-    adapter = _call("GET", f"/admin/adapters/{tenant}/{name}")
+    adapter = call("GET", _path(tenant, name)).json()
     if as_json:
         print(json.dumps(adapter))
         return
     table = Table("version", "state", "aliases", "rank", "size", "digest", "created", "reasons")
     for version in adapter["versions"]:
-        aliases = sorted(a for a, n in adapter["aliases"].items() if n == version["version"])
+        aliases = [
+            alias["alias"] + (f" {target['weight']} %" if target["weight"] < 100 else "")
+            for alias in adapter["aliases"]
+            for target in alias["targets"]
+            if target["version"] == version["version"]
+        ]
         table.add_row(
             str(version["version"]),
             version["state"],
-            ", ".join(aliases),
+            ", ".join(sorted(aliases)),
             str(version["rank"] or "-"),
             _size(version["size_bytes"]),
             version["digest"][:12],
@@ -115,43 +133,84 @@ def show(
     Console().print(table)
 
 
-def _call(method: str, path: str, **arguments: Any) -> Any:
-    """One request to the server; an error is printed, with every reason, and ends with code 1."""
-    settings = load_settings()
-    key = settings.api_key
-    if key is None and settings.admin_key_file.is_file():
-        key = settings.admin_key_file.read_text().strip()
-    try:
-        response = httpx.request(
-            method,
-            settings.url.rstrip("/") + path,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=600,
-            **arguments,
-        )
-        body = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        _fail(f"no answer from {settings.url} (LORAPLEX_URL): {error}")
-    if response.is_error:
-        _fail(_explain(body["error"]))
-    return body
+@app.command()
+def promote(
+    name: Name, version: Version, tenant: TenantFlag = "default", as_json: JsonFlag = False
+) -> None:
+    """Make a version live for every request from now on."""
+    _point(tenant, name, [{"version": version}], {}, as_json)
 
 
-def _explain(error: dict[str, Any]) -> str:
-    """The message, or the reasons of a rejection; the server keeps those left out here."""
-    reasons = [f"  {r['code']}: {r['message']}" for r in error.get("reasons", [])]
-    if not reasons:
-        return str(error["message"])
-    left_out = len(reasons) - MAX_REASONS
-    more = [f"  and {left_out} more: loraplex adapters show"] if left_out > 0 else []
-    return "\n".join(["the adapter was rejected:", *reasons[:MAX_REASONS], *more])
+@app.command()
+def canary(
+    name: Name,
+    version: Version,
+    weight: Annotated[
+        int, typer.Option(min=0, max=100, help="Its share of requests in per cent; 0 ends it.")
+    ] = 10,
+    tenant: TenantFlag = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a version a share of the requests for the bare name; the live version has the rest."""
+    response = call("GET", f"{_path(tenant, name)}/aliases/live")
+    stable = next(t["version"] for t in reversed(response.json()["targets"]))
+    targets = [{"version": version, "weight": weight}, {"version": stable, "weight": 100 - weight}]
+    # The canary comes first: a conversation that it has taken stays with it as its share grows.
+    targets = [target for target in targets if target["weight"]]
+    _point(tenant, name, targets, {"If-Match": response.headers["etag"]}, as_json)
 
 
-def _fail(message: str) -> None:
-    Console(stderr=True, highlight=False).print(
-        f"loraplex: {message}", markup=False, soft_wrap=True
+@app.command()
+def rollback(name: Name, tenant: TenantFlag = "default", as_json: JsonFlag = False) -> None:
+    """Point live back to the version it had before."""
+    alias = call("POST", f"{_path(tenant, name)}/rollback").json()
+    _print_alias(f"{tenant}/{name}", alias, as_json)
+
+
+@app.command()
+def retire(
+    name: Name, version: Version, tenant: TenantFlag = "default", force: ForceFlag = False
+) -> None:
+    """Take a version out of service, for good."""
+    params = {"force": str(force).lower()}
+    call("DELETE", f"{_path(tenant, name)}/versions/{version}", params=params)
+    print(f"{tenant}/{name}@{version} is retired")
+
+
+@app.command()
+def delete(name: Name, tenant: TenantFlag = "default", force: ForceFlag = False) -> None:
+    """Retire every version and forget the adapter."""
+    call("DELETE", _path(tenant, name), params={"force": str(force).lower()})
+    print(f"{tenant}/{name} is deleted")
+
+
+def _point(
+    tenant: str, name: str, targets: list[dict[str, int]], headers: dict[str, str], as_json: bool
+) -> None:
+    path = f"{_path(tenant, name)}/aliases/live"
+    alias = call("PUT", path, json={"targets": targets}, headers=headers).json()
+    _print_alias(f"{tenant}/{name}", alias, as_json)
+
+
+def _print_alias(adapter: str, alias: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(alias))
+        return
+    targets = ", ".join(f"{t['weight']} % @{t['version']}" for t in alias["targets"])
+    print(f"{adapter}@{alias['alias']} is {targets}")
+
+
+def _live(adapter: dict[str, Any]) -> str:
+    targets: list[dict[str, int]] = next(
+        (a["targets"] for a in adapter["aliases"] if a["alias"] == "live"), []
     )
-    raise typer.Exit(1)
+    if len(targets) == 1:
+        return str(targets[0]["version"])
+    return ", ".join(f"{t['version']} ({t['weight']} %)" for t in targets) or "-"
+
+
+def _path(tenant: str, name: str) -> str:
+    return f"/admin/adapters/{quote(tenant, safe='')}/{quote(name, safe='')}"
 
 
 def _size(size_bytes: int | None) -> str:

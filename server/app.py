@@ -16,6 +16,7 @@ from server.auth import Authentication, Keys
 from server.body_limit import BodyLimit
 from server.engine.interface import Engine
 from server.errors import Unavailable
+from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings
 
@@ -34,9 +35,7 @@ def build_app(
     adapters = Adapters(engine, registry.content)
     app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
     app.include_router(listing.router(registry, base_name, registry.base.name))
-    app.include_router(
-        admin.router(registry, base_name, settings.local_roots, settings.max_adapter_mib)
-    )
+    app.include_router(admin.router(registry, Gate(registry), settings))
     _add_operations(app, registry, engine, lifecycle)
     return app
 

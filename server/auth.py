@@ -13,6 +13,7 @@ from sqlalchemy import select
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from adapters_registry.audit import ACTOR, Actor
 from adapters_registry.models import ApiKey
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
@@ -31,6 +32,8 @@ class Caller:
 
     tenant: str
     scopes: frozenset[str]
+    key_id: str = ""
+    """The key's public part."""
 
     @property
     def is_admin(self) -> bool:
@@ -79,7 +82,7 @@ class Keys:
         given = _hash(key.salt if key else "", secret)
         if not hmac.compare_digest(given, expected) or key is None or prefix != KEY_PREFIX:
             raise Unauthenticated("this API key isn't valid: check that it was copied whole")
-        return Caller(key.tenant, frozenset(key.scopes))
+        return Caller(key.tenant, frozenset(key.scopes), key.id)
 
     def _add(self, key: str, tenant: str, scopes: list[str]) -> None:
         _, key_id, secret = key.split("-", 2)
@@ -121,7 +124,10 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                scope.setdefault("state", {})["caller"] = self._admit(scope)
+                caller = self._admit(scope)
+                scope.setdefault("state", {})["caller"] = caller
+                host, _ = scope.get("client") or ("", 0)
+                ACTOR.set(Actor(f"key {caller.key_id}", host))
             except APIError as error:
                 await error_response(error, scope["path"])(scope, receive, send)
                 return

@@ -9,6 +9,7 @@ from pathlib import Path
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
 from adapters_registry.sources import stage_local_path
+from server.gate import check_now
 from server.settings import Settings
 
 MAX_DEMO_BYTES = 1 << 20
@@ -26,7 +27,7 @@ def register(registry: Registry) -> None:
             continue
         source = str(DEMO_DIR / name)
         stage = partial(stage_local_path, source, (DEMO_DIR,), max_bytes=MAX_DEMO_BYTES)
-        registry.check(registry.register(DEFAULT_TENANT, name, source, stage)[0])
+        check_now(registry, registry.register(DEFAULT_TENANT, name, source, stage)[0])
 
 
 def examples(address: str, settings: Settings) -> str:

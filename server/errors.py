@@ -6,6 +6,8 @@ APIError
 ├── Forbidden           403
 ├── NotFound            404
 │   └── ModelNotFound
+├── Conflict            409
+├── ChangedMeanwhile    412
 ├── TooLarge            413
 ├── Rejected            422  an adapter that can't work, with every reason
 └── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
@@ -77,6 +79,18 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class Conflict(APIError):
+    """The state of things doesn't allow it."""
+
+    status, type, code = 409, "invalid_request_error", "conflict"
+
+
+class ChangedMeanwhile(APIError):
+    """A precondition (`If-Match`) that doesn't hold."""
+
+    status, type, code = 412, "invalid_request_error", "changed_meanwhile"
+
+
 class TooLarge(APIError):
     """An upload over the limit."""
 
@@ -145,6 +159,10 @@ def to_api_error(error: Exception) -> APIError:
             return error
         case registry_errors.NotFound():
             return NotFound(str(error))
+        case registry_errors.Conflict() | registry_errors.KeyReused():
+            return Conflict(str(error))
+        case registry_errors.ChangedMeanwhile():
+            return ChangedMeanwhile(str(error))
         case registry_errors.RegistryError():
             return InvalidRequest(str(error))
         case RequestValidationError():

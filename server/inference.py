@@ -9,7 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from adapters_registry.records import Registry, VersionRecord
+from adapters_registry.catalog import VersionRecord
+from adapters_registry.records import Registry
 from server.adapters import Adapters
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
@@ -29,7 +30,8 @@ def router(
             raise Unavailable("the server is shutting down; try another replica")
         engine.require_ready()
         caller: Caller = request.state.caller
-        version = resolve(await _model_of(request), caller, registry.catalog, base_name)
+        model, conversation = await _asked_for(request)
+        version = resolve(model, caller, registry.catalog, base_name, conversation)
         request.state.adapter = version.adapter_id if version else base_name
         with lifecycle.running():
             async with adapters.lease(version) if version else nullcontext():
@@ -65,7 +67,8 @@ def _answer(engine: Engine, endpoint: Endpoint, hold_lease: Any) -> Any:
     return answer
 
 
-async def _model_of(request: Request) -> str:
+async def _asked_for(request: Request) -> tuple[str, str | None]:
+    """The model that the body names, and whose conversation it belongs to, if it says so."""
     try:
         body = await request.json()  # the framework has parsed it before; this is its copy
     except ValueError as error:
@@ -73,4 +76,21 @@ async def _model_of(request: Request) -> str:
     model = body.get("model") if isinstance(body, dict) else None
     if not isinstance(model, str) or not model:
         raise InvalidRequest("name a model: the base or an adapter", param="model")
-    return model
+    return model, request.headers.get("x-conversation-id") or conversation_of(body)
+
+
+def conversation_of(body: dict[str, Any]) -> str | None:
+    """What a body of OpenAI's or Anthropic's API says of its conversation, else of its user."""
+    metadata = body.get("metadata")
+    for value in (
+        body.get("conversation"),
+        body.get("prompt_cache_key"),
+        body.get("safety_identifier"),
+        body.get("user"),
+        metadata.get("user_id") if isinstance(metadata, dict) else None,
+    ):
+        if isinstance(value, dict):
+            value = value.get("id")
+        if isinstance(value, str) and value:
+            return value
+    return None

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from adapters_registry.records import AdapterRecord, Registry, VersionRecord
+from adapters_registry.catalog import AdapterRecord, VersionRecord
+from adapters_registry.records import Registry
 from server.auth import Caller
 from server.resolve import may_use, resolve
 
@@ -65,6 +66,10 @@ def _card(
             "digest": version.digest,
             "rank": version.rank,
             "state": version.state.value,
-            "aliases": sorted(a for a, n in adapter.aliases.items() if n == version.number),
+            "aliases": sorted(
+                name
+                for name, alias in adapter.aliases.items()
+                if any(target.version == version.number for target in alias.targets)
+            ),
         },
     }

@@ -24,6 +24,7 @@ from adapters_registry.records import Registry
 from server import bundled_base, demo, metrics
 from server.auth import Keys
 from server.engine.environment import prepare_environment
+from server.gate import check_now
 from server.lifecycle import Lifecycle
 from server.settings import Settings, SettingsError
 
@@ -60,6 +61,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         keys.create_first_admin_key(settings.admin_key_file)
         if settings.demo and not settings.base:
             demo.register(registry)
+        for version in registry.unfinished():
+            check_now(registry, version)
         prepared = time.monotonic()
 
         from server.app import build_app

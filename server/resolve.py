@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import re
 
+from adapters_registry.catalog import AdapterRecord, Catalog, VersionRecord
 from adapters_registry.names import LIVE
-from adapters_registry.records import AdapterRecord, Catalog, VersionRecord
 from server.auth import Caller
 from server.errors import ModelNotFound
 
@@ -14,11 +16,14 @@ MIN_DIGEST_CHARACTERS = 12
 _DIGEST = re.compile(rf"sha256:[0-9a-f]{{{MIN_DIGEST_CHARACTERS},64}}")
 
 
-def resolve(model: str, caller: Caller, catalog: Catalog, base_name: str) -> VersionRecord | None:
+def resolve(
+    model: str, caller: Caller, catalog: Catalog, base_name: str, conversation: str | None = None
+) -> VersionRecord | None:
     """The version that `model` names, or None for the base.
 
     Forms: the base's name, `name`, `tenant/name`, and either with `@3`, `@alias` or
-    `@sha256:<12 or more hex digits>`. What isn't the caller's doesn't exist.
+    `@sha256:<12 or more hex digits>`. What isn't the caller's doesn't exist. Of an alias that is
+    split, requests of one `conversation` get the same version; others are drawn by weight.
 
     Raises:
         ModelNotFound: it names nothing that the caller may use.
@@ -30,7 +35,7 @@ def resolve(model: str, caller: Caller, catalog: Catalog, base_name: str) -> Ver
     adapter = catalog.adapters.get((tenant if slash else caller.tenant, name))
     version = None
     if adapter is not None and may_use(caller, adapter):
-        version = _select(adapter, selector if at else LIVE)
+        version = _select(adapter, selector if at else LIVE, conversation)
     if version is None:
         raise ModelNotFound(
             f"the model {model[:200]!r} does not exist; GET /v1/models lists what you may use",
@@ -44,7 +49,9 @@ def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
     return adapter.tenant == caller.tenant or caller.is_admin
 
 
-def _select(adapter: AdapterRecord, selector: str) -> VersionRecord | None:
+def _select(
+    adapter: AdapterRecord, selector: str, conversation: str | None
+) -> VersionRecord | None:
     ready = adapter.ready
     if selector.isascii() and selector.isdigit() and len(selector) < 10:
         return ready.get(int(selector))
@@ -52,4 +59,17 @@ def _select(adapter: AdapterRecord, selector: str) -> VersionRecord | None:
         digest = selector.removeprefix("sha256:")
         matches = [v for v in ready.values() if v.digest.startswith(digest)]
         return matches[0] if len(matches) == 1 else None
-    return ready.get(adapter.aliases.get(selector, 0))
+    alias = adapter.aliases.get(selector)
+    if alias is None:
+        return None
+    if len(alias.targets) == 1:
+        return ready.get(alias.targets[0].version)
+    return ready.get(alias.pick(_share(f"{adapter.id}@{selector}", conversation)))
+
+
+def _share(alias: str, conversation: str | None) -> float:
+    """A point of [0, 1): the same for a conversation, however often it asks."""
+    if conversation is None:
+        return random.random()
+    digest = hashlib.sha256(f"{alias}\0{conversation}".encode(errors="replace")).digest()
+    return int.from_bytes(digest[:6], "big") / (1 << 48)

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.datastructures import State
 
-from adapters_registry.records import VersionRecord
+from adapters_registry.catalog import VersionRecord
 
 
 class EngineState(enum.StrEnum):

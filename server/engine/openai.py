@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from adapters_registry.records import VersionRecord
+from adapters_registry.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response
 from server.engine.interface import Endpoint
 

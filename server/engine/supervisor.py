@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 from starlette.datastructures import State
 
-from adapters_registry.records import VersionRecord
+from adapters_registry.catalog import VersionRecord
 from server.engine.arguments import engine_arguments
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState

@@ -7,10 +7,11 @@ from shutil import copytree
 import pytest
 
 from adapters_registry.base import BaseSpec
+from adapters_registry.catalog import VersionRecord
 from adapters_registry.content import ContentStore, digest_of
-from adapters_registry.errors import InvalidName, NotFound
+from adapters_registry.errors import AdapterRejected, InvalidName, NotFound
 from adapters_registry.models import VersionState, now
-from adapters_registry.records import Registry, VersionRecord
+from adapters_registry.records import Registry
 from tests.tiny import AdapterFactory
 
 
@@ -24,7 +25,14 @@ def take_in(
 def register(
     registry: Registry, source: Path, *, name: str = "home", promote: bool = False
 ) -> VersionRecord:
-    return registry.check(take_in(registry, source, name=name, promote=promote)[0])
+    return check(registry, take_in(registry, source, name=name, promote=promote)[0])
+
+
+def check(registry: Registry, version: VersionRecord) -> VersionRecord:
+    try:
+        return registry.accept(version, registry.check_files(version))
+    except AdapterRejected as rejection:
+        return registry.reject(version, rejection.reasons)
 
 
 def test_first_version_becomes_live(registry: Registry, make_adapter: AdapterFactory) -> None:
@@ -82,7 +90,7 @@ def test_state_and_ids_survive_reopening(
     reopened.close()
 
 
-def test_interrupted_check_is_finished_at_the_next_start(
+def test_an_interrupted_check_is_known_at_the_next_start(
     tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory
 ) -> None:
     url, content = f"sqlite:///{tmp_path / 'r.db'}", ContentStore(tmp_path / "c")
@@ -91,7 +99,7 @@ def test_interrupted_check_is_finished_at_the_next_start(
     assert version.state is VersionState.PENDING
     registry.close()
     reopened = Registry(url, content, tiny_base)
-    assert reopened.get_version("default", "home", 1).state is VersionState.READY
+    assert reopened.unfinished() == [version]
     reopened.close()
 
 
@@ -102,7 +110,7 @@ def test_promotion_asked_for_while_the_check_runs_is_kept(
     source = make_adapter(seed=2)
     second, _ = take_in(registry, source)
     take_in(registry, source, promote=True)
-    registry.check(second)
+    check(registry, second)
     live = registry.get_adapter("default", "home").live
     assert live is not None
     assert live.number == 2

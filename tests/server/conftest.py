@@ -10,9 +10,11 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-from adapters_registry.records import Registry, VersionRecord
+from adapters_registry.catalog import VersionRecord
+from adapters_registry.records import Registry
 from server.app import build_app
 from server.auth import Keys
+from server.gate import check_now
 from server.lifecycle import Lifecycle
 from server.settings import Settings
 from tests.server.fake_engine import FakeEngine
@@ -59,4 +61,4 @@ def home(registry: Registry, make_adapter: AdapterFactory) -> VersionRecord:
     """A registered, ready adapter."""
     source = make_adapter()
     stage = partial(copytree, source, dirs_exist_ok=True)
-    return registry.check(registry.register("default", "home", "test", stage)[0])
+    return check_now(registry, registry.register("default", "home", "test", stage)[0])

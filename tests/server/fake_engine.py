@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.datastructures import State
 
-from adapters_registry.records import VersionRecord
+from adapters_registry.catalog import VersionRecord
 from server.engine.interface import Endpoint, EngineState
 from server.errors import Unavailable
 

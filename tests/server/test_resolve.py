@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters_registry.catalog import AdapterRecord, AliasRecord, Catalog, Target, VersionRecord
 from adapters_registry.models import VersionState, now
-from adapters_registry.records import AdapterRecord, Catalog, VersionRecord
 from server.auth import Caller
 from server.errors import ModelNotFound
 from server.resolve import resolve
@@ -35,7 +35,10 @@ def version(number: int, state: VersionState = VersionState.READY) -> VersionRec
 
 
 VERSIONS = {1: version(1), 2: version(2), 3: version(3, VersionState.REJECTED)}
-ALIASES = {"live": 1, "canary": 2, "broken": 3, "dangling": 9}
+ALIASES = {
+    name: AliasRecord((Target(number, 100),))
+    for name, number in {"live": 1, "canary": 2, "broken": 3, "dangling": 9}.items()
+}
 CATALOG = Catalog({("acme", "bot"): AdapterRecord("acme", "bot", now(), VERSIONS, ALIASES)})
 
 

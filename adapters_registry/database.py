@@ -1,0 +1,29 @@
+"""The SQL database: SQLite in a file, or PostgreSQL; the same tables and code on both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+
+from adapters_registry import migrations
+
+
+def open_database(url: str) -> Engine:
+    """Connect to a SQLAlchemy URL and bring the schema up to date.
+
+    Raises:
+        SQLAlchemyError: it doesn't answer, or the URL is wrong.
+        ImportError: the URL names a driver that isn't installed.
+    """
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+    migrations.upgrade(engine)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # WAL: readers don't wait for the writer. FULL: a commit survives power loss.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")

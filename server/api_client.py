@@ -1,0 +1,54 @@
+"""What client commands share: one call to a running server, and how errors end them."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import httpx
+import typer
+from rich.console import Console
+
+from server.settings import load_settings
+
+MAX_REASONS = 12
+TIMEOUT_SECONDS = 600
+
+
+def call(method: str, path: str, **arguments: Any) -> httpx.Response:
+    """One request to the server; an error is printed, with every reason, and ends with code 1."""
+    settings = load_settings()
+    key = settings.api_key
+    if key is None and settings.admin_key_file.is_file():
+        key = settings.admin_key_file.read_text().strip()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        response = httpx.request(
+            method,
+            settings.url.rstrip("/") + path,
+            headers=headers | arguments.pop("headers", {}),
+            timeout=TIMEOUT_SECONDS,
+            **arguments,
+        )
+        if response.is_error:
+            fail(_explain(response.json()["error"]))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        fail(f"no answer from {settings.url} (LORAPLEX_URL): {error}")
+    return response
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with code 1 and one message."""
+    Console(stderr=True, highlight=False).print(
+        f"loraplex: {message}", markup=False, soft_wrap=True
+    )
+    raise typer.Exit(1)
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """The message, or the reasons of a rejection; the server keeps those left out here."""
+    reasons = [f"  {r['code']}: {r['message']}" for r in error.get("reasons", [])]
+    if not reasons:
+        return str(error["message"])
+    left_out = len(reasons) - MAX_REASONS
+    more = [f"  and {left_out} more: loraplex adapters show"] if left_out > 0 else []
+    return "\n".join(["the adapter was rejected:", *reasons[:MAX_REASONS], *more])
