@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from adapters_registry import migrations
 
@@ -16,11 +16,19 @@ def open_database(url: str) -> Engine:
         SQLAlchemyError: it doesn't answer, or the URL is wrong.
         ImportError: the URL names a driver that isn't installed.
     """
-    engine = create_engine(url, pool_pre_ping=True)
+    engine = create_engine(_with_driver(url), pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
     migrations.upgrade(engine)
     return engine
+
+
+def _with_driver(url: str) -> URL:
+    """`postgresql://` means the driver that is installed."""
+    parsed = make_url(url)
+    if parsed.drivername in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORCED_CLOSE_SECONDS = 2
+FOLLOW_INTERVAL_SECONDS = 0.5
 
 
 class _Server(uvicorn.Server):
@@ -89,7 +90,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                     announce(demo.examples(address, settings))
 
         try:
-            return asyncio.run(_run(settings, app, listener, engine, lifecycle, on_ready))
+            return asyncio.run(_run(settings, app, listener, registry, engine, lifecycle, on_ready))
         finally:
             registry.close()
 
@@ -98,6 +99,7 @@ async def _run(
     settings: Settings,
     app: FastAPI,
     listener: socket.socket,
+    registry: Registry,
     engine: EngineSupervisor,
     lifecycle: Lifecycle,
     on_ready: Callable[[], None],
@@ -114,6 +116,7 @@ async def _run(
     http = asyncio.create_task(server.serve(sockets=[listener]))
     supervision = asyncio.create_task(engine.run(on_ready))
     ended = asyncio.create_task(signalled.wait())
+    following = asyncio.create_task(follow_changes(registry))
     try:
         await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
         for task in (supervision, http):
@@ -128,7 +131,25 @@ async def _run(
         await http
         supervision.cancel()
         ended.cancel()
+        following.cancel()
         engine.stop()
+
+
+async def follow_changes(registry: Registry) -> None:
+    """Take in what other servers on the same database change, within a second."""
+    reachable = True
+    while True:
+        await asyncio.sleep(FOLLOW_INTERVAL_SECONDS)
+        try:
+            await asyncio.to_thread(registry.refresh)
+        except SQLAlchemyError as error:
+            if reachable:
+                log.error(
+                    "the registry's database doesn't answer; serving what is known: %s", error
+                )
+            reachable = False
+        else:
+            reachable = True
 
 
 def _watch_signals() -> asyncio.Event:

@@ -57,8 +57,13 @@ def make_adapter(tmp_path: Path, tiny_base: BaseSpec) -> AdapterFactory:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, tiny_base: BaseSpec) -> Iterator[Registry]:
-    database = f"sqlite:///{tmp_path / 'registry.db'}"
-    registry = Registry(database, ContentStore(tmp_path / "content"), tiny_base)
+def database_url(tmp_path: Path) -> str:
+    """A new, empty database."""
+    return f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, tiny_base: BaseSpec, database_url: str) -> Iterator[Registry]:
+    registry = Registry(database_url, ContentStore(tmp_path / "content"), tiny_base)
     yield registry
     registry.close()

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
+
+_LOCK = 0x10CA91EC
+"""Any number that nothing else in the database locks."""
 
 
 def upgrade(engine: Engine) -> None:
@@ -14,5 +17,8 @@ def upgrade(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            # Replicas that start together: one migrates, the others wait and find it done.
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

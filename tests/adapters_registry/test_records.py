@@ -1,38 +1,16 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
 from adapters_registry.base import BaseSpec
-from adapters_registry.catalog import VersionRecord
 from adapters_registry.content import ContentStore, digest_of
-from adapters_registry.errors import AdapterRejected, InvalidName, NotFound
+from adapters_registry.errors import InvalidName, NotFound
 from adapters_registry.models import VersionState, now
 from adapters_registry.records import Registry
+from tests.adapters_registry.adapters import check, register, take_in
 from tests.tiny import AdapterFactory
-
-
-def take_in(
-    registry: Registry, source: Path, *, name: str = "home", promote: bool = False
-) -> tuple[VersionRecord, bool]:
-    stage = partial(copytree, source, dirs_exist_ok=True)
-    return registry.register("default", name, str(source), stage, promote=promote)
-
-
-def register(
-    registry: Registry, source: Path, *, name: str = "home", promote: bool = False
-) -> VersionRecord:
-    return check(registry, take_in(registry, source, name=name, promote=promote)[0])
-
-
-def check(registry: Registry, version: VersionRecord) -> VersionRecord:
-    try:
-        return registry.accept(version, registry.check_files(version))
-    except AdapterRejected as rejection:
-        return registry.reject(version, rejection.reasons)
 
 
 def test_first_version_becomes_live(registry: Registry, make_adapter: AdapterFactory) -> None:
@@ -77,9 +55,9 @@ def test_rejected_is_kept_with_reasons_and_never_live(
 
 
 def test_state_and_ids_survive_reopening(
-    tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory
+    tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory, database_url: str
 ) -> None:
-    url, content = f"sqlite:///{tmp_path / 'r.db'}", ContentStore(tmp_path / "c")
+    url, content = database_url, ContentStore(tmp_path / "c")
     registry = Registry(url, content, tiny_base)
     version = register(registry, make_adapter())
     registry.close()
@@ -91,9 +69,9 @@ def test_state_and_ids_survive_reopening(
 
 
 def test_an_interrupted_check_is_known_at_the_next_start(
-    tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory
+    tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory, database_url: str
 ) -> None:
-    url, content = f"sqlite:///{tmp_path / 'r.db'}", ContentStore(tmp_path / "c")
+    url, content = database_url, ContentStore(tmp_path / "c")
     registry = Registry(url, content, tiny_base)
     version, _ = take_in(registry, make_adapter())
     assert version.state is VersionState.PENDING

@@ -9,28 +9,13 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from adapters_registry.content import ADAPTER_FILES
 from adapters_registry.records import Registry, VersionRecord
 from server.auth import Keys
 from server.engine.interface import EngineState
 from server.lifecycle import Lifecycle
+from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
-
-CHAT = "/v1/chat/completions"
-
-
-def files_of(adapter: Path) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("files", (name, (adapter / name).read_bytes())) for name in ADAPTER_FILES]
-
-
-def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, object]:
-    assert response.status_code == status
-    error = response.json()["error"]
-    assert error["code"] == code
-    assert set(error) >= {"message", "type", "param", "code"}
-    return error
-
 
 # --- inference ---
 
