@@ -3,7 +3,7 @@
 vLLM 0.32's CPU operators index slot -1, "no adapter", like any other slot and so apply the last
 slot's adapter to base rows; and they gather one full A and B for every token. Here the rows of a
 batch are grouped by slot (the grouping of Punica's SGMV, Chen et al., 2023, arXiv:2310.18547):
-prompts are matrix products, a few rows for each of many adapters are one call of a kernel.
+all of a layer is one call of a compiled kernel, at each adapter's own rank.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from server.engine.lora_cpu.products import add_products
 from server.engine.lora_cpu.steps import Group, Step, group_rows, make_step
 
 log = logging.getLogger(__name__)
-
-MIN_PRODUCT_ROWS = 128
-"""From as many neighbours of one adapter, matrix products are faster than the kernel."""
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
@@ -53,7 +50,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
 
     def set_rows(self, tokens: list[int], samples: list[int]) -> None:
         """Take the slot of each token and of each sampled position, -1 for none."""
-        self.step: Step = make_step(tokens, self.max_loras, MIN_PRODUCT_ROWS)
+        self.step: Step = make_step(tokens, self.max_loras)
         self.sampler_groups: list[Group] = group_rows(samples)
 
     def slot_written(self, slot: int) -> None:
@@ -89,11 +86,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
             raise ValueError("LoRA on a layer whose B or widths are not the ones packed")
         layer.refresh(self._writes)
         _check_rows(y, x, step, layer, add_inputs)
-        groups = step.groups
         if self.kernel is not None and layer.is_bfloat16:
             self.kernel.add(y, x, layer, step.blocks, scale)
-            groups = step.runs
-        for slot, rows in groups:
+            return
+        for slot, rows in step.groups:
             add_products(y, x, layer, layer.adapter(slot), rows, scale)
 
     def add_shrink(

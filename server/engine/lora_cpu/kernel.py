@@ -18,9 +18,6 @@ from server.engine.lora_cpu.steps import BLOCK_ROWS, Block
 
 _SOURCE = Path(__file__).with_name("rows.c")
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
-_BLOCK_BYTES = ctypes.sizeof(Block)
-_BLOCKS_A_CALL = 64
-"""Bounds the scratch memory, which holds the rows as float32."""
 
 
 class KernelUnavailable(Exception):
@@ -45,7 +42,7 @@ class RowsKernel:
             *(pointer, pointer, integer, pointer, integer),
             *(pointer, integer, ctypes.c_float, pointer),
         )
-        self._scratch = torch.empty(0)
+        self._scratch = torch.empty(0, dtype=torch.bfloat16)
 
     def add(
         self,
@@ -56,23 +53,21 @@ class RowsKernel:
         scale: float,
     ) -> None:
         """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`."""
-        for start in range(0, len(blocks), _BLOCKS_A_CALL):
-            num_blocks = min(_BLOCKS_A_CALL, len(blocks) - start)
-            floats = num_blocks * BLOCK_ROWS * layer.floats_per_row
-            if self._scratch.numel() < floats:
-                self._scratch = torch.empty(floats)
-            while not_packed := self._call(
-                layer.address,
-                x.data_ptr(),
-                x.stride(0),
-                y.data_ptr(),
-                y.stride(0),
-                ctypes.addressof(blocks) + start * _BLOCK_BYTES,
-                num_blocks,
-                scale,
-                self._scratch.data_ptr(),
-            ):
-                layer.adapter(not_packed - 1)
+        numbers = len(blocks) * BLOCK_ROWS * layer.max_ranks
+        if self._scratch.numel() < numbers:
+            self._scratch = torch.empty(numbers, dtype=torch.bfloat16)
+        while not_packed := self._call(
+            layer.address,
+            x.data_ptr(),
+            x.stride(0),
+            y.data_ptr(),
+            y.stride(0),
+            ctypes.addressof(blocks),
+            len(blocks),
+            scale,
+            self._scratch.data_ptr(),
+        ):
+            layer.adapter(not_packed - 1)
 
 
 def _compile() -> ctypes.PyDLL:

@@ -2,8 +2,7 @@
 
 vLLM keeps a layer's adapters in stacked tensors, padded with zeros to `max_lora_rank`: for each of
 the projections that the layer fuses, A (slots, 1, rank, in) and B (slots, 1, out, rank). Packed,
-an adapter's A of all its projections is one matrix, and B lies transposed, so that both products
-read memory in order.
+an adapter's A of all its projections is one matrix, and both products read memory in order.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from itertools import accumulate
 import torch
 
 _LANES = 16
-_RANKS = 4
 
 
 class _Adapter(ctypes.Structure):
@@ -34,7 +32,6 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         ("in_", ctypes.c_int64),
-        ("padded", ctypes.c_int64),
         ("max_ranks", ctypes.c_int64),
         ("projections", ctypes.c_int64),
         ("width", ctypes.POINTER(ctypes.c_int64)),
@@ -43,29 +40,43 @@ class _Layer(ctypes.Structure):
 
 
 class PackedAdapter:
-    """An adapter in one layer: `a` (sum of ranks, in); `b`, a projection each, (rank, out)."""
+    """An adapter in one layer, in the order in which the kernel reads it; see `rows.c`."""
 
     def __init__(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
         """Pack A (rank, in) and B (out, rank) of each projection."""
-        self.ranks = [len(part) for part in a]
-        rows, features = sum(self.ranks), a[0].shape[1]
-        self._a = a[0].new_zeros(_round_up(rows, _RANKS), _round_up(features, _LANES))
-        self._a[:rows, :features] = torch.cat(a)
-        self._b = torch.cat([part.T.reshape(-1) for part in b])
-        self.a = self._a[:rows, :features]
-        sizes = [part.numel() for part in b]
-        self.b = [
-            flat.view(rank, len(part))
-            for flat, rank, part in zip(self._b.split_with_sizes(sizes), self.ranks, b, strict=True)
-        ]
-        self._rank = (ctypes.c_int64 * len(self.ranks))(*self.ranks)
+        self.parts = list(zip(a, b, strict=True))
+        ranks = [_round_up(len(part), 2) for part in a]
+        self._a = _pack_a([_padded(part, rank, 0) for part, rank in zip(a, ranks, strict=True)])
+        self._b = torch.cat(
+            [_pack_b(_padded(part, 0, rank)) for part, rank in zip(b, ranks, strict=True)]
+        )
+        self._rank = (ctypes.c_int64 * len(ranks))(*ranks)
         self.struct = _Adapter(
             self._a.data_ptr(),
             self._b.data_ptr(),
             self._a.numel() + self._b.numel(),
-            len(self._a),
+            _round_up(sum(ranks), _LANES),
             self._rank,
         )
+
+
+def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
+    """A's rows, all projections', in groups of lanes: (group, pair of features, lane, 2)."""
+    rows, features = sum(len(part) for part in parts), parts[0].shape[1]
+    a = _padded(torch.cat(parts), _round_up(rows, _LANES), _round_up(features, 2))
+    return a.view(-1, _LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
+
+
+def _pack_b(part: torch.Tensor) -> torch.Tensor:
+    """One projection's B, flat: (pair of ranks, width, 2)."""
+    b = _padded(part, _round_up(len(part), _LANES), 0)
+    return b.view(len(b), b.shape[1] // 2, 2).transpose(0, 1).reshape(-1)
+
+
+def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """With zeros up to so many rows and columns; 0: as they are."""
+    right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
+    return torch.nn.functional.pad(part, (0, right, 0, below))
 
 
 class PackedLayer:
@@ -88,11 +99,7 @@ class PackedLayer:
         self.offsets = list(accumulate(widths, initial=0))[:-1]
         self.adapters: dict[int, PackedAdapter] = {}
         slots, _, max_rank, self.features = lora_a_stacked[0].shape
-        padded, max_ranks = (
-            _round_up(self.features, _LANES),
-            _round_up(max_rank * len(widths), _RANKS),
-        )
-        self.floats_per_row = padded + max_ranks
+        self.max_ranks = _round_up(_round_up(max_rank, 2) * len(widths), _LANES)
         self.dtype = lora_a_stacked[0].dtype
         self.is_bfloat16 = self.dtype == torch.bfloat16
         self._tensors = lora_a_stacked + lora_b_stacked
@@ -100,9 +107,7 @@ class PackedLayer:
         self._writes_of_slots: list[int] = []
         self._width = (ctypes.c_int64 * len(widths))(*widths)
         self._table = (ctypes.POINTER(_Adapter) * slots)()
-        self._struct = _Layer(
-            self.features, padded, max_ranks, len(widths), self._width, self._table
-        )
+        self._struct = _Layer(self.features, self.max_ranks, len(widths), self._width, self._table)
         self.address = ctypes.addressof(self._struct)
 
     def refresh(self, writes_of_slots: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""A group of rows that share an adapter: two matrix products, projections that share x fused."""
+"""The same without the compiled kernel: two matrix products for each group and projection."""
 
 from __future__ import annotations
 
@@ -16,22 +16,12 @@ def add_products(
     scale: float,
 ) -> None:
     """`y[rows] += scale * (x[rows] @ A.T) @ B.T`, for x (rows, in) and y (rows, sum of outs)."""
-    if not any(adapter.ranks):
-        return
-    shrunk = x[rows] @ adapter.a.T
-    if scale != 1.0:
-        shrunk *= scale
-    for part, b, offset, width in zip(
-        shrunk.split_with_sizes(adapter.ranks, dim=1),
-        adapter.b,
-        layer.offsets,
-        layer.widths,
-        strict=True,
-    ):
-        target = y[:, offset : offset + width]
-        if not len(b):
+    x = x[rows]
+    for (a, b), offset, width in zip(adapter.parts, layer.offsets, layer.widths, strict=True):
+        if not len(a):
             continue
+        target, shrunk = y[:, offset : offset + width], x @ a.T * scale
         if isinstance(rows, slice):
-            target[rows].addmm_(part, b)
+            target[rows].addmm_(shrunk, b.T)
         else:
-            target.index_add_(0, rows, part @ b)
+            target.index_add_(0, rows, shrunk @ b.T)

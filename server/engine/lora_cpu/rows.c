@@ -1,9 +1,11 @@
-/* LoRA on rows of a batch, each with its own adapter: y[row] += scale * B (A x[row]).
+/* LoRA on rows of a batch, each with its own adapter: y[row] += B (scale * A x[row]).
  *
- * For batches in which few rows share an adapter (decode), where calling two matrix products for
- * each adapter costs more than the arithmetic. All adapters of a layer are one call; both phases
- * are split over OpenMP's threads. Written with the vector extensions of GCC and Clang, so that
- * one source serves AVX2, AVX-512 and NEON. Sums are float32; weights and activations bfloat16.
+ * All adapters of a layer are one call: decode, where few rows share an adapter, and prompts,
+ * whose many rows share one. Weights and activations are bfloat16, sums float32, and A x is
+ * rounded to bfloat16, as a matrix product would. Both products take numbers in pairs, two of a
+ * lane's 32 bits, which is what the processor's bfloat16 instruction wants (AVX512-BF16's
+ * VDPBF16PS) and what packing.py lays out. Written with the vector extensions of GCC and Clang, so
+ * that one source serves AVX2, AVX-512 and NEON.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -12,183 +14,197 @@
 #include <immintrin.h>
 #endif
 
-enum { LANES = 16, BLOCK_ROWS = 4, RANKS = 4 };
+enum { LANES = 16, BLOCK_ROWS = 8 };
 enum { COLUMN_CHUNK = 512, PARALLEL_WORK = 250000 };
 
 typedef float vfloat __attribute__((vector_size(4 * LANES)));
-typedef uint32_t vbits __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vpair __attribute__((vector_size(4 * LANES))); /* two bfloat16 a lane */
 typedef uint16_t vbf16 __attribute__((vector_size(2 * LANES)));
 
-/* Up to four rows of one slot; `row` is padded with the last of them. */
+/* Up to BLOCK_ROWS rows of one slot; `row` is padded with the last of them. */
 typedef struct { int32_t slot, count, row[BLOCK_ROWS]; } block_t;
 
-/* One adapter in one layer. A: (ranks, padded), the projections' rows one after another, padded
- * with zeros to whole RANKS and LANES. B: for each projection (rank, width), one after another. */
-typedef struct { const uint16_t *a, *b; int64_t size, ranks; const int64_t *rank; } adapter_t;
+/* One adapter in one layer. The ranks of the projections follow each other, each projection's
+ * padded to pairs and all together to LANES. A: for LANES ranks each (pairs of features, LANES, 2).
+ * B: for each projection (pairs of ranks, width padded to LANES, 2). */
+typedef struct { const uint32_t *a, *b; int64_t size, ranks; const int64_t *rank; } adapter_t;
 
 /* A layer: features in, and out for each projection; max_ranks: the largest padded `ranks`. */
 typedef struct {
-    int64_t in, padded, max_ranks, projections;
+    int64_t in, max_ranks, projections;
     const int64_t *width;
     const adapter_t *const *adapter; /* by slot; null where none is packed */
 } layer_t;
 
-static inline vfloat load(const uint16_t *from, ptrdiff_t count) {
+#define INLINE static inline __attribute__((always_inline))
+
+/* sum + the products of both halves of each lane. */
+INLINE vfloat dot2(vfloat sum, vpair a, vpair b) {
+#ifdef __AVX512BF16__
+    return (vfloat)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    const uint32_t high = 0xffff0000;
+    return sum + (vfloat)(a << 16) * (vfloat)(b << 16) + (vfloat)(a & high) * (vfloat)(b & high);
+#endif
+}
+
+INLINE vpair load_pairs(const uint32_t *from) {
+    vpair pairs;
+    memcpy(&pairs, from, sizeof pairs);
+    return pairs;
+}
+
+/* The pair at `from` in every lane; `only_first`: its second half doesn't exist. */
+INLINE vpair broadcast(const uint16_t *from, int only_first) {
+    uint32_t pair = 0;
+    memcpy(&pair, from, only_first ? 2 : 4);
+    return (vpair){0} + pair;
+}
+
+INLINE vfloat load(const uint16_t *from, ptrdiff_t count) {
     vbf16 half = {0};
     if (count >= LANES) memcpy(&half, from, sizeof half);
     else memcpy(&half, from, 2 * count);
-    return (vfloat)(__builtin_convertvector(half, vbits) << 16);
+    return (vfloat)(__builtin_convertvector(half, vpair) << 16);
 }
 
-static inline void store(uint16_t *to, vfloat value, ptrdiff_t count) {
+INLINE void store(uint16_t *to, vfloat value, ptrdiff_t count) {
 #ifdef __AVX512BF16__
     vbf16 half = (vbf16)_mm512_cvtneps_pbh((__m512)value);
 #else
-    vbits bits = (vbits)value;
-    vbits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
-    vbits is_nan = (vbits)(value != value);
+    vpair bits = (vpair)value;
+    vpair rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
+    vpair is_nan = (vpair)(value != value);
     vbf16 half = __builtin_convertvector((rounded & ~is_nan) | (0x7fc0 & is_nan), vbf16);
 #endif
     if (count >= LANES) memcpy(to, &half, sizeof half);
     else memcpy(to, &half, 2 * count);
 }
 
-static inline float sum(vfloat value) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += value[lane];
-    return total;
-}
-
-/* Specialised for the number of rows where it is called with a constant. */
-#define INLINE static inline __attribute__((always_inline))
-
-/* u[r][m] = scale * A[r] . x[m] for RANKS rows of A and some rows of float32. */
-INLINE void shrink(int rows, float *u, const float *x, const uint16_t *a, ptrdiff_t padded,
-                   float scale) {
-    vfloat acc[RANKS][BLOCK_ROWS] = {0};
-    for (ptrdiff_t i = 0; i < padded; i += LANES) {
-        vfloat in[BLOCK_ROWS];
-        for (int m = 0; m < rows; m++) memcpy(&in[m], x + m * padded + i, sizeof(vfloat));
-        for (int r = 0; r < RANKS; r++) {
-            vfloat weight = load(a + r * padded + i, LANES);
-            for (int m = 0; m < rows; m++) acc[r][m] += weight * in[m];
+/* u[m] = scale * A x[m] for LANES ranks. `rows` and `chains` are constants where it is called: as
+ * many sums run beside each other as the processor needs to be busy. */
+INLINE void shrink(int rows, int chains, uint16_t *u, ptrdiff_t u_stride,
+                   const uint16_t *const *x, const uint32_t *a, ptrdiff_t in, float scale) {
+    vfloat sum[4][BLOCK_ROWS] = {0};
+    ptrdiff_t pairs = in / 2, p = 0;
+    for (; p + chains <= pairs; p += chains)
+        for (int c = 0; c < chains; c++) {
+            vpair weights = load_pairs(a + (p + c) * LANES);
+            for (int m = 0; m < rows; m++)
+                sum[c][m] = dot2(sum[c][m], broadcast(x[m] + 2 * (p + c), 0), weights);
         }
+    for (; 2 * p < in; p++)
+        for (int m = 0; m < rows; m++)
+            sum[0][m] = dot2(sum[0][m], broadcast(x[m] + 2 * p, 2 * p + 1 == in),
+                             load_pairs(a + p * LANES));
+    for (int m = 0; m < rows; m++) {
+        for (int c = 1; c < chains; c++) sum[0][m] += sum[c][m];
+        store(u + m * u_stride, scale * sum[0][m], LANES);
     }
-    for (int r = 0; r < RANKS; r++)
-        for (int m = 0; m < rows; m++) u[r * BLOCK_ROWS + m] = scale * sum(acc[r][m]);
 }
 
-/* y[m][:first + second] += sum over ranks of u[rank][m] * b[rank]; y[m] starts at y + row[m]. */
-INLINE void expand_columns(int rows, uint16_t *y, const ptrdiff_t *row, const float *u,
-                           const uint16_t *b, ptrdiff_t width, int64_t rank, ptrdiff_t first,
-                           ptrdiff_t second) {
-    vfloat acc[BLOCK_ROWS][2];
+/* y[m][:first + second] += B u[m] for some columns; `width` is B's padded width. */
+INLINE void expand_columns(int rows, uint16_t *const *y, ptrdiff_t column, const uint16_t *u,
+                           ptrdiff_t u_stride, const uint32_t *b, ptrdiff_t width, int64_t rank,
+                           ptrdiff_t first, ptrdiff_t second) {
+    vfloat sum[BLOCK_ROWS][2] = {0};
     for (int m = 0; m < rows; m++) {
-        acc[m][0] = load(y + row[m], first);
-        acc[m][1] = load(y + row[m] + LANES, second);
+        sum[m][0] = load(y[m] + column, first);
+        if (second) sum[m][1] = load(y[m] + column + LANES, second);
     }
-    for (int64_t k = 0; k < rank; k++, b += width, u += BLOCK_ROWS) {
-        vfloat low = load(b, first), high = load(b + LANES, second);
+    for (int64_t k = 0; k < rank; k += 2, b += width) {
+        vpair low = load_pairs(b), high = second ? load_pairs(b + LANES) : (vpair){0};
         for (int m = 0; m < rows; m++) {
-            acc[m][0] += u[m] * low;
-            acc[m][1] += u[m] * high;
+            vpair shrunk = broadcast(u + m * u_stride + k, 0);
+            sum[m][0] = dot2(sum[m][0], shrunk, low);
+            if (second) sum[m][1] = dot2(sum[m][1], shrunk, high);
         }
     }
     for (int m = 0; m < rows; m++) {
-        store(y + row[m], acc[m][0], first);
-        store(y + row[m] + LANES, acc[m][1], second);
+        store(y[m] + column, sum[m][0], first);
+        if (second) store(y[m] + column + LANES, sum[m][1], second);
     }
 }
 
-INLINE void expand(int rows, uint16_t *y, const ptrdiff_t *row, const float *u, const uint16_t *b,
-                   ptrdiff_t width, int64_t rank, ptrdiff_t count) {
+INLINE void expand(int rows, uint16_t *const *y, const uint16_t *u, ptrdiff_t u_stride,
+                   const uint32_t *b, ptrdiff_t width, int64_t rank, ptrdiff_t count) {
     ptrdiff_t j = 0;
     for (; j + 2 * LANES <= count; j += 2 * LANES)
-        expand_columns(rows, y + j, row, u, b + j, width, rank, LANES, LANES);
+        expand_columns(rows, y, j, u, u_stride, b + j, width, rank, LANES, LANES);
     if (j < count) {
         ptrdiff_t left = count - j, second = left > LANES ? left - LANES : 0;
-        expand_columns(rows, y + j, row, u, b + j, width, rank, left, second);
+        expand_columns(rows, y, j, u, u_stride, b + j, width, rank, left - second, second);
     }
 }
 
 static ptrdiff_t chunks_of(ptrdiff_t width) { return (width + COLUMN_CHUNK - 1) / COLUMN_CHUNK; }
 
-static void widen(float *to, const uint16_t *from, ptrdiff_t size, ptrdiff_t padded) {
-    for (ptrdiff_t i = 0; i < padded; i += LANES) {
-        vfloat value = load(from + i, size - i);
-        memcpy(to + i, &value, sizeof value);
-    }
+static void shrink_block(const layer_t *layer, const adapter_t *adapter, const block_t *block,
+                         uint16_t *u, const uint16_t *x, ptrdiff_t x_stride, ptrdiff_t rank,
+                         float scale) {
+    const uint16_t *row[BLOCK_ROWS];
+    for (int m = 0; m < BLOCK_ROWS; m++) row[m] = x + block->row[m] * x_stride;
+    ptrdiff_t in = layer->in, u_stride = layer->max_ranks;
+    const uint32_t *a = adapter->a + rank * ((in + 1) / 2);
+    u += rank;
+    if (block->count == 1) shrink(1, 4, u, u_stride, row, a, in, scale);
+    else if (block->count == 2) shrink(2, 4, u, u_stride, row, a, in, scale);
+    else if (block->count <= 4) shrink(4, 4, u, u_stride, row, a, in, scale);
+    else shrink(BLOCK_ROWS, 2, u, u_stride, row, a, in, scale);
 }
 
-static void shrink_ranks(const adapter_t *adapter, const block_t *block, float *u, const float *x,
-                         ptrdiff_t r, ptrdiff_t padded, float scale) {
-    const uint16_t *a = adapter->a + r * padded;
-    u += r * BLOCK_ROWS;
-    if (block->count == 1) shrink(1, u, x, a, padded, scale);
-    else if (block->count == 2) shrink(2, u, x, a, padded, scale);
-    else shrink(BLOCK_ROWS, u, x, a, padded, scale);
-}
-
-static void expand_chunk(const layer_t *layer, const adapter_t *adapter, const block_t *block,
-                         const float *u, uint16_t *y, ptrdiff_t y_stride, ptrdiff_t chunk) {
-    const uint16_t *b = adapter->b;
-    ptrdiff_t row[BLOCK_ROWS];
-    for (int m = 0; m < BLOCK_ROWS; m++) row[m] = block->row[m] * y_stride;
+static void expand_block(const layer_t *layer, const adapter_t *adapter, const block_t *block,
+                         const uint16_t *u, uint16_t *y, ptrdiff_t y_stride, ptrdiff_t chunk) {
+    const uint32_t *b = adapter->b;
     for (int64_t p = 0; p < layer->projections; p++) {
         ptrdiff_t width = layer->width[p], chunks = chunks_of(width);
+        ptrdiff_t padded = (width + LANES - 1) / LANES * LANES;
         int64_t rank = adapter->rank[p];
         if (chunk < chunks) {
             ptrdiff_t begin = chunk * COLUMN_CHUNK, count = width - begin;
             if (count > COLUMN_CHUNK) count = COLUMN_CHUNK;
             if (!rank) return;
-            y += begin;
+            uint16_t *row[BLOCK_ROWS];
+            for (int m = 0; m < BLOCK_ROWS; m++) row[m] = y + block->row[m] * y_stride + begin;
+            ptrdiff_t u_stride = layer->max_ranks;
             b += begin;
-            if (block->count == 1) expand(1, y, row, u, b, width, rank, count);
-            else if (block->count == 2) expand(2, y, row, u, b, width, rank, count);
-            else if (block->count == 3) expand(3, y, row, u, b, width, rank, count);
-            else expand(BLOCK_ROWS, y, row, u, b, width, rank, count);
-            return;
+            switch (block->count) { /* the exact number: a padded row must not be added twice */
+#define ROWS(n) case n: expand(n, row, u, u_stride, b, padded, rank, count); return
+                ROWS(1); ROWS(2); ROWS(3); ROWS(4); ROWS(5); ROWS(6); ROWS(7); ROWS(8);
+            }
         }
         chunk -= chunks;
         y += width;
-        u += rank * BLOCK_ROWS;
-        b += rank * width;
+        u += rank;
+        b += rank / 2 * padded;
     }
 }
 
-/* Both phases for all blocks; called by each thread of a team, or by one thread alone. */
+/* Both products for all blocks; called by each thread of a team, or by one thread alone. */
 static void add_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
                        int64_t y_stride, const block_t *block, int64_t blocks, float scale,
-                       float *scratch) {
-    ptrdiff_t padded = layer->padded, u_stride = BLOCK_ROWS * layer->max_ranks, chunks = 0;
+                       uint16_t *u) {
+    ptrdiff_t u_block = BLOCK_ROWS * layer->max_ranks, chunks = 0;
     for (int64_t p = 0; p < layer->projections; p++) chunks += chunks_of(layer->width[p]);
-    float *wide = scratch, *u = scratch + blocks * BLOCK_ROWS * padded;
-
-#pragma omp for
-    for (int64_t i = 0; i < blocks; i++)
-        for (int m = 0; m < block[i].count; m++)
-            widen(wide + (i * BLOCK_ROWS + m) * padded, x + block[i].row[m] * x_stride, layer->in,
-                  padded);
 #pragma omp for collapse(2)
     for (int64_t i = 0; i < blocks; i++)
-        for (ptrdiff_t r = 0; r < layer->max_ranks; r += RANKS) {
+        for (ptrdiff_t r = 0; r < layer->max_ranks; r += LANES) {
             const adapter_t *adapter = layer->adapter[block[i].slot];
             if (r < adapter->ranks)
-                shrink_ranks(adapter, &block[i], u + i * u_stride,
-                             wide + i * BLOCK_ROWS * padded, r, padded, scale);
+                shrink_block(layer, adapter, &block[i], u + i * u_block, x, x_stride, r, scale);
         }
 #pragma omp for collapse(2)
     for (int64_t i = 0; i < blocks; i++)
         for (ptrdiff_t c = 0; c < chunks; c++)
-            expand_chunk(layer, layer->adapter[block[i].slot], &block[i], u + i * u_stride, y,
+            expand_block(layer, layer->adapter[block[i].slot], &block[i], u + i * u_block, y,
                          y_stride, c);
 }
 
 /* Returns 0, or the slot + 1 of a block whose adapter isn't packed: nothing is computed then.
- * `scratch`: blocks * BLOCK_ROWS * (padded + max_ranks) floats. */
+ * `u`: blocks * BLOCK_ROWS * max_ranks bfloat16 of scratch. */
 int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
                   int64_t y_stride, const block_t *block, int64_t blocks, float scale,
-                  float *scratch) {
+                  uint16_t *u) {
     int64_t work = 0;
     for (int64_t i = 0; i < blocks; i++) {
         const adapter_t *adapter = layer->adapter[block[i].slot];
@@ -197,10 +213,10 @@ int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uin
     }
     /* Not `parallel if`: a team of one makes libgomp build the next region's team anew. */
     if (work <= PARALLEL_WORK) {
-        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, scratch);
+        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, u);
     } else {
 #pragma omp parallel
-        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, scratch);
+        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, u);
     }
     return 0;
 }

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 
-BLOCK_ROWS = 4
+BLOCK_ROWS = 8
 """Rows of one slot that the kernel takes at once (`rows.c`)."""
 
 Group = tuple[int, slice | torch.Tensor]
@@ -32,16 +31,12 @@ class Step:
     num_rows: int
     groups: list[Group]
     """All rows with an adapter: one group a slot."""
-    runs: list[Group]
-    """Of those, neighbours of one slot in such number (a prompt) that products beat the kernel."""
     blocks: ctypes.Array[Block]
-    """The others, for the kernel."""
+    """The same for the kernel."""
 
 
-def make_step(slots: list[int], max_loras: int, min_product_rows: int) -> Step:
+def make_step(slots: list[int], max_loras: int) -> Step:
     """Share out the rows whose slots are given, -1 for none.
-
-    Neighbours of one slot, at least `min_product_rows` of them, are a run.
 
     Raises:
         ValueError: a slot that doesn't exist.
@@ -49,25 +44,24 @@ def make_step(slots: list[int], max_loras: int, min_product_rows: int) -> Step:
     wrong = [slot for slot in slots if not -1 <= slot < max_loras]
     if wrong:
         raise ValueError(f"LoRA slots {sorted(set(wrong))} of {max_loras}")
-    runs: list[Group] = []
-    short: dict[int, list[int]] = {}
-    row = 0
-    for slot, run in groupby(slots):
-        count = len(list(run))
-        if slot >= 0 and count >= min_product_rows:
-            runs.append((slot, slice(row, row + count)))
-        elif slot >= 0:
-            short.setdefault(slot, []).extend(range(row, row + count))
-        row += count
-    return Step(len(slots), group_rows(slots), runs, _blocks(short))
+    rows_of = _rows_of(slots)
+    return Step(len(slots), _groups(rows_of), _blocks(rows_of))
 
 
 def group_rows(slots: list[int]) -> list[Group]:
     """Group all rows of a batch by slot."""
+    return _groups(_rows_of(slots))
+
+
+def _rows_of(slots: list[int]) -> dict[int, list[int]]:
     rows_of: dict[int, list[int]] = {}
     for row, slot in enumerate(slots):
         if slot >= 0:
             rows_of.setdefault(slot, []).append(row)
+    return rows_of
+
+
+def _groups(rows_of: dict[int, list[int]]) -> list[Group]:
     groups: list[Group] = []
     for slot, rows in sorted(rows_of.items()):
         neighbours = rows[-1] - rows[0] + 1 == len(rows)

@@ -216,14 +216,13 @@ def test_embedding_and_logits() -> None:
 
 
 def test_rows_are_shared_out() -> None:
-    step = make_step([0, 0, 0, -1, 2, 1, 2, 0], max_loras=3, min_product_rows=3)
-    assert step.runs == [(0, slice(0, 3))]
+    step = make_step([0, 0, -1, 2, 1, 2] + [0] * 8, max_loras=3)
     assert [(b.slot, list(b.row[: b.count])) for b in step.blocks] == [
-        (0, [7]),
-        (1, [5]),
-        (2, [4, 6]),
+        (0, [0, 1, 6, 7, 8, 9, 10, 11]),
+        (0, [12, 13]),
+        (1, [4]),
+        (2, [3, 5]),
     ]
-    step = make_step([0, 0, -1, 2, 1, 2], max_loras=3, min_product_rows=3)
+    step = make_step([0, 0, -1, 2, 1, 2], max_loras=3)
     assert step.groups[:2] == [(0, slice(0, 2)), (1, slice(4, 5))]
     assert step.groups[2][1].tolist() == [3, 5]  # type: ignore[union-attr]
-    assert not step.runs
