@@ -1,0 +1,151 @@
+"""Where each version's weights are, and what may happen to them next. Pure: no I/O, no clock.
+
+The life of a version in one engine (`TRANSITIONS` is all there is to it):
+
+    absent --wanted--> fetching --fetched--> loading --loaded--> ready --dismissed--> draining
+                          |                     |                  ^                    |
+                          +------- failed ------+                  +----- wanted -------+
+                                     |                                                  |
+    failed <-------------------------+        absent <------------- gone ---------------+
+
+Fetching brings the files to the local disk, loading the weights into the engine's host memory. A
+slot is held on top of that (`admission.py`). Draining waits for the last lease; then the weights
+leave. A failed version is tried again when its pause is over.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class State(enum.StrEnum):
+    """Of a version in one engine."""
+
+    ABSENT = "absent"
+    FETCHING = "fetching"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Event(enum.StrEnum):
+    """What happens to a version."""
+
+    WANTED = "wanted"
+    FETCHED = "fetched"
+    LOADED = "loaded"
+    FAILED = "failed"
+    DISMISSED = "dismissed"
+    GONE = "gone"
+
+
+class Tier(enum.StrEnum):
+    """Where a request finds a version's weights, nearest first."""
+
+    SLOT = "slot"
+    HOST = "host"
+    DISK = "disk"
+    ORIGIN = "origin"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.ABSENT, Event.WANTED): State.FETCHING,
+    (State.FAILED, Event.WANTED): State.FETCHING,
+    (State.FETCHING, Event.FETCHED): State.LOADING,
+    (State.LOADING, Event.LOADED): State.READY,
+    (State.FETCHING, Event.FAILED): State.FAILED,
+    (State.LOADING, Event.FAILED): State.FAILED,
+    (State.READY, Event.DISMISSED): State.DRAINING,
+    (State.DRAINING, Event.WANTED): State.READY,
+    (State.DRAINING, Event.GONE): State.ABSENT,
+}
+
+IN_MEMORY = (State.FETCHING, State.LOADING, State.READY, State.DRAINING)
+"""What counts against the host budget: it is there, or on its way."""
+
+
+class ImpossibleTransition(Exception):
+    """An event that a version's state doesn't allow: a mistake in the program."""
+
+
+@dataclass
+class Resident:
+    """One version in one engine."""
+
+    state: State = State.ABSENT
+    leases: int = 0
+    """Requests that wait for it or run on it."""
+    pinned: bool = False
+    used_at: float = 0.0
+    error: str = ""
+    failures: int = 0
+    retry_at: float = 0.0
+
+    def on(self, event: Event) -> None:
+        """Take the transition; `ImpossibleTransition` if there is none."""
+        try:
+            self.state = TRANSITIONS[(self.state, event)]
+        except KeyError:
+            raise ImpossibleTransition(f"{event} while {self.state}") from None
+
+    def fail(self, error: str, now: float) -> None:
+        """Note a failed fetch or load; the pause before the next try doubles each time."""
+        self.on(Event.FAILED)
+        pause = min(FIRST_PAUSE_SECONDS * 2**self.failures, LONGEST_PAUSE_SECONDS)
+        self.error, self.failures, self.retry_at = error, self.failures + 1, now + pause
+
+    @property
+    def may_go(self) -> bool:
+        """Whether nothing holds it."""
+        return self.state is State.READY and not self.leases and not self.pinned
+
+
+class Residency:
+    """The versions that one engine has, had or wants, by engine id."""
+
+    def __init__(self, host_budget: int) -> None:
+        """`host_budget`: versions in the engine's host memory, those in slots among them."""
+        self._budget = host_budget
+        self._residents: dict[int, Resident] = {}
+
+    def __getitem__(self, engine_id: int) -> Resident:
+        """The version's entry; made if it has none yet."""
+        return self._residents.setdefault(engine_id, Resident())
+
+    def items(self) -> list[tuple[int, Resident]]:
+        """Every entry."""
+        return list(self._residents.items())
+
+    def has(self, engine_id: int, *states: State) -> bool:
+        """Whether a version is in one of these states."""
+        resident = self._residents.get(engine_id)
+        return resident is not None and resident.state in states
+
+    def forget(self, engine_id: int) -> None:
+        """Drop an entry that says nothing any more."""
+        resident = self._residents.get(engine_id)
+        if resident and resident.state is State.ABSENT and not resident.leases:
+            del self._residents[engine_id]
+
+    def to_evict(self, num_coming: int, in_slot: Callable[[int], bool]) -> list[int] | None:
+        """Which versions must leave so that `num_coming` more fit; None: they can't fit now.
+
+        Least recently used first, those without a slot before those with one; never one that is
+        leased or pinned.
+        """
+        count = sum(r.state in IN_MEMORY for r in self._residents.values())
+        surplus = count + num_coming - self._budget
+        if surplus <= 0:
+            return []
+        idle = [(in_slot(i), r.used_at, i) for i, r in self._residents.items() if r.may_go]
+        return (
+            [engine_id for *_, engine_id in sorted(idle)][:surplus]
+            if (len(idle) >= surplus)
+            else None
+        )
