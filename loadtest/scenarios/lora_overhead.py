@@ -49,7 +49,7 @@ async def run(
     start = time.monotonic()
     base = await client.base_name()
     progress(f"registering {NUM_ADAPTERS} adapters of rank {RANK}")
-    names = await _register_adapters(client, shape)
+    names = await register_adapters(client, shape)
     rng = np.random.default_rng()
     speeds: Speeds = defaultdict(lambda: defaultdict(list))
     progress("warming up")
@@ -65,7 +65,7 @@ async def run(
     return _report(speeds)
 
 
-async def _register_adapters(client: Client, shape: LlamaShape) -> list[str]:
+async def register_adapters(client: Client, shape: LlamaShape) -> list[str]:
     names = [f"bench-{index}" for index in range(NUM_ADAPTERS)]
     with tempfile.TemporaryDirectory() as parent:
         for seed, name in enumerate(names):
