@@ -8,6 +8,9 @@ RegistryError
 ├── ChangedMeanwhile     it was changed since the client looked
 ├── KeyReused            an idempotency key that came with another request before
 ├── SourceRefused        a source that may not be read, or isn't there
+├── StoreUnavailable     a hub or an S3-compatible store that doesn't answer, or refuses the server
+├── ContentUnavailable   content that is missing or damaged, with no origin to fetch it from
+├── InsufficientStorage  the disk, or the budget for it, is full
 └── AdapterRejected      content that can't work on this base, with every reason
 """
 
@@ -46,6 +49,18 @@ class KeyReused(RegistryError):
 
 class SourceRefused(RegistryError):
     """A source that may not be read, or isn't there."""
+
+
+class StoreUnavailable(RegistryError):
+    """A hub or an S3-compatible store that doesn't answer, or refuses the server's credentials."""
+
+
+class ContentUnavailable(RegistryError):
+    """Content that is missing or damaged, with no origin to fetch it from."""
+
+
+class InsufficientStorage(RegistryError):
+    """The disk, or the budget for it, is full."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -31,7 +31,14 @@ from adapters_registry.changes import Change
 from adapters_registry.check import AdapterFacts, check_adapter
 from adapters_registry.content import ContentStore
 from adapters_registry.database import open_database
-from adapters_registry.errors import AdapterRejected, NotFound, Reason
+from adapters_registry.errors import (
+    AdapterRejected,
+    InsufficientStorage,
+    NotFound,
+    Reason,
+    StoreUnavailable,
+)
+from adapters_registry.garbage import collect_garbage
 from adapters_registry.idempotency import (
     Idempotency,
     find_result,
@@ -70,47 +77,80 @@ class Registry:
         source: str,
         stage: Callable[[Path], None],
         *,
+        size_bytes: int = 0,
         promote: bool = False,
         metadata: dict[str, Any] | None = None,
         once: Idempotency | None = None,
     ) -> tuple[VersionRecord, bool]:
         """Take in an adapter's files as the next version, in state `pending`; the gate comes next.
 
-        `stage` is given an empty directory and puts the two files there. Content that is a version
-        of this adapter already is not doubled: that version is returned, and False.
+        `stage` is given an empty directory and puts the two files there, `size_bytes` in all where
+        that is known. Content that is a version of this adapter already is not doubled: that
+        version is returned, and False.
 
         Raises:
             InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
-            SourceRefused: from `stage`.
+            SourceRefused, StoreUnavailable: from `stage`; the latter from the origin, too.
+            InsufficientStorage: the disk, or the budget for it, is full.
             KeyReused: the idempotency key `once` came with another request before.
         """
         check_name(name, "adapter")
         self.require_tenant(check_name(tenant, "tenant"))
+        with self._taken_in(stage, size_bytes) as (staged, digest, size_bytes):
+            fingerprint = fingerprint_of("register", tenant, name, digest, promote, metadata or {})
+            with self.change() as change:
+                self.content.publish(staged, digest)
+                done = find_result(change, once, fingerprint) if once else None
+                if done is not None:
+                    return version_record(change.session.get_one(Version, done.version_id)), False
+                version = _same_content(change, tenant, name, digest)
+                is_new = version is None
+                if version is None:
+                    version = _add_version(change, tenant, name, digest, size_bytes)
+                    version.source, version.details = source[:1024], metadata or {}
+                    version.promote = promote
+                    after = {"digest": digest, "source": version.source}
+                    change.log(
+                        "version.register", version.adapter, str(version.number), None, after
+                    )
+                elif promote:
+                    version.promote = True
+                    version.adapter.epoch = change.epoch
+                    if version.state == VersionState.READY:
+                        point(change, version.adapter, LIVE, [[version.number, 100]])
+                change.session.flush()
+                if once:
+                    keep_result(change, once, fingerprint, version.id)
+                return version_record(version), is_new
+
+    @contextmanager
+    def _taken_in(
+        self, stage: Callable[[Path], None], size_bytes: int
+    ) -> Iterator[tuple[Path, str, int]]:
+        """Files staged and sealed, to be published within; with their digest and size in bytes."""
         with self.content.staging() as staged:
+            self.make_room(staged, size_bytes)
             stage(staged)
-            digest, size_bytes = self.content.commit(staged)
-        fingerprint = fingerprint_of("register", tenant, name, digest, promote, metadata or {})
-        with self.change() as change:
-            done = find_result(change, once, fingerprint) if once else None
-            if done is not None:
-                return version_record(change.session.get_one(Version, done.version_id)), False
-            version = _same_content(change, tenant, name, digest)
-            is_new = version is None
-            if version is None:
-                version = _add_version(change, tenant, name, digest, size_bytes)
-                version.source, version.details = source[:1024], metadata or {}
-                version.promote = promote
-                after = {"digest": digest, "source": version.source}
-                change.log("version.register", version.adapter, str(version.number), None, after)
-            elif promote:
-                version.promote = True
-                version.adapter.epoch = change.epoch
-                if version.state == VersionState.READY:
-                    point(change, version.adapter, LIVE, [[version.number, 100]])
-            change.session.flush()
-            if once:
-                keep_result(change, once, fingerprint, version.id)
-            return version_record(version), is_new
+            digest, size_bytes = self.content.seal(staged)
+            self.make_room(staged, size_bytes)
+            yield staged, digest, size_bytes
+        if self.content.origin:
+            # Another replica's collection may have come between; what is there isn't sent again.
+            with suppress(StoreUnavailable):
+                self.content.origin.put(digest, self.content.fetch(digest))
+
+    def make_room(self, staged: Path, num_bytes: int) -> None:
+        """Reserve disk budget for a staging directory, collecting garbage if there is no room.
+
+        Raises:
+            InsufficientStorage: there is no room even so.
+            StoreUnavailable: the origin doesn't answer.
+        """
+        try:
+            self.content.reserve(staged, num_bytes)
+        except InsufficientStorage:
+            self.apply(collect_garbage, self.content)
+            self.content.reserve(staged, num_bytes)
 
     def check_files(self, version: VersionRecord) -> AdapterFacts:
         """Run the gate's static part on a version, which is in state `checking` from here.
@@ -121,7 +161,8 @@ class Registry:
         with self._verdict(version) as (_, row):
             row.state = VersionState.CHECKING
         try:
-            return check_adapter(self.content.path(version.digest), self.base)
+            with self.content.holding(version.digest) as path:
+                return check_adapter(path, self.base)
         except AdapterRejected:
             raise
         except Exception as error:
@@ -141,13 +182,15 @@ class Registry:
             return version_record(row)
 
     def reject(self, version: VersionRecord, reasons: list[Reason]) -> VersionRecord:
-        """The gate refuses a version, which is kept with the reasons."""
+        """The gate refuses a version, which is kept with the reasons; its content is not."""
         with self._verdict(version) as (change, row):
             row.state = VersionState.REJECTED
             row.reasons = [asdict(reason) for reason in reasons]
             codes = {"reasons": [reason.code for reason in reasons]}
             change.log("version.reject", row.adapter, str(row.number), None, codes)
-            return version_record(row)
+            rejected = version_record(row)
+        self.apply(collect_garbage, self.content, only=[version.digest])
+        return rejected
 
     def unfinished(self) -> list[VersionRecord]:
         """Versions that were acknowledged, and whose check a crash has cut off."""

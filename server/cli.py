@@ -12,7 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from server import adapters_cli, loadtest_cli, training_cli
+from server import adapters_cli, loadtest_cli, registry_cli, training_cli
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(adapters_cli.app, name="adapters")
+app.add_typer(registry_cli.app, name="registry")
 app.add_typer(loadtest_cli.app, name="loadtest")
 app.command("train")(training_cli.train)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
-from adapters_registry.sources import stage_local_path
+from adapters_registry.sources.local import find_local
 from server.gate import check_now
 from server.settings import Settings
 
-MAX_DEMO_BYTES = 1 << 20
 DEMO_DIR = Path(__file__).parent.parent / "training" / "demo"
 PROMPTS = {
     "smart-home": "Turn on the lights in the kitchen",
@@ -25,9 +23,8 @@ def register(registry: Registry) -> None:
     for name in PROMPTS:
         if (DEFAULT_TENANT, name) in registry.catalog.adapters:
             continue
-        source = str(DEMO_DIR / name)
-        stage = partial(stage_local_path, source, (DEMO_DIR,), max_bytes=MAX_DEMO_BYTES)
-        check_now(registry, registry.register(DEFAULT_TENANT, name, source, stage)[0])
+        found = find_local(str(DEMO_DIR / name), (DEMO_DIR,))
+        check_now(registry, registry.register(DEFAULT_TENANT, name, found.name, found.stage)[0])
 
 
 def examples(address: str, settings: Settings) -> str:

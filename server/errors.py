@@ -10,17 +10,22 @@ APIError
 ├── ChangedMeanwhile    412
 ├── TooLarge            413
 ├── Rejected            422  an adapter that can't work, with every reason
+├── InsufficientStorage 507  the disk, or the budget for it, is full
 └── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
+    ├── ContentUnavailable   an adapter's files are missing or damaged
+    └── StoreUnavailable     a hub or an S3-compatible store doesn't answer
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from adapters_registry import errors as registry_errors
@@ -117,6 +122,24 @@ class Unavailable(APIError):
         return {"retry-after": str(self.retry_after_seconds)}
 
 
+class ContentUnavailable(Unavailable):
+    """An adapter's files are missing or damaged here, and no origin has them."""
+
+    code = "content_unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    """A hub or an S3-compatible store that doesn't answer, or refuses the server."""
+
+    code = "store_unavailable"
+
+
+class InsufficientStorage(APIError):
+    """The disk, or the budget for it, is full."""
+
+    status, type, code = 507, "server_error", "insufficient_storage"
+
+
 def error_response(error: APIError, path: str) -> JSONResponse:
     """Render an error; /v1/messages adds Anthropic's `type: error` to OpenAI's shape."""
     body: dict[str, Any] = {
@@ -138,7 +161,9 @@ def install(app: FastAPI) -> None:
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         api_error = to_api_error(error)
-        if api_error.status >= 500 and not isinstance(api_error, Unavailable):
+        if isinstance(api_error, InsufficientStorage):
+            log.error("%s refused: %s", request.url.path, api_error.message)
+        elif api_error.status >= 500 and not isinstance(api_error, Unavailable):
             log.error("%s failed", request.url.path, exc_info=error.__cause__ or error)
         return error_response(api_error, request.url.path)
 
@@ -163,8 +188,18 @@ def to_api_error(error: Exception) -> APIError:
             return Conflict(str(error))
         case registry_errors.ChangedMeanwhile():
             return ChangedMeanwhile(str(error))
+        case registry_errors.InsufficientStorage():
+            return InsufficientStorage(str(error))
+        case registry_errors.ContentUnavailable():
+            return ContentUnavailable(str(error))
+        case registry_errors.StoreUnavailable():
+            return StoreUnavailable(str(error))
         case registry_errors.RegistryError():
             return InvalidRequest(str(error))
+        case OperationalError(orig=sqlite3.Error(sqlite_errorcode=sqlite3.SQLITE_FULL)):
+            return InsufficientStorage(
+                "the disk of LORAPLEX_DATA_DIR is full: free space there, then try again"
+            )
         case RequestValidationError():
             first = error.errors()[0]
             param = ".".join(str(part) for part in first["loc"] if part != "body") or None

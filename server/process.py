@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import signal
 import socket
@@ -20,9 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.base import BaseSpec
 from adapters_registry.content import ContentStore
+from adapters_registry.errors import StoreUnavailable
 from adapters_registry.records import Registry
 from server import bundled_base, demo, metrics
 from server.auth import Keys
+from server.data_dir import open_content, own_data_dir
 from server.engine.environment import prepare_environment
 from server.gate import check_now
 from server.lifecycle import Lifecycle
@@ -54,7 +55,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         SettingsError: a setting that can't be used, found before anything was started.
     """
     started = time.monotonic()
-    with _listen(settings) as listener, _own_data_dir(settings):
+    with _listen(settings) as listener, own_data_dir(settings):
         base = _prepare_base(settings, announce)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels)
         registry = _open_registry(settings, base)
@@ -192,27 +193,6 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-@contextlib.contextmanager
-def _own_data_dir(settings: Settings) -> Iterator[None]:
-    """Make the data folder, and keep it to this process: another one would clear its uploads."""
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (settings.data_dir / "lock").open("w")
-    except OSError as error:
-        raise SettingsError(
-            f"LORAPLEX_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error.strerror}"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SettingsError(
-                f"LORAPLEX_DATA_DIR (--data-dir): another server uses {settings.data_dir}; "
-                "stop it or choose another folder"
-            ) from None
-        yield
-
-
 def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
     if settings.base:
         return settings.base
@@ -230,12 +210,23 @@ def _open_registry(settings: Settings, base: str) -> Registry:
     except (OSError, ValueError) as error:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
     try:
-        return Registry(settings.records_url, ContentStore(settings.data_dir / "content"), spec)
+        content = open_content(settings)
+        _try_origin(content)
+        return Registry(settings.records_url, content, spec)
     except (OSError, ImportError, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0]
         raise SettingsError(
             f"LORAPLEX_DATA_DIR, LORAPLEX_DATABASE_URL: can't open the registry: {cause}"
         ) from error
+
+
+def _try_origin(content: ContentStore) -> None:
+    """Say at once that the origin can't be used; what is in the data folder is served even so."""
+    try:
+        if content.origin:
+            content.origin.size_of("0" * 64)
+    except StoreUnavailable as error:
+        log.error("LORAPLEX_ORIGIN: %s", error)
 
 
 def base_spec(base: str, max_rank: int) -> BaseSpec:

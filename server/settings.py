@@ -76,6 +76,18 @@ class Settings(BaseSettings):
     local_roots: Annotated[tuple[Path, ...], NoDecode] = _field(
         (), "Adapters", "Folders that path sources may come from, separated by ':'."
     )
+    disk_budget_gib: float | None = _field(
+        None,
+        "Adapters",
+        "Room for adapters' files in the data folder, in GiB; default: the disk's.",
+        gt=0,
+    )
+    origin: str | None = _field(
+        None,
+        "Adapters",
+        "s3://bucket/prefix that keeps all adapters' files, for every replica; the data folder is "
+        "then its cache. Credentials and endpoint: AWS_*.",
+    )
 
     data_dir: Path = _field(Path("var"), "Server", "Where records, adapters and the key live.")
     database_url: str | None = _field(
@@ -121,6 +133,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must be one of {', '.join(map(str, RANK_LIMITS))}")
         return value
 
+    @field_validator("origin")
+    @classmethod
+    def _check_origin(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("s3://"):
+            raise ValueError("must be s3://bucket/prefix")
+        return value
+
     @field_validator("base")
     @classmethod
     def _check_base(cls, value: str) -> str:
@@ -149,6 +168,11 @@ class Settings(BaseSettings):
     def host_adapters(self) -> int:
         """Adapters kept in host memory, the default resolved."""
         return self.max_cpu_loras or 4 * self.max_loras
+
+    @property
+    def disk_budget_bytes(self) -> int | None:
+        """The budget in bytes, None where there is none."""
+        return None if self.disk_budget_gib is None else int(self.disk_budget_gib * (1 << 30))
 
     @property
     def records_url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 from adapters_registry.base import BaseSpec
 from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE, ContentStore
 from adapters_registry.records import Registry
+from tests.s3_server import S3Server
 from tests.tiny import TINY_BASE, AdapterFactory
 
 
@@ -67,3 +69,18 @@ def registry(tmp_path: Path, tiny_base: BaseSpec, database_url: str) -> Iterator
     registry = Registry(database_url, ContentStore(tmp_path / "content"), tiny_base)
     yield registry
     registry.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty prefix on a real S3 server, which the environment leads to."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://test/{uuid.uuid4().hex}"

@@ -12,15 +12,19 @@ from adapters_registry.idempotency import Idempotency
 from adapters_registry.models import VersionState
 from adapters_registry.records import Registry
 from adapters_registry.retirement import delete_adapter, retire_version
+from adapters_registry.sources import Source
 from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, VersionBody
 from server.admin.idempotency import IdempotencyHeader, idempotency
 from server.admin.paging import Sorting, page_of
-from server.admin.registration import REQUEST_BODY, Registration, Stage, read_registration
+from server.admin.registration import REQUEST_BODY, Registration, read_registration
 from server.errors import InvalidRequest, rejected
 from server.gate import Gate
 from server.settings import Settings
+from server.workers import Workers
 
 _MIB = 1 << 20
+MAX_INTAKES = 8
+"""Registrations that read their files at a time; further ones wait, and delay nothing else."""
 
 Force = Annotated[bool, Query(description="Even if aliases point to it: they let go.")]
 
@@ -29,6 +33,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
     """The routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
     max_bytes = settings.max_adapter_mib * _MIB
+    workers = Workers("intake", MAX_INTAKES)
 
     @routes.post(
         "",
@@ -39,6 +44,8 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
             200: {"description": "This content is a version already.", "model": VersionBody},
             201: {"description": "Ready (with `wait=true`).", "model": VersionBody},
             422: {"description": "Rejected (with `wait=true`), with every reason."},
+            503: {"description": "The hub or the store that has the files doesn't answer."},
+            507: {"description": "The disk, or the budget for it, is full."},
         },
     )
     async def register_adapter(
@@ -53,8 +60,10 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         Content that is a version already is not doubled: 200, and that version.
         """
         once = idempotency(request, idempotency_key)
-        async with read_registration(request, settings.local_roots, max_bytes) as (asked, stage):
-            version, is_new = await take_in(asked, stage, once)
+        async with read_registration(
+            request, registry, workers, settings.local_roots, max_bytes
+        ) as (asked, source):
+            version, is_new = await take_in(asked, source, once)
         if is_new:
             gate.start(version)
         if wait:
@@ -68,17 +77,18 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         return body
 
     async def take_in(
-        asked: Registration, stage: Stage, once: Idempotency | None
+        asked: Registration, source: Source, once: Idempotency | None
     ) -> tuple[VersionRecord, bool]:
         base_name = settings.served_base_name
         if asked.name == base_name:
             raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
-        return await asyncio.to_thread(
+        return await workers.run(
             registry.register,
             asked.tenant,
             asked.name,
-            asked.source or "upload",
-            stage,
+            source.name,
+            source.stage,
+            size_bytes=source.size_bytes,
             promote=asked.promote,
             metadata=asked.metadata,
             once=once,

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 
 from adapters_registry.content import ADAPTER_FILES
-from adapters_registry.errors import SourceRefused
 from adapters_registry.names import DEFAULT_TENANT
-from adapters_registry.sources import missing_file, stage_local_path
+from adapters_registry.records import Registry
+from adapters_registry.sources import Source, find_source
+from server.admin.upload import receive_upload
 from server.errors import InvalidRequest
-
-MAX_FORM_FILES = 16
-
-Stage = Callable[[Path], None]
-"""Puts an adapter's files into an empty directory."""
+from server.workers import Workers
 
 
 class Registration(BaseModel):
@@ -32,26 +28,36 @@ class Registration(BaseModel):
 
     name: str
     tenant: str = DEFAULT_TENANT
-    source: str = ""
+    source: str = Field(
+        "", description="A path on the server, hf://org/repo@revision or s3://bucket/prefix."
+    )
     promote: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 @asynccontextmanager
 async def read_registration(
-    request: Request, local_roots: tuple[Path, ...], max_bytes: int
-) -> AsyncIterator[tuple[Registration, Stage]]:
-    """The registration of a request, and what stages its files while the context is open.
+    request: Request,
+    registry: Registry,
+    workers: Workers,
+    local_roots: tuple[Path, ...],
+    max_bytes: int,
+) -> AsyncIterator[tuple[Registration, Source]]:
+    """The registration of a request, and its source, which stages while the context is open.
 
     Raises:
         InvalidRequest: the body can't be understood.
+        RegistryError: the source can't be had, or there is no room for an upload.
     """
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=MAX_FORM_FILES) as form:
-            yield _parse_form(form), _stage_upload(form, max_bytes)
+        async with receive_upload(request, registry, workers, max_bytes) as (form, upload):
+            yield _parse_form(form), upload
     else:
         registration = _parse(_parse_json(await request.body()))
-        yield registration, _stage_path(registration.source, local_roots, max_bytes)
+        if not registration.source:
+            raise InvalidRequest("give a source, or upload the files", param="source")
+        found = await workers.run(find_source, registration.source, local_roots, max_bytes)
+        yield registration, found
 
 
 def _parse_form(form: FormData) -> Registration:
@@ -84,36 +90,13 @@ def _parse(values: Any) -> Registration:
         raise InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param) from error
 
 
-def _stage_path(source: str, local_roots: tuple[Path, ...], max_bytes: int) -> Stage:
-    if not source:
-        raise InvalidRequest("give a source, or upload the files", param="source")
-    return lambda staged: stage_local_path(source, local_roots, staged, max_bytes)
-
-
-def _stage_upload(form: FormData, max_bytes: int) -> Stage:
-    """Copy the uploaded parts, which the framework has spooled to disk, to the staging folder."""
-    parts = form.getlist("files")
-    uploads = {part.filename: part for part in parts if isinstance(part, UploadFile)}
-
-    def stage(staged: Path) -> None:
-        if sum(upload.size or 0 for upload in uploads.values()) > max_bytes:
-            raise SourceRefused("the files are over the limit (LORAPLEX_MAX_ADAPTER_MIB)")
-        for name in ADAPTER_FILES:
-            if name not in uploads:
-                raise SourceRefused(missing_file(name))
-            with (staged / name).open("wb") as target:
-                shutil.copyfileobj(uploads[name].file, target)
-
-    return stage
-
-
 REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
                 "schema": Registration.model_json_schema(),
-                "example": {"name": "smart-home", "source": "/adapters/smart-home"},
+                "example": {"name": "smart-home", "source": "hf://acme/smart-home@v2"},
             },
             "multipart/form-data": {
                 "schema": {

@@ -43,7 +43,11 @@ _DEFAULTS = {
 
 
 def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> None:
-    """Set the defaults; a base on disk also keeps the libraries from asking a hub."""
+    """Set the defaults; a base on disk also keeps the engine's libraries from asking a hub."""
+    # Read before it is set: registering may ask a hub from this process, unless the operator's own
+    # environment says that it may not.
+    import huggingface_hub.constants  # noqa: F401
+
     defaults = dict(_DEFAULTS) if log_level == "debug" else _DEFAULTS | _QUIET
     if Path(base).is_dir():
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -47,3 +48,24 @@ async def test_no_lease_is_kept_when_the_load_fails(
         async with adapters.lease(home):
             raise AssertionError("a version that could not be loaded was leased")
     assert num_leases() == 0
+
+
+async def test_an_engine_restarted_during_a_fetch_is_not_told_to_load(
+    registry: Registry, engine: FakeEngine, home: VersionRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new generation would read files that nobody holds."""
+    adapters, fetch = Adapters(engine, registry.content), registry.content.fetch
+
+    def restart_meanwhile(digest: str) -> Path:
+        engine.generation += 1
+        return fetch(digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.content, "fetch", restart_meanwhile)
+        with pytest.raises(Unavailable, match="restarted meanwhile"):
+            async with adapters.lease(home):
+                raise AssertionError("leased without a hold")
+    assert engine.loads == []
+    async with adapters.lease(home):
+        assert not registry.content.discard(home.digest)
+    assert not registry.content.discard(home.digest)

@@ -36,6 +36,8 @@ def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LORAPLEX_BASE", "nonsense"),
         ("LORAPLEX_DEMO", "perhaps"),
         ("LORAPLEX_ENGINE_ARGS", "--seed '1"),
+        ("LORAPLEX_ORIGIN", "bucket/prefix"),
+        ("LORAPLEX_DISK_BUDGET_GIB", "0"),
     ],
 )
 def test_bad_values_name_the_variable_and_the_flag(

@@ -1,0 +1,129 @@
+"""Files below a prefix of an S3-compatible bucket, through obstore.
+
+Endpoint, region and credentials are those of the usual `AWS_*` variables, which obstore reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import obstore
+from obstore.exceptions import (
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store
+
+from adapters_registry.errors import SourceRefused, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+S3_SCHEME = "s3://"
+
+_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
+_RANGE_BYTES = 16 << 20
+"""One request each: a large file neither fills memory nor outlasts a request's time."""
+_MAX_PARTS_AT_ONCE = 4
+
+
+class File(NamedTuple):
+    """One file of a bucket, in one state: the tag changes with the content."""
+
+    key: str
+    size_bytes: int
+    tag: str | None
+
+
+class Bucket:
+    """The files below `s3://bucket/prefix`. Nothing is asked of the store before a method is."""
+
+    def __init__(self, url: str) -> None:
+        """Raise `SourceRefused` where the URL isn't of the form `s3://bucket/prefix`."""
+        match = _URL.fullmatch(url.rstrip("/"))
+        if not match:
+            raise SourceRefused(f"{url[:200]!r} is no s3://bucket/prefix")
+        self.url = match[0]
+        try:
+            self._store = S3Store(
+                match["bucket"],
+                prefix=match["prefix"] or None,
+                # Plain HTTP only where AWS_ENDPOINT_URL says http://.
+                client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "60s"},
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+            )
+        except (BaseError, ValueError) as error:
+            raise SourceRefused(f"{url[:200]!r} can't be used: {_first_line(error)}") from error
+
+    def find(self, key: str) -> File | None:
+        """A file as it is now, if there is one; `StoreUnavailable` without an answer."""
+        with self._errors():
+            try:
+                meta = obstore.head(self._store, key)
+            except FileNotFoundError:
+                return None
+        return File(key, meta["size"], meta["e_tag"])
+
+    def list(self) -> Iterator[File]:
+        """Every file below the prefix; `StoreUnavailable` without an answer."""
+        with self._errors():
+            for page in obstore.list(self._store):
+                for meta in page:
+                    yield File(meta["path"], meta["size"], meta["e_tag"])
+
+    def download(self, file: File, target: Path) -> None:
+        """Write a file to `target`, all of it in the state in which it was found.
+
+        Raises:
+            StoreUnavailable: the store doesn't answer, or the file has changed meanwhile.
+        """
+        with target.open("wb") as copy, self._errors():
+            for start in range(0, file.size_bytes, _RANGE_BYTES):
+                end = min(start + _RANGE_BYTES, file.size_bytes)
+                try:
+                    part = obstore.get(
+                        self._store,
+                        file.key,
+                        options={"range": (start, end), "if_match": file.tag},
+                    )
+                    copy.write(part.bytes())
+                except (PreconditionError, FileNotFoundError) as error:
+                    message = f"{self.url}/{file.key} changed while it was read: try again"
+                    raise StoreUnavailable(message) from error
+
+    def upload(self, source: Path, key: str) -> None:
+        """Write a file, whole or not at all; `StoreUnavailable` without an answer."""
+        with self._errors():
+            obstore.put(self._store, key, source, max_concurrency=_MAX_PARTS_AT_ONCE)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete files; those that aren't there don't matter. `StoreUnavailable` as above."""
+        with self._errors():
+            obstore.delete(self._store, keys)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise StoreUnavailable(
+                f"{self.url} refuses the server's credentials: set AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL for it, and check its policy"
+            ) from error
+        except BaseError as error:
+            log.warning("%s: %s", self.url, _first_line(error))
+            raise StoreUnavailable(
+                f"{self.url} can't be reached: check AWS_ENDPOINT_URL, AWS_REGION, the "
+                "credentials and the connection (the server's log has the cause), then try again"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]

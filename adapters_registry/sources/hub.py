@@ -1,0 +1,98 @@
+"""A repository on a Hugging Face hub, pinned to the commit that its revision means now.
+
+Endpoint and token are the library's own `HF_ENDPOINT` and `HF_TOKEN`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapters_registry.content import ADAPTER_FILES
+from adapters_registry.errors import SourceRefused, StoreUnavailable
+from adapters_registry.sources.source import Source, missing_file
+
+HUB_SCHEME = "hf://"
+
+_SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+def find_on_hub(source: str, endpoint: str | None = None) -> Source:
+    """The adapter at `hf://org/repo@revision` (`main` if none is named), nothing read of it yet.
+
+    Raises:
+        SourceRefused: it isn't there, isn't for this server's token, or isn't named so.
+        StoreUnavailable: the hub can't be reached.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    match = _SOURCE.fullmatch(source)
+    if not match:
+        raise SourceRefused(f"{source[:200]!r} is no hf://org/repo@revision")
+    repo, commit = match["repo"], match["revision"] or "main"
+    sizes: dict[str, int] = {}
+    for name in ADAPTER_FILES:
+        with _errors(source, name):
+            file = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
+        if file.commit_hash is None or file.size is None:
+            raise StoreUnavailable(
+                f"{source}: the hub doesn't say which commit it is, or how large"
+            )
+        # The second file is that of the first one's commit, whatever is pushed between.
+        commit, sizes[name] = file.commit_hash, file.size
+
+    def stage(staged: Path) -> None:
+        scratch = staged / "hub"
+        for name, size_bytes in sizes.items():
+            with _errors(source, name):
+                hf_hub_download(repo, name, revision=commit, local_dir=scratch, endpoint=endpoint)
+            if (scratch / name).stat().st_size != size_bytes:
+                raise StoreUnavailable(f"{name} of {source} came incomplete: try again")
+            (scratch / name).rename(staged / name)
+        shutil.rmtree(scratch)
+
+    return Source(f"{HUB_SCHEME}{repo}@{commit}", sum(sizes.values()), stage)
+
+
+@contextmanager
+def _errors(source: str, name: str) -> Iterator[None]:
+    """The library's errors as ours, with what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise SourceRefused(
+            f"{source} is gated: accept its terms on the hub, and set HF_TOKEN on the server"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceRefused(
+            f"{source}: no such repository, or a private one: check the name, and HF_TOKEN on the "
+            "server"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceRefused(f"{source}: the repository has no such revision") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise missing_file(name) from error
+    except errors.HFValidationError as error:
+        raise SourceRefused(f"{source[:200]!r} is no hf://org/repo@revision") from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        raise StoreUnavailable(_why(source, error)) from error
+    except OSError as error:
+        if error.errno is not None:  # ours: the disk's
+            raise
+        raise StoreUnavailable(_why(source, error)) from error
+
+
+def _why(source: str, error: Exception) -> str:
+    from huggingface_hub.constants import ENDPOINT, is_offline_mode
+
+    if is_offline_mode():
+        return f"{source} can't be fetched: HF_HUB_OFFLINE is set; unset it, or upload the files"
+    return (
+        f"{source} can't be fetched from {ENDPOINT} ({type(error.__cause__ or error).__name__}): "
+        "check the connection and HF_ENDPOINT on the server, or upload the files"
+    )

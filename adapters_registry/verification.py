@@ -1,0 +1,70 @@
+"""Whether every content that versions need is there, and holds what its digest says."""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from adapters_registry.catalog import version_record
+from adapters_registry.content import ContentStore
+from adapters_registry.garbage import NEEDS_CONTENT
+from adapters_registry.models import Version
+
+
+class ContentState(enum.StrEnum):
+    """What was found of one content."""
+
+    SOUND = "sound"
+    AT_ORIGIN = "at origin"
+    """Not here, but the origin has it: fetched and verified when it is used."""
+    NOT_AT_ORIGIN = "not at origin"
+    """Sound here, but other replicas can't have it: it was registered without an origin."""
+    DAMAGED = "damaged"
+    MISSING = "missing"
+
+
+FINE = (ContentState.SOUND, ContentState.AT_ORIGIN)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One content that versions need."""
+
+    digest: str
+    state: ContentState
+    versions: list[str]
+
+
+def needed_content(session: Session) -> dict[str, list[str]]:
+    """Every digest that versions need, with those versions (`tenant/name@3`)."""
+    query = select(Version).where(Version.state.in_(NEEDS_CONTENT)).order_by(Version.id)
+    needed: dict[str, list[str]] = defaultdict(list)
+    for row in session.scalars(query.options(joinedload(Version.adapter))):
+        needed[row.digest].append(version_record(row).public_name)
+    return needed
+
+
+def verify(content: ContentStore, needed: dict[str, list[str]]) -> Iterator[Finding]:
+    """Read every needed content and compare it with its digest.
+
+    Raises:
+        StoreUnavailable: there is an origin, and it doesn't answer.
+    """
+    at_origin = content.origin.sizes() if content.origin else {}
+    for digest, versions in needed.items():
+        yield Finding(digest, _state_of(content, digest, at_origin), versions)
+
+
+def _state_of(content: ContentStore, digest: str, at_origin: dict[str, int]) -> ContentState:
+    if not content.path(digest).is_dir():
+        return ContentState.AT_ORIGIN if digest in at_origin else ContentState.MISSING
+    if not content.is_sound(digest):
+        return ContentState.DAMAGED
+    if content.origin and digest not in at_origin:
+        return ContentState.NOT_AT_ORIGIN
+    return ContentState.SOUND
