@@ -136,8 +136,8 @@ class Registry:
             yield staged, digest, size_bytes
         if self.content.origin:
             # Another replica's collection may have come between; what is there isn't sent again.
-            with suppress(StoreUnavailable):
-                self.content.origin.put(digest, self.content.fetch(digest))
+            with suppress(StoreUnavailable, FileNotFoundError):  # gone here: evicted, so it's there
+                self.content.origin.put(digest, self.content.path(digest))
 
     def make_room(self, staged: Path, num_bytes: int) -> None:
         """Reserve disk budget for a staging directory, collecting garbage if there is no room.

@@ -17,7 +17,9 @@ class Gate:
         self._checks: dict[int, asyncio.Task[VersionRecord]] = {}
 
     def start(self, version: VersionRecord) -> None:
-        """Begin to check a pending version."""
+        """Begin to check a pending version; one that is being checked already is let be."""
+        if version.engine_id in self._checks:
+            return
         check = asyncio.create_task(asyncio.to_thread(check_now, self._registry, version))
         self._checks[version.engine_id] = check
         check.add_done_callback(lambda _: self._checks.pop(version.engine_id))

@@ -64,8 +64,8 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
             request, registry, workers, settings.local_roots, max_bytes
         ) as (asked, source):
             version, is_new = await take_in(asked, source, once)
-        if is_new:
-            gate.start(version)
+        if version.state in (VersionState.PENDING, VersionState.CHECKING):
+            gate.start(version)  # a repeated registration takes up a check that was cut off
         if wait:
             version = await gate.verdict(version)
         if version.state is VersionState.REJECTED:

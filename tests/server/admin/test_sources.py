@@ -4,6 +4,7 @@ import asyncio
 import errno
 import io
 import os
+import sqlite3
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.garbage import collect_garbage
@@ -361,6 +363,26 @@ async def test_a_full_disk_under_the_records(
     registry.engine.dispose()
     assert (await client.get("/admin/adapters")).json()["data"] == []
     assert (await client.post(REGISTER, json=body)).status_code == 201
+
+
+async def test_a_check_that_a_full_disk_cut_off_is_taken_up_again(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise OperationalError("", {}, full)
+
+    files = files_of(make_adapter())
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "accept", fail)
+        response = await client.post(REGISTER, data={"name": "new"}, files=files)
+        assert_error(response, 507, "insufficient_storage")
+    response = await client.post(REGISTER, data={"name": "new"}, files=files)
+    assert (response.json()["version"], response.json()["state"]) == (1, "ready")
 
 
 # --- content that is lost ---
