@@ -80,7 +80,7 @@ def serve(context: typer.Context, **flags: Any) -> None:
     settings = load_settings(**flags)
     verbose = settings.log_level == "debug"
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
-    for library in ("alembic", "httpx", "asyncio", "vllm", "torch"):
+    for library in ("alembic", "httpx", "httpx2", "asyncio", "vllm", "torch"):
         logging.getLogger(library).setLevel(logging.DEBUG if verbose else logging.ERROR)
     code = run_server(settings, lambda text: console.print(text, markup=False, soft_wrap=True))
     # vLLM leaves threads and exit handlers behind that may wait for each other.

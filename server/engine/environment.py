@@ -44,14 +44,15 @@ _DEFAULTS = {
 
 def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> None:
     """Set the defaults; a base on disk also keeps the engine's libraries from asking a hub."""
-    # Read before it is set: registering may ask a hub from this process, unless the operator's own
-    # environment says that it may not.
-    import huggingface_hub.constants  # noqa: F401
-
-    defaults = dict(_DEFAULTS) if log_level == "debug" else _DEFAULTS | _QUIET
-    if Path(base).is_dir():
-        defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    defaults = _DEFAULTS if log_level == "debug" else _DEFAULTS | _QUIET
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # The library reads its environment now: registering may ask a hub from this process, unless
+    # the operator has forbidden it, and only the engine's processes may not.
+    import huggingface_hub.constants  # noqa: F401
+
+    if Path(base).is_dir():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ[SERVER_PID] = str(os.getpid())
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
