@@ -43,6 +43,9 @@ from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
 
 log = logging.getLogger(__name__)
 
+ALLOW_BASE_MISMATCH = "allow_base_mismatch"
+"""The entry of a version's metadata that lets it pass though it names another base."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -121,7 +124,11 @@ class Registry:
         with self._verdict(version) as (_, row):
             row.state = VersionState.CHECKING
         try:
-            return check_adapter(self.content.path(version.digest), self.base)
+            return check_adapter(
+                self.content.path(version.digest),
+                self.base,
+                allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
+            )
         except AdapterRejected:
             raise
         except Exception as error:

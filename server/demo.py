@@ -6,10 +6,10 @@ import json
 from functools import partial
 from pathlib import Path
 
+from adapters_registry.catalog import VersionRecord
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
 from adapters_registry.sources import stage_local_path
-from server.gate import check_now
 from server.settings import Settings
 
 MAX_DEMO_BYTES = 1 << 20
@@ -21,13 +21,19 @@ PROMPTS = {
 
 
 def register(registry: Registry) -> None:
-    """Register the demo adapters; what is there already stays as it is."""
+    """Register the demo adapters, for the gate to check; what is there already stays as it is."""
     for name in PROMPTS:
         if (DEFAULT_TENANT, name) in registry.catalog.adapters:
             continue
         source = str(DEMO_DIR / name)
         stage = partial(stage_local_path, source, (DEMO_DIR,), max_bytes=MAX_DEMO_BYTES)
-        check_now(registry, registry.register(DEFAULT_TENANT, name, source, stage)[0])
+        registry.register(DEFAULT_TENANT, name, source, stage)
+
+
+def unchecked(registry: Registry) -> list[VersionRecord]:
+    """The demo's versions that the gate has still to check."""
+    names = {(DEFAULT_TENANT, name) for name in PROMPTS}
+    return [v for v in registry.unfinished() if (v.tenant, v.name) in names]
 
 
 def examples(address: str, settings: Settings) -> str:

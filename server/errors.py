@@ -10,7 +10,8 @@ APIError
 ├── ChangedMeanwhile    412
 ├── TooLarge            413
 ├── Rejected            422  an adapter that can't work, with every reason
-└── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
+└── Unavailable         503  engine starting, restarting, draining
+    └── NotLoadable          an adapter that the engine refuses
 """
 
 from __future__ import annotations
@@ -115,6 +116,10 @@ class Unavailable(APIError):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(self.retry_after_seconds)}
+
+
+class NotLoadable(Unavailable):
+    """The engine is well, and refuses this adapter's weights."""
 
 
 def error_response(error: APIError, path: str) -> JSONResponse:

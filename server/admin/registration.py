@@ -35,6 +35,9 @@ class Registration(BaseModel):
     source: str = ""
     promote: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
+    allow_base_mismatch: bool = Field(
+        False, description="The configuration may name another base; recorded in the metadata."
+    )
 
 
 @asynccontextmanager
@@ -124,6 +127,7 @@ REQUEST_BODY: dict[str, Any] = {
                         "tenant": {"type": "string"},
                         "promote": {"type": "boolean"},
                         "metadata": {"type": "string", "description": "A JSON object."},
+                        "allow_base_mismatch": {"type": "boolean"},
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},

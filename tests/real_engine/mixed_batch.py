@@ -1,6 +1,7 @@
-"""Run in a process of its own: vLLM answers prompts, each with its own adapter, in one batch.
+"""Run in a process of its own: vLLM answers prompts, each with its own adapter, in batches.
 
-Reads a JSON job from the standard input, writes the answers' tokens and log-probabilities.
+Reads a JSON job from the standard input, writes the answers' tokens and log-probabilities. Nothing
+but vLLM and our plugin for it is in play: no gate.
 """
 
 import json
@@ -18,22 +19,21 @@ def main() -> None:
         job["base"],
         skip_tokenizer_init=True,
         enable_lora=True,
-        kv_cache_memory_bytes=64 << 20,
         enable_prefix_caching=False,
         **job["engine"],
     )
     adapters = {
         path: LoRARequest(path, number, path)
-        for number, path in enumerate(sorted(set(filter(None, job["adapters"]))), start=1)
+        for number, path in enumerate(sorted({p for b in job["batches"] for _, p in b if p}), 1)
     }
     answers = []
-    for _ in range(job["times"]):
+    for batch in job["batches"]:
         outputs = llm.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt in job["prompts"]],
+            [TokensPrompt(prompt_token_ids=prompt) for prompt, _ in batch],
             SamplingParams(
                 temperature=0, max_tokens=16, logprobs=0, ignore_eos=True, detokenize=False
             ),
-            lora_request=[adapters.get(path) for path in job["adapters"]],
+            lora_request=[adapters.get(path) for _, path in batch],
             use_tqdm=False,
         )
         answers.append([_tokens_and_logprobs(output) for output in outputs])
