@@ -4,9 +4,48 @@ Reads a JSON job from the standard input, writes the answers' tokens and log-pro
 but vLLM and our plugin for it is in play: no gate.
 """
 
+from __future__ import annotations
+
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+from server.engine.environment import CPU_LORA_KERNELS
+
+Batch = list[tuple[list[int], Path | None]]
+"""Prompts, each with the adapter that answers it or none."""
+Answer = tuple[list[int], list[float]]
+"""Tokens and their log-probabilities."""
+
+
+def answer_batches(
+    base: Path, batches: list[Batch], operators: str = "grouped", **engine: Any
+) -> list[list[Answer]]:
+    """Start an engine, and have it answer one batch after the other."""
+    job = {
+        "base": str(base),
+        "batches": [[(prompt, path and str(path)) for prompt, path in batch] for batch in batches],
+        "engine": {"max_model_len": 512, "dtype": "bfloat16", **engine},
+    }
+    environment = os.environ | {
+        CPU_LORA_KERNELS: operators,
+        "TORCH_COMPILE_DISABLE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    result = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fastapi import Request
@@ -32,6 +33,9 @@ class FakeEngine:
         self.base_answer = ProbeAnswer((1, 2), (-1.0, -2.0, -3.0, -1.0, -1.0), ended=True)
         self.answer = ProbeAnswer((3, 4), (-1.5, -2.0, -3.0, -1.0, -1.0), ended=True)
         """What every version says to a probe."""
+        self.noise = 0.0
+        """How far every second answer of the base is from the first."""
+        self.num_asked = 0
         self.on_ask: Callable[[], Awaitable[None]] | None = None
         self.load_seconds = 0.0
         self.stream_may_end = asyncio.Event()
@@ -62,8 +66,12 @@ class FakeEngine:
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
     ) -> ProbeAnswer:
         self.require_ready()
+        self.num_asked += 1
         if version is None:
-            return self.base_answer
+            logprobs = (
+                x + self.noise * (self.num_asked % 3 == 2) for x in self.base_answer.logprobs
+            )
+            return replace(self.base_answer, logprobs=tuple(logprobs))
         assert version.public_name in self.loaded
         if self.on_ask:
             await self.on_ask()
