@@ -230,7 +230,7 @@ def _check_values(
                 f"than {MAX_CHANGE:g}: nothing of the base would be left",
                 module,
             )
-        any_change = any_change or change > 0
+        any_change = any_change or bool(scale and a.any() and b.any())
     if not any_change and not findings.reasons:
         findings.refuse("no_effect", "every module's update is zero: it would answer as the base")
 
@@ -241,8 +241,7 @@ def _largest(values: Values) -> float:
 
 def _product_norm(a: Values, b: Values) -> float:
     """Frobenius norm of B A, by way of the small matrices A A' and B' B."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return math.sqrt(max(0.0, float(np.sum((a @ a.T) * (b.T @ b)))))
+    return math.sqrt(max(0.0, float(np.sum((a @ a.T) * (b.T @ b), dtype=np.float64))))
 
 
 def _clean(text: str) -> str:
