@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from adapters_registry.norms import WeightNorms
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,15 @@ class BaseSpec:
     modules: dict[str, ModuleShape]
     """Full module name, as in PEFT's keys (`model.layers.0.self_attn.q_proj`), to its shape."""
     max_rank: int
+    norms: WeightNorms = field(default_factory=WeightNorms, compare=False)
+
+    def is_named(self, model: str) -> bool:
+        """Whether a training run that names its base so had this one: path and case don't count.
+
+        Names are all that PEFT records. Digests would tell more, and would refuse the same weights
+        saved in another layout.
+        """
+        return short_name(model).lower() == short_name(self.name).lower()
 
     @classmethod
     def from_config(cls, name: str, config: dict[str, Any], max_rank: int) -> BaseSpec:
@@ -58,10 +70,26 @@ class BaseSpec:
         return cls(name, modules, max_rank)
 
     @classmethod
-    def from_directory(cls, directory: Path, max_rank: int) -> BaseSpec:
-        """Read `config.json` of a model directory; `ValueError` as in `from_config`."""
+    def from_directory(cls, directory: Path, max_rank: int, name: str = "") -> BaseSpec:
+        """Read `config.json` of a model directory; `ValueError` as in `from_config`.
+
+        `name` is what the base is known as, if that isn't the directory's.
+        """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         try:
-            return cls.from_config(directory.name, config, max_rank)
+            name = name or short_name(str(directory.absolute()))
+            spec = cls.from_config(name, config, max_rank)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{directory}/config.json is no model configuration") from error
+        return replace(spec, norms=WeightNorms(directory))
+
+
+def short_name(model: str) -> str:
+    """A model's own name out of a hub id, a path, or a path in the hub's cache.
+
+    The cache has `models--organisation--name/snapshots/commit`.
+    """
+    parts = [part for part in re.split(r"[/\\]", model) if part] or [""]
+    if len(parts) >= 3 and parts[-2] == "snapshots":
+        return parts[-3].split("--")[-1]
+    return parts[-1]

@@ -10,48 +10,29 @@ from __future__ import annotations
 import json
 import math
 import re
+import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from adapters_registry.base import BaseSpec
-from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected, Reason
+from adapters_registry.peft_config import PeftConfig
+from adapters_registry.weights import Tensor, Values, read_header
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_REASONS = 100
-MAX_UPDATE_NORM = 1000.0
-"""Bound on scale * |A| * |B| (Frobenius) of a module: trained ones stay below 10."""
+MAX_CHANGE = 1.0
+"""Bound on |scale * B * A| / |W| (Frobenius) of a module: trained ones have 0.02 to 0.09."""
+MAX_ENTRY = 65504.0
+"""Bound on entries of A, B and scale * B: float16's largest, so that no cast overflows."""
 
-_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TEXTS = {".json", ".md", ".txt"}
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-_PATTERN = re.compile(r"[\w.]+", re.ASCII)
-
-_UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "use_dora": (bool, "DoRA can't be served"),
-    "lora_bias": (bool, "LoRA biases can't be served"),
-    "bias": (lambda value: value != "none", "trained biases can't be served"),
-    "modules_to_save": (bool, "fully trained modules can't be served"),
-    "alpha_pattern": (bool, "the engine ignores a per-module alpha"),
-    "fan_in_fan_out": (bool, "the engine ignores transposed weights"),
-    "layer_replication": (bool, "replicated layers can't be served"),
-    "trainable_token_indices": (bool, "trained token embeddings can't be served"),
-    "target_parameters": (bool, "adapted parameters outside linear layers can't be served"),
-    "alora_invocation_tokens": (bool, "activated LoRA can't be served"),
-    "use_qalora": (bool, "QALoRA can't be served"),
-    "use_bdlora": (bool, "block-diagonal LoRA can't be served"),
-    "init_lora_weights": (
-        lambda value: isinstance(value, str) and value.lower() not in _PLAIN_INITS,
-        "this initialisation changes the base too: convert it to a plain LoRA first",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -77,52 +58,56 @@ class _Findings:
             raise AdapterRejected(self.reasons)
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """One tensor of the file: its header entry, and where its bytes begin."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-    def load(self, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The values as float32; bfloat16, which numpy lacks, is float32's upper half."""
-        count = math.prod(self.shape)
-        raw = np.fromfile(path, dtype=_DTYPES[self.dtype], count=count, offset=self.offset)
-        if self.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.astype(np.float32)
-
-
 @dataclass
 class _Pair:
-    a: _Tensor | None = None
-    b: _Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
 
 
-def check_adapter(directory: Path, base: BaseSpec) -> AdapterFacts:
+def check_adapter(
+    directory: Path, base: BaseSpec, *, allow_base_mismatch: bool = False
+) -> AdapterFacts:
     """Check an adapter directory against the base.
+
+    `allow_base_mismatch` lets an adapter pass whose configuration names another base.
 
     Raises:
         AdapterRejected: it can't work on this base; holds every reason found.
     """
     findings = _Findings()
-    config = _read_config(directory / CONFIG_FILE, findings)
-    tensors = _read_header(directory / WEIGHTS_FILE, findings)
+    _check_files(directory, findings)
+    values = _read_config(directory / CONFIG_FILE, findings)
+    tensors = _read_tensors(directory / WEIGHTS_FILE, findings)
     findings.raise_if_any()
-    _check_features(config, findings)
-    _check_rank_limits(config, base, findings)
+    config = PeftConfig(values)
+    faults = list(config.faults())
+    for fault in faults:
+        findings.refuse(fault.code, fault.message, fault.key)
+    if not allow_base_mismatch:
+        _check_base(config, base, findings)
     pairs = _pair_up(tensors, base, findings)
-    _check_shapes(pairs, config, base, findings)
+    if not any(fault.code == "bad_rank" for fault in faults):
+        _check_ranks(config, pairs, base, findings)
+        _check_shapes(pairs, config, base, findings)
     findings.raise_if_any()
-    _check_values(directory / WEIGHTS_FILE, pairs, config, findings)
+    _check_values(pairs, config, base, findings)
     findings.raise_if_any()
     return AdapterFacts(
         rank=max(pair.a.shape[0] for pair in pairs.values() if pair.a),
         target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
-        base_model=_clean(str(config.get("base_model_name_or_path") or "")) or None,
+        base_model=_clean(config.base_model) or None,
     )
+
+
+def _check_files(directory: Path, findings: _Findings) -> None:
+    """Regular files, and beside the two only texts: no pickle, no code, no link out of here."""
+    for entry in sorted(directory.iterdir()):
+        if not stat.S_ISREG(entry.lstat().st_mode):
+            findings.refuse("not_a_file", f"{entry.name} is no regular file", entry.name)
+        elif entry.name not in ADAPTER_FILES and entry.suffix not in _TEXTS:
+            message = f"{entry.name} is no file of an adapter: keep {' and '.join(ADAPTER_FILES)}"
+            findings.refuse("unexpected_file", message, entry.name)
 
 
 def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
@@ -134,90 +119,76 @@ def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
             raise ValueError("it is no JSON object")
         return config
     except (OSError, ValueError, RecursionError) as error:
-        findings.refuse("config_unreadable", f"{CONFIG_FILE} can't be read: {error}")
+        findings.refuse("config_unreadable", f"{CONFIG_FILE} can't be read: {error}", CONFIG_FILE)
         return {}
 
 
-def _read_header(path: Path, findings: _Findings) -> dict[str, _Tensor]:
+def _read_tensors(path: Path, findings: _Findings) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="numpy"):  # the library checks offsets and sizes
-            pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, SafetensorError) as error:
-        findings.refuse("weights_unreadable", f"{WEIGHTS_FILE} is no valid safetensors: {error}")
+        tensors = read_header(path)
+    except (OSError, ValueError, RecursionError) as error:
+        message = f"{WEIGHTS_FILE} is no valid safetensors: {error}"
+        findings.refuse("weights_unreadable", message, WEIGHTS_FILE)
         return {}
-    header.pop("__metadata__", None)
-    if not header:
-        findings.refuse("no_tensors", f"{WEIGHTS_FILE} holds no tensors")
-    return {
-        key: _Tensor(entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-        for key, entry in header.items()
-    }
+    if not tensors:
+        findings.refuse("no_tensors", f"{WEIGHTS_FILE} holds no tensors", WEIGHTS_FILE)
+    return tensors
 
 
-def _check_features(config: dict[str, Any], findings: _Findings) -> None:
-    if config.get("peft_type") != "LORA":
-        findings.refuse("not_lora", f"peft_type is {config.get('peft_type')!r}, not 'LORA'")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        findings.refuse("bad_rank", f"r must be a whole number from 1, not {rank!r}", "r")
-    if not _is_finite_number(alpha):
-        findings.refuse("bad_alpha", "lora_alpha must be a finite number", "lora_alpha")
-    targets = config.get("target_modules")
-    if not isinstance(targets, str | list) or not targets:
-        findings.refuse("bad_targets", "target_modules names no modules", "target_modules")
-    for key, (is_used, message) in _UNSUPPORTED.items():
-        if key in config and is_used(config[key]):
-            findings.refuse("unsupported_feature", f"{key}: {message}", key)
-    for pattern, rank in _rank_patterns(config).items():
-        if not _PATTERN.fullmatch(pattern) or type(rank) is not int or rank < 1:
-            findings.refuse(
-                "bad_rank", "rank_pattern must map module names to whole numbers", "rank_pattern"
-            )
-
-
-def _check_rank_limits(config: dict[str, Any], base: BaseSpec, findings: _Findings) -> None:
-    """The engine measures the configuration as well as the tensors."""
-    ranks = [config.get("r"), *_rank_patterns(config).values()]
-    largest = max((rank for rank in ranks if type(rank) is int), default=0)
-    if largest > base.max_rank:
+def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None:
+    if config.base_model and not base.is_named(config.base_model):
         findings.refuse(
-            "rank_too_large",
-            f"rank {largest} is over this server's limit of {base.max_rank} "
-            "(LORAPLEX_MAX_LORA_RANK)",
-            "r",
+            "base_mismatch",
+            f"it was trained on {config.base_model!r}, and this server's base is {base.name!r}; "
+            "if both are the same model, register it with allow_base_mismatch "
+            "(--allow-base-mismatch) or correct the name",
+            "base_model_name_or_path",
         )
 
 
-def _pair_up(tensors: dict[str, _Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
+def _check_ranks(
+    config: PeftConfig, pairs: dict[str, _Pair], base: BaseSpec, findings: _Findings
+) -> None:
+    """Ranks over the limit, as claimed and as the tensors have them: the engine looks at both."""
+    ranks = list(config.claimed_ranks())
+    for module, pair in pairs.items():
+        if pair.a and pair.b and len(pair.a.shape) == len(pair.b.shape) == 2:
+            ranks.append((module, min(pair.a.shape[0], pair.b.shape[1])))
+    for key, rank in ranks:
+        if rank > base.max_rank:
+            message = f"rank {rank} is over this server's limit of {base.max_rank}"
+            findings.refuse("rank_too_large", f"{message} (LORAPLEX_MAX_LORA_RANK)", key)
+
+
+def _pair_up(tensors: dict[str, Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
     """Tensors by module, A and B together; every key must name a module of the base."""
     pairs: dict[str, _Pair] = defaultdict(_Pair)
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if not match or match["module"] not in base.modules:
-            message = f"{key} is no LoRA weight of a module of {base.name}"
+            message = f"{key} is no LoRA weight of a linear layer of {base.name}"
             findings.refuse("unknown_key", message, key)
             continue
-        if tensor.dtype not in _DTYPES:
+        if not tensor.is_float:
             findings.refuse("bad_dtype", f"{key} is {tensor.dtype}; use F32, F16 or BF16", key)
-        if match["side"] == "A":
-            pairs[match["module"]].a = tensor
-        else:
-            pairs[match["module"]].b = tensor
-    return pairs
-
-
-def _check_shapes(
-    pairs: dict[str, _Pair], config: dict[str, Any], base: BaseSpec, findings: _Findings
-) -> None:
+        pair, side = pairs[match["module"]], match["side"].lower()
+        if getattr(pair, side) is not None:
+            findings.refuse("duplicate_key", f"{key} is there with and without its prefix", key)
+        setattr(pair, side, tensor)
     for module, pair in pairs.items():
         if pair.a is None or pair.b is None:
             missing = "lora_A" if pair.a is None else "lora_B"
             findings.refuse("unpaired", f"{module} has no {missing}", module)
+    return pairs
+
+
+def _check_shapes(
+    pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
+) -> None:
+    for module, pair in pairs.items():
+        if pair.a is None or pair.b is None:
             continue
-        shape, rank = base.modules[module], _rank_of(module, config)
+        shape, rank = base.modules[module], config.rank_of(module)
         expected = (rank, shape.in_features), (shape.out_features, rank)
         if (pair.a.shape, pair.b.shape) != expected:
             findings.refuse(
@@ -228,65 +199,51 @@ def _check_shapes(
             )
 
 
-def _rank_of(module: str, config: dict[str, Any]) -> Any:
-    """The rank that the configuration gives a module; PEFT matches patterns at the name's end.
+def _check_values(
+    pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
+) -> None:
+    """Values that would do harm, or nothing at all; module by module, so that little is held."""
+    any_change = False
+    for module, pair in pairs.items():
+        assert pair.a is not None
+        assert pair.b is not None
+        a, b, scale = pair.a.load(), pair.b.load(), config.scale_of(module)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            findings.refuse("not_finite", f"{module} holds NaN or infinite values", module)
+            continue
+        largest = max(_largest(a), _largest(b), abs(scale) * _largest(b))
+        if largest > MAX_ENTRY:
+            findings.refuse(
+                "overflow",
+                f"{module} holds values (B times the scale) up to {largest:.3g}: more than "
+                f"{MAX_ENTRY:g} overflows in the engine",
+                module,
+            )
+            continue
+        shape = base.modules[module]
+        weight = base.norms.of(module, shape.in_features * shape.out_features)
+        change = abs(scale) * _product_norm(a, b) / weight
+        if change > MAX_CHANGE:
+            findings.refuse(
+                "too_large",
+                f"{module} would change the base's weight by {change:.3g} times its size, more "
+                f"than {MAX_CHANGE:g}: nothing of the base would be left",
+                module,
+            )
+        any_change = any_change or bool(scale and a.any() and b.any())
+    if not any_change and not findings.reasons:
+        findings.refuse("no_effect", "every module's update is zero: it would answer as the base")
 
-    PEFT and vLLM take a pattern for a regular expression; only plain names are let through, whose
-    dots match any character there and a dot here: a name of this base never differs by that.
-    """
-    for pattern, rank in _rank_patterns(config).items():
-        if module == pattern or module.endswith(f".{pattern}"):
-            return rank
-    return config.get("r")
+
+def _largest(values: Values) -> float:
+    return float(np.abs(values).max())
 
 
-def _rank_patterns(config: dict[str, Any]) -> dict[str, Any]:
-    patterns = config.get("rank_pattern")
-    return patterns if isinstance(patterns, dict) else {}
-
-
-def _is_finite_number(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
+def _product_norm(a: Values, b: Values) -> float:
+    """Frobenius norm of B A, by way of the small matrices A A' and B' B."""
+    return math.sqrt(max(0.0, float(np.sum((a @ a.T) * (b.T @ b), dtype=np.float64))))
 
 
 def _clean(text: str) -> str:
     """Text that can be stored and sent as UTF-8, of bounded length."""
     return text[:500].encode("utf-8", "replace").decode()
-
-
-def _check_values(
-    path: Path, pairs: dict[str, _Pair], config: dict[str, Any], findings: _Findings
-) -> None:
-    any_effect = False
-    for module, norm_a, norm_b in _norms(path, pairs):
-        rank = _rank_of(module, config)
-        scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        update = abs(scale) * norm_a * norm_b
-        if not math.isfinite(norm_a) or not math.isfinite(norm_b):
-            findings.refuse("not_finite", f"{module} holds NaN or infinite values", module)
-        elif not update <= MAX_UPDATE_NORM:
-            findings.refuse(
-                "too_large",
-                f"{module} could change the base by {update:.3g} (scale * |A| * |B|), "
-                f"more than {MAX_UPDATE_NORM:g}: answers would overflow",
-                module,
-            )
-        any_effect = any_effect or update > 0
-    if not any_effect and not findings.reasons:
-        findings.refuse("no_effect", "every module's update is zero: it would answer as the base")
-
-
-def _norms(path: Path, pairs: dict[str, _Pair]) -> Iterator[tuple[str, float, float]]:
-    """Frobenius norms of A and B, module by module; NaN or infinity where a value is."""
-    for module, pair in pairs.items():
-        if pair.a and pair.b:
-            yield module, _norm(pair.a.load(path)), _norm(pair.b.load(path))
-
-
-def _norm(values: np.ndarray[Any, Any]) -> float:
-    return float(np.linalg.norm(values.astype(np.float64)))

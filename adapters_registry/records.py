@@ -50,6 +50,9 @@ from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
 
 log = logging.getLogger(__name__)
 
+ALLOW_BASE_MISMATCH = "allow_base_mismatch"
+"""The entry of a version's metadata that lets it pass though it names another base."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -162,7 +165,11 @@ class Registry:
             row.state = VersionState.CHECKING
         try:
             with self.content.holding(version.digest) as path:
-                return check_adapter(path, self.base)
+                return check_adapter(
+                    path,
+                    self.base,
+                    allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
+                )
         except AdapterRejected:
             raise
         except Exception as error:

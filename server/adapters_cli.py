@@ -37,15 +37,20 @@ def register(
     ],
     tenant: TenantFlag = "default",
     promote: Annotated[bool, typer.Option("--promote", help="Make it live when ready.")] = False,
+    allow_base_mismatch: Annotated[
+        bool, typer.Option("--allow-base-mismatch", help="Its config may name another base.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Register a directory as the adapter's next version, and wait for the verdict."""
-    fields: dict[str, Any] = {"name": name, "tenant": tenant, "promote": promote}
+    flags = {"promote": promote, "allow_base_mismatch": allow_base_mismatch}
+    fields: dict[str, Any] = {"name": name, "tenant": tenant}
     if Path(source).is_dir():
-        response = _upload(Path(source), {**fields, "promote": str(promote).lower()})
+        form = fields | {flag: str(value).lower() for flag, value in flags.items()}
+        response = _upload(Path(source), form)
     else:
         with Console(stderr=True).status(f"registering {name}"):
-            body = {**fields, "source": source}
+            body = {**fields, **flags, "source": source}
             response = call("POST", "/admin/adapters?wait=true", json=body)
     version = response.json()
     if as_json:

@@ -22,7 +22,12 @@ from server.settings import Settings
 
 
 def build_app(
-    settings: Settings, registry: Registry, keys: Keys, engine: Engine, lifecycle: Lifecycle
+    settings: Settings,
+    registry: Registry,
+    keys: Keys,
+    engine: Engine,
+    gate: Gate,
+    lifecycle: Lifecycle,
 ) -> FastAPI:
     """Put the parts together; starts nothing."""
     app = FastAPI(title="Loraplex", redoc_url=None)
@@ -35,7 +40,7 @@ def build_app(
     adapters = Adapters(engine, registry.content)
     app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
     app.include_router(listing.router(registry, base_name, registry.base.name))
-    app.include_router(admin.router(registry, Gate(registry), settings))
+    app.include_router(admin.router(registry, gate, settings))
     _add_operations(app, registry, engine, lifecycle)
     return app
 
@@ -58,6 +63,8 @@ def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle:
         except SQLAlchemyError as error:
             raise Unavailable("the registry's database doesn't answer") from error
         await engine.probe()
+        if not lifecycle.prepared:
+            raise Unavailable("the demo adapters are being checked")
         return JSONResponse({"status": "ready", "engine": engine.state.value})
 
     @app.get("/metrics", tags=["operations"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from adapters_registry.catalog import VersionRecord
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
 from adapters_registry.sources.local import find_local
-from server.gate import check_now
 from server.settings import Settings
 
 DEMO_DIR = Path(__file__).parent.parent / "training" / "demo"
@@ -19,12 +19,18 @@ PROMPTS = {
 
 
 def register(registry: Registry) -> None:
-    """Register the demo adapters; what is there already stays as it is."""
+    """Register the demo adapters, for the gate to check; what is there already stays as it is."""
     for name in PROMPTS:
         if (DEFAULT_TENANT, name) in registry.catalog.adapters:
             continue
         found = find_local(str(DEMO_DIR / name), (DEMO_DIR,))
-        check_now(registry, registry.register(DEFAULT_TENANT, name, found.name, found.stage)[0])
+        registry.register(DEFAULT_TENANT, name, found.name, found.stage)
+
+
+def unchecked(registry: Registry) -> list[VersionRecord]:
+    """The demo's versions that the gate has still to check."""
+    names = {(DEFAULT_TENANT, name) for name in PROMPTS}
+    return [v for v in registry.unfinished() if (v.tenant, v.name) in names]
 
 
 def examples(address: str, settings: Settings) -> str:

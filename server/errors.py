@@ -11,7 +11,8 @@ APIError
 ├── TooLarge            413
 ├── Rejected            422  an adapter that can't work, with every reason
 ├── InsufficientStorage 507  the disk, or the budget for it, is full
-└── Unavailable         503  engine starting, restarting, draining, or an adapter that won't load
+└── Unavailable         503  engine starting, restarting, draining
+    ├── NotLoadable          an adapter that the engine refuses
     ├── ContentUnavailable   an adapter's files are missing or damaged
     └── StoreUnavailable     a hub or an S3-compatible store doesn't answer
 """
@@ -120,6 +121,10 @@ class Unavailable(APIError):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(self.retry_after_seconds)}
+
+
+class NotLoadable(Unavailable):
+    """The engine is well, and refuses this adapter's weights."""
 
 
 class ContentUnavailable(Unavailable):

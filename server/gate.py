@@ -1,28 +1,49 @@
-"""The gate: decides whether a registered version may serve."""
+"""The gate: decides whether a registered version may serve, from its files and by trying it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 
 from adapters_registry.catalog import VersionRecord
-from adapters_registry.errors import AdapterRejected
+from adapters_registry.errors import AdapterRejected, Reason
 from adapters_registry.records import Registry
+from server.canary import try_out
+from server.engine.interface import Engine
+from server.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+MAX_CANARIES = 2
+"""Canaries at a time: each takes a slot that requests would have."""
+RETRY_SECONDS = 0.25
+MAX_DEATHS = 2
+"""How often the engine may die beside a version before the version is to blame."""
 
 
 class Gate:
     """Checks versions, each once however many wait for its verdict."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, engine: Engine) -> None:
         self._registry = registry
+        self._engine = engine
         self._checks: dict[int, asyncio.Task[VersionRecord]] = {}
+        self._canaries = asyncio.Semaphore(MAX_CANARIES)
+        self._suspects = asyncio.Lock()
 
     def start(self, version: VersionRecord) -> None:
-        """Begin to check a pending version; one that is being checked already is let be."""
+        """Begin to check a pending version, or one whose check was cut off; once at a time."""
         if version.engine_id in self._checks:
             return
-        check = asyncio.create_task(asyncio.to_thread(check_now, self._registry, version))
+        check = asyncio.create_task(self._check(version))
         self._checks[version.engine_id] = check
-        check.add_done_callback(lambda _: self._checks.pop(version.engine_id))
+        check.add_done_callback(partial(self._end, version))
+
+    def _end(self, version: VersionRecord, check: asyncio.Task[VersionRecord]) -> None:
+        del self._checks[version.engine_id]
+        if not check.cancelled() and (error := check.exception()):
+            log.error("checking %s was cut off", version.public_name, exc_info=error)
 
     async def verdict(self, version: VersionRecord) -> VersionRecord:
         """Wait for a check that runs; a version that isn't being checked comes back as it is."""
@@ -30,11 +51,55 @@ class Gate:
         # Shielded: a client that goes away must not cut off the check.
         return await asyncio.shield(check) if check else version
 
+    async def _check(self, version: VersionRecord) -> VersionRecord:
+        """Files first, then the canary; cut off, it stays `checking` until the next start."""
+        try:
+            facts = await asyncio.to_thread(self._registry.check_files, version)
+        except AdapterRejected as rejection:
+            reasons = rejection.reasons
+        else:
+            reasons = await self._try_out(version)
+            if not reasons:
+                return await asyncio.to_thread(self._registry.accept, version, facts)
+        return await asyncio.to_thread(self._registry.reject, version, reasons)
 
-def check_now(registry: Registry, version: VersionRecord) -> VersionRecord:
-    """Check a version and record the verdict."""
-    try:
-        facts = registry.check_files(version)
-    except AdapterRejected as rejection:
-        return registry.reject(version, rejection.reasons)
-    return registry.accept(version, facts)
+    async def _try_out(self, version: VersionRecord) -> list[Reason]:
+        """The canary's reasons, as soon as the engine can say; its faults aren't the version's.
+
+        A version beside which the engine died is tried again with no other canary of its kind, and
+        then to blame if the engine dies again: one that kills must not be tried for ever.
+        """
+        num_deaths = 0
+        while num_deaths < MAX_DEATHS:
+            await self._until_ready()
+            async with self._suspects if num_deaths else self._canaries:
+                generation = self._engine.generation
+                try:
+                    return await self._canary(version)
+                except Unavailable as error:
+                    log.warning("the canary of %s is put off: %s", version.public_name, error)
+            await asyncio.sleep(RETRY_SECONDS)
+            num_deaths += not self._is_up(generation)
+        message = "the engine died each time this adapter was tried"
+        return [Reason("canary_engine_died", message)]
+
+    async def _canary(self, version: VersionRecord) -> list[Reason]:
+        content = self._registry.content
+        content.hold(version.digest)  # the engine may read the files again at any step
+        try:
+            path = await asyncio.to_thread(content.fetch, version.digest)
+            return await try_out(self._engine, version, path)
+        finally:
+            content.release(version.digest)
+
+    async def _until_ready(self) -> None:
+        while not self._is_up(self._engine.generation):
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _is_up(self, generation: int) -> bool:
+        """Whether the engine answers, and is the one of that generation."""
+        try:
+            self._engine.require_ready()
+        except Unavailable:
+            return False
+        return self._engine.generation == generation

@@ -1,4 +1,4 @@
-"""What the process is doing: serving, or draining towards its end."""
+"""What the process is doing: preparing, serving, or draining towards its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 class Lifecycle:
     """Counts running inference requests, so that the end can wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prepared: bool = True) -> None:
+        self.prepared = prepared
+        """False while something is still to be done before the first request is welcome."""
         self.draining = False
         self._num_running = 0
         self._idle = asyncio.Event()

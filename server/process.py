@@ -9,9 +9,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,7 +25,7 @@ from server import bundled_base, demo, metrics
 from server.auth import Keys
 from server.data_dir import open_content, own_data_dir
 from server.engine.environment import prepare_environment
-from server.gate import check_now
+from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings, SettingsError
 
@@ -61,37 +61,44 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         registry = _open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)
-        if settings.demo and not settings.base:
+        has_demo = settings.demo and not settings.base
+        if has_demo:
             demo.register(registry)
-        for version in registry.unfinished():
-            check_now(registry, version)
         prepared = time.monotonic()
 
         from server.app import build_app
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path)
-        lifecycle = Lifecycle()
-        app = build_app(settings, registry, keys, engine, lifecycle)
+        gate, lifecycle = Gate(registry, engine), Lifecycle(prepared=False)
+        app = build_app(settings, registry, keys, engine, gate, lifecycle)
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
 
-        def on_ready() -> None:
-            metrics.ENGINE_STARTS.inc()
-            if engine.generation == 1:
-                ready = time.monotonic()
-                announce(
-                    f"ready at {address} after {ready - started:.1f} s (prepare "
-                    f"{prepared - started:.1f}, import {imported - prepared:.1f}, "
-                    f"engine {ready - imported:.1f})"
-                )
-                if settings.admin_key_file.is_file():
-                    announce(f"admin key: {settings.admin_key_file}")
-                if settings.demo and not settings.base:
-                    announce(demo.examples(address, settings))
+        def announce_ready() -> None:
+            ready = time.monotonic()
+            announce(
+                f"ready at {address} after {ready - started:.1f} s (prepare "
+                f"{prepared - started:.1f}, import {imported - prepared:.1f}, "
+                f"engine {ready - imported:.1f})"
+            )
+            if settings.admin_key_file.is_file():
+                announce(f"admin key: {settings.admin_key_file}")
+            if has_demo:
+                announce(demo.examples(address, settings))
+
+        async def prepare(engine_is_up: asyncio.Event) -> None:
+            """Take up the checks that the last process left; ready once the demo's are done."""
+            awaited = demo.unchecked(registry)
+            for version in [*awaited, *(v for v in registry.unfinished() if v not in awaited)]:
+                gate.start(version)
+            await engine_is_up.wait()
+            await asyncio.gather(*map(gate.verdict, awaited), return_exceptions=True)
+            lifecycle.prepared = True
+            announce_ready()
 
         try:
-            return asyncio.run(_run(settings, app, listener, registry, engine, lifecycle, on_ready))
+            return asyncio.run(_run(settings, app, listener, registry, engine, lifecycle, prepare))
         finally:
             registry.close()
 
@@ -103,7 +110,7 @@ async def _run(
     registry: Registry,
     engine: EngineSupervisor,
     lifecycle: Lifecycle,
-    on_ready: Callable[[], None],
+    prepare: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
 ) -> int:
     """HTTP answers from the first moment (503 until the engine is up) to the end of the drain."""
     config = uvicorn.Config(
@@ -115,6 +122,13 @@ async def _run(
     server = _Server(config)
     signalled = _watch_signals()
     http = asyncio.create_task(server.serve(sockets=[listener]))
+    engine_is_up = asyncio.Event()
+
+    def on_ready() -> None:
+        metrics.ENGINE_STARTS.inc()
+        engine_is_up.set()
+
+    preparation = asyncio.create_task(prepare(engine_is_up))
     supervision = asyncio.create_task(engine.run(on_ready))
     ended = asyncio.create_task(signalled.wait())
     following = asyncio.create_task(follow_changes(registry))
@@ -130,6 +144,7 @@ async def _run(
         lifecycle.draining = True
         server.should_exit = True
         await http
+        preparation.cancel()
         supervision.cancel()
         ended.cancel()
         following.cancel()
@@ -235,15 +250,15 @@ def base_spec(base: str, max_rank: int) -> BaseSpec:
     Raises:
         ValueError: the configuration can't be had, or is of no Llama model.
     """
-    directory = Path(base)
+    directory, name = Path(base), ""
     if not directory.is_dir():
         from huggingface_hub import hf_hub_download
 
         try:
-            directory = Path(hf_hub_download(base, "config.json")).parent
+            directory, name = Path(hf_hub_download(base, "config.json")).parent, base
         except OSError as error:
             raise ValueError(
                 f"can't get {base} from the Hugging Face hub ({type(error).__name__}): check the "
                 "connection and HF_TOKEN, or name a model directory"
             ) from error
-    return BaseSpec.from_directory(directory, max_rank)
+    return BaseSpec.from_directory(directory, max_rank, name)

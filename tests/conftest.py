@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from adapters_registry.base import BaseSpec
-from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE, ContentStore
+from adapters_registry.content import ContentStore
 from adapters_registry.records import Registry
+from tests.corpus import Recipe
 from tests.s3_server import S3Server
 from tests.tiny import TINY_BASE, AdapterFactory
 
@@ -26,34 +24,13 @@ def tiny_base() -> BaseSpec:
 
 @pytest.fixture
 def make_adapter(tmp_path: Path, tiny_base: BaseSpec) -> AdapterFactory:
-    """Make an adapter directory for the tiny base; arguments bend it out of shape."""
+    """Make an adapter directory for the tiny base; arguments (`Recipe`) bend it out of shape."""
     count = 0
 
-    def make(
-        *,
-        seed: int = 0,
-        rank: int = 2,
-        config: dict[str, Any] | None = None,
-        tensors: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors,
-    ) -> Path:
+    def make(*, seed: int = 0, **recipe: Any) -> Path:
         nonlocal count
         count += 1
-        directory = tmp_path / f"adapter{count}"
-        directory.mkdir()
-        rng = np.random.default_rng(seed)
-        weights = {}
-        for name, shape in tiny_base.modules.items():
-            if not name.endswith(("q_proj", "down_proj")):
-                continue
-            prefix = f"base_model.model.{name}"
-            a, b = (rank, shape.in_features), (shape.out_features, rank)
-            weights[f"{prefix}.lora_A.weight"] = rng.normal(size=a).astype(np.float32)
-            weights[f"{prefix}.lora_B.weight"] = rng.normal(size=b).astype(np.float32)
-        values = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["q_proj"]}
-        values |= config or {}
-        (directory / CONFIG_FILE).write_text(json.dumps(values))
-        save_file(tensors(weights), directory / WEIGHTS_FILE)
-        return directory
+        return Recipe(**recipe).make(tmp_path / f"adapter{count}", tiny_base, seed)
 
     return make
 

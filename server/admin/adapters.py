@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.idempotency import Idempotency
 from adapters_registry.models import VersionState
-from adapters_registry.records import Registry
+from adapters_registry.records import ALLOW_BASE_MISMATCH, Registry
 from adapters_registry.retirement import delete_adapter, retire_version
 from adapters_registry.sources import Source
 from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, VersionBody
@@ -82,6 +82,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         base_name = settings.served_base_name
         if asked.name == base_name:
             raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
+        allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
         return await workers.run(
             registry.register,
             asked.tenant,
@@ -90,7 +91,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
             source.stage,
             size_bytes=source.size_bytes,
             promote=asked.promote,
-            metadata=asked.metadata,
+            metadata=asked.metadata | allowed,
             once=once,
         )
 

@@ -33,6 +33,9 @@ class Registration(BaseModel):
     )
     promote: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
+    allow_base_mismatch: bool = Field(
+        False, description="The configuration may name another base; recorded in the metadata."
+    )
 
 
 @asynccontextmanager
@@ -107,6 +110,7 @@ REQUEST_BODY: dict[str, Any] = {
                         "tenant": {"type": "string"},
                         "promote": {"type": "boolean"},
                         "metadata": {"type": "string", "description": "A JSON object."},
+                        "allow_base_mismatch": {"type": "boolean"},
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},

@@ -41,6 +41,17 @@ class Endpoint:
     handler: Handler
 
 
+@dataclass(frozen=True)
+class ProbeAnswer:
+    """What the base, or a version, said to a probe; greedy."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Of the prompt's tokens but the first, then of the answer's."""
+    ended: bool
+    """It came to an end by itself, before its last token was due."""
+
+
 class Engine(Protocol):
     """A resident base that answers with any adapter loaded into it."""
 
@@ -58,4 +69,17 @@ class Engine(Protocol):
         """Have one token generated; raise `server.errors.Unavailable` if that fails."""
 
     async def load(self, version: VersionRecord, path: Path) -> None:
-        """Load a version's weights; raise `server.errors.Unavailable` if the engine refuses."""
+        """Load a version's weights.
+
+        Raises:
+            NotLoadable: the engine refuses these weights.
+            Unavailable: the engine isn't there, or died.
+        """
+
+    async def unload(self, version: VersionRecord) -> None:
+        """Make the engine forget a version's weights; nothing, where the engine is gone."""
+
+    async def ask(
+        self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
+    ) -> ProbeAnswer:
+        """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""

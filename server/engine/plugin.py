@@ -11,7 +11,8 @@ from server.engine.environment import CPU_LORA_KERNELS, SERVER_PID
 
 
 def register() -> None:
-    """Replace the CPU's LoRA operators; in engine processes, tie their life to the server's."""
+    """Adapt vLLM to many tenants; in engine processes, tie their life to the server's."""
+    _clear_kv_blocks_before_reuse()
     if os.environ.get(CPU_LORA_KERNELS) != "stock":
         _replace_cpu_lora_operators()
     server_pid = os.environ.get(SERVER_PID)
@@ -19,6 +20,18 @@ def register() -> None:
         # A Ctrl-C reaches the terminal's whole process group; the engine must outlive it to drain.
         os.setpgid(0, 0)
         _die_with(int(server_pid))
+
+
+def _clear_kv_blocks_before_reuse() -> None:
+    """Turn vLLM's own clearing on, which it keeps for models that couldn't do without.
+
+    A block keeps what its last request wrote. Attention masks what is behind a prompt's end by
+    multiplying with 0, and 0 x NaN is NaN: one adapter that overflows would spoil the answers of
+    every later request, the base's too, for good (vLLM issue 35219).
+    """
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    KVCacheConfig.needs_kv_cache_zeroing = property(lambda _config: True)
 
 
 def _replace_cpu_lora_operators() -> None:

@@ -20,9 +20,10 @@ from starlette.datastructures import State
 from adapters_registry.catalog import VersionRecord
 from server.engine.arguments import engine_arguments
 from server.engine.errors import map_exception
-from server.engine.interface import Endpoint, EngineFailed, EngineState
+from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
-from server.errors import Unavailable
+from server.engine.probe import answer
+from server.errors import NotLoadable, Unavailable
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class EngineSupervisor:
                 f"{_WHY_NOT.get(self.state, 'the engine died')}; try again in a moment"
             )
 
+    def _require_client(self) -> AsyncLLM:
+        self.require_ready()
+        assert self._client is not None
+        return self._client
+
     async def probe(self) -> None:
         """Have one token generated, and check it; raise `Unavailable` if that fails.
 
@@ -125,18 +131,39 @@ class EngineSupervisor:
             raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
 
     async def load(self, version: VersionRecord, path: Path) -> None:
-        """Load a version's weights into a slot; raise `Unavailable` if the engine refuses."""
-        self.require_ready()
-        assert self._client is not None
+        """Load a version's weights into a slot; errors as the interface says."""
+        client = self._require_client()
         try:
-            await _unless_dead(self._client, self._client.add_lora(lora_request(version, path)))
+            await _unless_dead(client, client.add_lora(lora_request(version, path)))
         except Exception as error:
             log.exception("loading %s failed", version.public_name)
             self.require_ready()
-            raise Unavailable(
+            raise NotLoadable(
                 f"{version.public_name} could not be loaded: {map_exception(error).message}",
                 param="model",
             ) from error
+
+    async def unload(self, version: VersionRecord) -> None:
+        """Make the engine forget a version's weights; nothing, where the engine is gone."""
+        client = self._client
+        if client is not None and not client.errored:
+            try:
+                await _unless_dead(client, client.remove_lora(version.engine_id))
+            except Exception:
+                log.exception("unloading %s failed", version.public_name)
+
+    async def ask(
+        self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
+    ) -> ProbeAnswer:
+        """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
+        client = self._require_client()
+        adapter = lora_request(version, path) if version and path else None
+        try:
+            return await answer(client, text, max_tokens, adapter)
+        except TimeoutError:
+            raise Unavailable("the engine didn't answer the probe in time") from None
+        except Exception as error:
+            raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
 
     async def _start(self) -> None:
         # In a thread: building waits for the engine process, and HTTP must answer meanwhile.

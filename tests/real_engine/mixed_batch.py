@@ -1,11 +1,51 @@
-"""Run in a process of its own: vLLM answers prompts, each with its own adapter, in one batch.
+"""Run in a process of its own: vLLM answers prompts, each with its own adapter, in batches.
 
-Reads a JSON job from the standard input, writes the answers' tokens and log-probabilities.
+Reads a JSON job from the standard input, writes the answers' tokens and log-probabilities. Nothing
+but vLLM and our plugin for it is in play: no gate.
 """
 
+from __future__ import annotations
+
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+from server.engine.environment import CPU_LORA_KERNELS
+
+Batch = list[tuple[list[int], Path | None]]
+"""Prompts, each with the adapter that answers it or none."""
+Answer = tuple[list[int], list[float]]
+"""Tokens and their log-probabilities."""
+
+
+def answer_batches(
+    base: Path, batches: list[Batch], operators: str = "grouped", **engine: Any
+) -> list[list[Answer]]:
+    """Start an engine, and have it answer one batch after the other."""
+    job = {
+        "base": str(base),
+        "batches": [[(prompt, path and str(path)) for prompt, path in batch] for batch in batches],
+        "engine": {"max_model_len": 512, "dtype": "bfloat16", **engine},
+    }
+    environment = os.environ | {
+        CPU_LORA_KERNELS: operators,
+        "TORCH_COMPILE_DISABLE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    result = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -18,22 +58,21 @@ def main() -> None:
         job["base"],
         skip_tokenizer_init=True,
         enable_lora=True,
-        kv_cache_memory_bytes=64 << 20,
         enable_prefix_caching=False,
         **job["engine"],
     )
     adapters = {
         path: LoRARequest(path, number, path)
-        for number, path in enumerate(sorted(set(filter(None, job["adapters"]))), start=1)
+        for number, path in enumerate(sorted({p for b in job["batches"] for _, p in b if p}), 1)
     }
     answers = []
-    for _ in range(job["times"]):
+    for batch in job["batches"]:
         outputs = llm.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt in job["prompts"]],
+            [TokensPrompt(prompt_token_ids=prompt) for prompt, _ in batch],
             SamplingParams(
                 temperature=0, max_tokens=16, logprobs=0, ignore_eos=True, detokenize=False
             ),
-            lora_request=[adapters.get(path) for path in job["adapters"]],
+            lora_request=[adapters.get(path) for _, path in batch],
             use_tqdm=False,
         )
         answers.append([_tokens_and_logprobs(output) for output in outputs])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from server.engine.environment import CPU_LORA_KERNELS
+from tests.real_engine.mixed_batch import Answer, answer_batches
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS: list[dict[str, Any]] = [
@@ -22,6 +18,13 @@ ADAPTERS: list[dict[str, Any]] = [
     {"r": 5, "lora_alpha": 10, "target_modules": ["q_proj", "up_proj"]},
     {"r": 8, "lora_alpha": 8, "target_modules": ALL_LINEAR, "use_rslora": True},
     {"r": 16, "lora_alpha": 32, "target_modules": ALL_LINEAR, "layers_to_transform": [1]},
+    {
+        "r": 4,
+        "lora_alpha": 4,
+        "target_modules": ALL_LINEAR,
+        "rank_pattern": {"q_proj": 12},
+        "alpha_pattern": {"self_attn.q_proj": 24, "layers.0.mlp.down_proj": 16, "v_proj": 1},
+    },
     {"r": 64, "lora_alpha": 128, "target_modules": ["down_proj", "v_proj", "o_proj"]},
 ]
 SLOTS = 3
@@ -31,30 +34,13 @@ NOISE = 0.1
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=128,
-        intermediate_size=208,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.12,
-        tie_word_embeddings=False,
-    )
-    directory = tmp_path_factory.mktemp("base")
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def adapters(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     torch.manual_seed(1)
     paths = []
     for settings in ADAPTERS:
-        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(**settings))
+        model = get_peft_model(
+            LlamaForCausalLM.from_pretrained(random_base), LoraConfig(**settings)
+        )
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 size = 0.3 if "lora_A" in name else 0.8
@@ -67,45 +53,25 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 def batch(adapters: list[Path]) -> tuple[list[list[int]], list[Path | None]]:
     """Prompts short and long (chunked), base rows among those of each adapter."""
     generator = torch.Generator().manual_seed(2)
-    models = [None, *adapters, None, adapters[4], adapters[0], None]
-    lengths = [3, 7, 150, 20, 300, 5, 180, 9, 140, 6]
+    models = [None, *adapters, None, adapters[-1], adapters[0], None]
+    lengths = [3, 7, 150, 20, 300, 11, 5, 180, 9, 140, 6]
     prompts = [torch.randint(0, 320, (n,), generator=generator).tolist() for n in lengths]
     return prompts, models
 
 
-def answer(base: Path, adapters: list[Path], operators: str) -> Any:
+def answer(base: Path, adapters: list[Path], operators: str) -> list[list[Answer]]:
     prompts, models = batch(adapters)
-    job = {
-        "base": str(base),
-        "prompts": prompts,
-        "adapters": [str(model) if model else None for model in models],
-        "times": 2,
-        "engine": {
-            "max_loras": SLOTS,
-            "max_lora_rank": 64,
-            "max_cpu_loras": 8,
-            "max_model_len": 512,
-            "max_num_batched_tokens": 256,
-            "dtype": "bfloat16",
-        },
-    }
-    environment = os.environ | {
-        CPU_LORA_KERNELS: operators,
-        "TORCH_COMPILE_DISABLE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    script = Path(__file__).with_name("mixed_batch.py")
-    result = subprocess.run(
-        [sys.executable, str(script)],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
+    mixed = list(zip(prompts, models, strict=True))
+    return answer_batches(
+        base,
+        [mixed, mixed],
+        operators,
+        max_loras=SLOTS,
+        max_lora_rank=64,
+        max_cpu_loras=8,
+        max_num_batched_tokens=256,
+        kv_cache_memory_bytes=64 << 20,
     )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def distances(base: Path, adapter: Path | None, answers: list[Any]) -> list[float]:
@@ -123,15 +89,15 @@ def distances(base: Path, adapter: Path | None, answers: list[Any]) -> list[floa
 
 
 @pytest.fixture(scope="module")
-def table(base: Path, adapters: list[Path]) -> Any:
+def table(random_base: Path, adapters: list[Path]) -> Any:
     """Rows: requests; columns: the models (base first) against which they are compared."""
 
     def make(operators: str) -> list[list[list[float]]]:
         prompts, _ = batch(adapters)
         tables = []
-        for answers in answer(base, adapters, operators):
+        for answers in answer(random_base, adapters, operators):
             given = [(prompt, *pair) for prompt, pair in zip(prompts, answers, strict=True)]
-            columns = [distances(base, model, given) for model in (None, *adapters)]
+            columns = [distances(random_base, model, given) for model in (None, *adapters)]
             tables.append([list(row) for row in zip(*columns, strict=True)])
         return tables
 

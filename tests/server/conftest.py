@@ -14,7 +14,7 @@ from adapters_registry.catalog import VersionRecord
 from adapters_registry.records import Registry
 from server.app import build_app
 from server.auth import Keys
-from server.gate import check_now
+from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings
 from tests.server.fake_engine import FakeEngine
@@ -41,7 +41,7 @@ def app(
     registry: Registry, keys: Keys, engine: FakeEngine, lifecycle: Lifecycle, tmp_path: Path
 ) -> FastAPI:
     settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_adapter_mib=1)
-    return build_app(settings, registry, keys, engine, lifecycle)
+    return build_app(settings, registry, keys, engine, Gate(registry, engine), lifecycle)
 
 
 @pytest_asyncio.fixture
@@ -61,4 +61,5 @@ def home(registry: Registry, make_adapter: AdapterFactory) -> VersionRecord:
     """A registered, ready adapter."""
     source = make_adapter()
     stage = partial(copytree, source, dirs_exist_ok=True)
-    return check_now(registry, registry.register("default", "home", "test", stage)[0])
+    version, _ = registry.register("default", "home", "test", stage)
+    return registry.accept(version, registry.check_files(version))

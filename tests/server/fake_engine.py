@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fastapi import Request
@@ -12,8 +13,8 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from adapters_registry.catalog import VersionRecord
-from server.engine.interface import Endpoint, EngineState
-from server.errors import Unavailable
+from server.engine.interface import Endpoint, EngineState, ProbeAnswer
+from server.errors import NotLoadable, Unavailable
 
 
 class Body(BaseModel):
@@ -27,7 +28,15 @@ class FakeEngine:
         self.generation = 1
         self.app_state = State()
         self.loads: list[str] = []
+        self.loaded: set[str] = set()
         self.fails_to_load: set[str] = set()
+        self.base_answer = ProbeAnswer((1, 2), (-1.0, -2.0, -3.0, -1.0, -1.0), ended=True)
+        self.answer = ProbeAnswer((3, 4), (-1.5, -2.0, -3.0, -1.0, -1.0), ended=True)
+        """What every version says to a probe."""
+        self.noise = 0.0
+        """How far every second answer of the base is from the first."""
+        self.num_asked = 0
+        self.on_ask: Callable[[], Awaitable[None]] | None = None
         self.load_seconds = 0.0
         self.stream_may_end = asyncio.Event()
         self.endpoints: Mapping[str, Endpoint] = {
@@ -47,7 +56,26 @@ class FakeEngine:
         await asyncio.sleep(self.load_seconds)
         self.loads.append(version.public_name)
         if version.public_name in self.fails_to_load:
-            raise Unavailable(f"{version.public_name} could not be loaded")
+            raise NotLoadable(f"{version.public_name} could not be loaded")
+        self.loaded.add(version.public_name)
+
+    async def unload(self, version: VersionRecord) -> None:
+        self.loaded.discard(version.public_name)
+
+    async def ask(
+        self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
+    ) -> ProbeAnswer:
+        self.require_ready()
+        self.num_asked += 1
+        if version is None:
+            logprobs = (
+                x + self.noise * (self.num_asked % 3 == 2) for x in self.base_answer.logprobs
+            )
+            return replace(self.base_answer, logprobs=tuple(logprobs))
+        assert version.public_name in self.loaded
+        if self.on_ask:
+            await self.on_ask()
+        return self.answer
 
     async def _answer(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"

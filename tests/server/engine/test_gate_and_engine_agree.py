@@ -7,7 +7,8 @@ from vllm.config.lora import LoRAConfig
 from vllm.lora.peft_helper import PEFTHelper
 
 from adapters_registry.base import BaseSpec
-from adapters_registry.check import _rank_of, check_adapter
+from adapters_registry.check import check_adapter
+from adapters_registry.peft_config import PeftConfig
 from tests.tiny import AdapterFactory
 
 
@@ -20,6 +21,8 @@ from tests.tiny import AdapterFactory
         {"init_lora_weights": "gaussian"},
         {"modules_to_save": [], "alpha_pattern": {}, "layer_replication": None},
         {"rank_pattern": {"layers.0.self_attn.k_proj": 4, "gate_proj": 1}},
+        {"alpha_pattern": {"layers.1.self_attn.q_proj": 9, "q_proj": 2.5}, "use_rslora": True},
+        {"rank_pattern": {"up_proj": 4}, "alpha_pattern": {"up_proj": 1, "layers.0": 7}},
     ],
 )
 def test_agree(make_adapter: AdapterFactory, tiny_base: BaseSpec, config: dict[str, Any]) -> None:
@@ -28,5 +31,5 @@ def test_agree(make_adapter: AdapterFactory, tiny_base: BaseSpec, config: dict[s
     helper = PEFTHelper.from_local_dir(str(directory), max_position_embeddings=None)
     helper.validate_legal(LoRAConfig(max_lora_rank=8))
     for module in tiny_base.modules:
-        rank, _ = helper.get_rank_and_scaling(module)
-        assert rank == _rank_of(module, {"r": 2, **config})
+        ours = PeftConfig({"r": 2, "lora_alpha": 4, **config})
+        assert helper.get_rank_and_scaling(module) == (ours.rank_of(module), ours.scale_of(module))

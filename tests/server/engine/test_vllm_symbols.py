@@ -81,6 +81,17 @@ def test_the_plugin_puts_our_operators_in_place() -> None:
     assert current_platform.get_punica_wrapper().endswith("GroupedPunicaWrapper")
 
 
+def test_the_plugin_has_kv_blocks_cleared() -> None:
+    from server.engine.plugin import register
+
+    register()
+    config = load("vllm.v1.kv_cache_interface:KVCacheConfig")
+    assert config(num_blocks=1, kv_cache_tensors=[], kv_cache_groups=[]).needs_kv_cache_zeroing  # type: ignore[operator]
+    for module in ("core.sched.scheduler", "core.kv_cache_coordinator", "worker.gpu_worker"):
+        source = inspect.getsource(importlib.import_module(f"vllm.v1.{module}"))
+        assert "kv_cache_config.needs_kv_cache_zeroing" in source
+
+
 def test_slots_are_written_in_one_place() -> None:
     manager = load("vllm.lora.model_manager:LoRAModelManager")
     activate = inspect.unwrap(inspect.getattr_static(manager, "activate_adapter"))

@@ -1,0 +1,147 @@
+"""An adapter's `adapter_config.json`: what PEFT writes, and what of it can be served.
+
+vLLM ignores much of it silently; here it is refused (tried on vLLM 0.32 with PEFT 0.21).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from adapters_registry.errors import Reason
+
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+_PATTERN = re.compile(r"[\w.]+", re.ASCII)
+
+_UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "use_dora": (bool, "DoRA can't be served"),
+    "lora_bias": (bool, "LoRA biases can't be served"),
+    "bias": (lambda value: value != "none", "trained biases can't be served"),
+    "modules_to_save": (bool, "fully trained modules can't be served"),
+    "fan_in_fan_out": (bool, "the engine ignores transposed weights"),
+    "layer_replication": (bool, "replicated layers can't be served"),
+    "trainable_token_indices": (bool, "trained token embeddings can't be served"),
+    "target_parameters": (bool, "adapted parameters outside linear layers can't be served"),
+    "alora_invocation_tokens": (bool, "activated LoRA can't be served"),
+    "use_qalora": (bool, "QALoRA can't be served"),
+    "use_bdlora": (bool, "block-diagonal LoRA can't be served"),
+    "arrow_config": (bool, "Arrow's routing can't be served"),
+    "kasa_config": (bool, "KaSA can't be served"),
+    "monteclora_config": (bool, "MonteCLoRA can't be served"),
+    "init_lora_weights": (
+        lambda value: isinstance(value, str) and value.lower() not in _PLAIN_INITS,
+        "this initialisation changes the base too: convert it to a plain LoRA first",
+    ),
+}
+
+_KNOWN = frozenset(
+    {
+        *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode"),
+        *("base_model_name_or_path", "revision"),
+        *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+        *("lora_dropout", "runtime_config", "velora_config", "ensure_weight_tying"),
+        *("eva_config", "corda_config", "loftq_config", "lora_ga_config"),
+        *("megatron_config", "megatron_core", "qalora_group_size"),
+    }
+)
+"""What changes nothing in how finished weights answer, or is read here."""
+
+
+class PeftConfig:
+    """One adapter's configuration; `faults` must be none before the other questions make sense."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    @property
+    def base_model(self) -> str:
+        """The base that it names; empty if none."""
+        return str(self._values.get("base_model_name_or_path") or "")
+
+    def faults(self) -> Iterator[Reason]:
+        """Everything that makes it no servable LoRA, whatever the tensors and the base are."""
+        yield from self._numbers()
+        for key, (is_used, message) in _UNSUPPORTED.items():
+            if key in self._values and is_used(self._values[key]):
+                yield Reason("unsupported_feature", f"{key}: {message}", key)
+        for key, value in self._values.items():
+            # Numbers and names tune features; a switch or a structure may be one of its own.
+            if key not in _KNOWN and key not in _UNSUPPORTED and _is_switched_on(value):
+                message = f"{key} is unknown here: remove it if answers don't depend on it"
+                yield Reason("unknown_feature", message, key)
+
+    def _numbers(self) -> Iterator[Reason]:
+        peft_type = self._values.get("peft_type")
+        if peft_type != "LORA":
+            yield Reason("not_lora", f"peft_type is {peft_type!r}, not 'LORA'", "peft_type")
+        rank, alpha = self._values.get("r"), self._values.get("lora_alpha")
+        if not _is_rank(rank):
+            yield Reason("bad_rank", f"r must be a whole number from 1, not {rank!r}", "r")
+        if not _is_finite_number(alpha):
+            yield Reason("bad_alpha", "lora_alpha must be a finite number", "lora_alpha")
+        targets = self._values.get("target_modules")
+        if not isinstance(targets, str | list) or not targets:
+            yield Reason("bad_targets", "target_modules names no modules", "target_modules")
+        if not _is_pattern(self._values.get("rank_pattern"), _is_rank):
+            message = "rank_pattern must map plain module names to whole numbers from 1"
+            yield Reason("bad_rank", message, "rank_pattern")
+        if not _is_pattern(self._values.get("alpha_pattern"), _is_finite_number):
+            message = "alpha_pattern must map plain module names to finite numbers"
+            yield Reason("bad_alpha", message, "alpha_pattern")
+
+    def claimed_ranks(self) -> Iterator[tuple[str, int]]:
+        """Every rank that it mentions, with the key: the engine refuses by them too."""
+        if _is_rank(self._values.get("r")):
+            yield "r", self._values["r"]
+        patterns = self._values.get("rank_pattern")
+        if isinstance(patterns, dict):
+            yield from (("rank_pattern", rank) for rank in patterns.values() if _is_rank(rank))
+
+    def rank_of(self, module: str) -> Any:
+        """The rank that it gives a module."""
+        return self._of(module, "rank_pattern", "r")
+
+    def scale_of(self, module: str) -> float:
+        """What a module's B times A is multiplied by."""
+        rank, alpha = self.rank_of(module), self._of(module, "alpha_pattern", "lora_alpha")
+        return float(alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank))
+
+    def _of(self, module: str, patterns: str, default: str) -> Any:
+        """A module's own value, or the default; patterns match at the name's end, the first wins.
+
+        PEFT and vLLM take a pattern for a regular expression; only plain names are let through,
+        whose dots match any character there and a dot here: a name of a Llama base never differs
+        by that.
+        """
+        for pattern, value in (self._values.get(patterns) or {}).items():
+            if module == pattern or module.endswith(f".{pattern}"):
+                return value
+        return self._values.get(default)
+
+
+def _is_switched_on(value: Any) -> bool:
+    return value is True or (isinstance(value, dict | list) and bool(value))
+
+
+def _is_pattern(value: Any, is_allowed: Callable[[Any], bool]) -> bool:
+    if not value:
+        return True
+    return isinstance(value, dict) and all(
+        _PATTERN.fullmatch(name) and is_allowed(entry) for name, entry in value.items()
+    )
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_finite_number(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False

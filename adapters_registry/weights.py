@@ -1,0 +1,85 @@
+"""Reading safetensors without torch: what a header says, and a tensor's values.
+
+The format: https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+MAX_HEADER_BYTES = 8 << 20
+"""Room for 40,000 tensors; an adapter of a 70B base has 1,120."""
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+
+Values = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file: its header entry, and where its bytes begin."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the values are float32, float16 or bfloat16."""
+        return self.dtype in _DTYPES
+
+    def load(self) -> Values:
+        """All values."""
+        count = math.prod(self.shape)
+        raw = np.fromfile(self.file, _DTYPES[self.dtype], count=count, offset=self.offset)
+        return _as_float32(raw, self.dtype).reshape(self.shape)
+
+    def load_rows(self, num_rows: int) -> Values:
+        """At most so many rows of a matrix, evenly spaced; only their bytes are read."""
+        raw = np.memmap(self.file, _DTYPES[self.dtype], "r", self.offset, self.shape)
+        rows = np.linspace(0, self.shape[0] - 1, min(num_rows, self.shape[0])).astype(int)
+        return _as_float32(raw[rows], self.dtype)
+
+
+def _as_float32(raw: np.ndarray[Any, Any], dtype: str) -> Values:
+    """As float32; bfloat16, which numpy lacks, is float32's upper half."""
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32)
+
+
+def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tensor]:
+    """The tensors of a file by name.
+
+    Raises:
+        ValueError: it is no safetensors file, or its header is longer than `max_bytes`.
+        OSError: it can't be read.
+    """
+    with file.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length > max_bytes:
+            raise ValueError(f"its header claims {length:,} bytes, more than {max_bytes:,}")
+        try:
+            with safe_open(file, framework="numpy"):  # the library checks offsets and sizes
+                pass
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        header = json.loads(handle.read(length))
+    header.pop("__metadata__", None)
+    start = 8 + length
+    return {
+        key: Tensor(file, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+        for key, entry in header.items()
+    }
