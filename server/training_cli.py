@@ -1,4 +1,4 @@
-"""`loraplex train`: the training package's command, imported only when it is called."""
+"""`loraplex train` and `quantize`: the training package's, imported only when they are called."""
 
 from __future__ import annotations
 
@@ -69,3 +69,26 @@ def train(
         Console(stderr=True).print(f"loraplex: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     print(f"adapter in {output}")
+
+
+def quantize(
+    output: Annotated[Path, typer.Argument(help="A new directory for the 4-bit checkpoint.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="BF16 or FP16 model directory; default: the bundled base."),
+    ] = None,
+    group_size: Annotated[
+        int, typer.Option(help="Weights that share a scale: 32, 64 or 128; fewer keep more.")
+    ] = 32,
+) -> None:
+    """Make a 4-bit checkpoint of a base, to serve with `loraplex serve --base OUTPUT`."""
+    from server.bundled_base import ensure_bundled_base
+    from training.errors import TrainingError
+    from training.quantize import quantize_checkpoint
+
+    try:
+        quantize_checkpoint(base or ensure_bundled_base(), output, group_size)
+    except TrainingError as error:
+        Console(stderr=True).print(f"loraplex: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    print(f"4-bit checkpoint in {output}; serve it with: loraplex serve --base {output}")
