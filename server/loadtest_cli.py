@@ -44,7 +44,7 @@ def run(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="four-bit: a 4-bit checkpoint of the bundled base; default: made anew."),
+        typer.Option(help="four-bit: what `loraplex quantize` made of the bundled base."),
     ] = None,
 ) -> None:
     """Run a scenario against LORAPLEX_URL, or else a server started for it.
@@ -59,6 +59,8 @@ def run(
     console = Console(stderr=True)
     try:
         if scenario == "four-bit":
+            if checkpoint is None or not checkpoint.is_dir():
+                raise typer.BadParameter("four-bit wants --checkpoint DIRECTORY")
             table, result = _four_bit(checkpoint, console)
         else:
             table, result = _lora_overhead(config, console)
@@ -89,30 +91,24 @@ def _lora_overhead(config: Path | None, console: Console) -> tuple[Table, dict[s
         return asyncio.run(measure(server.url, server.key))
 
 
-def _four_bit(checkpoint: Path | None, console: Console) -> tuple[Table, dict[str, Any]]:
+def _four_bit(checkpoint: Path, console: Console) -> tuple[Table, dict[str, Any]]:
     from loadtest.client import Client
     from loadtest.scenarios import four_bit
     from server.bundled_base import ensure_bundled_base
     from server.demo import DEMO_DIR, PROMPTS
-    from training.datasets import load_dataset
-    from training.quantize import quantize_checkpoint
-    from training.recipe import load_recipe
+    from training.recipe import load_recipe_data
 
     tasks = {}
     for name in PROMPTS:
-        recipe = load_recipe(name)
-        split = load_dataset(recipe.dataset, size=recipe.num_examples, seed=recipe.seed)
-        examples = [(chat[-2]["content"], chat[-1]["content"]) for chat in split.test]
+        held_out = load_recipe_data(name).test
+        examples = [(chat[-2]["content"], chat[-1]["content"]) for chat in held_out]
         tasks[name] = four_bit.Task(DEMO_DIR / name, examples)
-
-    with tempfile.TemporaryDirectory(prefix="loraplex-") as parent, contextlib.ExitStack() as stack:
-        base = ensure_bundled_base()
-        if checkpoint is None:
-            checkpoint = Path(parent) / "four-bit"
-            quantize_checkpoint(base, checkpoint)
-        servers = {}
-        for name, directory in ((four_bit.BF16, base), (four_bit.FOUR_BIT, checkpoint)):
-            server = stack.enter_context(_server(console, "--base", str(directory)))
+    directories = {four_bit.BF16: ensure_bundled_base(), four_bit.FOUR_BIT: checkpoint}
+    servers = {}
+    with contextlib.ExitStack() as stack:
+        for name, directory in directories.items():
+            flags = ("--base", str(directory), "--kv-cache-gib", "1")
+            server = stack.enter_context(_server(console, *flags))
             weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
             client = Client(server.url, server.key)
             servers[name] = four_bit.Server(client, server.own_bytes() / _MIB, weights / _MIB)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from compressed_tensors.compressors import PackedQuantizationCompressor
-from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training import quantize
+from tests.four_bit import dequantized, weights
+from training import checkpoint, quantize
 from training.errors import TrainingError
-from training.quantize import quantize_checkpoint, quantize_weight
+from training.quantize import quantize_checkpoint
 
 CONFIG = {
     "vocab_size": 64,
@@ -39,25 +38,6 @@ def make_base(directory: Path, shard_size: str = "5GB", **config: object) -> Pat
     (directory / "tokenizer.json").write_text("{}")
     (directory / "chat_template.jinja").write_text("{{ messages }}")
     return directory
-
-
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    files = directory.glob("*.safetensors")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def dequantized(directory: Path) -> dict[str, torch.Tensor]:
-    """Weights in full, read with what the checkpoint's own configuration says."""
-    config = json.loads((directory / "config.json").read_text())["quantization_config"]
-    scheme = QuantizationConfig(**config).config_groups["group_0"]
-    found = weights(directory)
-    for name in [name for name in found if name.endswith("weight_packed")]:
-        module = name.removesuffix("weight_packed")
-        parts = {
-            key[len(module) :]: found.pop(key) for key in list(found) if key.startswith(module)
-        }
-        found[f"{module}weight"] = PackedQuantizationCompressor.decompress(parts, scheme)["weight"]
-    return found
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "60KB"])
@@ -89,7 +69,8 @@ def test_the_copy_is_a_whole_model_directory(base: Path, tmp_path: Path) -> None
     assert names == {
         "config.json",
         "generation_config.json",
-        "model.safetensors",
+        "model-00001.safetensors",
+        "model.safetensors.index.json",
         "tokenizer.json",
         "chat_template.jinja",
     }
@@ -98,35 +79,37 @@ def test_the_copy_is_a_whole_model_directory(base: Path, tmp_path: Path) -> None
     assert config == json.loads((base / "config.json").read_text())
 
 
-def test_shards_get_an_index_of_what_they_hold(tmp_path: Path) -> None:
-    base = make_base(tmp_path / "tiny-llama", "60KB")
+def test_files_of_bounded_size_get_an_index(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 10_000)
     quantize_checkpoint(base, tmp_path / "out")
-    index = json.loads((tmp_path / "out" / quantize.INDEX_FILE).read_text())
+    index = json.loads((tmp_path / "out" / checkpoint.INDEX_FILE).read_text())
     assert len(set(index["weight_map"].values())) > 1
-    for name, shard in index["weight_map"].items():
-        assert name in load_file(tmp_path / "out" / shard)
-    assert index["metadata"]["total_size"] == sum(
-        tensor.nbytes for tensor in weights(tmp_path / "out").values()
+    for name, file in index["weight_map"].items():
+        assert name in load_file(tmp_path / "out" / file)
+    written = weights(tmp_path / "out")
+    assert written.keys() == index["weight_map"].keys()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in written.values())
+
+
+def test_calibration_keeps_what_the_model_says_of_such_texts(base: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    texts = torch.randint(0, 64, (12, 16))
+    quantize_checkpoint(base, tmp_path / "nearest")
+    quantize_checkpoint(base, tmp_path / "calibrated", samples=texts[:10].tolist())
+
+    def logits(state: dict[str, torch.Tensor]) -> torch.Tensor:
+        model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model.load_state_dict(state)
+        with torch.inference_mode():
+            return model(texts).logits
+
+    right = logits(weights(base))
+    nearest, calibrated = (
+        (logits(dequantized(tmp_path / name)) - right).norm() for name in ("nearest", "calibrated")
     )
-
-
-def test_clipping_never_errs_more_than_the_whole_range() -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(32, 256).half()
-    scheme = quantize._scheme(32)
-
-    def errors() -> torch.Tensor:
-        """Of each group."""
-        state = quantize_weight("w", weight, scheme)
-        assert state["weight_scale"].dtype == torch.float16
-        error = PackedQuantizationCompressor.decompress(state, scheme)["weight"].float() - weight
-        return error.view(32, -1, 32).norm(dim=-1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "CLIPS", [1.0])
-        whole_range = errors()
-    assert (errors() <= 1.01 * whole_range).all()  # float16 arithmetic of the decompression
-    assert errors().mean() < 0.98 * whole_range.mean()
+    assert calibrated < 0.9 * nearest
 
 
 def edit_config(base: Path, **changes: object) -> None:
@@ -150,8 +133,11 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
         (lambda base: edit_config(base, architectures=["GPT2LMHeadModel"]), "no Llama base"),
         (lambda base: edit_config(base, quantization_config={}), "quantised already"),
         (lambda base: edit_config(base, num_hidden_layers=3), "lacks 7 weights"),
-        (lambda base: (base / "model.safetensors").unlink(), "no whole weights"),
-        (lambda base: (base / "model.safetensors").write_bytes(b"cut"), "no whole weights"),
+        (lambda base: (base / "model.safetensors").unlink(), "no model directory with weights"),
+        (
+            lambda base: (base / "model.safetensors").write_bytes(b"cut"),
+            "no model directory with weights",
+        ),
         (lambda base: edit_weights(base, Q_PROJ, lambda w: w * torch.nan), "aren't finite"),
         (lambda base: edit_weights(base, Q_PROJ, lambda w: w.char()), "torch.int8"),
     ],
