@@ -93,8 +93,8 @@ def _write_weights(
     writer.add({name: checkpoint.tensor(name) for name in outside})
     calibration = None
     if samples:
-        embedding = checkpoint.tensor("model.embed_tokens.weight")
-        calibration = Calibration(checkpoint.config, embedding, samples)
+        embedding = "model.embed_tokens.weight"
+        calibration = Calibration(checkpoint.config, checkpoint.tensor(embedding), samples)
     layers = range(checkpoint.config["num_hidden_layers"])
     for index in track(layers, "quantising", console=Console(stderr=True), transient=True):
         prefix = f"model.layers.{index}."
