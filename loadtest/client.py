@@ -9,8 +9,10 @@ from pathlib import Path
 from types import TracebackType
 
 import httpx
+import numpy as np
 
 TIMEOUT_SECONDS = 600
+SMALLEST_VOCABULARY = 30_000
 
 
 class LoadTestError(Exception):
@@ -24,6 +26,20 @@ class Generation:
     model: str
     prompt: list[int]
     num_tokens: int
+
+
+def random_prompt(rng: np.random.Generator, length: int) -> list[int]:
+    """Fresh random tokens: no prefix is cached. The lowest ids are often special: left out."""
+    return [int(token) for token in rng.integers(1000, SMALLEST_VOCABULARY, length)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chat answer: its text, and the tokens of prompt and answer."""
+
+    text: str
+    prompt: list[int]
+    tokens: list[int]
 
 
 class Client:
@@ -83,6 +99,33 @@ class Client:
         start = time.perf_counter()
         await asyncio.gather(*(self.generate(request) for request in requests))
         return time.perf_counter() - start
+
+    async def chat(self, model: str, question: str, max_tokens: int) -> Answer:
+        """The greedy answer to one question."""
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "return_token_ids": True,
+        }
+        answer = (await self._send("POST", "/v1/chat/completions", json=body)).json()
+        choice = answer["choices"][0]
+        text = (choice["message"]["content"] or "").strip()
+        return Answer(text, answer["prompt_token_ids"], choice["token_ids"])
+
+    async def ranks(self, model: str, prompt: list[int]) -> list[int]:
+        """For each token after the first: how many tokens the model likes at least as well."""
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 0,
+        }
+        answer = (await self._send("POST", "/v1/completions", json=body)).json()
+        entries = answer["choices"][0]["prompt_logprobs"][1:]
+        return [entry[str(token)]["rank"] for token, entry in zip(prompt[1:], entries, strict=True)]
 
     async def _send(self, method: str, path: str, **arguments: object) -> httpx.Response:
         try:

@@ -26,6 +26,7 @@ app.add_typer(adapters_cli.app, name="adapters")
 app.add_typer(registry_cli.app, name="registry")
 app.add_typer(loadtest_cli.app, name="loadtest")
 app.command("train")(training_cli.train)
+app.command("quantize")(training_cli.quantize)
 
 
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,23 +11,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from server.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from loadtest.adapters import LlamaShape
+from server.settings import load_settings
 
 app = typer.Typer(help="Measure a server under load.", no_args_is_help=True)
 
-SCENARIOS = ("lora-overhead",)
+SCENARIOS = ("lora-overhead", "four-bit")
 START_SECONDS = 300
 STOP_SECONDS = 60
+_MIB = 1 << 20
 
 
 @app.callback()
@@ -39,58 +39,117 @@ def _commands() -> None:
 def run(
     scenario: Annotated[str, typer.Argument(help=f"One of: {', '.join(SCENARIOS)}.")],
     config: Annotated[
-        Path | None, typer.Option(help="The base's config.json; default: the bundled base's.")
+        Path | None,
+        typer.Option(help="lora-overhead: the base's config.json; default: the bundled base's."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="four-bit: what `loraplex quantize` made of the bundled base."),
     ] = None,
 ) -> None:
     """Run a scenario against LORAPLEX_URL, or else a server started for it.
 
-    Prints a table, and the same as JSON on the last line.
+    `four-bit` always starts two servers of its own. Prints a table, and the same as JSON on the
+    last line.
     """
-    from loadtest.client import Client, LoadTestError
-    from loadtest.scenarios import lora_overhead
+    from loadtest.client import LoadTestError
 
     if scenario not in SCENARIOS:
         raise typer.BadParameter(f"there is no {scenario}: one of {', '.join(SCENARIOS)}")
-    settings = load_settings()
     console = Console(stderr=True)
-
-    async def measure(url: str, key: str) -> None:
-        with console.status("") as status:
-            async with Client(url, key) as client:
-                table, result = await lora_overhead.run(client, _shape(config), status.update)
-        Console().print(table)
-        print(json.dumps(result))
-
     try:
-        with _server(settings, console) as (url, key):
-            asyncio.run(measure(url, key))
+        if scenario == "four-bit":
+            if checkpoint is None or not checkpoint.is_dir():
+                raise typer.BadParameter("four-bit wants --checkpoint DIRECTORY")
+            table, result = _four_bit(checkpoint, console)
+        else:
+            table, result = _lora_overhead(config, console)
     except LoadTestError as error:
         console.print(f"loraplex: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    Console().print(table)
+    print(json.dumps(result))
 
 
-def _shape(config: Path | None) -> LlamaShape:
+def _lora_overhead(config: Path | None, console: Console) -> tuple[Table, dict[str, Any]]:
     from loadtest.adapters import LlamaShape
+    from loadtest.client import Client
+    from loadtest.scenarios import lora_overhead
 
-    return LlamaShape.from_config(json.loads(config.read_text())) if config else LlamaShape()
+    shape = LlamaShape.from_config(json.loads(config.read_text())) if config else LlamaShape()
+
+    async def measure(url: str, key: str) -> tuple[Table, dict[str, Any]]:
+        with console.status("") as status:
+            async with Client(url, key) as client:
+                return await lora_overhead.run(client, shape, status.update)
+
+    settings = load_settings()
+    if "url" in settings.model_fields_set:
+        key = settings.api_key or settings.admin_key_file.read_text().strip()
+        return asyncio.run(measure(settings.url, key))
+    with _server(console, "--max-loras", "16") as server:
+        return asyncio.run(measure(server.url, server.key))
+
+
+def _four_bit(checkpoint: Path, console: Console) -> tuple[Table, dict[str, Any]]:
+    from loadtest.client import Client
+    from loadtest.scenarios import four_bit
+    from server.bundled_base import ensure_bundled_base
+    from server.demo import DEMO_DIR, PROMPTS
+    from training.recipe import load_recipe_data
+
+    tasks = {}
+    for name in PROMPTS:
+        held_out = load_recipe_data(name).test
+        examples = [(chat[-2]["content"], chat[-1]["content"]) for chat in held_out]
+        tasks[name] = four_bit.Task(DEMO_DIR / name, examples)
+    directories = {four_bit.BF16: ensure_bundled_base(), four_bit.FOUR_BIT: checkpoint}
+    servers = {}
+    with contextlib.ExitStack() as stack:
+        for name, directory in directories.items():
+            flags = ("--base", str(directory), "--kv-cache-gib", "1")
+            server = stack.enter_context(_server(console, *flags))
+            weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+            client = Client(server.url, server.key)
+            servers[name] = four_bit.Server(client, server.own_bytes() / _MIB, weights / _MIB)
+
+        async def measure() -> tuple[Table, dict[str, Any]]:
+            with console.status("") as status:
+                return await four_bit.run(servers, tasks, status.update)
+
+        return asyncio.run(measure())
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A server started for a scenario."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    key: str
+
+    def own_bytes(self) -> int:
+        """Resident memory that no other process shares (USS), over all its processes."""
+        import psutil
+
+        process = psutil.Process(self.process.pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(int(member.memory_full_info().uss) for member in family)
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, console: Console) -> Iterator[tuple[str, str]]:
-    """URL and key: of the server that LORAPLEX_URL names, or of a new one with sixteen slots."""
-    if "url" in settings.model_fields_set:
-        yield settings.url, settings.api_key or settings.admin_key_file.read_text().strip()
-        return
+def _server(console: Console, *flags: str) -> Iterator[_Running]:
+    """A new server on a free port, with an empty data folder."""
     with tempfile.TemporaryDirectory(prefix="loraplex-") as data_dir:
         port = _free_port()
         command = [sys.executable, "-m", "server", "serve", "--data-dir", data_dir]
-        command += ["--port", str(port), "--max-loras", "16"]
+        command += ["--port", str(port), *flags]
         process = subprocess.Popen(command, stdout=sys.stderr)
         try:
             url = f"http://127.0.0.1:{port}"
             with console.status("starting a server"):
                 _wait_until_ready(process, url)
-            yield url, (Path(data_dir) / "admin.key").read_text().strip()
+            yield _Running(process, url, (Path(data_dir) / "admin.key").read_text().strip())
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)

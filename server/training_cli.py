@@ -1,4 +1,4 @@
-"""`loraplex train`: the training package's command, imported only when it is called."""
+"""`loraplex train` and `quantize`: the training package's, imported only when they are called."""
 
 from __future__ import annotations
 
@@ -69,3 +69,46 @@ def train(
         Console(stderr=True).print(f"loraplex: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     print(f"adapter in {output}")
+
+
+def quantize(
+    output: Annotated[Path, typer.Argument(help="A new directory for the 4-bit checkpoint.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="BF16 or FP16 model directory; default: the bundled base."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Chat-format JSONL to calibrate with; repeat for more."),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="A recipe to calibrate with the training data of; repeat for more."),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(help="Conversations to calibrate with.", min=1)] = 128,
+    group_size: Annotated[
+        int, typer.Option(help="Weights that share a scale: 32, 64 or 128; fewer keep more.")
+    ] = 32,
+) -> None:
+    """Make a 4-bit checkpoint of a base, to serve with `loraplex serve --base OUTPUT`.
+
+    Calibrated (GPTQ) with --data or --recipe; else each weight is rounded to the nearest value.
+    """
+    from server.bundled_base import ensure_bundled_base
+    from training.calibration import sample_texts
+    from training.data import read_conversations
+    from training.errors import TrainingError
+    from training.quantize import quantize_checkpoint
+    from training.recipe import load_recipe_data
+
+    try:
+        base = base or ensure_bundled_base()
+        conversations = [chat for file in data or [] for chat in read_conversations(file)]
+        for name in recipe or []:
+            conversations += load_recipe_data(name).train
+        samples = sample_texts(base, conversations, num_samples) if conversations else None
+        quantize_checkpoint(base, output, group_size, samples)
+    except TrainingError as error:
+        Console(stderr=True).print(f"loraplex: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    print(f"4-bit checkpoint in {output}; serve it with: loraplex serve --base {output}")

@@ -13,7 +13,10 @@ ALLOWED = {
     "training": {"training", "adapters_registry"},
     "loadtest": {"loadtest"},
 }
-COMMANDS = {"server/training_cli.py": {"training"}, "server/loadtest_cli.py": {"loadtest"}}
+COMMANDS = {
+    "server/training_cli.py": {"training"},
+    "server/loadtest_cli.py": {"loadtest", "training"},
+}
 """The command line is where packages meet; it imports them when a command is called."""
 READERS_OF_THE_ENVIRONMENT = {
     "server/settings.py",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from training.datasets import Split, load_dataset
 from training.errors import TrainingError
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -65,6 +66,16 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
         raise TrainingError(f"{path} has unknown fields: {', '.join(sorted(unknown))}")
     values.update({key: value for key, value in overrides.items() if value is not None})
     return make_recipe(values)
+
+
+def load_recipe_data(name_or_path: str) -> Split:
+    """The conversations of a recipe's dataset: what it trains on, and what it holds out.
+
+    Raises:
+        TrainingError: no such recipe, or one without a dataset that can be had.
+    """
+    recipe = load_recipe(name_or_path)
+    return load_dataset(recipe.dataset, size=recipe.num_examples, seed=recipe.seed)
 
 
 def make_recipe(values: dict[str, Any]) -> Recipe:

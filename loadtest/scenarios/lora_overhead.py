@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from loadtest.adapters import LlamaShape, make_adapter
-from loadtest.client import Client, Generation
+from loadtest.client import Client, Generation, random_prompt
 
 NUM_ADAPTERS = 16
 RANK = 8
@@ -32,7 +32,6 @@ PHASES = {
     "prefill": (4, 900, 1, (1, 4)),
     "single stream": (1, 32, 64, (1,)),
 }
-SMALLEST_VOCABULARY = 30_000
 
 Speeds = dict[str, dict[int, list[float]]]
 """Tokens a second of each round, by phase and number of adapters (0: the base)."""
@@ -53,7 +52,7 @@ async def run(
     rng = np.random.default_rng()
     speeds: Speeds = defaultdict(lambda: defaultdict(list))
     progress("warming up")
-    await client.time([Generation(name, _prompt(rng, 32), 2) for name in [base, *names]])
+    await client.time([Generation(name, random_prompt(rng, 32), 2) for name in [base, *names]])
     for round_ in range(ROUNDS):
         began = time.monotonic()
         for phase in PHASES:
@@ -87,16 +86,11 @@ async def _measure(
     for number in (0, *numbers):
         models = names[:number] or [base]
         requests = [
-            Generation(models[index % len(models)], _prompt(rng, tokens_in), tokens_out)
+            Generation(models[index % len(models)], random_prompt(rng, tokens_in), tokens_out)
             for index in range(num_requests)
         ]
         counted = tokens_in if tokens_out == 1 else tokens_out
         speeds[phase][number].append(num_requests * counted / await client.time(requests))
-
-
-def _prompt(rng: np.random.Generator, length: int) -> list[int]:
-    """Fresh random tokens: no prefix is cached. The lowest ids are often special: left out."""
-    return [int(token) for token in rng.integers(1000, SMALLEST_VOCABULARY, length)]
 
 
 def _report(speeds: Speeds) -> tuple[Table, dict[str, Any]]:

@@ -1,0 +1,123 @@
+"""One weight to four bits: which sixteen values a group gets, and which of them each weight takes.
+
+A group of neighbours in a row shares a scale and a zero point. With the second moments of the
+layer's inputs at hand, the errors of columns rounded are made up for in those to come: GPTQ
+(Frantar et al., 2022, arXiv:2210.17323).
+"""
+
+from __future__ import annotations
+
+import torch
+from compressed_tensors.compressors import PackedQuantizationCompressor
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization.utils import calculate_qparams
+
+from training.errors import TrainingError
+
+NUM_BITS = 4
+LOWEST, HIGHEST = -(1 << NUM_BITS - 1), (1 << NUM_BITS - 1) - 1
+
+CLIPS = [1.0 - 0.05 * step for step in range(10)]
+"""Shares of a group's range that are tried: cutting outliers off leaves the others finer steps."""
+ROWS_AT_ONCE = 2048
+"""Bounds the memory that the search takes, whatever the layer's size."""
+BLOCK = 128
+"""Columns whose errors are carried on at once."""
+DAMPINGS = (0.01, 0.1, 1.0)
+"""Shares of the mean second moment added to the diagonal; the larger where it can't be inverted."""
+
+
+def four_bit_scheme(group_size: int) -> QuantizationScheme:
+    """With a zero point for each group: clearly better on small models than without."""
+    weights = QuantizationArgs(
+        num_bits=NUM_BITS, type="int", symmetric=False, strategy="group", group_size=group_size
+    )
+    return QuantizationScheme(targets=["Linear"], weights=weights)
+
+
+def round_weight(
+    weight: torch.Tensor, scheme: QuantizationScheme, moments: torch.Tensor | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The rounded weight, and the tensors that stand for it: packed, scales, zero points, shape.
+
+    `weight` has the shape (out, in), `moments` (in, in): the sum over the layer's inputs x of
+    their outer products. Without it each weight takes the nearest value.
+
+    Raises:
+        TrainingError: the moments aren't finite.
+    """
+    args = scheme.weights
+    pieces = [_fit(rows, args) for rows in torch.split(weight, ROWS_AT_ONCE)]
+    scale, zero_point = (torch.cat(part) for part in zip(*pieces, strict=True))
+    values = weight.float()
+    if moments is None:
+        rounded = _nearest(values.view(*scale.shape, -1), scale[..., None], zero_point[..., None])
+        rounded = rounded.view(weight.shape)
+    else:
+        rounded = _compensated(values, moments, scale, zero_point)
+    state = {"weight": rounded, "weight_scale": scale, "weight_zero_point": zero_point}
+    packed: dict[str, torch.Tensor] = PackedQuantizationCompressor.compress(state, scheme)
+    return rounded, packed | {"weight_scale": scale.to(weight.dtype)}
+
+
+def _nearest(values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+    steps = torch.clamp(torch.round(values / scale) + zero_point, LOWEST, HIGHEST)
+    return (steps - zero_point) * scale
+
+
+def _fit(weight: torch.Tensor, args: QuantizationArgs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales (float32, exact in the weight's type) and zero points of least squared error."""
+    groups = weight.float().view(len(weight), -1, args.group_size)
+    low, high = groups.aminmax(dim=-1)
+    best_error = torch.full_like(low, torch.inf)
+    best_scale, best_zero = torch.ones_like(low), torch.zeros_like(low, dtype=torch.int8)
+    for clip in CLIPS:
+        scale, zero = calculate_qparams(low * clip, high * clip, args)
+        scale = scale.to(weight.dtype).float()
+        error = (_nearest(groups, scale[..., None], zero[..., None]) - groups).square().sum(-1)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_scale = torch.where(better, scale, best_scale)
+        best_zero = torch.where(better, zero, best_zero)
+    return best_scale, best_zero
+
+
+def _compensated(
+    values: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
+) -> torch.Tensor:
+    """Round column by column, and take each one's error out of the columns to its right."""
+    scale, zero_point = scale.T.contiguous(), zero_point.T.contiguous()
+    columns = values.T.contiguous()  # the layout in which a column's values are neighbours
+    rounded = torch.empty_like(columns)
+    group_size = len(columns) // len(scale)
+    weights = _inverse_factor(moments)
+    for start in range(0, len(columns), BLOCK):
+        stop = min(start + BLOCK, len(columns))
+        errors = torch.empty_like(columns[start:stop])
+        for index in range(start, stop):
+            group = index // group_size
+            rounded[index] = _nearest(columns[index], scale[group], zero_point[group])
+            error = (columns[index] - rounded[index]) / weights[index, index]
+            columns[index:stop] -= torch.outer(weights[index, index:stop], error)
+            errors[index - start] = error
+        columns[stop:] -= weights[start:stop, stop:].T @ errors
+    return rounded.T.contiguous()
+
+
+def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
+    """The upper Cholesky factor of the damped moments' inverse.
+
+    Raises:
+        TrainingError: the moments aren't finite.
+    """
+    diagonal = moments.diagonal()
+    # An input that was always zero says nothing about its column, which is then just rounded.
+    filled = moments + torch.diag((diagonal == 0).to(moments.dtype))
+    for damping in DAMPINGS:
+        damped = filled + torch.eye(len(moments)) * (damping * diagonal.mean())
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            inverse = torch.cholesky_inverse(factor)
+            upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+            return upper
+    raise TrainingError("what the samples make of the base's layers isn't finite")
