@@ -31,7 +31,7 @@ def test_memory_decides_about_the_kv_cache(
     assert greedy.kv_cache_memory_bytes == 3 * GIB
     assert "LORAPLEX_KV_CACHE_GIB" in caplog.text
     monkeypatch.setattr(cpu, "resident_bytes", lambda *_: 3 * GIB)
-    with pytest.raises(SettingsError, match="LORAPLEX_BASE .* more memory"):
+    with pytest.raises(SettingsError, match=r"LORAPLEX_BASE .* more memory"):
         engine_arguments(Settings(), "org/model")
 
 
