@@ -51,10 +51,17 @@ class Settings(BaseSettings):
         None, "Base", "vLLM's quantisation method, if the checkpoint doesn't say it itself."
     )
     max_model_len: int | None = _field(
-        None, "Base", "Longest prompt and answer together, in tokens; default: the base's.", ge=16
+        None,
+        "Base",
+        "Longest prompt and answer together, in tokens; default: the base's, or what fits the KV "
+        "cache.",
+        ge=16,
     )
     kv_cache_gib: float | None = _field(
-        None, "Base", "KV-cache size in GiB; default on CPU: an eighth of memory, 1 to 4.", gt=0
+        None,
+        "Base",
+        "KV-cache size in GiB; default on CPU: an eighth of what the base leaves, 1 to 16.",
+        gt=0,
     )
 
     max_loras: int = _field(4, "Adapters", "Slots: adapters in one batch at a time.", ge=1, le=512)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from safetensors.numpy import save_file
 
 from adapters_registry.base import BaseSpec
 from adapters_registry.check import check_adapter
-from adapters_registry.content import WEIGHTS_FILE
+from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected, Reason
 from adapters_registry.norms import UNKNOWN_RMS, WeightNorms
 from tests.corpus import MALFORMED, B, Recipe, each, valid, without
+from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
 from tests.tiny import AdapterFactory
 
 
@@ -64,6 +66,24 @@ def test_another_base_may_be_allowed(tmp_path: Path, tiny_base: BaseSpec) -> Non
     (reason,) = reasons(directory, tiny_base)
     assert "--allow-base-mismatch" in reason.message
     assert check_adapter(directory, tiny_base, allow_base_mismatch=True).rank == 2
+
+
+@pytest.mark.parametrize("config", [LLAMA31_8B, LLAMA31_70B, LLAMA32_1B])
+def test_each_llamas_adapter_fits_it_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    base = BaseSpec.from_config("llama", config, max_rank=8)
+    first_layer = {n: s for n, s in base.modules.items() if n.startswith("model.layers.0.")}
+    weights = {}
+    for name, shape in first_layer.items():
+        weights[f"base_model.model.{name}.lora_A.weight"] = np.ones((1, shape.in_features), "f4")
+        weights[f"base_model.model.{name}.lora_B.weight"] = np.ones((shape.out_features, 1), "f4")
+    save_file(weights, tmp_path / WEIGHTS_FILE)
+    values = {"peft_type": "LORA", "r": 1, "lora_alpha": 0.01, "target_modules": "all-linear"}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(values))
+    assert len(check_adapter(tmp_path, base).target_modules) == 7
+    for other in (LLAMA31_8B, LLAMA31_70B, LLAMA32_1B):
+        if other is not config:
+            found = reasons(tmp_path, BaseSpec.from_config("other", other, 8))
+            assert {reason.code for reason in found} == {"bad_shape"}
 
 
 def test_all_reasons_at_once(tmp_path: Path, tiny_base: BaseSpec) -> None:
