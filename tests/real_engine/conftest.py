@@ -19,14 +19,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama 3.2 of random weights, for engines that start in a moment."""
+    """A tiny Llama of random weights, for engines that start in a moment."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tests.real_engine.llama31 import LLAMA32
-
     torch.manual_seed(0)
-    config = LlamaConfig(**LLAMA32 | {"vocab_size": 320, "max_position_embeddings": 512})
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=128,
+        intermediate_size=208,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.12,
+        tie_word_embeddings=False,
+    )
     directory = tmp_path_factory.mktemp("base")
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     return directory
