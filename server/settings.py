@@ -51,7 +51,11 @@ class Settings(BaseSettings):
         None, "Base", "vLLM's quantisation method, if the checkpoint doesn't say it itself."
     )
     max_model_len: int | None = _field(
-        None, "Base", "Longest prompt and answer together, in tokens; default: the base's.", ge=16
+        None,
+        "Base",
+        "Longest prompt and answer together, in tokens; default: the base's, or what fits the KV "
+        "cache.",
+        ge=16,
     )
     kv_cache_gib: float | None = _field(
         None, "Base", "KV-cache size in GiB; default on CPU: an eighth of memory, 1 to 4.", gt=0

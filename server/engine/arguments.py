@@ -81,7 +81,8 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "served-model-name": settings.served_base_name,
         "dtype": settings.dtype,
         "quantization": settings.quantization,
-        "max-model-len": settings.max_model_len,
+        # -1: the base's own, or what the KV cache holds. Llama 3.1's 131,072 tokens want 16 GiB.
+        "max-model-len": settings.max_model_len or -1,
         "max-loras": settings.max_loras,
         "max-lora-rank": settings.max_lora_rank,
         "max-cpu-loras": settings.host_adapters,

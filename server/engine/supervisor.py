@@ -201,7 +201,16 @@ def _build_client(arguments: Namespace) -> AsyncLLM:
     config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
         UsageContext.OPENAI_API_SERVER
     )
-    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    wanted = config.model_config.max_model_len
+    client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    if (fitted := config.model_config.max_model_len) < wanted:
+        log.warning(
+            "prompt and answer together may have %d tokens, not the base's %d: the KV cache holds "
+            "no more (LORAPLEX_KV_CACHE_GIB)",
+            fitted,
+            wanted,
+        )
+    return client
 
 
 async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) -> None:

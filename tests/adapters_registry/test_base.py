@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 
 from adapters_registry.base import BaseSpec, ModuleShape
+from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
 from tests.tiny import TINY_BASE
 
 
@@ -20,3 +23,25 @@ def test_head_dim_may_differ_from_hidden_over_heads() -> None:
 def test_other_architectures_are_refused() -> None:
     with pytest.raises(ValueError, match="no Llama base"):
         BaseSpec.from_config("gpt", {**TINY_BASE, "architectures": ["GPT2LMHeadModel"]}, 8)
+
+
+@pytest.mark.parametrize(
+    ("config", "num_parameters", "kv"),
+    [
+        (LLAMA31_8B, 8_030_261_248, ModuleShape(4096, 1024)),
+        (LLAMA31_70B, 70_553_706_496, ModuleShape(8192, 1024)),
+        (LLAMA32_1B, 1_235_814_400, ModuleShape(2048, 512)),
+    ],
+)
+def test_llamas_modules_hold_what_its_parameter_count_says(
+    config: dict[str, Any], num_parameters: int, kv: ModuleShape
+) -> None:
+    """All parameters but embedding, head and norms are in the modules that adapters may touch."""
+    modules = BaseSpec.from_config("llama", config, max_rank=16).modules
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    embeddings = (1 if config["tie_word_embeddings"] else 2) * config["vocab_size"] * hidden
+    norms = (2 * layers + 1) * hidden
+    linear = sum(shape.in_features * shape.out_features for shape in modules.values())
+    assert linear == num_parameters - embeddings - norms
+    assert modules[f"model.layers.{layers - 1}.self_attn.v_proj"] == kv
+    assert len(modules) == 7 * layers

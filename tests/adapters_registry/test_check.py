@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from adapters_registry.base import BaseSpec
 from adapters_registry.check import check_adapter
 from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected
+from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
 from tests.tiny import AdapterFactory
 
 Tensors = dict[str, np.ndarray]
@@ -34,6 +35,23 @@ def test_valid(
     assert facts.rank == rank
     assert facts.target_modules == ["down_proj", "q_proj"]
     assert facts.num_layers == 2
+
+
+@pytest.mark.parametrize("config", [LLAMA31_8B, LLAMA31_70B, LLAMA32_1B])
+def test_each_llamas_adapter_fits_it_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    base = BaseSpec.from_config("llama", config, max_rank=8)
+    first_layer = {n: s for n, s in base.modules.items() if n.startswith("model.layers.0.")}
+    weights = {}
+    for name, shape in first_layer.items():
+        weights[f"base_model.model.{name}.lora_A.weight"] = np.ones((1, shape.in_features), "f4")
+        weights[f"base_model.model.{name}.lora_B.weight"] = np.ones((shape.out_features, 1), "f4")
+    save_file(weights, tmp_path / WEIGHTS_FILE)
+    values = {"peft_type": "LORA", "r": 1, "lora_alpha": 0.01, "target_modules": "all-linear"}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(values))
+    assert len(check_adapter(tmp_path, base).target_modules) == 7
+    for other in (LLAMA31_8B, LLAMA31_70B, LLAMA32_1B):
+        if other is not config:
+            assert codes(tmp_path, BaseSpec.from_config("other", other, 8)) == {"bad_shape"}
 
 
 def as_bfloat16(directory: Path) -> None:

@@ -1,4 +1,7 @@
-"""Base and adapters in one batch of the real engine, against PEFT on the same weights."""
+"""Base and adapters in one batch of the real engine, against PEFT on the same weights.
+
+The base has the traits of Llama 3.2: a tied head, `head_dim` given, scaled rotary embeddings.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from server.engine.environment import CPU_LORA_KERNELS
+from tests.real_engine.llama31 import LLAMA32
+from tests.real_engine.reference import NOISE, distance, load, make_adapter
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS: list[dict[str, Any]] = [
@@ -26,24 +30,12 @@ ADAPTERS: list[dict[str, Any]] = [
 ]
 SLOTS = 3
 """Fewer than adapters: slots are reused within the test."""
-NOISE = 0.1
-"""Bound on the mean difference of log-probabilities; bfloat16 gives a tenth of it."""
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=128,
-        intermediate_size=208,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.12,
-        tie_word_embeddings=False,
-    )
+    config = LlamaConfig(**LLAMA32 | {"vocab_size": 320, "max_position_embeddings": 512})
     directory = tmp_path_factory.mktemp("base")
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     return directory
@@ -51,17 +43,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    torch.manual_seed(1)
-    paths = []
-    for settings in ADAPTERS:
-        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(**settings))
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                size = 0.3 if "lora_A" in name else 0.8
-                weight.data = torch.randn(weight.shape) * size / settings["r"] ** 0.5
-        paths.append(tmp_path_factory.mktemp("adapter"))
-        model.save_pretrained(paths[-1])
-    return paths
+    return [
+        make_adapter(base, tmp_path_factory.mktemp("adapter"), seed, **config)
+        for seed, config in enumerate(ADAPTERS, start=1)
+    ]
 
 
 def batch(adapters: list[Path]) -> tuple[list[list[int]], list[Path | None]]:
@@ -108,32 +93,20 @@ def answer(base: Path, adapters: list[Path], operators: str) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def distances(base: Path, adapter: Path | None, answers: list[Any]) -> list[float]:
-    """How far the engine's log-probabilities are from PEFT's, for one model, in float32."""
-    model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter:
-        model = PeftModel.from_pretrained(model, adapter)
-    found = []
-    for prompt, tokens, logprobs in answers:
-        with torch.inference_mode():
-            logits = model(torch.tensor([[*prompt, *tokens[:-1]]])).logits[0, len(prompt) - 1 :]
-        expected = logits.log_softmax(-1)[range(len(tokens)), tokens]
-        found.append(float((expected - torch.tensor(logprobs)).abs().mean()))
-    return found
-
-
 @pytest.fixture(scope="module")
 def table(base: Path, adapters: list[Path]) -> Any:
     """Rows: requests; columns: the models (base first) against which they are compared."""
 
     def make(operators: str) -> list[list[list[float]]]:
         prompts, _ = batch(adapters)
-        tables = []
-        for answers in answer(base, adapters, operators):
-            given = [(prompt, *pair) for prompt, pair in zip(prompts, answers, strict=True)]
-            columns = [distances(base, model, given) for model in (None, *adapters)]
-            tables.append([list(row) for row in zip(*columns, strict=True)])
-        return tables
+        models = [load(base), *(load(base, adapter) for adapter in adapters)]
+        return [
+            [
+                [distance(model, prompt, *answer) for model in models]
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ]
+            for answers in answer(base, adapters, operators)
+        ]
 
     return make
 

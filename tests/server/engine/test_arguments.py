@@ -10,6 +10,7 @@ def test_settings_become_arguments() -> None:
     assert (arguments.model, arguments.served_model_name) == ("org/model", ["base"])
     assert (arguments.enable_lora, arguments.max_loras, arguments.max_cpu_loras) == (True, 3, 12)
     assert arguments.kv_cache_memory_bytes == int(1.5 * 2**30)
+    assert arguments.max_model_len == -1, "the longest that the KV cache holds"
     assert arguments.lora_modules is None
     assert "q_proj" in arguments.lora_target_modules
     assert "lm_head" not in arguments.lora_target_modules
