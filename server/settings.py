@@ -58,7 +58,10 @@ class Settings(BaseSettings):
         ge=16,
     )
     kv_cache_gib: float | None = _field(
-        None, "Base", "KV-cache size in GiB; default on CPU: an eighth of memory, 1 to 4.", gt=0
+        None,
+        "Base",
+        "KV-cache size in GiB; default on CPU: an eighth of what the base leaves, 1 to 16.",
+        gt=0,
     )
 
     max_loras: int = _field(4, "Adapters", "Slots: adapters in one batch at a time.", ge=1, le=512)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import NoReturn
 
+from server.engine import cpu
 from server.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
 
 MANAGED = {
     "model": "--base",
@@ -86,7 +90,7 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "max-loras": settings.max_loras,
         "max-lora-rank": settings.max_lora_rank,
         "max-cpu-loras": settings.host_adapters,
-        "kv-cache-memory-bytes": _kv_cache_bytes(settings, on_cpu=on_cpu),
+        "kv-cache-memory-bytes": _kv_cache_bytes(settings, Path(base), on_cpu=on_cpu),
         "tool-call-parser": tool_call_parser(base),
         # With vLLM's default, tool arguments that break the tool's schema come back.
         "tool-strict-level": "parameter",
@@ -98,15 +102,26 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
     return arguments
 
 
-def _kv_cache_bytes(settings: Settings, *, on_cpu: bool) -> int | None:
+def _kv_cache_bytes(settings: Settings, base: Path, *, on_cpu: bool) -> int | None:
     """An explicit size on CPU: vLLM's own measuring wants 92 % of the memory free."""
-    if settings.kv_cache_gib is not None:
-        return int(settings.kv_cache_gib * _GIB)
+    wanted = int(settings.kv_cache_gib * _GIB) if settings.kv_cache_gib else None
     if not on_cpu:
-        return None
-    import psutil
-
-    return int(min(4 * _GIB, max(_GIB, psutil.virtual_memory().total // 8)))
+        return wanted
+    machine = cpu.read_machine()
+    resident = cpu.resident_bytes(base, settings.max_loras, settings.max_lora_rank)
+    if wanted is None:
+        try:
+            return cpu.kv_cache_bytes(machine, resident)
+        except cpu.TooLittleMemory as error:
+            raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
+    if wanted > (room := cpu.room_bytes(machine, resident)):
+        log.warning(
+            "the KV cache of %.1f GiB (LORAPLEX_KV_CACHE_GIB) may not fit: base, adapter slots and "
+            "processes leave %.1f GiB of memory",
+            wanted / _GIB,
+            room / _GIB,
+        )
+    return wanted
 
 
 def tool_call_parser(base: str) -> str:

@@ -5,7 +5,9 @@ Set before vLLM is imported; what the operator has set stays.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SERVER_PID = "_LORAPLEX_SERVER_PID"
@@ -13,6 +15,11 @@ SERVER_PID = "_LORAPLEX_SERVER_PID"
 
 CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
 """Tells the engine's processes which LoRA operators to use on CPU: the setting's value."""
+
+_VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
+
+_THREADS = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", _VLLMS_THREADS)
+"""Whoever sets one of these has decided about the engine's threads."""
 
 _QUIET = {
     "HF_HUB_VERBOSITY": "error",
@@ -25,8 +32,6 @@ _QUIET = {
 """What the engine's processes print at start concerns nobody who serves with it."""
 
 _DEFAULTS = {
-    # Both cores for the engine: its own choice reserves one for this process (measured slower).
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # How long a thread spins at a barrier before it sleeps; by default for milliseconds. With one
     # other busy process on two cores a token then took up to 1,700 ms, and 60 so. It costs a fifth
     # of the speed on a machine of its own: set it to 300000 there.
@@ -44,7 +49,9 @@ _DEFAULTS = {
 
 def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> None:
     """Set the defaults; a base on disk also keeps the engine's libraries from asking a hub."""
-    defaults = _DEFAULTS if log_level == "debug" else _DEFAULTS | _QUIET
+    defaults = _DEFAULTS | ({} if log_level == "debug" else _QUIET)
+    if _VLLMS_THREADS in os.environ:  # which vLLM obeys in worker processes only
+        del defaults["VLLM_ENABLE_V1_MULTIPROCESSING"]
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # The library reads its environment now: registering may ask a hub from this process, unless
@@ -56,3 +63,20 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> Non
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ[SERVER_PID] = str(os.getpid())
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
+
+
+@contextlib.contextmanager
+def threads(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have the processes started meanwhile read OpenMP's variables, unless the operator sets any.
+
+    Not for this process: a bound OpenMP binds the thread that imports it too.
+    """
+    if any(name in os.environ for name in _THREADS):
+        yield
+        return
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]

@@ -18,6 +18,7 @@ import psutil
 from starlette.datastructures import State
 
 from adapters_registry.catalog import VersionRecord
+from server.engine import cpu, environment
 from server.engine.arguments import engine_arguments
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState
@@ -195,6 +196,7 @@ class EngineSupervisor:
 
 def _build_client(arguments: Namespace) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -202,7 +204,10 @@ def _build_client(arguments: Namespace) -> AsyncLLM:
         UsageContext.OPENAI_API_SERVER
     )
     wanted = config.model_config.max_model_len
-    client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    # Several workers, each on a NUMA node of its own, are bound by vLLM itself.
+    alone_on_cpu = current_platform.is_cpu() and config.parallel_config.world_size == 1
+    with environment.threads(cpu.openmp_variables(cpu.read_machine()) if alone_on_cpu else {}):
+        client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
     if (fitted := config.model_config.max_model_len) < wanted:
         log.warning(
             "prompt and answer together may have %d tokens, not the base's %d: the KV cache holds "

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from server.demo import DEMO_DIR
+from server.engine.cpu import openmp_variables, read_machine
 from tests.real_engine.running_server import RunningServer
 
 LIGHTS = "Turn on the lights in the kitchen"
@@ -327,6 +329,14 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
     }
     for path in ("/invocations", "/tokenize", "/v1/chat/completions/batch", "/health", "/ping"):
         assert server.admin("POST", path, json={}).status_code == 404
+
+
+def test_the_engine_computes_on_the_processors_chosen_for_it(server: RunningServer) -> None:
+    """Seen in its sibling, multiprocessing's tracker: vLLM writes its title over its own."""
+    chosen = openmp_variables(read_machine())
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    found = [{name: child.environ().get(name) for name in chosen} for child in children]
+    assert chosen in found
 
 
 def test_metrics_hold_vllms_and_ours(server: RunningServer) -> None:

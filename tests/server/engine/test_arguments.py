@@ -1,5 +1,6 @@
 import pytest
 
+from server.engine import cpu
 from server.engine.arguments import engine_arguments, tool_call_parser
 from server.settings import Settings, SettingsError
 
@@ -14,6 +15,24 @@ def test_settings_become_arguments() -> None:
     assert arguments.lora_modules is None
     assert "q_proj" in arguments.lora_target_modules
     assert "lm_head" not in arguments.lora_target_modules
+
+
+GIB = 1 << 30
+SMALL_MACHINE = cpu.Machine((cpu.Processor(0, 0, 0),), 1, 4 * GIB)
+
+
+def test_memory_decides_about_the_kv_cache(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu, "read_machine", lambda: SMALL_MACHINE)
+    assert engine_arguments(Settings(), "org/model").kv_cache_memory_bytes == GIB
+    assert not caplog.records
+    greedy = engine_arguments(Settings(kv_cache_gib=3), "org/model")
+    assert greedy.kv_cache_memory_bytes == 3 * GIB
+    assert "LORAPLEX_KV_CACHE_GIB" in caplog.text
+    monkeypatch.setattr(cpu, "resident_bytes", lambda *_: 3 * GIB)
+    with pytest.raises(SettingsError, match=r"LORAPLEX_BASE .* more memory"):
+        engine_arguments(Settings(), "org/model")
 
 
 def test_other_engine_arguments_pass_through() -> None:

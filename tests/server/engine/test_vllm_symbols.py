@@ -24,6 +24,9 @@ SYMBOLS = [
     "vllm.lora.request:LoRARequest",
     "vllm.sampling_params:StructuredOutputsParams",
     "vllm.utils.argparse_utils:FlexibleArgumentParser",
+    "vllm.utils.cpu_resource_utils:get_allowed_cpu_list",
+    "vllm.utils.cpu_resource_utils:get_memory_node_info",
+    "vllm.utils.torch_utils:available_cpu_count",
     "vllm.v1.engine.async_llm:AsyncLLM",
     "vllm.v1.engine.exceptions:EngineDeadError",
 ]
