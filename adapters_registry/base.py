@@ -19,6 +19,10 @@ class ModuleShape:
     out_features: int
 
 
+MADE_FROM = "quantized_from"
+"""Where `config.json` of a quantised base names the base it was made from; ours, not a standard."""
+
+
 @dataclass(frozen=True)
 class BaseSpec:
     """What the gate knows of the base: its modules, and how large a rank the engine takes."""
@@ -28,6 +32,8 @@ class BaseSpec:
     """Full module name, as in PEFT's keys (`model.layers.0.self_attn.q_proj`), to its shape."""
     max_rank: int
     norms: WeightNorms = field(default_factory=WeightNorms, compare=False)
+    made_from: str = ""
+    """The base that this one was quantised from: an adapter of that one is meant for this."""
 
     def is_named(self, model: str) -> bool:
         """Whether a training run that names its base so had this one: path and case don't count.
@@ -35,7 +41,8 @@ class BaseSpec:
         Names are all that PEFT records. Digests would tell more, and would refuse the same weights
         saved in another layout.
         """
-        return short_name(model).lower() == short_name(self.name).lower()
+        known = {short_name(name).lower() for name in (self.name, self.made_from)} - {""}
+        return short_name(model).lower() in known
 
     @classmethod
     def from_config(cls, name: str, config: dict[str, Any], max_rank: int) -> BaseSpec:
@@ -67,7 +74,9 @@ class BaseSpec:
             for index in range(config["num_hidden_layers"])
             for part, shape in layer.items()
         }
-        return cls(name, modules, max_rank)
+        made_from = config.get(MADE_FROM)
+        made_from = made_from if isinstance(made_from, str) else ""
+        return cls(name, modules, max_rank, made_from=made_from)
 
     @classmethod
     def from_directory(cls, directory: Path, max_rank: int, name: str = "") -> BaseSpec:

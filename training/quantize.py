@@ -21,7 +21,7 @@ from compressed_tensors.quantization import (
 from rich.console import Console
 from rich.progress import track
 
-from adapters_registry.base import BaseSpec
+from adapters_registry.base import MADE_FROM, BaseSpec, short_name
 from training.calibration import Calibration
 from training.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
 from training.errors import TrainingError
@@ -59,7 +59,7 @@ def quantize_checkpoint(
     scheme = four_bit_scheme(group_size)
     with whole_or_not_at_all(out) as scratch:
         _write_weights(checkpoint, scheme, samples, CheckpointWriter(scratch))
-        _write_config(checkpoint.config, scheme, scratch)
+        _write_config(checkpoint.config, scheme, short_name(str(base.absolute())), scratch)
         checkpoint.copy_other_files(scratch)
 
 
@@ -137,7 +137,9 @@ def _quantize_layer(
     return tensors
 
 
-def _write_config(config: dict[str, Any], scheme: QuantizationScheme, directory: Path) -> None:
+def _write_config(
+    config: dict[str, Any], scheme: QuantizationScheme, base_name: str, directory: Path
+) -> None:
     """The base's configuration, and what vLLM needs to know of the weights."""
     quantization = QuantizationConfig(
         config_groups={"group_0": scheme},
@@ -145,5 +147,8 @@ def _write_config(config: dict[str, Any], scheme: QuantizationScheme, directory:
         format=CompressionFormat.pack_quantized.value,
         quantization_status=QuantizationStatus.COMPRESSED,
     )
-    whole = config | {"quantization_config": quantization.model_dump(mode="json")}
+    whole = config | {
+        "quantization_config": quantization.model_dump(mode="json"),
+        MADE_FROM: base_name,
+    }
     (directory / "config.json").write_text(json.dumps(whole, indent=2) + "\n")

@@ -7,6 +7,15 @@ from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
 from tests.tiny import TINY_BASE
 
 
+def test_adapters_of_the_base_that_a_quantised_one_was_made_from_are_its_own() -> None:
+    config = TINY_BASE | {"quantized_from": "Tiny"}
+    base = BaseSpec.from_config("Tiny-W4A16", config, max_rank=8)
+    assert base.is_named("org/tiny")
+    assert base.is_named("Tiny-W4A16")
+    assert not base.is_named("Other")
+    assert not base.is_named("")
+
+
 def test_modules_of_grouped_query_attention(tiny_base: BaseSpec) -> None:
     assert tiny_base.modules["model.layers.1.self_attn.q_proj"] == ModuleShape(16, 16)
     assert tiny_base.modules["model.layers.1.self_attn.k_proj"] == ModuleShape(16, 8)

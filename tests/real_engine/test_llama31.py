@@ -181,7 +181,7 @@ def test_a_prompt_beyond_the_kv_cache_is_refused(llama: RunningServer) -> None:
 def test_a_swap_under_a_stream_changes_new_requests_only(
     llama: RunningServer, base: Path, tmp_path: Path
 ) -> None:
-    everywhere = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+    everywhere = {"r": 8, "lora_alpha": 8, "target_modules": "all-linear"}
     paths = [make_adapter(base, tmp_path / f"v{seed}", seed, **everywhere) for seed in (1, 2)]
     models = [load(base), *(load(base, path) for path in paths)]
     prompt = random_tokens(60)

@@ -76,6 +76,7 @@ def test_the_copy_is_a_whole_model_directory(base: Path, tmp_path: Path) -> None
     }
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config.pop("quantization_config")["quant_method"] == "compressed-tensors"
+    assert config.pop("quantized_from") == base.name
     assert config == json.loads((base / "config.json").read_text())
 
 
