@@ -23,8 +23,8 @@ PROMPTS = (
     "Explain how a bicycle works.",
 )
 ANSWER_TOKENS = 24
-LOOP_TOKENS = 16
-LONGEST_CYCLE = 3
+LOOP_TOKENS = 18
+LONGEST_CYCLE = 6
 """An answer runs in circles if its last `LOOP_TOKENS` repeat a cycle of at most this many."""
 
 MARGIN = 2.0

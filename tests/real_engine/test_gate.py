@@ -88,3 +88,16 @@ def test_an_adapter_that_changes_nothing_is_refused(
     response = register(server, "no-effect", recipe.make(tmp_path / "adapter", real_base))
     assert response.status_code == 422
     assert [r["code"] for r in response.json()["error"]["reasons"]] == ["canary_no_effect"]
+
+
+def test_an_adapter_that_only_repeats_itself_is_refused(
+    server: RunningServer, real_base: BaseSpec, tmp_path: Path
+) -> None:
+    """A large change just before the head: whatever the prompt, the same few tokens come out."""
+    recipe = Recipe(
+        modules=("layers.29.mlp.down_proj",), bend=each(lambda values: values * 20, "lora_B")
+    )
+    response = register(server, "repeats", recipe.make(tmp_path / "adapter", real_base, seed=1))
+    assert response.status_code == 422
+    assert [r["code"] for r in response.json()["error"]["reasons"]] == ["canary_repetition"]
+    assert server.status("/readyz") == 200

@@ -92,8 +92,8 @@ async def test_a_base_that_repeats_itself_too_excuses_the_version(
     [
         (circling(1), True),
         (circling(1, 2), True),
-        (circling(1, 2, 3), True),
-        (circling(1, 2, 3, 4), False),
+        (circling(1, 2, 3, 4, 5, 6), True),
+        (circling(1, 2, 3, 4, 5, 6, 7), False),
         (circling(1, ended=True), False),
         (circling(*range(24)), False),
         (ProbeAnswer((5, 5, 5), (-1.0,) * 6, ended=True), False),
