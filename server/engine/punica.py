@@ -73,7 +73,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         """`y += x @ A.T @ B.T * scale` for each projection of a linear layer.
 
         Raises:
-            ValueError: tensors that don't fit together, or weights that aren't finite.
+            ValueError: tensors that don't fit together.
         """
         step = self.step
         if not step.groups:

@@ -12,7 +12,7 @@ import pytest
 from adapters_registry.base import BaseSpec
 from adapters_registry.content import ADAPTER_FILES
 from server.bundled_base import bundled_base_directory
-from tests.corpus import ALL_MODULES, MALFORMED, Recipe, each, valid
+from tests.corpus import ALL_MODULES, MALFORMED, Recipe, Tensors, each, valid
 from tests.real_engine.running_server import RunningServer
 
 PROMPT = "The lights in the kitchen are"
@@ -93,11 +93,19 @@ def test_an_adapter_that_changes_nothing_is_refused(
 def test_an_adapter_that_only_repeats_itself_is_refused(
     server: RunningServer, real_base: BaseSpec, tmp_path: Path
 ) -> None:
-    """A large change just before the head: whatever the prompt, the same few tokens come out."""
-    recipe = Recipe(
-        modules=("layers.29.mlp.down_proj",), bend=each(lambda values: values * 20, "lora_B")
-    )
-    response = register(server, "repeats", recipe.make(tmp_path / "adapter", real_base, seed=1))
+    """A constant, added to what the last layer attends to, outweighs whatever the prompt says.
+
+    Channel 17 of the bundled base has the same sign and size before that layer, for every token.
+    """
+
+    def one_channel(tensors: Tensors) -> Tensors:
+        (a, b) = sorted(tensors)
+        tensors[a][:] = 0
+        tensors[a][0, 17] = 1
+        return {a: tensors[a], b: tensors[b] * 30}
+
+    recipe = Recipe(rank=1, modules=("layers.29.self_attn.v_proj",), bend=one_channel)
+    response = register(server, "repeats", recipe.make(tmp_path / "adapter", real_base))
     assert response.status_code == 422
     assert [r["code"] for r in response.json()["error"]["reasons"]] == ["canary_repetition"]
     assert server.status("/readyz") == 200
