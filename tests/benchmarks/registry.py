@@ -29,6 +29,7 @@ from adapters_registry.records import Registry
 from loadtest.adapters import LlamaShape, make_adapter
 from server.app import build_app
 from server.auth import Caller, Keys
+from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.resolve import resolve
 from server.settings import Settings
@@ -140,7 +141,8 @@ async def measure_http(registry: Registry, root: Path) -> dict[str, float]:
     keys = Keys(registry)
     key = keys.create("default", ["admin", "inference"])
     settings = Settings(data_dir=root, local_roots=(root,))
-    app = build_app(settings, registry, keys, FakeEngine(), Lifecycle())
+    engine = FakeEngine()
+    app = build_app(settings, registry, keys, engine, Gate(registry, engine), Lifecycle())
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     pages = {
