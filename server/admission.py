@@ -1,0 +1,198 @@
+"""Slot-aware admission: which versions hold the engine's slots, who waits, who makes room.
+
+The engine computes at most `max_loras` adapters at a time. Handed more, it lets later requests
+overtake earlier ones without bound. Here keys (engine ids of versions) take turns instead:
+
+* A key that holds a slot admits its requests at once.
+* A key that holds none waits for a free slot, or for one whose holder is idle: without requests
+  for `linger_seconds`. A chat that asks again right after an answer keeps its slot that way; the
+  idea is anticipatory scheduling (Iyer and Druschel, SOSP 2001), made for disks.
+* While keys wait, holders *close* that have had their slot for `quantum_seconds`, longest first:
+  one for each waiting key, so that one rare adapter doesn't stop all others; and every such
+  holder once a key has waited for a quantum, so that one long stream doesn't stop the queue.
+  Requests of a closed holder wait in turn like everyone's; as it falls idle, its slot is taken.
+  A holder that is closed no more admits what waits for it.
+* Slots go to the key whose request has waited longest, with everything that waits for it.
+
+**Bound.** Let each admitted request last at most D seconds (D no less than the linger), M slots be
+without a pinned holder, and `advance` be called at every change and every deadline. A request
+whose key is the i-th to wait is admitted within ceil(i / M) * (quantum + D) seconds. For i <= M:
+after a quantum of waiting every unpinned holder is closed but those whose turn began meanwhile.
+These were ahead in the queue, i - 1 at most, each once, since later requests of theirs queue
+behind. So M - (i - 1) or more holders have admitted nothing since, and are idle D seconds later:
+enough for those still ahead and for this key. Behind the first M the same begins anew.
+With streams of unbounded length no bound exists: the caller gives up by `leave`.
+
+Pure: no tasks, no I/O, and `now` (seconds, of a clock that never goes back) is an argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+
+class TooManyPins(ValueError):
+    """One slot must stay without a pin, or the other adapters would wait for ever."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request's place: waiting until a grant names it, then admitted, until it leaves."""
+
+    key: int
+    number: int
+    asked_at: float
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Requests admitted together; `victim` is the key whose slot theirs takes over, if any."""
+
+    key: int
+    tickets: tuple[Ticket, ...]
+    victim: int | None = None
+
+
+@dataclass
+class _Turn:
+    """A key's time in a slot."""
+
+    began: float
+    leases: set[Ticket] = field(default_factory=set)
+    idle_since: float = 0.0  # means something without leases only
+
+
+class Slots:
+    """Gives `num_slots` slots to keys in turn. After any change call `advance`."""
+
+    def __init__(self, num_slots: int, quantum_seconds: float, linger_seconds: float) -> None:
+        self._num_slots = num_slots
+        self._quantum = quantum_seconds
+        self._linger = linger_seconds
+        self._turns: dict[int, _Turn] = {}  # in the order in which they began
+        self._waiting: dict[int, list[Ticket]] = {}
+        self._pinned: set[int] = set()
+        self._removed: set[int] = set()
+        self._numbers = itertools.count()
+
+    def ask(self, key: int, now: float) -> Ticket:
+        """Put a request in the queue; a grant of `advance` admits it, maybe at once."""
+        ticket = Ticket(key, next(self._numbers), now)
+        self._waiting.setdefault(key, []).append(ticket)
+        return ticket
+
+    def leave(self, ticket: Ticket, now: float) -> None:
+        """End a request, admitted or waiting. Each ticket leaves once (KeyError otherwise)."""
+        key = ticket.key
+        turn = self._turns.get(key)
+        if turn and ticket in turn.leases:
+            turn.leases.remove(ticket)
+            turn.idle_since = now
+        elif ticket in self._waiting.get(key, ()):
+            self._waiting[key].remove(ticket)
+            if not self._waiting[key]:
+                del self._waiting[key]
+        else:
+            raise KeyError(ticket)
+        self._drop_if_unused(key)
+
+    def holds(self, key: int) -> bool:
+        """Whether a key has a slot."""
+        return key in self._turns
+
+    def pin(self, key: int) -> None:
+        """Let a key keep the slot that it has or will get.
+
+        Raises:
+            TooManyPins: it would leave no slot for the others.
+        """
+        if len(self._pinned | {key}) >= self._num_slots:
+            raise TooManyPins(f"at most {self._num_slots - 1} of {self._num_slots} slots")
+        self._pinned.add(key)
+
+    def unpin(self, key: int) -> None:
+        """Let a key make room again."""
+        self._pinned.discard(key)
+
+    def remove(self, key: int) -> None:
+        """Take a key's slot and pin away: now, or when the last of its requests leaves.
+
+        The slot is free for the next grant as soon as `holds` says no, and no grant names this
+        key as victim: unload it first.
+        """
+        self._pinned.discard(key)
+        self._removed.add(key)
+        self._drop_if_unused(key)
+
+    def advance(self, now: float) -> list[Grant]:
+        """Admit what can be admitted, in turn."""
+        grants = []
+        while grant := self._next_grant(now):
+            grants.append(grant)
+        return grants
+
+    def next_deadline(self) -> float | None:
+        """When to call `advance` though nothing has changed: a holder has then lingered enough."""
+        if all(self.holds(key) for key in self._waiting):
+            return None
+        return min((turn.idle_since + self._linger for _, turn in self._idle()), default=None)
+
+    def _next_grant(self, now: float) -> Grant | None:
+        queue = sorted(self._waiting, key=lambda key: self._waiting[key][0].number)
+        closed = self._closed(queue, now)
+        for key in queue:
+            if self.holds(key) and key not in closed:
+                return self._admit(key)
+        if queue and (self.holds(queue[0]) or len(self._turns) < self._num_slots):
+            return self._begin_turn(queue[0], now)
+        victim = self._victim(closed, now) if queue else None
+        return None if victim is None else self._begin_turn(queue[0], now, victim)
+
+    def _closed(self, queue: list[int], now: float) -> set[int]:
+        """Holders that admit nothing, because others wait and their quantum is over."""
+        waiting = [key for key in queue if not self.holds(key)]
+        if not waiting:
+            return set()
+        over = [
+            key
+            for key, turn in self._turns.items()
+            if key not in self._pinned and turn.began + self._quantum <= now
+        ]
+        long_wait = self._waiting[waiting[0]][0].asked_at + self._quantum <= now
+        return set(over if long_wait else over[: len(waiting)])
+
+    def _victim(self, closed: set[int], now: float) -> int | None:
+        """The holder that makes room: of the idle ones that needn't linger, the longest idle."""
+        ready = {
+            key: turn.idle_since
+            for key, turn in self._idle()
+            if key in closed or turn.idle_since + self._linger <= now
+        }
+        return min(ready, key=ready.__getitem__, default=None)
+
+    def _idle(self) -> list[tuple[int, _Turn]]:
+        return [
+            (key, turn)
+            for key, turn in self._turns.items()
+            if not turn.leases and key not in self._pinned
+        ]
+
+    def _begin_turn(self, key: int, now: float, victim: int | None = None) -> Grant:
+        """Give a key a slot, or the first in the queue, a closed holder, its next quantum."""
+        if victim is not None:
+            del self._turns[victim]
+        leases = self._turns.pop(key).leases if self.holds(key) else set()
+        self._turns[key] = _Turn(now, leases)
+        return self._admit(key, victim)
+
+    def _admit(self, key: int, victim: int | None = None) -> Grant:
+        tickets = self._waiting.pop(key)
+        self._turns[key].leases.update(tickets)
+        return Grant(key, tuple(tickets), victim)
+
+    def _drop_if_unused(self, key: int) -> None:
+        turn = self._turns.get(key)
+        if key in self._removed and key not in self._waiting and not (turn and turn.leases):
+            self._removed.remove(key)
+            self._turns.pop(key, None)

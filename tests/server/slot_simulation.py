@@ -1,0 +1,77 @@
+"""Requests through `Slots` in simulated time: who waited how long, what was loaded."""
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.admission import Slots, Ticket
+
+
+@dataclass
+class Request:
+    """One request; `position` is its key's place in the queue when it asked, from 1."""
+
+    key: int
+    duration: float
+    asked_at: float
+    position: int
+    waited: float | None = None
+
+
+class Simulation:
+    """A clock, a queue of events, and slots whose deadlines are kept to the moment."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.now = 0.0
+        self.requests: list[Request] = []
+        self.num_loads = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._waiting: dict[Ticket, Request] = {}
+        self._ended: dict[Ticket, Callable[[], None]] = {}
+        self._resident: set[int] = set()
+
+    def at(self, time: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (time, next(self._numbers), event))
+
+    def ask(self, key: int, duration: float, ended: Callable[[], None] = lambda: None) -> None:
+        """Ask now; `ended` is called when the answer is complete."""
+        ticket = self.slots.ask(key, self.now)
+        keys = list(dict.fromkeys([other.key for other in self._waiting] + [key]))
+        request = Request(key, duration, self.now, keys.index(key) + 1)
+        self.requests.append(request)
+        self._waiting[ticket] = request
+        self._ended[ticket] = ended
+
+    def run(self, until: float = float("inf")) -> None:
+        while self._events and self._events[0][0] <= until:
+            self.now, _, event = heapq.heappop(self._events)
+            event()
+            self._advance()
+
+    def _advance(self) -> None:
+        for grant in self.slots.advance(self.now):
+            self.num_loads += grant.key not in self._resident
+            self._resident = self._resident - {grant.victim} | {grant.key}
+            for ticket in grant.tickets:
+                request = self._waiting.pop(ticket)
+                request.waited = self.now - request.asked_at
+                self.at(self.now + request.duration, lambda ticket=ticket: self._end(ticket))
+        deadline = self.slots.next_deadline()
+        if deadline is not None:
+            assert deadline > self.now
+            self.at(deadline, lambda: None)
+
+    def _end(self, ticket: Ticket) -> None:
+        self.slots.leave(ticket, self.now)
+        self._ended.pop(ticket)()
+
+    def closed_loop(self, key: int, duration: Callable[[], float], gap: float) -> None:
+        """A client that asks again `gap` seconds after each answer, for ever."""
+
+        def again() -> None:
+            self.at(self.now + gap, lambda: self.ask(key, duration(), again))
+
+        again()

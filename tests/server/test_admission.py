@@ -1,0 +1,252 @@
+"""Slots in turn: examples, each rule by plain calls."""
+
+import pytest
+
+from server.admission import Grant, Slots, TooManyPins
+
+A, B, C, D = 1, 2, 3, 4
+
+
+def two_slots() -> Slots:
+    return Slots(2, quantum_seconds=10, linger_seconds=1)
+
+
+def keys(grants: list[Grant]) -> list[int]:
+    return [grant.key for grant in grants]
+
+
+def test_free_slots_are_given_at_once() -> None:
+    slots = two_slots()
+    a, b = slots.ask(A, 0), slots.ask(B, 0)
+    assert slots.advance(0) == [Grant(A, (a,)), Grant(B, (b,))]
+    assert slots.holds(A)
+    assert not slots.holds(C)
+
+
+def test_a_holder_admits_its_own_at_once() -> None:
+    slots = two_slots()
+    slots.ask(A, 0)
+    slots.advance(0)
+    later = slots.ask(A, 100)
+    assert slots.advance(100) == [Grant(A, (later,))]
+
+
+def test_all_that_wait_for_a_key_come_in_together() -> None:
+    slots = two_slots()
+    held = [slots.ask(A, 0), slots.ask(B, 0)]
+    slots.advance(0)
+    waiting = (slots.ask(C, 1), slots.ask(C, 2))
+    assert slots.advance(2) == []
+    slots.leave(held[1], 3)
+    assert slots.advance(4) == [Grant(C, waiting, victim=B)]
+    assert not slots.holds(B)
+
+
+def test_the_longest_idle_makes_room_first() -> None:
+    slots = two_slots()
+    a, b = slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    slots.leave(b, 1)
+    slots.leave(a, 2)
+    slots.ask(C, 50)
+    assert [grant.victim for grant in slots.advance(50)] == [B]
+
+
+def test_an_idle_holder_lingers_so_that_a_chat_keeps_its_slot() -> None:
+    slots = two_slots()
+    a, _ = slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    slots.ask(C, 0)
+    slots.leave(a, 2)
+    assert slots.advance(2) == []
+    assert slots.next_deadline() == 3
+    a = slots.ask(A, 2.5)
+    assert keys(slots.advance(2.5)) == [A]
+    assert slots.next_deadline() is None
+    slots.leave(a, 4)
+    assert keys(slots.advance(5)) == [C]
+
+
+def test_after_its_quantum_the_longest_holder_closes_and_the_others_stay_open() -> None:
+    slots = two_slots()
+    a = slots.ask(A, 0)
+    slots.advance(0)
+    slots.ask(B, 1)
+    slots.advance(1)
+    slots.ask(C, 11)
+    slots.ask(A, 12)
+    b = slots.ask(B, 12)
+    assert slots.advance(12) == [Grant(B, (b,))]
+    slots.leave(a, 13)
+    assert [(grant.key, grant.victim) for grant in slots.advance(13)] == [(C, A)]
+
+
+def test_within_its_quantum_a_holder_stays_open() -> None:
+    slots = two_slots()
+    slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    slots.ask(C, 1)
+    slots.ask(A, 9.9)
+    assert keys(slots.advance(9.9)) == [A]
+    slots.ask(A, 10)
+    assert slots.advance(10) == []
+
+
+def test_a_closed_holder_opens_when_nobody_waits_any_more() -> None:
+    slots = two_slots()
+    slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    c = slots.ask(C, 20)
+    a = slots.ask(A, 21)
+    assert slots.advance(21) == []
+    slots.leave(c, 22)
+    assert slots.advance(22) == [Grant(A, (a,))]
+
+
+def test_a_closed_holder_that_is_first_in_the_queue_has_its_next_quantum() -> None:
+    slots = two_slots()
+    slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    c = slots.ask(C, 20)
+    a = slots.ask(A, 21)
+    slots.ask(D, 22)
+    slots.leave(c, 23)
+    assert slots.advance(23) == [Grant(A, (a,))]
+    slots.ask(A, 32)
+    assert keys(slots.advance(32)) == [A]
+    slots.ask(A, 33)
+    assert slots.advance(33) == []
+
+
+def test_a_next_quantum_is_a_new_turn_so_that_others_have_the_longest() -> None:
+    slots = two_slots()
+    slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    c, a = slots.ask(C, 20), slots.ask(A, 21)
+    d = slots.ask(D, 22)
+    slots.leave(c, 23)
+    assert slots.advance(23) == [Grant(A, (a,))]
+    slots.leave(d, 24)
+    slots.ask(C, 40)
+    slots.ask(B, 41), slots.ask(A, 41)
+    assert keys(slots.advance(41)) == [A], "B has had its slot since 0, A since 23"
+
+
+def test_a_long_stream_in_one_slot_doesn_t_hold_up_the_queue() -> None:
+    slots = two_slots()
+    slots.ask(A, 0)  # never ends, and its turn is the longest
+    slots.advance(0)
+    b = slots.ask(B, 1)
+    slots.advance(1)
+    slots.ask(C, 20)
+    slots.ask(B, 29)
+    assert keys(slots.advance(29)) == [B]
+    slots.ask(B, 30)
+    assert slots.advance(30) == [], "C has waited for a quantum: every holder closes"
+    slots.leave(b, 31)
+    assert slots.advance(31) == []
+
+
+def test_whoever_gives_up_waiting_loses_the_place() -> None:
+    slots = Slots(1, quantum_seconds=10, linger_seconds=1)
+    a = slots.ask(A, 0)
+    slots.advance(0)
+    b, _, _ = slots.ask(B, 1), slots.ask(C, 2), slots.ask(B, 3)
+    slots.leave(b, 4)
+    slots.leave(a, 20)
+    assert keys(slots.advance(20)) == [C]
+
+
+def test_long_streams_in_all_slots_are_waited_for_until_the_asker_gives_up() -> None:
+    slots = two_slots()
+    slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    c = slots.ask(C, 0)
+    assert slots.advance(1_000) == []
+    assert slots.next_deadline() is None
+    slots.leave(c, 1_000)
+    slots.ask(A, 1_000)
+    assert keys(slots.advance(1_000)) == [A]
+
+
+def test_a_ticket_leaves_once() -> None:
+    slots = two_slots()
+    waiting = slots.ask(A, 0)
+    slots.leave(waiting, 0)
+    with pytest.raises(KeyError):
+        slots.leave(waiting, 0)
+    admitted = slots.ask(A, 0)
+    slots.advance(0)
+    slots.leave(admitted, 0)
+    with pytest.raises(KeyError):
+        slots.leave(admitted, 0)
+
+
+def test_a_pinned_key_makes_no_room_and_never_closes() -> None:
+    slots = two_slots()
+    slots.pin(A)
+    a, b = slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    slots.leave(a, 1)
+    slots.ask(C, 50)
+    slots.ask(A, 100)
+    assert keys(slots.advance(100)) == [A]
+    slots.leave(b, 101)
+    assert [grant.victim for grant in slots.advance(101)] == [B]
+
+
+def test_an_unpinned_key_makes_room_again() -> None:
+    slots = two_slots()
+    slots.pin(A)
+    a, _ = slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    slots.leave(a, 1)
+    slots.ask(C, 2)
+    assert slots.advance(50) == []
+    slots.unpin(A)
+    assert [grant.victim for grant in slots.advance(50)] == [A]
+
+
+def test_one_slot_stays_without_a_pin() -> None:
+    slots = two_slots()
+    slots.pin(A)
+    slots.pin(A)
+    with pytest.raises(TooManyPins, match="at most 1 of 2"):
+        slots.pin(B)
+    slots.remove(A)
+    slots.pin(B)
+
+
+def test_a_removed_key_s_slot_is_free_when_its_last_request_leaves() -> None:
+    slots = two_slots()
+    a, _ = slots.ask(A, 0), slots.ask(B, 0)
+    slots.advance(0)
+    slots.remove(A)
+    assert slots.holds(A)
+    c = slots.ask(C, 1)
+    slots.leave(a, 1)
+    assert not slots.holds(A)
+    assert slots.advance(1) == [Grant(C, (c,))]
+
+
+def test_what_waits_for_a_removed_key_is_still_served() -> None:
+    slots = Slots(1, quantum_seconds=10, linger_seconds=1)
+    a = slots.ask(A, 0)
+    slots.advance(0)
+    b = slots.ask(B, 0)
+    slots.remove(B)
+    slots.leave(a, 20)
+    assert slots.advance(20) == [Grant(B, (b,), victim=A)]
+    slots.leave(b, 21)
+    assert not slots.holds(B)
+
+
+def test_a_removed_key_may_come_back() -> None:
+    slots = two_slots()
+    slots.ask(A, 0)
+    slots.advance(0)
+    slots.remove(B)
+    b = slots.ask(B, 1)
+    slots.advance(1)
+    slots.leave(b, 2)
+    assert slots.holds(B)
