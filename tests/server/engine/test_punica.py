@@ -160,7 +160,7 @@ def test_a_batch_of_base_rows_touches_nothing() -> None:
 
 @pytest.mark.parametrize("operators", OPERATORS)
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_weights_that_are_not_finite_spoil_their_own_rows_only(
+def test_weights_that_are_not_finite_spoil_only_their_own_rows(
     operators: str, poison: float
 ) -> None:
     slots = [0, 1, -1, 1, 0]
