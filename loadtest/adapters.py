@@ -6,6 +6,7 @@ They touch every linear layer of a Llama base; the default shape is the bundled 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,14 @@ def make_adapter(directory: Path, shape: LlamaShape, *, rank: int, seed: int) ->
     directory.mkdir()
     (directory / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, directory / "adapter_model.safetensors")
+
+
+def main(directory: str) -> None:
+    """Write the first four adapters that scenarios register, `a0` to `a3`."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    for seed in range(4):
+        make_adapter(Path(directory) / f"a{seed}", LlamaShape(), rank=8, seed=seed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
