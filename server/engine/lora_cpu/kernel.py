@@ -52,11 +52,15 @@ class RowsKernel:
         blocks: ctypes.Array[Block],
         scale: float,
     ) -> None:
-        """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`."""
+        """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`.
+
+        Raises:
+            ValueError: a block's slot is empty.
+        """
         numbers = len(blocks) * BLOCK_ROWS * layer.max_ranks
         if self._scratch.numel() < numbers:
             self._scratch = torch.empty(numbers, dtype=torch.bfloat16)
-        while not_packed := self._call(
+        if empty := self._call(
             layer.address,
             x.data_ptr(),
             x.stride(0),
@@ -67,7 +71,7 @@ class RowsKernel:
             scale,
             self._scratch.data_ptr(),
         ):
-            layer.adapter(not_packed - 1)
+            raise ValueError(f"LoRA slot {empty - 1} is empty")
 
 
 def _compile() -> ctypes.PyDLL:

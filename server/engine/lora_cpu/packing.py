@@ -1,13 +1,13 @@
-"""One layer's adapters at their own rank, packed when they are first used after a load.
+"""One layer's adapters at their own rank, packed as the kernel reads them.
 
-vLLM keeps a layer's adapters in stacked tensors, padded with zeros to `max_lora_rank`: for each of
-the projections that the layer fuses, A (slots, 1, rank, in) and B (slots, 1, out, rank). Packed,
-an adapter's A of all its projections is one matrix, and both products read memory in order.
+An adapter is packed once, before it gets a slot: what a slot holds is a pointer to it. Packed,
+its A of all projections that the layer fuses is one matrix, and both products read memory in order.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -42,22 +42,39 @@ class _Layer(ctypes.Structure):
 class PackedAdapter:
     """An adapter in one layer, in the order in which the kernel reads it; see `rows.c`."""
 
-    def __init__(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
-        """Pack A (rank, in) and B (out, rank) of each projection."""
-        self.parts = list(zip(a, b, strict=True))
-        ranks = [_round_up(len(part), 2) for part in a]
-        self._a = _pack_a([_padded(part, rank, 0) for part, rank in zip(a, ranks, strict=True)])
-        self._b = torch.cat(
-            [_pack_b(_padded(part, 0, rank)) for part, rank in zip(b, ranks, strict=True)]
-        )
-        self._rank = (ctypes.c_int64 * len(ranks))(*ranks)
-        self.struct = _Adapter(
-            self._a.data_ptr(),
-            self._b.data_ptr(),
-            self._a.numel() + self._b.numel(),
-            _round_up(sum(ranks), _LANES),
-            self._rank,
-        )
+    def __init__(self, a: list[torch.Tensor], b: list[torch.Tensor], *, for_kernel: bool) -> None:
+        """Pack A (rank, in) and B (out, rank) of each projection; or keep them, for products.
+
+        Raises:
+            ValueError: weights that aren't finite.
+        """
+        # A projection whose B is zero changes nothing: it needn't cost anything.
+        ranks = [len(part) if other.any() else 0 for part, other in zip(a, b, strict=True)]
+        a = [part[:rank] for part, rank in zip(a, ranks, strict=True)]
+        b = [part[:, :rank] for part, rank in zip(b, ranks, strict=True)]
+        self.parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.struct: _Adapter | None = None
+        if for_kernel:
+            self._tensors = [*_packed(a, b)]
+            self.struct = self._make_struct([_round_up(rank, 2) for rank in ranks])
+        else:
+            self._tensors = [*a, *b]
+            self.parts = list(zip(a, b, strict=True))
+        if not all(tensor.isfinite().all() for tensor in self._tensors):
+            raise ValueError("LoRA weights that aren't finite")
+
+    def _make_struct(self, ranks: list[int]) -> _Adapter:
+        a, b = self._tensors
+        self._ranks = (ctypes.c_int64 * len(ranks))(*ranks)
+        all_ranks = _round_up(sum(ranks), _LANES)
+        return _Adapter(a.data_ptr(), b.data_ptr(), a.numel() + b.numel(), all_ranks, self._ranks)
+
+
+def _packed(a: list[torch.Tensor], b: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    ranks = [_round_up(len(part), 2) for part in a]
+    packed_a = _pack_a([_padded(part, rank, 0) for part, rank in zip(a, ranks, strict=True)])
+    parts_b = [_pack_b(_padded(part, 0, rank)) for part, rank in zip(b, ranks, strict=True)]
+    return packed_a, torch.cat(parts_b)
 
 
 def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -80,15 +97,21 @@ def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 
 class PackedLayer:
-    """The packed adapters of one layer, kept in step with vLLM's stacked tensors."""
+    """The slots of one layer."""
 
     def __init__(
         self,
         lora_a_stacked: tuple[torch.Tensor, ...],
         lora_b_stacked: tuple[torch.Tensor, ...],
         widths: tuple[int, ...],
+        *,
+        for_kernel: bool,
     ) -> None:
-        """Pack nothing yet.
+        """Empty slots, of the shape of vLLM's tensors for this layer.
+
+        These have all slots padded to `max_lora_rank`, for each projection that the layer fuses:
+        A (slots, 1, rank, in) and B (slots, 1, out, rank). They are never written, and so take no
+        memory.
 
         Raises:
             ValueError: tensors that don't belong together.
@@ -97,57 +120,61 @@ class PackedLayer:
         self.stacked = (lora_a_stacked, lora_b_stacked)
         self.widths = widths
         self.offsets = list(accumulate(widths, initial=0))[:-1]
-        self.adapters: dict[int, PackedAdapter] = {}
         slots, _, max_rank, self.features = lora_a_stacked[0].shape
+        self._max_rank = max_rank
         self.max_ranks = _round_up(_round_up(max_rank, 2) * len(widths), _LANES)
         self.dtype = lora_a_stacked[0].dtype
-        self.is_bfloat16 = self.dtype == torch.bfloat16
-        self._tensors = lora_a_stacked + lora_b_stacked
-        self._num_writes = -1
-        self._writes_of_slots: list[int] = []
+        self.for_kernel = for_kernel and self.dtype == torch.bfloat16
+        self._adapters: list[PackedAdapter | None] = [None] * slots
         self._width = (ctypes.c_int64 * len(widths))(*widths)
         self._table = (ctypes.POINTER(_Adapter) * slots)()
         self._struct = _Layer(self.features, self.max_ranks, len(widths), self._width, self._table)
         self.address = ctypes.addressof(self._struct)
+        self.nothing = self.pack([None] * len(widths), [None] * len(widths))
 
-    def refresh(self, writes_of_slots: list[int]) -> None:
-        """Drop what was written to since the last call; `writes_of_slots` counts for each slot.
+    def pack(
+        self, a: Sequence[torch.Tensor | None], b: Sequence[torch.Tensor | None]
+    ) -> PackedAdapter:
+        """Pack an adapter's A (rank, in) and B (out, rank) of each projection; None: it has none.
 
-        torch counts the writes to a tensor. Where it saw some that no slot accounts for, all
-        slots are dropped.
+        Raises:
+            ValueError: shapes that don't fit this layer, or weights that aren't finite.
         """
-        num_writes = 0
-        for tensor in self._tensors:
-            num_writes += tensor._version
-        if num_writes == self._num_writes:
-            return
-        before, now = self._writes_of_slots, writes_of_slots
-        stale = {slot for slot in self.adapters if before[slot] != now[slot]}
-        for slot in stale or set(self.adapters):
-            del self.adapters[slot]
-            self._table[slot] = ctypes.POINTER(_Adapter)()
-        self._num_writes, self._writes_of_slots = num_writes, list(writes_of_slots)
+        parts_a, parts_b = [], []
+        for part_a, part_b, width in zip(a, b, self.widths, strict=True):
+            if part_a is None or part_b is None:
+                part_a = torch.empty(0, self.features, dtype=self.dtype)
+                part_b = torch.empty(width, 0, dtype=self.dtype)
+            self._check_part(part_a, part_b, width)
+            parts_a.append(part_a.to(self.dtype))
+            parts_b.append(part_b.to(self.dtype))
+        return PackedAdapter(parts_a, parts_b, for_kernel=self.for_kernel)
+
+    def _check_part(self, a: torch.Tensor, b: torch.Tensor, width: int) -> None:
+        rank = len(a)
+        fits = a.shape == (rank, self.features) and b.shape == (width, rank)
+        if not fits or rank > self._max_rank:
+            raise ValueError(
+                f"A {tuple(a.shape)} and B {tuple(b.shape)} in a layer of {self.features} "
+                f"features in, {width} out and rank {self._max_rank} at most"
+            )
+
+    def place(self, slot: int, adapter: PackedAdapter | None) -> None:
+        """Put an adapter into a slot (`nothing`: one without this layer), or empty the slot."""
+        struct = adapter.struct if adapter else None
+        self._table[slot] = ctypes.pointer(struct) if struct else ctypes.POINTER(_Adapter)()
+        self._adapters[slot] = adapter
 
     def adapter(self, slot: int) -> PackedAdapter:
-        """The adapter in a slot, packed if it isn't yet.
+        """The adapter in a slot.
 
-        NaN among its weights is packed like anything else: it spoils its own rows, where raising
-        would end the engine for everyone.
+        Raises:
+            ValueError: there is none.
         """
-        if slot not in self.adapters:
-            self.adapters[slot] = self._pack(slot)
-            self._table[slot] = ctypes.pointer(self.adapters[slot].struct)
-        return self.adapters[slot]
-
-    def _pack(self, slot: int) -> PackedAdapter:
-        a, b = [], []
-        for a_stacked, b_stacked in zip(*self.stacked, strict=True):
-            full_a, full_b = a_stacked[slot, 0], b_stacked[slot, 0]
-            used = full_a.any(dim=1) & full_b.any(dim=0)
-            rank = int(used.nonzero().max()) + 1 if used.any() else 0
-            a.append(full_a[:rank])
-            b.append(full_b[:, :rank])
-        return PackedAdapter(a, b)
+        adapter = self._adapters[slot]
+        if adapter is None:
+            raise ValueError(f"LoRA slot {slot} is empty")
+        return adapter
 
 
 def _round_up(value: int, multiple: int) -> int:
