@@ -8,7 +8,6 @@ the slot is then one assignment a layer, and vLLM's padded tensors take no memor
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from vllm.lora.layers import BaseLayerWithLoRA
@@ -26,12 +25,8 @@ def fill_with_packed_weights() -> None:
     LoRAModelManager.activate_adapter = _activate_adapter
 
 
-def pack_adapter(
-    manager: LoRAModelManager, adapter: LoRAModel, pause: Callable[[], None] = lambda: None
-) -> None:
-    """Put packed weights in the place of an adapter's own; call `pause` between the layers.
-
-    Does nothing where the layers don't read packed weights.
+def pack_adapter(manager: LoRAModelManager, adapter: LoRAModel) -> None:
+    """Put packed weights in the place of an adapter's own, in the layers that read packed ones.
 
     Raises:
         ValueError: weights that don't fit the base, or aren't finite.
@@ -40,19 +35,18 @@ def pack_adapter(
         weights = adapter.loras.get(name)
         if weights is None or isinstance(weights, PackedAdapter):
             continue
-        if (layer := _packed_layer(manager, module)) is not None:
+        if (layer := packed_layer(manager, module)) is not None:
             a, b = _parts(module, weights)
             try:
                 adapter.loras[name] = layer.pack(a, b)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            pause()
 
 
 def clear_slot(manager: LoRAModelManager, slot: int) -> None:
     """Let go of the packed weights in a slot."""
     for module in manager.modules.values():
-        if (layer := _packed_layer(manager, module)) is not None:
+        if (layer := packed_layer(manager, module)) is not None:
             layer.place(slot, None)
 
 
@@ -71,7 +65,7 @@ def _activate_adapter(manager: LoRAModelManager, lora_id: int) -> bool:
     slot = manager.lora_index_to_id.index(None)
     for name, module in manager.modules.items():
         weights = adapter.loras.get(name)
-        if (layer := _packed_layer(manager, module)) is not None:
+        if (layer := packed_layer(manager, module)) is not None:
             layer.place(slot, weights or layer.nothing)
         elif weights is None:
             module.reset_lora(slot)
@@ -82,7 +76,7 @@ def _activate_adapter(manager: LoRAModelManager, lora_id: int) -> bool:
     return True
 
 
-def _packed_layer(manager: LoRAModelManager, module: BaseLayerWithLoRA) -> PackedLayer | None:
+def packed_layer(manager: LoRAModelManager, module: BaseLayerWithLoRA) -> PackedLayer | None:
     """The slots of a linear layer; None: this layer reads vLLM's padded tensors."""
     if (
         not isinstance(module, BaseLinearLayerWithLoRA)

@@ -129,35 +129,16 @@ class WorkerExtension:
 
     @cached_property
     def _loraplex(self) -> WorkerAdapters:
+        from server.engine.reading import AdapterReader
         from server.engine.slots import clear_slot
 
         manager = self.model_runner.lora_manager
         return WorkerAdapters(
             manager._adapter_manager,
-            partial(_read_adapter, manager),
+            AdapterReader(manager).read,
             partial(clear_slot, manager._adapter_manager),
             partial(_ids_in_batch, self.model_runner),
         )
-
-
-def _read_adapter(of_worker: Any, lora_id: int, name: str, path: str) -> Any:
-    """vLLM's own way from a file to weights in host memory, then packed where that is ours.
-
-    Raises:
-        ValueError: the adapter can't be used; the message doesn't show the path.
-    """
-    from vllm.lora.request import LoRARequest
-
-    from server.engine.slots import pack_adapter
-
-    manager = of_worker._adapter_manager
-    try:
-        adapter = of_worker._load_adapter(LoRARequest(name, lora_id, path))
-        manager._create_merged_loras_inplace(adapter)
-        pack_adapter(manager, adapter)
-    except Exception as error:
-        raise ValueError(f"{error or repr(error)}".replace(path, name)) from None
-    return adapter
 
 
 def _ids_in_batch(runner: Any) -> set[int]:

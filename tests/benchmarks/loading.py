@@ -73,14 +73,12 @@ async def measure(directory: Path, seconds: float, cycles: int) -> None:
         steady = Version(1, "steady")
         await engine.prepare(steady, paths[0])
         await engine.install(steady)
-        loaded: list[Any] = []
         times: dict[str, list[float]] = {"add_lora": [], "prepare": [], "install": []}
         numbers = itertools.count(2)
 
         def next_version() -> tuple[Any, Path]:
             number = next(numbers)
-            loaded.append(Version(number, f"adapter@{number}"))
-            return loaded[-1], paths[number % ADAPTERS]
+            return Version(number, f"adapter@{number}"), paths[number % ADAPTERS]
 
         async def timed(name: str, call: Awaitable[Any]) -> None:
             start = time.perf_counter()
@@ -95,13 +93,12 @@ async def measure(directory: Path, seconds: float, cycles: int) -> None:
         async def ours() -> None:
             version, path = next_version()
             await timed("prepare", engine.prepare(version, path))
-            await timed("install", engine.install(version, loaded[-2].engine_id))
+            await timed("install", engine.install(version))
             await engine.evict(version)
 
         bystanders = Bystanders(engine, steady, paths[0])
         ways = {"no loads": None, "add_lora": stock, "prepare + install": ours}
         gaps: dict[str, list[float]] = {way: [] for way in ways}
-        loaded.append(steady)
         await bystanders.gaps(2, None)
         for _ in range(ROUNDS):
             for way, load in ways.items():

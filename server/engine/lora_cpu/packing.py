@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 
-_LANES = 16
+LANES = 16
 
 
 class _Adapter(ctypes.Structure):
@@ -39,61 +40,49 @@ class _Layer(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where an adapter's numbers are in one layer, packed for the kernel: A, then B."""
+
+    ranks: list[int]
+    """Of each projection, padded to pairs."""
+    a_numbers: int
+    b_numbers: list[int]
+    """Of each projection."""
+
+    @classmethod
+    def of(cls, ranks: Sequence[int], features: int, widths: Sequence[int]) -> Layout:
+        """The layout for these ranks."""
+        padded = [round_up(rank, 2) for rank in ranks]
+        a_numbers = round_up(sum(padded), LANES) * round_up(features, 2)
+        b_numbers = [r * round_up(w, LANES) for r, w in zip(padded, widths, strict=True)]
+        return cls(padded, a_numbers, b_numbers)
+
+    @property
+    def numbers(self) -> int:
+        """Of A and B together."""
+        return self.a_numbers + sum(self.b_numbers)
+
+
 class PackedAdapter:
-    """An adapter in one layer, in the order in which the kernel reads it; see `rows.c`."""
+    """An adapter in one layer: where the kernel finds it, or its A and B for products."""
 
-    def __init__(self, a: list[torch.Tensor], b: list[torch.Tensor], *, for_kernel: bool) -> None:
-        """Pack A (rank, in) and B (out, rank) of each projection; or keep them, for products.
+    def __init__(
+        self, parts: list[tuple[torch.Tensor, torch.Tensor]], struct: _Adapter | None = None
+    ) -> None:
+        """Keep A (rank, in) and B (out, rank) of each projection, or where they are packed."""
+        self.parts = parts
+        self.struct = struct
+        self._owner: object = None
 
-        Raises:
-            ValueError: weights that aren't finite.
-        """
-        # A projection whose B is zero changes nothing: it needn't cost anything.
-        ranks = [len(part) if other.any() else 0 for part, other in zip(a, b, strict=True)]
-        a = [part[:rank] for part, rank in zip(a, ranks, strict=True)]
-        b = [part[:, :rank] for part, rank in zip(b, ranks, strict=True)]
-        self.parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.struct: _Adapter | None = None
-        if for_kernel:
-            self._tensors = [*_packed(a, b)]
-            self.struct = self._make_struct([_round_up(rank, 2) for rank in ranks])
-        else:
-            self._tensors = [*a, *b]
-            self.parts = list(zip(a, b, strict=True))
-        if not all(tensor.isfinite().all() for tensor in self._tensors):
-            raise ValueError("LoRA weights that aren't finite")
-
-    def _make_struct(self, ranks: list[int]) -> _Adapter:
-        a, b = self._tensors
-        self._ranks = (ctypes.c_int64 * len(ranks))(*ranks)
-        all_ranks = _round_up(sum(ranks), _LANES)
-        return _Adapter(a.data_ptr(), b.data_ptr(), a.numel() + b.numel(), all_ranks, self._ranks)
-
-
-def _packed(a: list[torch.Tensor], b: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    ranks = [_round_up(len(part), 2) for part in a]
-    packed_a = _pack_a([_padded(part, rank, 0) for part, rank in zip(a, ranks, strict=True)])
-    parts_b = [_pack_b(_padded(part, 0, rank)) for part, rank in zip(b, ranks, strict=True)]
-    return packed_a, torch.cat(parts_b)
-
-
-def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
-    """A's rows, all projections', in groups of lanes: (group, pair of features, lane, 2)."""
-    rows, features = sum(len(part) for part in parts), parts[0].shape[1]
-    a = _padded(torch.cat(parts), _round_up(rows, _LANES), _round_up(features, 2))
-    return a.view(-1, _LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
-
-
-def _pack_b(part: torch.Tensor) -> torch.Tensor:
-    """One projection's B, flat: (pair of ranks, width, 2)."""
-    b = _padded(part, _round_up(len(part), _LANES), 0)
-    return b.view(len(b), b.shape[1] // 2, 2).transpose(0, 1).reshape(-1)
-
-
-def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """With zeros up to so many rows and columns; 0: as they are."""
-    right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
-    return torch.nn.functional.pad(part, (0, right, 0, below))
+    @classmethod
+    def in_memory(cls, a: int, b: int, layout: Layout, owner: object) -> PackedAdapter:
+        """A and B at these addresses, in memory that lives as long as its owner."""
+        ranks = (ctypes.c_int64 * len(layout.ranks))(*layout.ranks)
+        all_ranks = round_up(sum(layout.ranks), LANES)
+        adapter = cls([], _Adapter(a, b, layout.numbers, all_ranks, ranks))
+        adapter._owner = owner
+        return adapter
 
 
 class PackedLayer:
@@ -120,9 +109,8 @@ class PackedLayer:
         self.stacked = (lora_a_stacked, lora_b_stacked)
         self.widths = widths
         self.offsets = list(accumulate(widths, initial=0))[:-1]
-        slots, _, max_rank, self.features = lora_a_stacked[0].shape
-        self._max_rank = max_rank
-        self.max_ranks = _round_up(_round_up(max_rank, 2) * len(widths), _LANES)
+        slots, _, self.max_rank, self.features = lora_a_stacked[0].shape
+        self.max_ranks = round_up(round_up(self.max_rank, 2) * len(widths), LANES)
         self.dtype = lora_a_stacked[0].dtype
         self.for_kernel = for_kernel and self.dtype == torch.bfloat16
         self._adapters: list[PackedAdapter | None] = [None] * slots
@@ -140,23 +128,33 @@ class PackedLayer:
         Raises:
             ValueError: shapes that don't fit this layer, or weights that aren't finite.
         """
-        parts_a, parts_b = [], []
+        parts = []
         for part_a, part_b, width in zip(a, b, self.widths, strict=True):
-            if part_a is None or part_b is None:
-                part_a = torch.empty(0, self.features, dtype=self.dtype)
-                part_b = torch.empty(width, 0, dtype=self.dtype)
-            self._check_part(part_a, part_b, width)
-            parts_a.append(part_a.to(self.dtype))
-            parts_b.append(part_b.to(self.dtype))
-        return PackedAdapter(parts_a, parts_b, for_kernel=self.for_kernel)
+            # A projection whose B is zero changes nothing: it needn't cost anything.
+            if part_a is None or part_b is None or not part_b.any():
+                part_a = torch.empty(0, self.features)
+                part_b = torch.empty(width, 0)
+            self.check_shapes(tuple(part_a.shape), tuple(part_b.shape), width)
+            part_a, part_b = part_a.to(self.dtype), part_b.to(self.dtype)
+            if not (part_a.isfinite().all() and part_b.isfinite().all()):
+                raise ValueError("weights that aren't finite")
+            parts.append((part_a, part_b))
+        return self._packed(parts) if self.for_kernel else PackedAdapter(parts)
 
-    def _check_part(self, a: torch.Tensor, b: torch.Tensor, width: int) -> None:
-        rank = len(a)
-        fits = a.shape == (rank, self.features) and b.shape == (width, rank)
-        if not fits or rank > self._max_rank:
+    def _packed(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> PackedAdapter:
+        layout = Layout.of([len(a) for a, _ in parts], self.features, self.widths)
+        ranks = zip(parts, layout.ranks, strict=True)
+        padded = [(_padded(a, rank, 0), _padded(b, 0, rank)) for (a, b), rank in ranks]
+        a = _pack_a([a for a, _ in padded])
+        b = torch.cat([_pack_b(b) for _, b in padded])
+        return PackedAdapter.in_memory(a.data_ptr(), b.data_ptr(), layout, (a, b))
+
+    def check_shapes(self, a: tuple[int, ...], b: tuple[int, ...], width: int) -> None:
+        """Raise ValueError for an A and a B that don't fit a projection of this layer."""
+        if a != (a[0], self.features) or b != (width, a[0]) or a[0] > self.max_rank:
             raise ValueError(
-                f"A {tuple(a.shape)} and B {tuple(b.shape)} in a layer of {self.features} "
-                f"features in, {width} out and rank {self._max_rank} at most"
+                f"A {a} and B {b} in a layer of {self.features} features in, {width} out and "
+                f"rank {self.max_rank} at most"
             )
 
     def place(self, slot: int, adapter: PackedAdapter | None) -> None:
@@ -177,8 +175,28 @@ class PackedLayer:
         return adapter
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """To the next multiple."""
     return -(-value // multiple) * multiple
+
+
+def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
+    """A's rows, all projections', in groups of lanes: (group, pair of features, lane, 2)."""
+    rows, features = sum(len(part) for part in parts), parts[0].shape[1]
+    a = _padded(torch.cat(parts), round_up(rows, LANES), round_up(features, 2))
+    return a.view(-1, LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
+
+
+def _pack_b(part: torch.Tensor) -> torch.Tensor:
+    """One projection's B, flat: (pair of ranks, width, 2)."""
+    b = _padded(part, round_up(len(part), LANES), 0)
+    return b.view(len(b), b.shape[1] // 2, 2).transpose(0, 1).reshape(-1)
+
+
+def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """With zeros up to so many rows and columns; 0: as they are."""
+    right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
+    return torch.nn.functional.pad(part, (0, right, 0, below))
 
 
 def _check_shapes(
