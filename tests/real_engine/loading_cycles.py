@@ -149,7 +149,7 @@ class Cycles:
 
 
 async def run(directory: Path) -> dict[str, Any]:
-    loadtest.adapters.UPDATE_SIZE = 0.05  # loud: each answers differently
+    loadtest.adapters.UPDATE_SIZE = 0.12  # loud: each answers differently
     async with running_engine(max_loras=SLOTS, max_cpu_loras=SLOTS, kv_cache_gib=0.25) as engine:
         cycles = Cycles(engine, directory)
         return {
