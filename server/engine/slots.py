@@ -29,7 +29,7 @@ def pack_adapter(manager: LoRAModelManager, adapter: LoRAModel) -> None:
     """Put packed weights in the place of an adapter's own, in the layers that read packed ones.
 
     Raises:
-        ValueError: weights that don't fit the base, or aren't finite.
+        ValueError: weights that don't fit the base.
     """
     for name, module in manager.modules.items():
         weights = adapter.loras.get(name)

@@ -38,14 +38,16 @@ class Cycles:
             loadtest.adapters.make_adapter(self.adapters[-1], shape, rank=4 + number, seed=number)
 
     async def answer(self, version: Any = None, path: Path | None = None) -> Any:
-        """The answer's tokens and log-probabilities."""
+        """The answer's tokens, and the log-probabilities of prompt and answer."""
         tokens: list[int] = []
-        logprobs: list[float] = []
-        async for output in stream(self.engine, NUM_TOKENS, version, path):
+        found: dict[str, Any] = {"tokens": tokens, "logprobs": []}
+        async for output in stream(self.engine, NUM_TOKENS, version, path, prompt_logprobs=0):
             part = output.outputs[0]
             tokens += part.token_ids
-            logprobs += [e[t].logprob for t, e in zip(part.token_ids, part.logprobs, strict=True)]
-        return tokens, logprobs
+            found["logprobs"] += _logprobs(part.token_ids, part.logprobs)
+            if output.prompt_logprobs:
+                found["prompt"] = _logprobs(output.prompt_token_ids[1:], output.prompt_logprobs[1:])
+        return found
 
     async def prepare(self, path: Path) -> Version:
         version = Version(number := next(self.ids), f"adapter@{number}")
@@ -148,11 +150,16 @@ class Cycles:
         return dict(answer)
 
 
+def _logprobs(tokens: Any, entries: Any) -> list[float]:
+    return [entry[token].logprob for token, entry in zip(tokens, entries, strict=True)]
+
+
 async def run(directory: Path) -> dict[str, Any]:
     loadtest.adapters.UPDATE_SIZE = 0.12  # loud: each answers differently
     async with running_engine(max_loras=SLOTS, max_cpu_loras=SLOTS, kv_cache_gib=0.25) as engine:
         cycles = Cycles(engine, directory)
         return {
+            "directory": str(directory),
             "alone": await cycles.alone(),
             "taking_turns": await cycles.taking_turns(),
             "when_full": cycles.residency_when_full,

@@ -44,7 +44,11 @@ async def running_engine(**settings: Any) -> AsyncIterator[EngineSupervisor]:
 
 
 async def stream(
-    engine: EngineSupervisor, num_tokens: int, version: Any = None, path: Path | None = None
+    engine: EngineSupervisor,
+    num_tokens: int,
+    version: Any = None,
+    path: Path | None = None,
+    **parameters: Any,
 ) -> AsyncIterator[Any]:
     """Greedy tokens one by one, from the base or an adapter: vLLM's outputs so far."""
     from vllm import SamplingParams
@@ -60,6 +64,7 @@ async def stream(
         logprobs=0,
         ignore_eos=True,
         output_kind=RequestOutputKind.DELTA,
+        **parameters,
     )
     adapter = lora_request(version, path) if version and path else None
     prompt = TokensPrompt(prompt_token_ids=list(range(100, 120)))

@@ -125,8 +125,11 @@ class PackedLayer:
     ) -> PackedAdapter:
         """Pack an adapter's A (rank, in) and B (out, rank) of each projection; None: it has none.
 
+        NaN among its weights is packed like anything else: it spoils its own rows, where raising
+        inside a step would end the engine for everyone.
+
         Raises:
-            ValueError: shapes that don't fit this layer, or weights that aren't finite.
+            ValueError: shapes that don't fit this layer.
         """
         parts = []
         for part_a, part_b, width in zip(a, b, self.widths, strict=True):
@@ -135,10 +138,7 @@ class PackedLayer:
                 part_a = torch.empty(0, self.features)
                 part_b = torch.empty(width, 0)
             self.check_shapes(tuple(part_a.shape), tuple(part_b.shape), width)
-            part_a, part_b = part_a.to(self.dtype), part_b.to(self.dtype)
-            if not (part_a.isfinite().all() and part_b.isfinite().all()):
-                raise ValueError("weights that aren't finite")
-            parts.append((part_a, part_b))
+            parts.append((part_a.to(self.dtype), part_b.to(self.dtype)))
         return self._packed(parts) if self.for_kernel else PackedAdapter(parts)
 
     def _packed(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> PackedAdapter:
