@@ -33,7 +33,7 @@ TRIALS = 3
 
 
 async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
-    """Load a version, try it, unload it; why it may not serve, or nothing.
+    """Load a version, try it, evict it; why it may not serve, or nothing.
 
     Raises:
         Unavailable: the engine can't say now; no fault of the version's.
@@ -46,7 +46,7 @@ async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Re
         return await _judge(engine, version, path)
     finally:
         # Passed or not: what stays loaded is decided by requests alone.
-        await asyncio.shield(engine.unload(version))
+        await asyncio.shield(engine.evict(version))
 
 
 async def _judge(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:

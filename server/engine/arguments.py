@@ -21,6 +21,7 @@ MANAGED = {
     "max-loras": "--max-loras",
     "max-lora-rank": "--max-lora-rank",
     "max-cpu-loras": "--max-cpu-loras",
+    "worker-extension-cls": "nothing: it is ours",
     "lora-target-modules": "nothing: adapters touch the linear layers",
     "host": "--host",
     "port": "--port",
@@ -31,6 +32,9 @@ MANAGED = {
 """Arguments of vLLM that are ours to set, and what to use instead."""
 
 _GIB = 1 << 30
+
+_NEVER_FULL = 1 << 20
+"""Adapters in host memory, for vLLM: it would evict one that runs. Our own budget is a setting."""
 
 _ADAPTED_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What the gate lets adapters touch. Wrapping embedding and head too would cost each step time,
@@ -89,7 +93,8 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "max-model-len": settings.max_model_len or -1,
         "max-loras": settings.max_loras,
         "max-lora-rank": settings.max_lora_rank,
-        "max-cpu-loras": settings.host_adapters,
+        "max-cpu-loras": _NEVER_FULL,
+        "worker-extension-cls": "server.engine.worker.WorkerExtension",
         "kv-cache-memory-bytes": _kv_cache_bytes(settings, Path(base), on_cpu=on_cpu),
         "tool-call-parser": tool_call_parser(base),
         # With vLLM's default, tool arguments that break the tool's schema come back.

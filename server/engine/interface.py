@@ -68,16 +68,36 @@ class Engine(Protocol):
     async def probe(self) -> None:
         """Have one token generated; raise `server.errors.Unavailable` if that fails."""
 
+    async def prepare(self, version: VersionRecord, path: Path) -> None:
+        """Read a version's weights into the engine's host memory; no running stream waits.
+
+        Raises:
+            NotLoadable: (of `server.errors`) the engine can't read them, or refuses them.
+            Unavailable: the engine isn't there, or died.
+        """
+
+    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
+        """Give a prepared version the slot of another (by its engine id), or a free one.
+
+        Waits for the requests that still use the victim; it stays in host memory.
+
+        Raises:
+            Unavailable: the engine isn't ready, the version isn't prepared, or no slot is free.
+        """
+
+    async def evict(self, version: VersionRecord) -> None:
+        """Free a version's slot and host memory, once no request in the engine uses it.
+
+        Nothing to do where the engine is gone.
+        """
+
     async def load(self, version: VersionRecord, path: Path) -> None:
-        """Load a version's weights.
+        """Prepare a version, and install it if a slot is free; else the engine finds it one.
 
         Raises:
             NotLoadable: the engine refuses these weights.
             Unavailable: the engine isn't there, or died.
         """
-
-    async def unload(self, version: VersionRecord) -> None:
-        """Make the engine forget a version's weights; nothing, where the engine is gone."""
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None

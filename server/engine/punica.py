@@ -4,23 +4,25 @@ vLLM 0.32's CPU operators index slot -1, "no adapter", like any other slot and s
 slot's adapter to base rows; and they gather one full A and B for every token. Here the rows of a
 batch are grouped by slot (the grouping of Punica's SGMV, Chen et al., 2023, arXiv:2310.18547):
 all of a layer is one call of a compiled kernel, at each adapter's own rank.
+
+Linear layers read adapters packed (`server.engine.slots` puts them into their slots); the rest,
+which Loraplex leaves unwrapped, reads vLLM's stacked tensors.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from server.engine.lora_cpu.kernel import KernelUnavailable, RowsKernel
 from server.engine.lora_cpu.packing import PackedLayer
 from server.engine.lora_cpu.products import add_products
 from server.engine.lora_cpu.steps import Group, Step, group_rows, make_step
+from server.engine.slots import fill_with_packed_weights
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +38,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     ) -> None:
         """Compile the kernel; without a compiler all is matrix products."""
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
-        report_slot_writes()
+        fill_with_packed_weights()
         self.max_loras: int = kwargs["lora_config"].max_loras
         self.kernel = _kernel()
         self._layers: dict[int, PackedLayer] = {}
-        self._writes = [0] * self.max_loras
         self.set_rows([], [])
 
     def update_metadata(self, mapping: Any, *args: Any, **kwargs: Any) -> None:
@@ -53,9 +54,29 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         self.step: Step = make_step(tokens, self.max_loras)
         self.sampler_groups: list[Group] = group_rows(samples)
 
-    def slot_written(self, slot: int) -> None:
-        """Weights were written to a slot of every layer."""
-        self._writes[slot] += 1
+    def layer(
+        self,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        output_slices: tuple[int, ...],
+    ) -> PackedLayer:
+        """The slots of a linear layer, known by its stacked tensors.
+
+        Raises:
+            ValueError: tensors that don't fit together.
+        """
+        layer = self._layers.get(id(lora_a_stacked))
+        if layer is None:
+            layer = PackedLayer(
+                lora_a_stacked,
+                lora_b_stacked,
+                output_slices,
+                for_kernel=self.kernel is not None,
+            )
+            self._layers[id(lora_a_stacked)] = layer
+        if layer.stacked[1] is not lora_b_stacked or layer.widths != output_slices:
+            raise ValueError("LoRA on a layer whose B or widths are not the known ones")
+        return layer
 
     def add_lora_linear(
         self,
@@ -73,20 +94,14 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         """`y += x @ A.T @ B.T * scale` for each projection of a linear layer.
 
         Raises:
-            ValueError: tensors that don't fit together.
+            ValueError: tensors that don't fit together, or an empty slot.
         """
         step = self.step
         if not step.groups:
             return
-        layer = self._layers.get(id(lora_a_stacked))
-        if layer is None:
-            layer = PackedLayer(lora_a_stacked, lora_b_stacked, output_slices)
-            self._layers[id(lora_a_stacked)] = layer
-        if layer.stacked[1] is not lora_b_stacked or layer.widths != output_slices:
-            raise ValueError("LoRA on a layer whose B or widths are not the ones packed")
-        layer.refresh(self._writes)
+        layer = self.layer(lora_a_stacked, lora_b_stacked, output_slices)
         _check_rows(y, x, step, layer, add_inputs)
-        if self.kernel is not None and layer.is_bfloat16:
+        if self.kernel is not None and layer.for_kernel:
             self.kernel.add(y, x, layer, step.blocks, scale)
             return
         for slot, rows in step.groups:
@@ -155,25 +170,6 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         for slot, rows in self.sampler_groups:
             update = (x[rows] @ lora_a_stacked[slot, 0].T * scale) @ lora_b_stacked[slot, 0].T
             flat[rows, : update.shape[-1]] += update.to(flat.dtype)
-
-
-@functools.cache
-def report_slot_writes() -> None:
-    """Have vLLM's manager of slots tell `GroupedPunicaWrapper` which slot it wrote to."""
-    activate: Callable[[LoRAModelManager, int], bool] = LoRAModelManager.activate_adapter
-
-    @functools.wraps(activate)
-    def activate_and_report(manager: LoRAModelManager, lora_id: int) -> bool:
-        slots_before = list(manager.lora_index_to_id)
-        try:
-            return activate(manager, lora_id)
-        finally:
-            for slot, now in enumerate(manager.lora_index_to_id):
-                if now != slots_before[slot]:
-                    for wrapper in manager.punica_wrapper_mapping.values():
-                        wrapper.slot_written(slot)
-
-    LoRAModelManager.activate_adapter = activate_and_report
 
 
 @functools.cache

@@ -22,9 +22,10 @@ from server.engine import cpu, environment
 from server.engine.arguments import engine_arguments
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
+from server.engine.loading import AdapterLoading
 from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
 from server.engine.probe import answer
-from server.errors import NotLoadable, Unavailable
+from server.errors import Unavailable
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _WHY_NOT = {
 }
 
 
-class EngineSupervisor:
+class EngineSupervisor(AdapterLoading):
     """The `Engine` of `interface`, made of vLLM's AsyncLLM and its OpenAI handlers."""
 
     def __init__(self, settings: Settings, base: str, content_path: Callable[[str], Path]) -> None:
@@ -131,27 +132,22 @@ class EngineSupervisor:
         except Exception as error:
             raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
 
-    async def load(self, version: VersionRecord, path: Path) -> None:
-        """Load a version's weights into a slot; errors as the interface says."""
+    async def call_workers(self, method: str, *arguments: object) -> list[Any]:
+        """Each worker's answer to a call; raise `Unavailable` if there is none."""
         client = self._require_client()
         try:
-            await _unless_dead(client, client.add_lora(lora_request(version, path)))
+            return await _unless_dead(client, client.collective_rpc(method, args=arguments))
         except Exception as error:
-            log.exception("loading %s failed", version.public_name)
             self.require_ready()
-            raise NotLoadable(
-                f"{version.public_name} could not be loaded: {map_exception(error).message}",
-                param="model",
-            ) from error
+            raise Unavailable(f"the engine refuses: {map_exception(error).message}") from error
 
-    async def unload(self, version: VersionRecord) -> None:
-        """Make the engine forget a version's weights; nothing, where the engine is gone."""
-        client = self._client
-        if client is not None and not client.errored:
-            try:
-                await _unless_dead(client, client.remove_lora(version.engine_id))
-            except Exception:
-                log.exception("unloading %s failed", version.public_name)
+    def has_requests_on(self, engine_id: int) -> bool:
+        """Whether the engine has unfinished requests on a version."""
+        if self._client is None:
+            return False
+        running = self._client.output_processor.request_states.values()
+        adapters = [request.lora_request for request in running]
+        return any(adapter and adapter.lora_int_id == engine_id for adapter in adapters)
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None

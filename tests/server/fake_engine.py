@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,9 @@ class FakeEngine:
         self.app_state = State()
         self.loads: list[str] = []
         self.loaded: set[str] = set()
+        """The names of versions in host memory; `slots`: ids."""
+        self.max_loras = 4
+        self.slots: set[int] = set()
         self.fails_to_load: set[str] = set()
         self.base_answer = ProbeAnswer((1, 2), (-1.0, -2.0, -3.0, -1.0, -1.0), ended=True)
         self.answer = ProbeAnswer((3, 4), (-1.5, -2.0, -3.0, -1.0, -1.0), ended=True)
@@ -51,7 +55,7 @@ class FakeEngine:
     async def probe(self) -> None:
         self.require_ready()
 
-    async def load(self, version: VersionRecord, path: Path) -> None:
+    async def prepare(self, version: VersionRecord, path: Path) -> None:
         assert path.is_dir()
         await asyncio.sleep(self.load_seconds)
         self.loads.append(version.public_name)
@@ -59,8 +63,21 @@ class FakeEngine:
             raise NotLoadable(f"{version.public_name} could not be loaded")
         self.loaded.add(version.public_name)
 
-    async def unload(self, version: VersionRecord) -> None:
+    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
+        assert version.public_name in self.loaded, "not prepared"
+        self.slots.discard(victim_id or 0)
+        if len(self.slots | {version.engine_id}) > self.max_loras:
+            raise Unavailable("all slots are taken")
+        self.slots.add(version.engine_id)
+
+    async def evict(self, version: VersionRecord) -> None:
+        self.slots.discard(version.engine_id)
         self.loaded.discard(version.public_name)
+
+    async def load(self, version: VersionRecord, path: Path) -> None:
+        await self.prepare(version, path)
+        with suppress(Unavailable):
+            await self.install(version)
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None

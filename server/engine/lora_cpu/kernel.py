@@ -1,4 +1,4 @@
-"""`rows.c`, compiled by the machine's C compiler when the engine starts (0.2 s), and called.
+"""`rows.c` and `pack.c`, compiled by the machine's C compiler when the engine starts (0.2 s).
 
 Not cached: what was compiled for this processor is for this process only.
 """
@@ -16,7 +16,7 @@ import torch
 from server.engine.lora_cpu.packing import PackedLayer
 from server.engine.lora_cpu.steps import BLOCK_ROWS, Block
 
-_SOURCE = Path(__file__).with_name("rows.c")
+_SOURCES = [str(Path(__file__).with_name(name)) for name in ("rows.c", "pack.c")]
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 
 
@@ -25,7 +25,7 @@ class KernelUnavailable(Exception):
 
 
 class RowsKernel:
-    """Adds each row's own adapter, for bfloat16."""
+    """Adds each row's own adapter, for bfloat16; and packs adapters for that."""
 
     def __init__(self) -> None:
         """Compile.
@@ -34,7 +34,7 @@ class RowsKernel:
             KernelUnavailable: see there.
         """
         # After torch, whose OpenMP library (libgomp.so.1) the kernel then shares with it.
-        library = _compile()
+        library, unlocked = _compile()
         self._call = library.lora_rows
         self._call.restype = ctypes.c_int64
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
@@ -42,6 +42,9 @@ class RowsKernel:
             *(pointer, pointer, integer, pointer, integer),
             *(pointer, integer, ctypes.c_float, pointer),
         )
+        self.pack_parts = unlocked.pack_parts
+        self.pack_parts.restype = ctypes.c_int64
+        self.pack_parts.argtypes = (pointer, integer)
         self._scratch = torch.empty(0, dtype=torch.bfloat16)
 
     def add(
@@ -52,11 +55,15 @@ class RowsKernel:
         blocks: ctypes.Array[Block],
         scale: float,
     ) -> None:
-        """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`."""
+        """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`.
+
+        Raises:
+            ValueError: a block's slot is empty.
+        """
         numbers = len(blocks) * BLOCK_ROWS * layer.max_ranks
         if self._scratch.numel() < numbers:
             self._scratch = torch.empty(numbers, dtype=torch.bfloat16)
-        while not_packed := self._call(
+        if empty := self._call(
             layer.address,
             x.data_ptr(),
             x.stride(0),
@@ -67,20 +74,21 @@ class RowsKernel:
             scale,
             self._scratch.data_ptr(),
         ):
-            layer.adapter(not_packed - 1)
+            raise ValueError(f"LoRA slot {empty - 1} is empty")
 
 
-def _compile() -> ctypes.PyDLL:
+def _compile() -> tuple[ctypes.PyDLL, ctypes.CDLL]:
+    """The library twice: holding Python's lock while it runs, and not."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise KernelUnavailable("there is no C compiler (gcc or cc)")
     with tempfile.TemporaryDirectory(prefix="loraplex-") as directory:
         library = str(Path(directory) / "rows.so")
-        command = [compiler, *_FLAGS, "-o", library, str(_SOURCE)]
+        command = [compiler, *_FLAGS, "-o", library, *_SOURCES]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
             # Keeps the interpreter's lock: a call takes microseconds, and there are many a step.
-            return ctypes.PyDLL(library)
+            return ctypes.PyDLL(library), ctypes.CDLL(library)
         except subprocess.CalledProcessError as error:
             raise KernelUnavailable(f"{compiler}: {error.stderr.strip()}") from error
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,18 +1,19 @@
-"""One layer's adapters at their own rank, packed when they are first used after a load.
+"""One layer's adapters at their own rank, packed as the kernel reads them.
 
-vLLM keeps a layer's adapters in stacked tensors, padded with zeros to `max_lora_rank`: for each of
-the projections that the layer fuses, A (slots, 1, rank, in) and B (slots, 1, out, rank). Packed,
-an adapter's A of all its projections is one matrix, and both products read memory in order.
+An adapter is packed once, before it gets a slot: what a slot holds is a pointer to it. Packed,
+its A of all projections that the layer fuses is one matrix, and both products read memory in order.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 
-_LANES = 16
+LANES = 16
 
 
 class _Adapter(ctypes.Structure):
@@ -39,56 +40,67 @@ class _Layer(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where an adapter's numbers are in one layer, packed for the kernel: A, then B."""
+
+    ranks: list[int]
+    """Of each projection, padded to pairs."""
+    a_numbers: int
+    b_numbers: list[int]
+    """Of each projection."""
+
+    @classmethod
+    def of(cls, ranks: Sequence[int], features: int, widths: Sequence[int]) -> Layout:
+        """The layout for these ranks."""
+        padded = [round_up(rank, 2) for rank in ranks]
+        a_numbers = round_up(sum(padded), LANES) * round_up(features, 2)
+        b_numbers = [r * round_up(w, LANES) for r, w in zip(padded, widths, strict=True)]
+        return cls(padded, a_numbers, b_numbers)
+
+    @property
+    def numbers(self) -> int:
+        """Of A and B together."""
+        return self.a_numbers + sum(self.b_numbers)
+
+
 class PackedAdapter:
-    """An adapter in one layer, in the order in which the kernel reads it; see `rows.c`."""
+    """An adapter in one layer: where the kernel finds it, or its A and B for products."""
 
-    def __init__(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
-        """Pack A (rank, in) and B (out, rank) of each projection."""
-        self.parts = list(zip(a, b, strict=True))
-        ranks = [_round_up(len(part), 2) for part in a]
-        self._a = _pack_a([_padded(part, rank, 0) for part, rank in zip(a, ranks, strict=True)])
-        self._b = torch.cat(
-            [_pack_b(_padded(part, 0, rank)) for part, rank in zip(b, ranks, strict=True)]
-        )
-        self._rank = (ctypes.c_int64 * len(ranks))(*ranks)
-        self.struct = _Adapter(
-            self._a.data_ptr(),
-            self._b.data_ptr(),
-            self._a.numel() + self._b.numel(),
-            _round_up(sum(ranks), _LANES),
-            self._rank,
-        )
+    def __init__(
+        self, parts: list[tuple[torch.Tensor, torch.Tensor]], struct: _Adapter | None = None
+    ) -> None:
+        """Keep A (rank, in) and B (out, rank) of each projection, or where they are packed."""
+        self.parts = parts
+        self.struct = struct
+        self._owner: object = None
 
-
-def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
-    """A's rows, all projections', in groups of lanes: (group, pair of features, lane, 2)."""
-    rows, features = sum(len(part) for part in parts), parts[0].shape[1]
-    a = _padded(torch.cat(parts), _round_up(rows, _LANES), _round_up(features, 2))
-    return a.view(-1, _LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
-
-
-def _pack_b(part: torch.Tensor) -> torch.Tensor:
-    """One projection's B, flat: (pair of ranks, width, 2)."""
-    b = _padded(part, _round_up(len(part), _LANES), 0)
-    return b.view(len(b), b.shape[1] // 2, 2).transpose(0, 1).reshape(-1)
-
-
-def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """With zeros up to so many rows and columns; 0: as they are."""
-    right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
-    return torch.nn.functional.pad(part, (0, right, 0, below))
+    @classmethod
+    def in_memory(cls, a: int, b: int, layout: Layout, owner: object) -> PackedAdapter:
+        """A and B at these addresses, in memory that lives as long as its owner."""
+        ranks = (ctypes.c_int64 * len(layout.ranks))(*layout.ranks)
+        all_ranks = round_up(sum(layout.ranks), LANES)
+        adapter = cls([], _Adapter(a, b, layout.numbers, all_ranks, ranks))
+        adapter._owner = owner
+        return adapter
 
 
 class PackedLayer:
-    """The packed adapters of one layer, kept in step with vLLM's stacked tensors."""
+    """The slots of one layer."""
 
     def __init__(
         self,
         lora_a_stacked: tuple[torch.Tensor, ...],
         lora_b_stacked: tuple[torch.Tensor, ...],
         widths: tuple[int, ...],
+        *,
+        for_kernel: bool,
     ) -> None:
-        """Pack nothing yet.
+        """Empty slots, of the shape of vLLM's tensors for this layer.
+
+        These have all slots padded to `max_lora_rank`, for each projection that the layer fuses:
+        A (slots, 1, rank, in) and B (slots, 1, out, rank). They are never written, and so take no
+        memory.
 
         Raises:
             ValueError: tensors that don't belong together.
@@ -97,61 +109,94 @@ class PackedLayer:
         self.stacked = (lora_a_stacked, lora_b_stacked)
         self.widths = widths
         self.offsets = list(accumulate(widths, initial=0))[:-1]
-        self.adapters: dict[int, PackedAdapter] = {}
-        slots, _, max_rank, self.features = lora_a_stacked[0].shape
-        self.max_ranks = _round_up(_round_up(max_rank, 2) * len(widths), _LANES)
+        slots, _, self.max_rank, self.features = lora_a_stacked[0].shape
+        self.max_ranks = round_up(round_up(self.max_rank, 2) * len(widths), LANES)
         self.dtype = lora_a_stacked[0].dtype
-        self.is_bfloat16 = self.dtype == torch.bfloat16
-        self._tensors = lora_a_stacked + lora_b_stacked
-        self._num_writes = -1
-        self._writes_of_slots: list[int] = []
+        self.for_kernel = for_kernel and self.dtype == torch.bfloat16
+        self._adapters: list[PackedAdapter | None] = [None] * slots
         self._width = (ctypes.c_int64 * len(widths))(*widths)
         self._table = (ctypes.POINTER(_Adapter) * slots)()
         self._struct = _Layer(self.features, self.max_ranks, len(widths), self._width, self._table)
         self.address = ctypes.addressof(self._struct)
+        self.nothing = self.pack([None] * len(widths), [None] * len(widths))
 
-    def refresh(self, writes_of_slots: list[int]) -> None:
-        """Drop what was written to since the last call; `writes_of_slots` counts for each slot.
-
-        torch counts the writes to a tensor. Where it saw some that no slot accounts for, all
-        slots are dropped.
-        """
-        num_writes = 0
-        for tensor in self._tensors:
-            num_writes += tensor._version
-        if num_writes == self._num_writes:
-            return
-        before, now = self._writes_of_slots, writes_of_slots
-        stale = {slot for slot in self.adapters if before[slot] != now[slot]}
-        for slot in stale or set(self.adapters):
-            del self.adapters[slot]
-            self._table[slot] = ctypes.POINTER(_Adapter)()
-        self._num_writes, self._writes_of_slots = num_writes, list(writes_of_slots)
-
-    def adapter(self, slot: int) -> PackedAdapter:
-        """The adapter in a slot, packed if it isn't yet.
+    def pack(
+        self, a: Sequence[torch.Tensor | None], b: Sequence[torch.Tensor | None]
+    ) -> PackedAdapter:
+        """Pack an adapter's A (rank, in) and B (out, rank) of each projection; None: it has none.
 
         NaN among its weights is packed like anything else: it spoils its own rows, where raising
-        would end the engine for everyone.
+        inside a step would end the engine for everyone.
+
+        Raises:
+            ValueError: shapes that don't fit this layer.
         """
-        if slot not in self.adapters:
-            self.adapters[slot] = self._pack(slot)
-            self._table[slot] = ctypes.pointer(self.adapters[slot].struct)
-        return self.adapters[slot]
+        parts = []
+        for part_a, part_b, width in zip(a, b, self.widths, strict=True):
+            # A projection whose B is zero changes nothing: it needn't cost anything.
+            if part_a is None or part_b is None or not part_b.any():
+                part_a = torch.empty(0, self.features)
+                part_b = torch.empty(width, 0)
+            self.check_shapes(tuple(part_a.shape), tuple(part_b.shape), width)
+            parts.append((part_a.to(self.dtype), part_b.to(self.dtype)))
+        return self._packed(parts) if self.for_kernel else PackedAdapter(parts)
 
-    def _pack(self, slot: int) -> PackedAdapter:
-        a, b = [], []
-        for a_stacked, b_stacked in zip(*self.stacked, strict=True):
-            full_a, full_b = a_stacked[slot, 0], b_stacked[slot, 0]
-            used = full_a.any(dim=1) & full_b.any(dim=0)
-            rank = int(used.nonzero().max()) + 1 if used.any() else 0
-            a.append(full_a[:rank])
-            b.append(full_b[:, :rank])
-        return PackedAdapter(a, b)
+    def _packed(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> PackedAdapter:
+        layout = Layout.of([len(a) for a, _ in parts], self.features, self.widths)
+        ranks = zip(parts, layout.ranks, strict=True)
+        padded = [(_padded(a, rank, 0), _padded(b, 0, rank)) for (a, b), rank in ranks]
+        a = _pack_a([a for a, _ in padded])
+        b = torch.cat([_pack_b(b) for _, b in padded])
+        return PackedAdapter.in_memory(a.data_ptr(), b.data_ptr(), layout, (a, b))
+
+    def check_shapes(self, a: tuple[int, ...], b: tuple[int, ...], width: int) -> None:
+        """Raise ValueError for an A and a B that don't fit a projection of this layer."""
+        if a != (a[0], self.features) or b != (width, a[0]) or a[0] > self.max_rank:
+            raise ValueError(
+                f"A {a} and B {b} in a layer of {self.features} features in, {width} out and "
+                f"rank {self.max_rank} at most"
+            )
+
+    def place(self, slot: int, adapter: PackedAdapter | None) -> None:
+        """Put an adapter into a slot (`nothing`: one without this layer), or empty the slot."""
+        struct = adapter.struct if adapter else None
+        self._table[slot] = ctypes.pointer(struct) if struct else ctypes.POINTER(_Adapter)()
+        self._adapters[slot] = adapter
+
+    def adapter(self, slot: int) -> PackedAdapter:
+        """The adapter in a slot.
+
+        Raises:
+            ValueError: there is none.
+        """
+        adapter = self._adapters[slot]
+        if adapter is None:
+            raise ValueError(f"LoRA slot {slot} is empty")
+        return adapter
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """To the next multiple."""
     return -(-value // multiple) * multiple
+
+
+def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
+    """A's rows, all projections', in groups of lanes: (group, pair of features, lane, 2)."""
+    rows, features = sum(len(part) for part in parts), parts[0].shape[1]
+    a = _padded(torch.cat(parts), round_up(rows, LANES), round_up(features, 2))
+    return a.view(-1, LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
+
+
+def _pack_b(part: torch.Tensor) -> torch.Tensor:
+    """One projection's B, flat: (pair of ranks, width, 2)."""
+    b = _padded(part, round_up(len(part), LANES), 0)
+    return b.view(len(b), b.shape[1] // 2, 2).transpose(0, 1).reshape(-1)
+
+
+def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """With zeros up to so many rows and columns; 0: as they are."""
+    right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
+    return torch.nn.functional.pad(part, (0, right, 0, below))
 
 
 def _check_shapes(

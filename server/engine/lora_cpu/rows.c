@@ -33,7 +33,7 @@ typedef struct { const uint32_t *a, *b; int64_t size, ranks; const int64_t *rank
 typedef struct {
     int64_t in, max_ranks, projections;
     const int64_t *width;
-    const adapter_t *const *adapter; /* by slot; null where none is packed */
+    const adapter_t *const *adapter; /* by slot; null where it is empty */
 } layer_t;
 
 #define INLINE static inline __attribute__((always_inline))
@@ -200,7 +200,7 @@ static void add_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride
                          y_stride, c);
 }
 
-/* Returns 0, or the slot + 1 of a block whose adapter isn't packed: nothing is computed then.
+/* Returns 0, or the slot + 1 of a block whose slot is empty: nothing is computed then.
  * `u`: blocks * BLOCK_ROWS * max_ranks bfloat16 of scratch. */
 int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
                   int64_t y_stride, const block_t *block, int64_t blocks, float scale,

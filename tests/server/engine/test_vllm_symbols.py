@@ -19,6 +19,10 @@ SYMBOLS = [
     "vllm.entrypoints.openai.responses.api_router:create_responses",
     "vllm.entrypoints.openai.responses.protocol:ResponsesRequest",
     "vllm.entrypoints.serve:create_error_response",
+    "vllm.lora.layers:BaseLayerWithLoRA",
+    "vllm.lora.layers.base_linear:BaseLinearLayerWithLoRA",
+    "vllm.lora.layers.classifier:ClassificationHeadWithLoRA",
+    "vllm.lora.lora_model:LoRAModel",
     "vllm.lora.model_manager:LoRAModelManager",
     "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU",
     "vllm.lora.request:LoRARequest",
@@ -95,9 +99,33 @@ def test_the_plugin_has_kv_blocks_cleared() -> None:
         assert "kv_cache_config.needs_kv_cache_zeroing" in source
 
 
-def test_slots_are_written_in_one_place() -> None:
+def test_slots_are_filled_in_one_place() -> None:
     manager = load("vllm.lora.model_manager:LoRAModelManager")
-    activate = inspect.unwrap(inspect.getattr_static(manager, "activate_adapter"))
-    assert list(inspect.signature(activate).parameters)[1:] == ["lora_id"]
     source = inspect.getsource(inspect.getmodule(manager))  # type: ignore[arg-type]
     assert source.count(".set_lora(") == 1
+    assert source.count(".reset_lora(") == 1
+    activate = source[source.index("def activate_adapter(") : source.index("def _deactivate_")]
+    assert ".set_lora(" in activate
+
+
+def test_what_we_use_of_the_manager_of_slots() -> None:
+    manager = load("vllm.lora.model_manager:LRUCacheLoRAModelManager")
+    for method in ("activate_adapter", "deactivate_adapter", "remove_adapter"):
+        assert len(inspect.signature(getattr(manager, method)).parameters) == 2
+    assert len(inspect.signature(manager._create_merged_loras_inplace).parameters) == 2  # type: ignore[attr-defined]
+    source = inspect.getsource(inspect.getmodule(manager))  # type: ignore[arg-type]
+    for name in ("_registered_adapters", "_active_adapters", "lora_index_to_id", "modules"):
+        assert f"self.{name}: " in source
+    of_worker = load("vllm.lora.worker_manager:LRUCacheWorkerLoRAManager")
+    assert list(inspect.signature(of_worker._load_adapter).parameters) == ["self", "lora_request"]  # type: ignore[attr-defined]
+
+
+def test_where_a_batch_names_its_adapters() -> None:
+    first = importlib.import_module("vllm.v1.worker.gpu_input_batch")
+    assert "self.lora_id_to_lora_request: dict[int, LoRARequest]" in inspect.getsource(first)
+    second = importlib.import_module("vllm.v1.worker.gpu.lora_utils")
+    assert "self.lora_requests: dict[str, LoRARequest]" in inspect.getsource(second)
+    outputs = importlib.import_module("vllm.v1.engine.output_processor")
+    source = inspect.getsource(outputs)
+    assert "self.request_states: dict[str, RequestState]" in source
+    assert "self.lora_request = lora_request" in source

@@ -1,0 +1,91 @@
+"""The supervisor's side of loading, with workers that answer as told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.engine.loading import AdapterLoading
+from server.engine.worker import Answer
+from server.errors import NotLoadable, Unavailable
+
+VERSION: Any = SimpleNamespace(engine_id=7, public_name="acme/a@1")
+
+
+class Loading(AdapterLoading):
+    """Two workers; `answers` holds what they say to a call, one list a call, the last for good."""
+
+    def __init__(self, **answers: list[list[Any]]) -> None:
+        self.answers = answers
+        self.calls: list[tuple[Any, ...]] = []
+        self.requests: list[int] = []
+
+    async def call_workers(self, method: str, *arguments: object) -> list[Any]:
+        name = method.removeprefix("loraplex_")
+        self.calls.append((name, *arguments))
+        answers = self.answers.get(name, [[None, None]])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def has_requests_on(self, engine_id: int) -> bool:
+        return engine_id in self.requests
+
+    def called(self) -> list[str]:
+        return [name for name, *_ in self.calls]
+
+
+async def test_prepare_waits_for_every_worker() -> None:
+    reading, ready = Answer.READING, Answer.READY
+    loading = Loading(prepared=[[reading, reading], [ready, reading], [ready, ready]])
+    await loading.prepare(VERSION, Path("somewhere"))
+    assert loading.calls[0] == ("prepare", 7, "acme/a@1", "somewhere")
+    assert loading.called() == ["prepare"] + 3 * ["prepared"]
+
+
+async def test_a_worker_that_cannot_read_makes_all_forget() -> None:
+    loading = Loading(prepared=[[Answer.READY, "truncated"]], evict=[[Answer.DONE, Answer.DONE]])
+    with pytest.raises(NotLoadable, match="acme/a@1 could not be loaded: truncated"):
+        await loading.prepare(VERSION, Path("somewhere"))
+    assert loading.called()[-1] == "evict"
+
+
+async def test_evict_waits_for_requests_and_for_the_batch() -> None:
+    done, in_use = Answer.DONE, Answer.IN_USE
+    loading = Loading(evict=[[done, in_use], [done, done]])
+    loading.requests = [7]
+    eviction = asyncio.create_task(loading.evict(VERSION))
+    await asyncio.sleep(0.05)
+    assert loading.calls == []
+    loading.requests = []
+    await eviction
+    assert loading.calls == 2 * [("evict", 7)]
+
+
+async def test_install_waits_for_the_victims_requests_only() -> None:
+    loading = Loading(install=[[Answer.DONE, Answer.DONE]])
+    loading.requests = [7, 9]
+    await loading.install(VERSION)
+    assert loading.calls == [("install", 7, None)]
+    install = asyncio.create_task(loading.install(VERSION, victim_id=9))
+    await asyncio.sleep(0.05)
+    assert not install.done()
+    loading.requests = [7]
+    await install
+    assert loading.calls[-1] == ("install", 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [(Answer.UNKNOWN, "isn't in"), (Answer.FULL, "slots are taken")]
+)
+async def test_install_that_cannot_be(answer: str, message: str) -> None:
+    with pytest.raises(Unavailable, match=message):
+        await Loading(install=[[Answer.DONE, answer]]).install(VERSION)
+
+
+async def test_load_leaves_a_full_engine_to_find_a_slot() -> None:
+    loading = Loading(prepared=[[Answer.READY]], install=[[Answer.FULL]])
+    await loading.load(VERSION, Path("somewhere"))
+    assert loading.called() == ["prepare", "prepared", "install"]
