@@ -36,7 +36,7 @@ _GIB = 1 << 30
 _NEVER_FULL = 1 << 20
 """Adapters in host memory, for vLLM: it would evict one that runs. Our own budget is a setting."""
 
-_ADAPTED_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ADAPTED_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What the gate lets adapters touch. Wrapping embedding and head too would cost each step time,
 and each slot memory (three quarters of it on a small base), for nothing."""
 
@@ -62,7 +62,7 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     if namespace.model_tag is not None:
         raise SettingsError(f"{namespace.model_tag!r} is no flag; the base is named with --base")
-    namespace.lora_target_modules = list(_ADAPTED_MODULES)
+    namespace.lora_target_modules = list(ADAPTED_MODULES)
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from server.engine.layers import shorten_wrapped_layers
 from server.engine.lora_cpu.kernel import KernelUnavailable, RowsKernel
 from server.engine.lora_cpu.packing import PackedLayer
 from server.engine.lora_cpu.products import add_products
@@ -39,6 +40,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         """Compile the kernel; without a compiler all is matrix products."""
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
         fill_with_packed_weights()
+        shorten_wrapped_layers(GroupedPunicaWrapper)
         self.max_loras: int = kwargs["lora_config"].max_loras
         self.kernel = _kernel()
         self._layers: dict[int, PackedLayer] = {}

@@ -88,6 +88,27 @@ def test_the_plugin_puts_our_operators_in_place() -> None:
     assert current_platform.get_punica_wrapper().endswith("GroupedPunicaWrapper")
 
 
+def test_wrapped_layers_are_the_layers_own_but_for_the_product() -> None:
+    """Wrapper and layer are the same program but for `apply`, and no subclass has its own."""
+    pairs = {
+        "ColumnParallelLinear": "column_parallel_linear",
+        "RowParallelLinear": "row_parallel_linear",
+    }
+    for name, module in pairs.items():
+        layers = importlib.import_module(f"vllm.lora.layers.{module}")
+        wrapped = getattr(layers, f"{name}WithLoRA")
+        plain = load(f"vllm.model_executor.layers.linear:{name}")
+        sources = [
+            inspect.getsource(inspect.unwrap(kind.forward))
+            for kind in (wrapped, plain)  # type: ignore[attr-defined]
+        ]
+        for collective in ("all_gather", "all_reduce", "split_tensor", "return_bias"):
+            assert (collective in sources[0]) == (collective in sources[1])
+        for kind in vars(layers).values():
+            if isinstance(kind, type) and issubclass(kind, wrapped) and kind is not wrapped:
+                assert "forward" not in vars(kind)
+
+
 def test_the_plugin_has_kv_blocks_cleared() -> None:
     from server.engine.plugin import register
 
