@@ -91,13 +91,8 @@ class Engine(Protocol):
         Nothing to do where the engine is gone.
         """
 
-    async def load(self, version: VersionRecord, path: Path) -> None:
-        """Prepare a version, and install it if a slot is free; else the engine finds it one.
-
-        Raises:
-            NotLoadable: the engine refuses these weights.
-            Unavailable: the engine isn't there, or died.
-        """
+    async def abort(self, version: VersionRecord) -> None:
+        """End the requests that run on a version; nothing, where the engine is gone."""
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None

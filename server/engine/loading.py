@@ -71,16 +71,6 @@ class AdapterLoading(ABC):
         with suppress(Unavailable):
             await self._once_unused(version.engine_id, "loraplex_evict", version.engine_id)
 
-    async def load(self, version: VersionRecord, path: Path) -> None:
-        """Prepare a version and install it if a slot is free; else vLLM finds it one.
-
-        Raises:
-            NotLoadable: the engine refuses these weights.
-            Unavailable: the engine isn't there, or died.
-        """
-        await self.prepare(version, path)
-        await self.call_workers("loraplex_install", version.engine_id, None)
-
     async def _once_unused(self, used_id: int | None, method: str, *arguments: object) -> list[Any]:
         """Call as soon as no request uses a version.
 

@@ -141,6 +141,17 @@ class EngineSupervisor(AdapterLoading):
             self.require_ready()
             raise Unavailable(f"the engine refuses: {map_exception(error).message}") from error
 
+    async def abort(self, version: VersionRecord) -> None:
+        """End the requests on a version, with what they have said so far."""
+        if (client := self._client) is None or client.errored:
+            return
+        requests = [
+            request_id
+            for request_id, request in client.output_processor.request_states.items()
+            if request.lora_request and request.lora_request.lora_int_id == version.engine_id
+        ]
+        await client.abort(requests, internal=True)
+
     def has_requests_on(self, engine_id: int) -> bool:
         """Whether the engine has unfinished requests on a version."""
         if self._client is None:

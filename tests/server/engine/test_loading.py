@@ -83,9 +83,3 @@ async def test_install_waits_for_the_victims_requests_only() -> None:
 async def test_install_that_cannot_be(answer: str, message: str) -> None:
     with pytest.raises(Unavailable, match=message):
         await Loading(install=[[Answer.DONE, answer]]).install(VERSION)
-
-
-async def test_load_leaves_a_full_engine_to_find_a_slot() -> None:
-    loading = Loading(prepared=[[Answer.READY]], install=[[Answer.FULL]])
-    await loading.load(VERSION, Path("somewhere"))
-    assert loading.called() == ["prepare", "prepared", "install"]
