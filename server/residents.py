@@ -51,16 +51,14 @@ class Residents:
         self.host = HostMemory(
             engine, content, fetches, residency, limits.load_seconds, self._unload
         )
-        self._in_engine: set[int] = set()
-        """Who really is in the engine's slots: grants run ahead of it."""
         self._installs: dict[int, Install] = {}
-        self._installing = asyncio.Lock()
         self._waiting: dict[Ticket, asyncio.Future[Install]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def tier_of(self, version: VersionRecord) -> Tier:
         """Where a request finds the version now."""
-        if version.engine_id in self._in_engine and self.slots.holds(version.engine_id):
+        install = self._installs.get(version.engine_id)
+        if install and install.done() and not install.cancelled() and not install.exception():
             return Tier.SLOT
         return self.host.tier_of(version)
 
@@ -173,27 +171,23 @@ class Residents:
                 granted.set_result(install)
 
     async def _install(self, engine_id: int) -> None:
-        """Bring a version that holds a slot into the engine's.
+        """Bring a version that holds a slot here into the engine's.
 
-        Who makes room is chosen when it comes to that: the victim of the grant may have been given
-        another slot meanwhile, and then simply keeps its place.
+        Whose place it takes is chosen there, among those that hold none here any more.
         """
         version = self.host.versions[engine_id]
         await self.host.bring(version)
-        async with self._installing:
-            if engine_id in self._in_engine:
-                return
-            self.host.require_same_engine()
-            outdated = (i for i in self._in_engine if not self.slots.holds(i))
-            full = len(self._in_engine) == self._limits.slots
-            victim = next(outdated, None) if full else None
-            await self._engine.install(version, victim)
-            self._in_engine.discard(victim or 0)
-            self._in_engine.add(engine_id)
+        self.host.require_same_engine()
+        await self._engine.install(version, lambda: self._kept_for(version))
+
+    def _kept_for(self, version: VersionRecord) -> list[int]:
+        holders = self.slots.holders()
+        if version.engine_id not in holders:  # whoever asked for it has gone
+            raise Unavailable(f"{version.public_name} has lost its slot; try again")
+        return holders
 
     async def _unload(self, version: VersionRecord) -> None:
         """Have a version leave its slot and host memory."""
         self._installs.pop(version.engine_id, None)
         self.slots.remove(version.engine_id)
         await self._engine.evict(version)
-        self._in_engine.discard(version.engine_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,13 +76,16 @@ class Engine(Protocol):
             Unavailable: the engine isn't there, or died.
         """
 
-    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
-        """Give a prepared version the slot of another (by its engine id), or a free one.
+    async def install(
+        self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
+    ) -> None:
+        """Give a prepared version a free slot, or else that of a version that no request uses.
 
-        Waits for the requests that still use the victim; it stays in host memory.
+        Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
+        taken (by engine id); what it raises ends the wait. Who loses a slot stays in host memory.
 
         Raises:
-            Unavailable: the engine isn't ready, the version isn't prepared, or no slot is free.
+            Unavailable: the engine isn't ready, or the version isn't prepared.
         """
 
     async def evict(self, version: VersionRecord) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,12 +63,14 @@ class FakeEngine:
             raise NotLoadable(f"{version.public_name} could not be loaded")
         self.host.add(version.engine_id)
 
-    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
+    async def install(
+        self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
+    ) -> None:
         self.require_ready()
         assert version.engine_id in self.host, "not prepared"
-        self.slots.discard(victim_id or 0)
+        kept = set(keep())
         if len(self.slots | {version.engine_id}) > self.max_loras:
-            raise Unavailable("all slots are taken")
+            self.slots.discard(next(holder for holder in self.slots if holder not in kept))
         self.slots.add(version.engine_id)
 
     async def evict(self, version: VersionRecord) -> None:
