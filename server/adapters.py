@@ -165,7 +165,7 @@ class Adapters:
                 continue
             if version.state in (VersionState.RETIRED, VersionState.REJECTED):
                 self._retire(version)
-            elif version.number in was - targets:
+            elif version.number in was - targets and not version.pinned:
                 self._start(self.residents.dismiss(version))
         if before is not None:
             for number in targets - was:

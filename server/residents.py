@@ -17,7 +17,7 @@ from adapters_registry.content import ContentStore
 from server import metrics
 from server.admission import Grant, Slots, Ticket
 from server.engine.interface import Engine
-from server.errors import Unavailable
+from server.errors import SlotTimeout, Unavailable
 from server.host_memory import HostMemory
 from server.residency import Event, Residency, Resident, State, Tier
 from server.workers import Workers
@@ -134,10 +134,10 @@ class Residents:
             async with asyncio.timeout(limit):
                 return await granted
         except TimeoutError:
-            raise Unavailable(
+            raise SlotTimeout(
                 f"no slot for {version.public_name} came free within {limit:g} s; try again, or "
                 "have LORAPLEX_MAX_LORAS raised",
-                code="slot_timeout",
+                param="model",
             ) from None
         finally:
             tenant = metrics.tenant_label(version.tenant)
