@@ -8,7 +8,6 @@ host memory before a request asks.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from adapters_registry.records import Registry
 from server import metrics
 from server.admission import TooManyPins
 from server.engine.interface import Engine
-from server.errors import APIError
+from server.errors import APIError, Unavailable
 from server.residency import State, Tier
 from server.residents import Limits, Residents
 from server.settings import Settings
@@ -110,24 +109,12 @@ class Adapters:
                 if version.engine_id in residents.host.versions:
                     self._retire(version)
 
-    def pin(self, version: VersionRecord) -> None:
-        """Keep a version in a slot; `admission.TooManyPins` if it would leave none for others."""
-        residents = self.residents
-        residents.slots.pin(version.engine_id)
-        residents.host.residency[version.engine_id].pinned = True
-        self._start(self._touch(version))
-
     def check_pin(self, version: VersionRecord) -> None:
         """Raise `admission.TooManyPins` if pinning it would leave no slot for others."""
         adapters = self._catalog.adapters.values()
         pinned = {v.engine_id for a in adapters for v in a.ready.values() if v.pinned}
         if len(pinned | {version.engine_id}) >= self._limits.slots:
             raise TooManyPins(f"{self._limits.slots - 1} of {self._limits.slots} slots")
-
-    def unpin(self, version: VersionRecord) -> None:
-        """Let a pinned version go when others need its place."""
-        self.residents.slots.unpin(version.engine_id)
-        self.residents.host.residency[version.engine_id].pinned = False
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Every version that is in the engine, on its way, or failed."""
@@ -149,6 +136,18 @@ class Adapters:
             )
         return rows
 
+    async def in_engine(self) -> dict[str, list[str]] | None:
+        """What the engine says that it holds; None where it can't say."""
+        try:
+            held = await self._engine.resident()
+        except Unavailable:
+            return None
+        names = {i: v.public_name for i, v in self.residents.host.versions.items()}
+        return {
+            "slots": [names.get(engine_id, f"#{engine_id}") for engine_id in held.slots],
+            "host": [names.get(engine_id, f"#{engine_id}") for engine_id in held.host],
+        }
+
     def _new_residents(self) -> Residents:
         return Residents(self._engine, self._registry.content, self._fetches, self._limits)
 
@@ -156,7 +155,7 @@ class Adapters:
         for adapter in self._catalog.adapters.values():
             for version in adapter.ready.values():
                 if version.pinned:
-                    self.pin(version)
+                    self._pin(version)
 
     def _follow_adapter(self, before: AdapterRecord | None, now: AdapterRecord) -> None:
         was, targets = _targets(before), _targets(now)
@@ -177,12 +176,20 @@ class Adapters:
         for number, version in now.ready.items():
             known = before.versions.get(number)
             if version.pinned != (known.pinned if known else False):
-                with contextlib.suppress(ValueError):  # another server has more slots than this
-                    (self.pin if version.pinned else self.unpin)(version)
+                (self._pin if version.pinned else self.residents.unpin)(version)
 
     def _retire(self, version: VersionRecord) -> None:
         seconds = self._drain_seconds
         self._start(self.residents.dismiss(version, retired=True, deadline_seconds=seconds))
+
+    def _pin(self, version: VersionRecord) -> None:
+        """Bring a version to a slot for good; another server may have had more of them to pin."""
+        try:
+            self.residents.pin(version)
+        except TooManyPins as error:
+            log.warning("%s isn't pinned here: %s may be", version.public_name, error)
+        else:
+            self._start(self._touch(version))
 
     async def _touch(self, version: VersionRecord) -> None:
         async with self.residents.hold(version):

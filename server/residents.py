@@ -96,6 +96,21 @@ class Residents:
         if self.host.has_spare_room():
             await self.host.bring(version)
 
+    def pin(self, version: VersionRecord) -> None:
+        """Let a version keep its slot once it has one.
+
+        Raises:
+            TooManyPins: it would leave no slot for the others.
+        """
+        self.slots.pin(version.engine_id)
+        self.host.residency[version.engine_id].pinned = True
+
+    def unpin(self, version: VersionRecord) -> None:
+        """Let it make room again."""
+        self.slots.unpin(version.engine_id)
+        self.host.residency[version.engine_id].pinned = False
+        self.host.forget(version.engine_id)
+
     async def dismiss(
         self, version: VersionRecord, *, retired: bool = False, deadline_seconds: float = 0
     ) -> None:
@@ -107,8 +122,7 @@ class Residents:
         resident = self.host.residency[version.engine_id]
         resident.retired = resident.retired or retired
         if resident.state is State.READY:
-            resident.pinned = False
-            self.slots.unpin(version.engine_id)
+            self.unpin(version)
             resident.on(Event.DISMISSED)
         if resident.state is not State.DRAINING:
             self.host.forget(version.engine_id)

@@ -49,7 +49,7 @@ def router(registry: Registry, adapters: Adapters) -> APIRouter:
 
     @routes.get("/residency")
     async def show_residency() -> dict[str, Any]:
-        """Show what the engine holds, what is on its way, and what failed."""
-        return {"data": adapters.snapshot()}
+        """Show what is held, on its way, or failed; and what the engine itself says it holds."""
+        return {"data": adapters.snapshot(), "engine": await adapters.in_engine()}
 
     return routes

@@ -52,6 +52,15 @@ class ProbeAnswer:
     """It came to an end by itself, before its last token was due."""
 
 
+@dataclass(frozen=True)
+class Resident:
+    """What the engine itself says it holds, by engine id."""
+
+    slots: list[int]
+    host: list[int]
+    """In host memory, those in slots among them."""
+
+
 class Engine(Protocol):
     """A resident base that answers with any adapter loaded into it."""
 
@@ -75,6 +84,9 @@ class Engine(Protocol):
             NotLoadable: (of `server.errors`) the engine can't read them, or refuses them.
             Unavailable: the engine isn't there, or died.
         """
+
+    async def resident(self) -> Resident:
+        """What is in slots and host memory; `Unavailable` where the engine isn't there."""
 
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters_registry.catalog import VersionRecord
+from server.engine.interface import Resident
 from server.engine.worker import Answer
 from server.errors import NotLoadable, Unavailable
 
@@ -48,6 +49,15 @@ class AdapterLoading(ABC):
             await self.evict(version)
             log.error("%s could not be loaded: %s", name, wrong[0])
             raise NotLoadable(f"{name} could not be loaded: {wrong[0]}", param="model")
+
+    async def resident(self) -> Resident:
+        """What the first worker has; the others have their parts of the same.
+
+        Raises:
+            Unavailable: the engine isn't there, or died.
+        """
+        answers = await self.call_workers("loraplex_residency")
+        return Resident(**answers[0])
 
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple

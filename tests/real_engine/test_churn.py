@@ -165,13 +165,16 @@ async def load(fleet: Fleet, rng: random.Random, num_requests: int) -> Counter[s
 
 
 async def rest(fleet: Fleet) -> list[dict[str, Any]]:
-    """What is resident when nothing runs any more."""
+    """What is resident when nothing runs any more; the engine says the same."""
     for _ in range(100):
-        rows = (await fleet.http.get("/admin/residency")).json()["data"]
+        found = (await fleet.http.get("/admin/residency")).json()
+        rows, engine = found["data"], found["engine"]
         if not any(row["leases"] or row["state"] != "ready" for row in rows):
+            assert {row["model"] for row in rows} == set(engine["host"])
+            assert {row["model"] for row in rows if row["tier"] == "slot"} <= set(engine["slots"])
             return rows
         await asyncio.sleep(0.1)
-    raise AssertionError(f"not at rest: {rows}")
+    raise AssertionError(f"not at rest: {found}")
 
 
 def memory(server: RunningServer) -> int:

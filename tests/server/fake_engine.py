@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from adapters_registry.catalog import VersionRecord
-from server.engine.interface import Endpoint, EngineState, ProbeAnswer
+from server.engine.interface import Endpoint, EngineState, ProbeAnswer, Resident
 from server.errors import NotLoadable, Unavailable
 
 
@@ -62,6 +62,9 @@ class FakeEngine:
         if version.public_name in self.fails_to_load:
             raise NotLoadable(f"{version.public_name} could not be loaded")
         self.host.add(version.engine_id)
+
+    async def resident(self) -> Resident:
+        return Resident(sorted(self.slots), sorted(self.host))
 
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
