@@ -42,6 +42,7 @@ class VersionRecord:
     source: str
     metadata: dict[str, Any]
     created_at: datetime
+    pinned: bool = False
 
     @cached_property
     def adapter_id(self) -> str:
@@ -160,6 +161,7 @@ def version_record(row: Version) -> VersionRecord:
         source=row.source,
         metadata=row.details or {},
         created_at=row.created_at,
+        pinned=row.pinned,
     )
 
 

@@ -114,6 +114,7 @@ class Version(Base):
     source: Mapped[str] = mapped_column(String(1024))
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     promote: Mapped[bool] = mapped_column(default=False)
+    pinned: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions")

@@ -1,4 +1,4 @@
-"""Taking versions and adapters out of service, for good; operations for `Registry.apply`."""
+"""Pins, and taking versions out of service for good; operations for `Registry.apply`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ def retire_version(
     _retire(change, adapter, version)
 
 
+def pin_version(change: Change, tenant: str, name: str, number: int, pinned: bool) -> None:
+    """Have a version keep a slot in every engine, or not any more.
+
+    Raises:
+        NotFound: no such version.
+        Conflict: it isn't ready.
+    """
+    adapter = change.adapter(tenant, name)
+    version = next((v for v in adapter.versions if v.number == number), None)
+    if version is None:
+        raise NotFound(f"adapter {tenant}/{name} has no version {number}")
+    if version.state != VersionState.READY:
+        raise Conflict(f"{tenant}/{name}@{number} is {version.state}: only ready ones are pinned")
+    if version.pinned != pinned:
+        version.pinned = pinned
+        change.log("version.pin" if pinned else "version.unpin", adapter, str(number))
+
+
 def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = False) -> None:
     """Retire every version and forget the adapter; its version numbers stay used.
 
@@ -63,4 +81,4 @@ def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = Fals
 def _retire(change: Change, adapter: Adapter, version: Version) -> None:
     if version.state == VersionState.READY:
         change.log("version.retire", adapter, str(version.number))
-        version.state = VersionState.RETIRED
+        version.state, version.pinned = VersionState.RETIRED, False

@@ -1,79 +1,213 @@
-"""Leases: a request holds its version from before the first token until after the last byte."""
+"""Leases: a request holds its version from before the first token until after the last byte.
+
+Also what follows from changes of the registry: versions that lose their last alias, or are retired,
+leave the engine as soon as nothing runs on them; those that an alias now points to are brought to
+host memory before a request asks.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from adapters_registry.catalog import VersionRecord
-from adapters_registry.content import ContentStore
+from adapters_registry.catalog import AdapterRecord, Catalog, VersionRecord
+from adapters_registry.models import VersionState
+from adapters_registry.records import Registry
 from server import metrics
+from server.admission import TooManyPins
 from server.engine.interface import Engine
-from server.errors import Unavailable
+from server.errors import APIError, Unavailable
+from server.residency import State, Tier
+from server.residents import Limits, Residents
+from server.settings import Settings
 from server.workers import Workers
 
+log = logging.getLogger(__name__)
+
 MAX_FETCHES = 8
+LINGER_SECONDS = 0.05
+"""Longer than a client takes from one answer to its next request; see `admission`."""
 
 
 class Adapters:
-    """Loads versions into the engine when a request names them, once however many ask.
+    """The registry's versions in the engine, whichever of its lives it is in."""
 
-    The engine reads a version's files again whenever it has evicted it, and dies if they are gone:
-    what one generation of the engine was told to load is held for as long as that lives.
-    """
-
-    def __init__(self, engine: Engine, content: ContentStore) -> None:
-        self._engine = engine
-        self._content = content
+    def __init__(
+        self, engine: Engine, registry: Registry, limits: Limits, drain_seconds: float
+    ) -> None:
+        """`drain_seconds`: how long requests may go on that run on a retired version."""
+        self._engine, self._registry, self._limits = engine, registry, limits
+        self._drain_seconds = drain_seconds
+        self._catalog = registry.catalog
         self._fetches = Workers("fetch", MAX_FETCHES)
-        self._loads: dict[int, asyncio.Task[None]] = {}
-        self._held: dict[int, str] = {}
         self._generation = engine.generation
+        self._residents = self._new_residents()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine, registry: Registry) -> Adapters:
+        """With the limits of the settings."""
+        limits = Limits(
+            slots=settings.max_loras,
+            host=settings.host_adapters,
+            quantum_seconds=settings.slot_quantum_seconds,
+            linger_seconds=LINGER_SECONDS,
+            slot_wait_seconds=settings.slot_wait_seconds,
+            load_seconds=settings.load_seconds,
+        )
+        return cls(engine, registry, limits, settings.retire_seconds)
+
+    @property
+    def residents(self) -> Residents:
+        """What the engine holds; an engine that was restarted holds nothing."""
+        if self._generation != self._engine.generation:
+            self._generation = self._engine.generation
+            self._residents = self._new_residents()
+            self._restore_pins()
+        return self._residents
 
     @asynccontextmanager
-    async def lease(self, version: VersionRecord) -> AsyncIterator[None]:
-        """Hold a version for one request, loading it first where needed.
+    async def lease(self, version: VersionRecord) -> AsyncIterator[Tier]:
+        """Hold a version for one request; yields the tier where the request found it.
 
         Raises:
-            Unavailable: the engine isn't ready, or refuses the version.
-            RegistryError: its content can't be had; which, says `ContentStore.fetch`.
+            Unavailable: it can't be loaded, or no slot came free in time.
         """
+        residents = self.residents
+        tier = self.tier_of(version)
         with metrics.LEASES.labels(metrics.adapter_label(version.adapter_id)).track_inprogress():
-            await self._ensure_loaded(version)
-            yield
+            async with residents.hold(version):
+                yield tier
 
-    async def _ensure_loaded(self, version: VersionRecord) -> None:
-        if self._generation != self._engine.generation:
-            self._begin_generation()
-        load = self._loads.get(version.engine_id)
-        if load is None or (load.done() and (load.cancelled() or load.exception())):
-            load = asyncio.create_task(self._load(version))
-            self._loads[version.engine_id] = load
-        # Shielded: a client that goes away must not cancel the load that others wait for.
-        await asyncio.shield(load)
+    def tier_of(self, version: VersionRecord) -> Tier:
+        """Where the version's weights are now."""
+        return self.residents.tier_of(version)
 
-    def _begin_generation(self) -> None:
-        self._generation = self._engine.generation
-        self._loads.clear()
-        for digest in self._held.values():
-            self._content.release(digest)
-        self._held.clear()
+    async def dismiss(self, version: VersionRecord) -> None:
+        """Let a version leave the engine, as soon as no request holds it."""
+        await self.residents.dismiss(version)
 
-    async def _load(self, version: VersionRecord) -> None:
-        started, outcome, generation = time.perf_counter(), "failed", self._generation
-        digest = version.digest
-        tier = "disk" if self._content.path(digest).is_dir() else "origin"
-        if version.engine_id not in self._held:
-            self._content.hold(digest)
-            self._held[version.engine_id] = digest
+    def prefetch(self, version: VersionRecord) -> None:
+        """Begin to bring a version to host memory; what fails is logged and counted."""
+        self._start(self.residents.prepare(version))
+
+    def follow(self, catalog: Catalog) -> None:
+        """Carry out what a changed catalog means; cheap when nothing has changed."""
+        residents = self.residents  # whose pins are restored after a start of the engine
+        before, self._catalog = self._catalog, catalog
+        if before is catalog:
+            return
+        for key, adapter in catalog.adapters.items():
+            known = before.adapters.get(key)
+            if known is not adapter:
+                self._follow_adapter(known, adapter)
+        for key in before.adapters.keys() - catalog.adapters.keys():
+            for version in before.adapters[key].versions.values():
+                if version.engine_id in residents.host.versions:
+                    self._retire(version)
+
+    def check_pin(self, version: VersionRecord) -> None:
+        """Raise `admission.TooManyPins` if pinning it would leave no slot for others."""
+        adapters = self._catalog.adapters.values()
+        pinned = {v.engine_id for a in adapters for v in a.ready.values() if v.pinned}
+        if len(pinned | {version.engine_id}) >= self._limits.slots:
+            raise TooManyPins(f"{self._limits.slots - 1} of {self._limits.slots} slots")
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Every version that is in the engine, on its way, or failed."""
+        residents, rows = self.residents, []
+        for engine_id, resident in residents.host.residency.items():
+            version = residents.host.versions.get(engine_id)
+            if version is None or (resident.state is State.ABSENT and not resident.leases):
+                continue
+            rows.append(
+                {
+                    "model": version.public_name,
+                    "state": resident.state.value,
+                    "tier": self.tier_of(version).value,
+                    "leases": resident.leases,
+                    "pinned": resident.pinned,
+                    "size_bytes": version.size_bytes,
+                    "error": resident.error or None,
+                }
+            )
+        return rows
+
+    async def in_engine(self) -> dict[str, list[str]] | None:
+        """What the engine says that it holds; None where it can't say."""
         try:
-            path = await self._fetches.run(self._content.fetch, digest)
-            if generation != self._engine.generation:
-                raise Unavailable("the engine was restarted meanwhile; try again")
-            await self._engine.load(version, path)
-            outcome = "ok"
-        finally:
-            seconds = time.perf_counter() - started
-            metrics.ADAPTER_LOAD_SECONDS.labels(tier, outcome).observe(seconds)
+            held = await self._engine.resident()
+        except Unavailable:
+            return None
+        names = {i: v.public_name for i, v in self.residents.host.versions.items()}
+        return {
+            "slots": [names.get(engine_id, f"#{engine_id}") for engine_id in held.slots],
+            "host": [names.get(engine_id, f"#{engine_id}") for engine_id in held.host],
+        }
+
+    def _new_residents(self) -> Residents:
+        return Residents(self._engine, self._registry.content, self._fetches, self._limits)
+
+    def _restore_pins(self) -> None:
+        for adapter in self._catalog.adapters.values():
+            for version in adapter.ready.values():
+                if version.pinned:
+                    self._pin(version)
+
+    def _follow_adapter(self, before: AdapterRecord | None, now: AdapterRecord) -> None:
+        was, targets = _targets(before), _targets(now)
+        for version in now.versions.values():
+            if version.engine_id not in self.residents.host.versions:
+                continue
+            if version.state in (VersionState.RETIRED, VersionState.REJECTED):
+                self._retire(version)
+            elif version.number in was - targets and not version.pinned:
+                self._start(self.residents.dismiss(version))
+        if before is not None:
+            for number in targets - was:
+                if number in now.ready:
+                    self.prefetch(now.ready[number])
+            self._follow_pins(before, now)
+
+    def _follow_pins(self, before: AdapterRecord, now: AdapterRecord) -> None:
+        for number, version in now.ready.items():
+            known = before.versions.get(number)
+            if version.pinned != (known.pinned if known else False):
+                (self._pin if version.pinned else self.residents.unpin)(version)
+
+    def _retire(self, version: VersionRecord) -> None:
+        seconds = self._drain_seconds
+        self._start(self.residents.dismiss(version, retired=True, deadline_seconds=seconds))
+
+    def _pin(self, version: VersionRecord) -> None:
+        """Bring a version to a slot for good; another server may have had more of them to pin."""
+        try:
+            self.residents.pin(version)
+        except TooManyPins as error:
+            log.warning("%s isn't pinned here: %s may be", version.public_name, error)
+        else:
+            self._start(self._touch(version))
+
+    async def _touch(self, version: VersionRecord) -> None:
+        async with self.residents.hold(version):
+            pass
+
+    def _start(self, work: Any) -> None:
+        async def carry_out() -> None:
+            try:
+                await work
+            except APIError as error:
+                log.warning("%s", error.message)
+
+        task = asyncio.create_task(carry_out())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _targets(adapter: AdapterRecord | None) -> set[int]:
+    """The versions that an adapter's aliases point to."""
+    aliases = adapter.aliases.values() if adapter else ()
+    return {target.version for alias in aliases for target in alias.targets}

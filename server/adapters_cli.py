@@ -26,6 +26,9 @@ TenantFlag = Annotated[str, typer.Option(help="Whose adapter it is.")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Even if aliases point to it.")]
 Name = Annotated[str, typer.Argument(help="The adapter's name.")]
 Version = Annotated[int, typer.Argument(help="The version's number.")]
+PinnedVersion = Annotated[
+    int | None, typer.Argument(help="The version's number; default: the live one's.")
+]
 
 
 @app.command()
@@ -173,6 +176,18 @@ def rollback(name: Name, tenant: TenantFlag = "default", as_json: JsonFlag = Fal
 
 
 @app.command()
+def pin(name: Name, version: PinnedVersion = None, tenant: TenantFlag = "default") -> None:
+    """Keep a version in a slot of the engine."""
+    _pin("PUT", tenant, name, version)
+
+
+@app.command()
+def unpin(name: Name, version: PinnedVersion = None, tenant: TenantFlag = "default") -> None:
+    """Let a version make room again."""
+    _pin("DELETE", tenant, name, version)
+
+
+@app.command()
 def retire(
     name: Name, version: Version, tenant: TenantFlag = "default", force: ForceFlag = False
 ) -> None:
@@ -187,6 +202,14 @@ def delete(name: Name, tenant: TenantFlag = "default", force: ForceFlag = False)
     """Retire every version and forget the adapter."""
     call("DELETE", _path(tenant, name), params={"force": str(force).lower()})
     print(f"{tenant}/{name} is deleted")
+
+
+def _pin(method: str, tenant: str, name: str, version: int | None) -> None:
+    if version is None:
+        alias = call("GET", f"{_path(tenant, name)}/aliases/live").json()
+        version = next(target["version"] for target in reversed(alias["targets"]))
+    call(method, f"{_path(tenant, name)}/versions/{version}/pin")
+    print(f"{tenant}/{name}@{version} is {'pinned' if method == 'PUT' else 'unpinned'}")
 
 
 def _point(

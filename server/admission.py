@@ -101,6 +101,10 @@ class Slots:
         """Whether a key has a slot."""
         return key in self._turns
 
+    def holders(self) -> list[int]:
+        """The keys that have a slot."""
+        return list(self._turns)
+
     def pin(self, key: int) -> None:
         """Let a key keep the slot that it has or will get.
 

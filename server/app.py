@@ -26,6 +26,7 @@ def build_app(
     registry: Registry,
     keys: Keys,
     engine: Engine,
+    adapters: Adapters,
     gate: Gate,
     lifecycle: Lifecycle,
 ) -> FastAPI:
@@ -37,10 +38,9 @@ def build_app(
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(metrics.RequestCounting)
     base_name = settings.served_base_name
-    adapters = Adapters(engine, registry.content)
     app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
-    app.include_router(listing.router(registry, base_name, registry.base.name))
-    app.include_router(admin.router(registry, gate, settings))
+    app.include_router(listing.router(registry, adapters, base_name, registry.base.name))
+    app.include_router(admin.router(registry, gate, adapters, settings))
     _add_operations(app, registry, engine, lifecycle)
     return app
 

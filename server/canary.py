@@ -15,7 +15,7 @@ from typing import Any
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.errors import Reason
 from server.engine.interface import Engine, ProbeAnswer
-from server.errors import NotLoadable, Unavailable
+from server.errors import Unavailable
 
 PROMPTS = (
     "Write a short story about a lighthouse keeper and his dog.",
@@ -33,23 +33,11 @@ TRIALS = 3
 
 
 async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
-    """Load a version, try it, evict it; why it may not serve, or nothing.
+    """Try a version that holds a slot; why it may not serve, or nothing.
 
     Raises:
         Unavailable: the engine can't say now; no fault of the version's.
     """
-    try:
-        await engine.load(version, path)
-    except NotLoadable as error:
-        return [Reason("canary_not_loadable", error.message)]
-    try:
-        return await _judge(engine, version, path)
-    finally:
-        # Passed or not: what stays loaded is decided by requests alone.
-        await asyncio.shield(engine.evict(version))
-
-
-async def _judge(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
     for _ in range(TRIALS):
         base, again, answer = await _together(
             engine.ask(PROMPTS[0], 1, None, None),

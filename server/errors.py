@@ -127,6 +127,12 @@ class NotLoadable(Unavailable):
     """The engine is well, and refuses this adapter's weights."""
 
 
+class SlotTimeout(Unavailable):
+    """All slots stayed busy with other adapters for as long as a request may wait."""
+
+    code = "slot_timeout"
+
+
 class ContentUnavailable(Unavailable):
     """An adapter's files are missing or damaged here, and no origin has them."""
 

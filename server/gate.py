@@ -9,9 +9,10 @@ from functools import partial
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.errors import AdapterRejected, Reason
 from adapters_registry.records import Registry
+from server.adapters import Adapters
 from server.canary import try_out
 from server.engine.interface import Engine
-from server.errors import Unavailable
+from server.errors import NotLoadable, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,10 @@ MAX_DEATHS = 2
 class Gate:
     """Checks versions, each once however many wait for its verdict."""
 
-    def __init__(self, registry: Registry, engine: Engine) -> None:
+    def __init__(self, registry: Registry, engine: Engine, adapters: Adapters) -> None:
         self._registry = registry
         self._engine = engine
+        self._adapters = adapters
         self._checks: dict[int, asyncio.Task[VersionRecord]] = {}
         self._canaries = asyncio.Semaphore(MAX_CANARIES)
         self._suspects = asyncio.Lock()
@@ -60,7 +62,9 @@ class Gate:
         else:
             reasons = await self._try_out(version)
             if not reasons:
-                return await asyncio.to_thread(self._registry.accept, version, facts)
+                accepted = await asyncio.to_thread(self._registry.accept, version, facts)
+                self._adapters.follow(self._registry.catalog)  # it may have been promoted
+                return accepted
         return await asyncio.to_thread(self._registry.reject, version, reasons)
 
     async def _try_out(self, version: VersionRecord) -> list[Reason]:
@@ -84,13 +88,15 @@ class Gate:
         return [Reason("canary_engine_died", message)]
 
     async def _canary(self, version: VersionRecord) -> list[Reason]:
-        content = self._registry.content
-        content.hold(version.digest)  # the engine may read the files again at any step
+        path = self._registry.content.path(version.digest)
         try:
-            path = await asyncio.to_thread(content.fetch, version.digest)
-            return await try_out(self._engine, version, path)
-        finally:
-            content.release(version.digest)
+            async with self._adapters.lease(version):
+                reasons = await try_out(self._engine, version, path)
+        except NotLoadable as error:
+            return [Reason("canary_not_loadable", error.message)]
+        if reasons:
+            await self._adapters.dismiss(version)
+        return reasons
 
     async def _until_ready(self) -> None:
         while not self._is_up(self._engine.generation):

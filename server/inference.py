@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -34,7 +33,11 @@ def router(
         version = resolve(model, caller, registry.catalog, base_name, conversation)
         request.state.adapter = version.adapter_id if version else base_name
         with lifecycle.running():
-            async with adapters.lease(version) if version else nullcontext():
+            if version is None:
+                yield None
+                return
+            async with adapters.lease(version) as tier:
+                request.state.tier = tier
                 yield version
 
     routes = APIRouter(tags=["inference"])
@@ -61,6 +64,7 @@ def _answer(engine: Engine, endpoint: Endpoint, hold_lease: Any) -> Any:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)
             response.headers["x-adapter-digest"] = f"sha256:{version.digest}"
+            response.headers["x-adapter-tier"] = raw_request.state.tier.value
         return response
 
     answer.__annotations__["request"] = endpoint.body

@@ -8,11 +8,13 @@ from fastapi import APIRouter, Request
 
 from adapters_registry.catalog import AdapterRecord, VersionRecord
 from adapters_registry.records import Registry
+from server.adapters import Adapters
 from server.auth import Caller
+from server.residency import Tier
 from server.resolve import may_use, resolve
 
 
-def router(registry: Registry, base_name: str, base: str) -> APIRouter:
+def router(registry: Registry, adapters: Adapters, base_name: str, base: str) -> APIRouter:
     """The two listing routes."""
     routes = APIRouter(tags=["inference"])
 
@@ -22,7 +24,7 @@ def router(registry: Registry, base_name: str, base: str) -> APIRouter:
         caller: Caller = request.state.caller
         cards = [_base_card(base_name, base)]
         cards += (
-            _card(_public_id(adapter, caller), adapter, adapter.live, base_name)
+            card(_public_id(adapter, caller), adapter, adapter.live)
             for adapter in registry.catalog.adapters.values()
             if adapter.live and may_use(caller, adapter)
         )
@@ -35,7 +37,10 @@ def router(registry: Registry, base_name: str, base: str) -> APIRouter:
         if version is None:
             return _base_card(base_name, base)
         adapter = registry.get_adapter(version.tenant, version.name)
-        return _card(model, adapter, version, base_name)
+        return card(model, adapter, version)
+
+    def card(model_id: str, adapter: AdapterRecord, version: VersionRecord) -> dict[str, Any]:
+        return _card(model_id, adapter, version, base_name, adapters.tier_of(version))
 
     return routes
 
@@ -50,7 +55,7 @@ def _base_card(base_name: str, base: str) -> dict[str, Any]:
 
 
 def _card(
-    model_id: str, adapter: AdapterRecord, version: VersionRecord, base_name: str
+    model_id: str, adapter: AdapterRecord, version: VersionRecord, base_name: str, tier: Tier
 ) -> dict[str, Any]:
     return {
         "id": model_id,
@@ -66,6 +71,8 @@ def _card(
             "digest": version.digest,
             "rank": version.rank,
             "state": version.state.value,
+            "tier": tier.value,
+            "pinned": version.pinned,
             "aliases": sorted(
                 name
                 for name, alias in adapter.aliases.items()

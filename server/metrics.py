@@ -26,6 +26,13 @@ ADAPTER_LOAD_SECONDS = Histogram(
     ["from_tier", "outcome"],
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
+QUEUE_SECONDS = Histogram(
+    "loraplex_queue_seconds",
+    "Time that requests wait before the engine has them.",
+    ["tenant", "reason"],
+    buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
+)
+EVICTIONS = Counter("loraplex_evictions_total", "Versions sent off.", ["tier", "reason"])
 LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["adapter"])
 ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
 
@@ -46,6 +53,7 @@ class CappedLabels:
 
 
 adapter_label = CappedLabels(MAX_ADAPTER_LABELS)
+tenant_label = CappedLabels(MAX_ADAPTER_LABELS)
 
 
 class VersionCounts(Collector):

@@ -22,6 +22,7 @@ from adapters_registry.content import ContentStore
 from adapters_registry.errors import StoreUnavailable
 from adapters_registry.records import Registry
 from server import bundled_base, demo, metrics
+from server.adapters import Adapters
 from server.auth import Keys
 from server.data_dir import open_content, own_data_dir
 from server.engine.environment import prepare_environment
@@ -70,8 +71,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path)
-        gate, lifecycle = Gate(registry, engine), Lifecycle(prepared=False)
-        app = build_app(settings, registry, keys, engine, gate, lifecycle)
+        adapters = Adapters.of(settings, engine, registry)
+        gate, lifecycle = Gate(registry, engine, adapters), Lifecycle(prepared=False)
+        app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle)
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
 
@@ -98,7 +100,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             announce_ready()
 
         try:
-            return asyncio.run(_run(settings, app, listener, registry, engine, lifecycle, prepare))
+            return asyncio.run(
+                _run(settings, app, listener, registry, adapters, engine, lifecycle, prepare)
+            )
         finally:
             registry.close()
 
@@ -108,6 +112,7 @@ async def _run(
     app: FastAPI,
     listener: socket.socket,
     registry: Registry,
+    adapters: Adapters,
     engine: EngineSupervisor,
     lifecycle: Lifecycle,
     prepare: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
@@ -131,7 +136,7 @@ async def _run(
     preparation = asyncio.create_task(prepare(engine_is_up))
     supervision = asyncio.create_task(engine.run(on_ready))
     ended = asyncio.create_task(signalled.wait())
-    following = asyncio.create_task(follow_changes(registry))
+    following = asyncio.create_task(follow_changes(registry, adapters))
     try:
         await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
         for task in (supervision, http):
@@ -151,7 +156,7 @@ async def _run(
         engine.stop()
 
 
-async def follow_changes(registry: Registry) -> None:
+async def follow_changes(registry: Registry, adapters: Adapters) -> None:
     """Take in what other servers on the same database change, within a second."""
     reachable = True
     while True:
@@ -166,6 +171,7 @@ async def follow_changes(registry: Registry) -> None:
             reachable = False
         else:
             reachable = True
+        adapters.follow(registry.catalog)
 
 
 def _watch_signals() -> asyncio.Event:

@@ -66,9 +66,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DRAINING, Event.GONE): State.ABSENT,
 }
 
-IN_MEMORY = (State.FETCHING, State.LOADING, State.READY, State.DRAINING)
-"""What counts against the host budget: it is there, or on its way."""
-
 
 class ImpossibleTransition(Exception):
     """An event that a version's state doesn't allow: a mistake in the program."""
@@ -80,8 +77,12 @@ class Resident:
 
     state: State = State.ABSENT
     leases: int = 0
-    """Requests that wait for it or run on it."""
+    """Requests that have a slot for it: that run, or will once it is loaded."""
+    waiting: int = 0
+    """Requests that wait for a slot."""
     pinned: bool = False
+    retired: bool = False
+    """Out of service: it leaves with its last request."""
     used_at: float = 0.0
     error: str = ""
     failures: int = 0
@@ -101,17 +102,29 @@ class Resident:
         self.error, self.failures, self.retry_at = error, self.failures + 1, now + pause
 
     @property
+    def in_use(self) -> bool:
+        """Whether a request runs on it, or waits for it."""
+        return bool(self.leases or self.waiting)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it counts against the host budget: it is there, or comes, and isn't leaving."""
+        if self.state is State.DRAINING:
+            return self.in_use
+        return self.state in (State.LOADING, State.READY)
+
+    @property
     def may_go(self) -> bool:
-        """Whether nothing holds it."""
+        """Whether nothing holds it; who only waits for it has no lease yet."""
         return self.state is State.READY and not self.leases and not self.pinned
 
 
 class Residency:
     """The versions that one engine has, had or wants, by engine id."""
 
-    def __init__(self, host_budget: int) -> None:
+    def __init__(self, host_budget: int, in_slot: Callable[[int], bool]) -> None:
         """`host_budget`: versions in the engine's host memory, those in slots among them."""
-        self._budget = host_budget
+        self._budget, self._in_slot = host_budget, in_slot
         self._residents: dict[int, Resident] = {}
 
     def __getitem__(self, engine_id: int) -> Resident:
@@ -127,25 +140,27 @@ class Residency:
         resident = self._residents.get(engine_id)
         return resident is not None and resident.state in states
 
-    def forget(self, engine_id: int) -> None:
-        """Drop an entry that says nothing any more."""
-        resident = self._residents.get(engine_id)
-        if resident and resident.state is State.ABSENT and not resident.leases:
-            del self._residents[engine_id]
+    def forget(self, engine_id: int) -> bool:
+        """Drop an entry of which nothing is in memory and that nobody waits for; whether it is."""
+        resident = self._residents.get(engine_id, Resident())
+        if resident.state in (State.ABSENT, State.FAILED) and not resident.in_use:
+            self._residents.pop(engine_id, None)
+            return True
+        return False
 
-    def to_evict(self, num_coming: int, in_slot: Callable[[int], bool]) -> list[int] | None:
+    def to_evict(self, num_coming: int, *, spare_waiting: bool) -> list[int] | None:
         """Which versions must leave so that `num_coming` more fit; None: they can't fit now.
 
-        Least recently used first, those without a slot before those with one; never one that is
-        leased or pinned.
+        Never one that is leased or pinned; first those that nobody waits for (`spare_waiting`:
+        only those), then those without a slot, then the least recently used.
         """
-        count = sum(r.state in IN_MEMORY for r in self._residents.values())
-        surplus = count + num_coming - self._budget
-        if surplus <= 0:
-            return []
-        idle = [(in_slot(i), r.used_at, i) for i, r in self._residents.items() if r.may_go]
-        return (
-            [engine_id for *_, engine_id in sorted(idle)][:surplus]
-            if (len(idle) >= surplus)
-            else None
+        num_in_memory = sum(resident.in_memory for resident in self._residents.values())
+        surplus = max(0, num_in_memory + num_coming - self._budget)
+        candidates = sorted(
+            (resident.waiting > 0, self._in_slot(engine_id), resident.used_at, engine_id)
+            for engine_id, resident in self._residents.items()
+            if resident.may_go and not (spare_waiting and resident.waiting)
         )
+        if len(candidates) < surplus:
+            return None
+        return [engine_id for *_, engine_id in candidates[:surplus]]

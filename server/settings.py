@@ -71,6 +71,18 @@ class Settings(BaseSettings):
     max_cpu_loras: int | None = _field(
         None, "Adapters", "Adapters kept in host memory; default: four times the slots.", ge=1
     )
+    slot_quantum_seconds: float = _field(
+        8, "Adapters", "How long an adapter keeps its slot while others wait, if it is asked.", ge=0
+    )
+    slot_wait_seconds: float = _field(
+        60, "Adapters", "How long a request waits for a slot before it gets a 503.", gt=0
+    )
+    load_seconds: float = _field(
+        60, "Adapters", "How long bringing an adapter into the engine may take.", gt=0
+    )
+    retire_seconds: float = _field(
+        600, "Adapters", "How long requests may go on that run on a retired version.", ge=0
+    )
     cpu_lora_kernels: Literal["grouped", "stock"] = _field(
         "grouped",
         "Adapters",

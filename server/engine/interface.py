@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +52,15 @@ class ProbeAnswer:
     """It came to an end by itself, before its last token was due."""
 
 
+@dataclass(frozen=True)
+class Resident:
+    """What the engine itself says it holds, by engine id."""
+
+    slots: list[int]
+    host: list[int]
+    """In host memory, those in slots among them."""
+
+
 class Engine(Protocol):
     """A resident base that answers with any adapter loaded into it."""
 
@@ -76,13 +85,19 @@ class Engine(Protocol):
             Unavailable: the engine isn't there, or died.
         """
 
-    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
-        """Give a prepared version the slot of another (by its engine id), or a free one.
+    async def resident(self) -> Resident:
+        """What is in slots and host memory; `Unavailable` where the engine isn't there."""
 
-        Waits for the requests that still use the victim; it stays in host memory.
+    async def install(
+        self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
+    ) -> None:
+        """Give a prepared version a free slot, or else that of a version that no request uses.
+
+        Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
+        taken (by engine id); what it raises ends the wait. Who loses a slot stays in host memory.
 
         Raises:
-            Unavailable: the engine isn't ready, the version isn't prepared, or no slot is free.
+            Unavailable: the engine isn't ready, or the version isn't prepared.
         """
 
     async def evict(self, version: VersionRecord) -> None:
@@ -91,13 +106,8 @@ class Engine(Protocol):
         Nothing to do where the engine is gone.
         """
 
-    async def load(self, version: VersionRecord, path: Path) -> None:
-        """Prepare a version, and install it if a slot is free; else the engine finds it one.
-
-        Raises:
-            NotLoadable: the engine refuses these weights.
-            Unavailable: the engine isn't there, or died.
-        """
+    async def abort(self, version: VersionRecord) -> None:
+        """End the requests that run on a version; nothing, where the engine is gone."""
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None

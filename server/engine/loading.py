@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from adapters_registry.catalog import VersionRecord
+from server.engine.interface import Resident
 from server.engine.worker import Answer
 from server.errors import NotLoadable, Unavailable
 
@@ -26,8 +28,8 @@ class AdapterLoading(ABC):
         """Each worker's answer; raise `Unavailable` if there is none."""
 
     @abstractmethod
-    def has_requests_on(self, engine_id: int) -> bool:
-        """Whether the engine has unfinished requests on a version."""
+    def ids_in_use(self) -> set[int]:
+        """The versions on which the engine has unfinished requests, as far as the server knows."""
 
     async def prepare(self, version: VersionRecord, path: Path) -> None:
         """Read a version's weights into host memory while the engine runs on.
@@ -48,48 +50,46 @@ class AdapterLoading(ABC):
             log.error("%s could not be loaded: %s", name, wrong[0])
             raise NotLoadable(f"{name} could not be loaded: {wrong[0]}", param="model")
 
-    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
-        """Give a prepared version the slot of another (by its engine id), or a free one.
-
-        Waits for the requests that still use the victim; it stays in host memory.
+    async def resident(self) -> Resident:
+        """What the first worker has; the others have their parts of the same.
 
         Raises:
-            Unavailable: the engine isn't ready, the version isn't prepared, or no slot is free.
+            Unavailable: the engine isn't there, or died.
         """
-        engine_id = version.engine_id
-        answers = await self._once_unused(victim_id, "loraplex_install", engine_id, victim_id)
-        if Answer.UNKNOWN in answers:
-            raise Unavailable(f"{version.public_name} isn't in the engine's memory; try again")
-        if Answer.FULL in answers:
-            raise Unavailable("all slots are taken; try again")
+        answers = await self.call_workers("loraplex_residency")
+        return Resident(**answers[0])
+
+    async def install(
+        self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
+    ) -> None:
+        """Give a prepared version a free slot, or else that of a version that no request uses.
+
+        Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
+        taken (by engine id); what it raises ends the wait.
+
+        Raises:
+            Unavailable: the engine isn't ready, or the version isn't prepared.
+        """
+        answers = [str(Answer.IN_USE)]
+        while Answer.IN_USE in answers:
+            kept = sorted({*keep(), *self.ids_in_use()})
+            answers = await self.call_workers("loraplex_install", version.engine_id, kept)
+            if Answer.UNKNOWN in answers:
+                raise Unavailable(f"{version.public_name} isn't in the engine's memory; try again")
+            if Answer.IN_USE in answers:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def evict(self, version: VersionRecord) -> None:
         """Free a version's slot and host memory, once no request in the engine uses it.
 
-        Nothing to do where the engine is gone.
+        The server knows of requests that wait in the engine, the worker of those that have just
+        ended but are still in its batch. Nothing to do where the engine is gone.
         """
         with suppress(Unavailable):
-            await self._once_unused(version.engine_id, "loraplex_evict", version.engine_id)
-
-    async def load(self, version: VersionRecord, path: Path) -> None:
-        """Prepare a version and install it if a slot is free; else vLLM finds it one.
-
-        Raises:
-            NotLoadable: the engine refuses these weights.
-            Unavailable: the engine isn't there, or died.
-        """
-        await self.prepare(version, path)
-        await self.call_workers("loraplex_install", version.engine_id, None)
-
-    async def _once_unused(self, used_id: int | None, method: str, *arguments: object) -> list[Any]:
-        """Call as soon as no request uses a version.
-
-        The server knows of requests that wait in the engine, the worker of those that have just
-        ended but are still in its batch.
-        """
-        while True:
-            if used_id is None or not self.has_requests_on(used_id):
-                answers = await self.call_workers(method, *arguments)
-                if Answer.IN_USE not in answers:
-                    return answers
-            await asyncio.sleep(POLL_SECONDS)
+            answers = [str(Answer.IN_USE)]
+            while Answer.IN_USE in answers:
+                while version.engine_id in self.ids_in_use():
+                    await asyncio.sleep(POLL_SECONDS)
+                answers = await self.call_workers("loraplex_evict", version.engine_id)
+                if Answer.IN_USE in answers:
+                    await asyncio.sleep(POLL_SECONDS)

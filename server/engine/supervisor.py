@@ -29,6 +29,7 @@ from server.errors import Unavailable
 from server.settings import Settings
 
 if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
@@ -141,13 +142,30 @@ class EngineSupervisor(AdapterLoading):
             self.require_ready()
             raise Unavailable(f"the engine refuses: {map_exception(error).message}") from error
 
-    def has_requests_on(self, engine_id: int) -> bool:
-        """Whether the engine has unfinished requests on a version."""
+    async def abort(self, version: VersionRecord) -> None:
+        """End the requests on a version, with what they have said so far."""
+        if (client := self._client) is None or client.errored:
+            return
+        requests = [
+            request_id
+            for request_id, adapter in self._adapters_by_request().items()
+            if adapter.lora_int_id == version.engine_id
+        ]
+        await client.abort(requests, internal=True)
+
+    def ids_in_use(self) -> set[int]:
+        """The versions on which the engine has unfinished requests, as far as the server knows."""
+        return {adapter.lora_int_id for adapter in self._adapters_by_request().values()}
+
+    def _adapters_by_request(self) -> dict[str, LoRARequest]:
         if self._client is None:
-            return False
-        running = self._client.output_processor.request_states.values()
-        adapters = [request.lora_request for request in running]
-        return any(adapter and adapter.lora_int_id == engine_id for adapter in adapters)
+            return {}
+        running = self._client.output_processor.request_states
+        return {
+            request_id: request.lora_request
+            for request_id, request in running.items()
+            if request.lora_request
+        }
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None

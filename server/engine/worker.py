@@ -22,7 +22,6 @@ class Answer(enum.StrEnum):
     DONE = "done"
     UNKNOWN = "unknown"
     IN_USE = "in use"
-    FULL = "full"
 
 
 class WorkerAdapters:
@@ -65,18 +64,22 @@ class WorkerAdapters:
             del self._reads[lora_id]
         return Answer.READY if self._in_host(lora_id) else Answer.UNKNOWN
 
-    def install(self, lora_id: int, victim_id: int | None) -> Answer:
-        """Move an adapter from host memory to the victim's slot, or to a free one."""
+    def install(self, lora_id: int, kept_ids: list[int]) -> Answer:
+        """Move an adapter from host memory to a free slot, or else to one that needn't be kept.
+
+        Whoever had it stays in host memory.
+        """
         if self.prepared(lora_id) != Answer.READY:
             return Answer.UNKNOWN
         if lora_id in self._manager.lora_index_to_id:
             return Answer.DONE
-        if victim_id in self._manager.lora_index_to_id:
-            if victim_id in self._ids_in_batch():
+        slots = self._manager.lora_index_to_id
+        if None not in slots:
+            kept = {*kept_ids, *self._ids_in_batch()}
+            victim_id = next((holder for holder in slots if holder not in kept), None)
+            if victim_id is None:
                 return Answer.IN_USE
             self._manager.deactivate_adapter(victim_id)
-        if None not in self._manager.lora_index_to_id:
-            return Answer.FULL
         self._manager.activate_adapter(lora_id)
         return Answer.DONE
 
@@ -115,9 +118,9 @@ class WorkerExtension:
         """See `WorkerAdapters.prepared`."""
         return str(self._loraplex.prepared(lora_id))
 
-    def loraplex_install(self, lora_id: int, victim_id: int | None) -> str:
+    def loraplex_install(self, lora_id: int, kept_ids: list[int]) -> str:
         """See `WorkerAdapters.install`."""
-        return str(self._loraplex.install(lora_id, victim_id))
+        return str(self._loraplex.install(lora_id, kept_ids))
 
     def loraplex_evict(self, lora_id: int) -> str:
         """See `WorkerAdapters.evict`."""

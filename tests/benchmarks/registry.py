@@ -27,6 +27,7 @@ from adapters_registry.content import ContentStore
 from adapters_registry.models import Adapter, Alias, Version, VersionState
 from adapters_registry.records import Registry
 from loadtest.adapters import LlamaShape, make_adapter
+from server.adapters import Adapters
 from server.app import build_app
 from server.auth import Caller, Keys
 from server.gate import Gate
@@ -142,7 +143,9 @@ async def measure_http(registry: Registry, root: Path) -> dict[str, float]:
     key = keys.create("default", ["admin", "inference"])
     settings = Settings(data_dir=root, local_roots=(root,))
     engine = FakeEngine()
-    app = build_app(settings, registry, keys, engine, Gate(registry, engine), Lifecycle())
+    adapters = Adapters.of(settings, engine, registry)
+    gate = Gate(registry, engine, adapters)
+    app = build_app(settings, registry, keys, engine, adapters, gate, Lifecycle())
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     pages = {

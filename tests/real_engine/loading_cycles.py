@@ -79,7 +79,8 @@ class Cycles:
             leaving, staying, coming = ((turn + n) % ADAPTERS for n in range(3))
             in_slots = [staying, leaving]
             await self._ask([0, *[1 + n for n in in_slots]], versions, copies, found)
-            await self.engine.install(versions[coming], versions[leaving].engine_id)
+            kept = [version.engine_id for n, version in enumerate(versions) if n != leaving]
+            await self.engine.install(versions[coming], lambda kept=kept: kept)
         self.residency_when_full = await self.residency()
         for version in versions:
             await self.engine.evict(version)
@@ -97,9 +98,9 @@ class Cycles:
         await self.engine.install(version)
         await self.engine.install(third)
         running = asyncio.create_task(self.answer(version, self.adapters[0]))
-        while not self.engine.has_requests_on(version.engine_id):
+        while version.engine_id not in self.engine.ids_in_use():
             await asyncio.sleep(0)
-        takeover = asyncio.create_task(self.engine.install(other, version.engine_id))
+        takeover = asyncio.create_task(self.engine.install(other, lambda: [third.engine_id]))
         eviction = asyncio.create_task(self.engine.evict(version))
         answer = await running
         await asyncio.gather(takeover, eviction)

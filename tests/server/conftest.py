@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.records import Registry
+from server.adapters import Adapters
 from server.app import build_app
 from server.auth import Keys
 from server.gate import Gate
@@ -37,11 +38,22 @@ def lifecycle() -> Lifecycle:
 
 
 @pytest.fixture
+def adapters(engine: FakeEngine, registry: Registry) -> Adapters:
+    return Adapters.of(Settings(), engine, registry)
+
+
+@pytest.fixture
 def app(
-    registry: Registry, keys: Keys, engine: FakeEngine, lifecycle: Lifecycle, tmp_path: Path
+    registry: Registry,
+    keys: Keys,
+    engine: FakeEngine,
+    adapters: Adapters,
+    lifecycle: Lifecycle,
+    tmp_path: Path,
 ) -> FastAPI:
     settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_adapter_mib=1)
-    return build_app(settings, registry, keys, engine, Gate(registry, engine), lifecycle)
+    gate = Gate(registry, engine, adapters)
+    return build_app(settings, registry, keys, engine, adapters, gate, lifecycle)
 
 
 @pytest_asyncio.fixture

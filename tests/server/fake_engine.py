@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from adapters_registry.catalog import VersionRecord
-from server.engine.interface import Endpoint, EngineState, ProbeAnswer
+from server.engine.interface import Endpoint, EngineState, ProbeAnswer, Resident
 from server.errors import NotLoadable, Unavailable
 
 
@@ -29,10 +28,10 @@ class FakeEngine:
         self.generation = 1
         self.app_state = State()
         self.loads: list[str] = []
-        self.loaded: set[str] = set()
-        """The names of versions in host memory; `slots`: ids."""
+        self.aborted: list[str] = []
         self.max_loras = 4
         self.slots: set[int] = set()
+        self.host: set[int] = set()
         self.fails_to_load: set[str] = set()
         self.base_answer = ProbeAnswer((1, 2), (-1.0, -2.0, -3.0, -1.0, -1.0), ended=True)
         self.answer = ProbeAnswer((3, 4), (-1.5, -2.0, -3.0, -1.0, -1.0), ended=True)
@@ -56,28 +55,34 @@ class FakeEngine:
         self.require_ready()
 
     async def prepare(self, version: VersionRecord, path: Path) -> None:
+        self.require_ready()
         assert path.is_dir()
         await asyncio.sleep(self.load_seconds)
         self.loads.append(version.public_name)
         if version.public_name in self.fails_to_load:
             raise NotLoadable(f"{version.public_name} could not be loaded")
-        self.loaded.add(version.public_name)
+        self.host.add(version.engine_id)
 
-    async def install(self, version: VersionRecord, victim_id: int | None = None) -> None:
-        assert version.public_name in self.loaded, "not prepared"
-        self.slots.discard(victim_id or 0)
+    async def resident(self) -> Resident:
+        return Resident(sorted(self.slots), sorted(self.host))
+
+    async def install(
+        self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
+    ) -> None:
+        self.require_ready()
+        assert version.engine_id in self.host, "not prepared"
+        kept = set(keep())
         if len(self.slots | {version.engine_id}) > self.max_loras:
-            raise Unavailable("all slots are taken")
+            self.slots.discard(next(holder for holder in self.slots if holder not in kept))
         self.slots.add(version.engine_id)
 
     async def evict(self, version: VersionRecord) -> None:
         self.slots.discard(version.engine_id)
-        self.loaded.discard(version.public_name)
+        self.host.discard(version.engine_id)
 
-    async def load(self, version: VersionRecord, path: Path) -> None:
-        await self.prepare(version, path)
-        with suppress(Unavailable):
-            await self.install(version)
+    async def abort(self, version: VersionRecord) -> None:
+        self.aborted.append(version.public_name)
+        self.stream_may_end.set()
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
@@ -89,7 +94,7 @@ class FakeEngine:
                 x + self.noise * (self.num_asked % 3 == 2) for x in self.base_answer.logprobs
             )
             return replace(self.base_answer, logprobs=tuple(logprobs))
-        assert version.public_name in self.loaded
+        assert version.engine_id in self.slots
         if self.on_ask:
             await self.on_ask()
         return self.answer

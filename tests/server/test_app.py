@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
 from adapters_registry.records import Registry, VersionRecord
+from server import residency
 from server.auth import Keys
 from server.engine.interface import EngineState
 from server.lifecycle import Lifecycle
@@ -91,13 +92,22 @@ async def test_a_restarted_engine_loads_again(
     assert engine.loads == ["default/home@1"] * 2
 
 
-async def test_a_failed_load_fails_its_own_requests_and_is_tried_again(
-    client: httpx.AsyncClient, engine: FakeEngine, home: VersionRecord
+async def test_a_failed_load_fails_its_own_requests_and_is_tried_again_after_a_pause(
+    client: httpx.AsyncClient,
+    engine: FakeEngine,
+    home: VersionRecord,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(residency, "FIRST_PAUSE_SECONDS", 0.4)
     engine.fails_to_load = {"default/home@1"}
-    assert_error(await client.post(CHAT, json={"model": "home"}), 503, "engine_unavailable")
+    for _ in range(2):
+        response = await client.post(CHAT, json={"model": "home"})
+        assert_error(response, 503, "engine_unavailable")
+        assert int(response.headers["retry-after"]) >= 1
+    assert engine.loads == ["default/home@1"], "not tried again at once"
     assert (await client.post(CHAT, json={"model": "base"})).status_code == 200
     engine.fails_to_load = set()
+    await asyncio.sleep(0.4)
     assert (await client.post(CHAT, json={"model": "home"})).status_code == 200
 
 

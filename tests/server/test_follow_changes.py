@@ -10,10 +10,15 @@ from adapters_registry.content import ContentStore
 from adapters_registry.records import Registry
 from adapters_registry.retirement import delete_adapter
 from server import process
+from server.adapters import Adapters
 
 
 async def test_changes_are_followed_past_a_database_that_was_away(
-    registry: Registry, home: VersionRecord, database_url: str, monkeypatch: pytest.MonkeyPatch
+    registry: Registry,
+    adapters: Adapters,
+    home: VersionRecord,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(process, "FOLLOW_INTERVAL_SECONDS", 0.01)
     other = Registry(database_url, ContentStore(registry.content.root), registry.base)
@@ -25,7 +30,7 @@ async def test_changes_are_followed_past_a_database_that_was_away(
         refresh()
 
     monkeypatch.setattr(registry, "refresh", refresh_unless_away)
-    following = asyncio.create_task(process.follow_changes(registry))
+    following = asyncio.create_task(process.follow_changes(registry, adapters))
     await asyncio.to_thread(other.apply, delete_adapter, "default", "home", force=True)
     async with asyncio.timeout(5):
         while registry.catalog.adapters:

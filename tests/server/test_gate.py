@@ -11,6 +11,7 @@ from adapters_registry.catalog import VersionRecord
 from adapters_registry.models import VersionState
 from adapters_registry.records import Registry
 from server import gate as gate_module
+from server.adapters import Adapters
 from server.engine.interface import EngineState
 from server.errors import Unavailable
 from server.gate import MAX_CANARIES, MAX_DEATHS, Gate
@@ -19,9 +20,14 @@ from tests.tiny import AdapterFactory
 
 
 @pytest.fixture
-def gate(registry: Registry, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(
+    registry: Registry,
+    engine: FakeEngine,
+    adapters: Adapters,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Gate:
     monkeypatch.setattr(gate_module, "RETRY_SECONDS", 0.001)
-    return Gate(registry, engine)
+    return Gate(registry, engine, adapters)
 
 
 def register(registry: Registry, source: Path, name: str = "home") -> VersionRecord:
@@ -68,7 +74,7 @@ async def test_the_canary_may_decide(
 ) -> None:
     engine.answer = engine.base_answer
     assert await verdict(gate, pending) == ("rejected", ["canary_no_effect"])
-    assert not engine.loaded
+    assert not engine.host
 
 
 async def test_an_engine_that_is_late_is_waited_for(
@@ -90,7 +96,7 @@ def dying(engine: FakeEngine, times: int):  # type: ignore[no-untyped-def]
         nonlocal times
         if times:
             times -= 1
-            engine.state, engine.loaded = EngineState.RESTARTING, set()
+            engine.state, engine.host, engine.slots = EngineState.RESTARTING, set(), set()
             asyncio.get_running_loop().call_later(0.01, revive)
             raise Unavailable("the engine died")
 
@@ -133,7 +139,11 @@ async def test_an_answer_that_comes_too_late_is_tried_again(
 
 
 async def test_shutting_down_leaves_the_check_to_the_next_start(
-    gate: Gate, engine: FakeEngine, registry: Registry, pending: VersionRecord
+    gate: Gate,
+    engine: FakeEngine,
+    adapters: Adapters,
+    registry: Registry,
+    pending: VersionRecord,
 ) -> None:
     hanging = asyncio.Event()
 
@@ -150,18 +160,20 @@ async def test_shutting_down_leaves_the_check_to_the_next_start(
     assert state(registry) is VersionState.CHECKING
     assert [version.number for version in registry.unfinished()] == [1]
     engine.on_ask = None
-    assert await verdict(Gate(registry, engine), pending) == ("ready", [])
+    assert await verdict(Gate(registry, engine, adapters), pending) == ("ready", [])
 
 
 async def test_only_so_many_canaries_at_a_time(
     gate: Gate, engine: FakeEngine, registry: Registry, make_adapter: AdapterFactory
 ) -> None:
-    most, may_go = 0, asyncio.Event()
+    most, now, may_go = 0, 0, asyncio.Event()
 
     async def count() -> None:
-        nonlocal most
-        most = max(most, len(engine.loaded))
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
         await may_go.wait()
+        now -= 1
 
     engine.on_ask = count
     versions = [register(registry, make_adapter(seed=n), f"n{n}") for n in range(6)]

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from server.residency import (
-    IN_MEMORY,
     LONGEST_PAUSE_SECONDS,
     TRANSITIONS,
     Event,
@@ -47,15 +46,48 @@ def test_pauses_grow_to_a_bound() -> None:
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
 
 
-def test_least_recently_used_leave_first_and_those_in_slots_last() -> None:
-    residency = Residency(4)
+def four(in_slot: int = 0) -> Residency:
+    residency = Residency(4, lambda engine_id: engine_id == in_slot)
     for engine_id, used_at in ((1, 5.0), (2, 3.0), (3, 4.0), (4, 1.0)):
         residency[engine_id].state, residency[engine_id].used_at = State.READY, used_at
-    assert residency.to_evict(0, lambda _: False) == []
-    assert residency.to_evict(2, lambda i: i == 4) == [2, 3]
+    return residency
+
+
+def test_least_recently_used_leave_first_and_those_in_slots_last() -> None:
+    residency = four(in_slot=4)
+    assert residency.to_evict(0, spare_waiting=False) == []
+    assert residency.to_evict(2, spare_waiting=False) == [2, 3]
     residency[2].leases, residency[3].pinned = 1, True
-    assert residency.to_evict(2, lambda i: i == 4) == [1, 4]
-    assert residency.to_evict(3, lambda _: False) is None
+    assert residency.to_evict(2, spare_waiting=False) == [1, 4]
+    assert residency.to_evict(3, spare_waiting=False) is None
+
+
+def test_who_is_waited_for_leaves_last_and_only_for_one_that_has_its_slot() -> None:
+    residency = four()
+    residency[2].waiting = residency[4].waiting = 1
+    assert residency.to_evict(3, spare_waiting=False) == [3, 1, 4]
+    assert residency.to_evict(2, spare_waiting=True) == [3, 1]
+    assert residency.to_evict(3, spare_waiting=True) is None
+
+
+def test_who_is_leaving_counts_no_more_unless_it_still_runs() -> None:
+    residency = four()
+    residency[1].on(Event.DISMISSED)
+    assert residency.to_evict(1, spare_waiting=False) == []
+    residency[1].leases = 1
+    assert residency.to_evict(1, spare_waiting=False) == [4]
+
+
+def test_forgotten_is_what_is_neither_there_nor_wanted() -> None:
+    residency = four()
+    assert not residency.forget(1)
+    residency[1].on(Event.DISMISSED)
+    residency[1].on(Event.GONE)
+    residency[1].waiting = 1
+    assert not residency.forget(1)
+    residency[1].waiting = 0
+    assert residency.forget(1)
+    assert len(residency.items()) == 3
 
 
 class Lives(RuleBasedStateMachine):
@@ -63,37 +95,39 @@ class Lives(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.residency, self.now = Residency(BUDGET), 0.0
+        self.residency, self.now = Residency(BUDGET, lambda i: i % 2 == 0), 0.0
 
     @rule(engine_id=IDS)
     def want(self, engine_id: int) -> None:
         self.now += 1
         resident = self.residency[engine_id]
-        if resident.state is State.DRAINING:
+        if resident.state in (State.DRAINING, State.ABSENT, State.FAILED):
             resident.on(Event.WANTED)
-        elif resident.state in (State.ABSENT, State.FAILED):
-            leaving = self.residency.to_evict(1, lambda i: i % 2 == 0)
+        resident.leases += 1
+        resident.used_at = self.now
+
+    @rule(engine_id=IDS)
+    def make_room(self, engine_id: int) -> None:
+        resident = self.residency[engine_id]
+        if resident.state is State.FETCHING:
+            leaving = self.residency.to_evict(1, spare_waiting=False)
             if leaving is None:
                 return
+            resident.on(Event.FETCHED)
             for other in leaving:
                 assert self.residency[other].leases == 0
                 assert not self.residency[other].pinned
                 self.residency[other].on(Event.DISMISSED)
                 self.residency[other].on(Event.GONE)
-            resident.on(Event.WANTED)
-        resident.leases += 1
-        resident.used_at = self.now
 
     @rule(engine_id=IDS, fails=st.booleans())
     def go_on(self, engine_id: int, fails: bool) -> None:
         resident = self.residency[engine_id]
-        if resident.state in (State.FETCHING, State.LOADING):
-            if fails:
-                resident.fail("no", self.now)
-                resident.leases = 0
-            else:
-                step = Event.FETCHED if resident.state is State.FETCHING else Event.LOADED
-                resident.on(step)
+        if resident.state in (State.FETCHING, State.LOADING) and fails:
+            resident.fail("no", self.now)
+            resident.leases = 0
+        elif resident.state is State.LOADING:
+            resident.on(Event.LOADED)
 
     @rule(engine_id=IDS)
     def leave(self, engine_id: int) -> None:
@@ -118,7 +152,7 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def the_budget_holds(self) -> None:
-        assert sum(r.state in IN_MEMORY for _, r in self.residency.items()) <= BUDGET
+        assert sum(r.in_memory for _, r in self.residency.items()) <= BUDGET
 
 
 TestLives = Lives.TestCase

@@ -30,8 +30,8 @@ class Loading(AdapterLoading):
         answers = self.answers.get(name, [[None, None]])
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
-    def has_requests_on(self, engine_id: int) -> bool:
-        return engine_id in self.requests
+    def ids_in_use(self) -> set[int]:
+        return set(self.requests)
 
     def called(self) -> list[str]:
         return [name for name, *_ in self.calls]
@@ -64,28 +64,23 @@ async def test_evict_waits_for_requests_and_for_the_batch() -> None:
     assert loading.calls == 2 * [("evict", 7)]
 
 
-async def test_install_waits_for_the_victims_requests_only() -> None:
-    loading = Loading(install=[[Answer.DONE, Answer.DONE]])
-    loading.requests = [7, 9]
-    await loading.install(VERSION)
-    assert loading.calls == [("install", 7, None)]
-    install = asyncio.create_task(loading.install(VERSION, victim_id=9))
-    await asyncio.sleep(0.05)
-    assert not install.done()
-    loading.requests = [7]
-    await install
-    assert loading.calls[-1] == ("install", 7, 9)
+async def test_install_keeps_whom_it_must_and_who_has_requests() -> None:
+    in_use, done = Answer.IN_USE, Answer.DONE
+    loading = Loading(install=[[in_use, done], [done, done]])
+    loading.requests, kept = [9], [[7, 8], [7]]
+    await loading.install(VERSION, lambda: kept.pop(0))
+    assert loading.calls == [("install", 7, [7, 8, 9]), ("install", 7, [7, 9])]
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"), [(Answer.UNKNOWN, "isn't in"), (Answer.FULL, "slots are taken")]
-)
-async def test_install_that_cannot_be(answer: str, message: str) -> None:
-    with pytest.raises(Unavailable, match=message):
-        await Loading(install=[[Answer.DONE, answer]]).install(VERSION)
+async def test_install_ends_when_it_is_told() -> None:
+    def give_up() -> list[int]:
+        raise Unavailable("lost")
+
+    loading = Loading(install=[[Answer.IN_USE]])
+    with pytest.raises(Unavailable, match="lost"):
+        await loading.install(VERSION, give_up)
 
 
-async def test_load_leaves_a_full_engine_to_find_a_slot() -> None:
-    loading = Loading(prepared=[[Answer.READY]], install=[[Answer.FULL]])
-    await loading.load(VERSION, Path("somewhere"))
-    assert loading.called() == ["prepare", "prepared", "install"]
+async def test_install_wants_a_prepared_version() -> None:
+    with pytest.raises(Unavailable, match="isn't in"):
+        await Loading(install=[[Answer.DONE, Answer.UNKNOWN]]).install(VERSION)

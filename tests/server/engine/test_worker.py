@@ -72,7 +72,7 @@ def test_an_adapter_is_read_once_and_waited_for(worker: Worker) -> None:
     for _ in range(3):
         worker.adapters.prepare(7, "a@7", "good")
     assert worker.adapters.prepared(7) == Answer.READING
-    assert worker.adapters.install(7, None) == Answer.UNKNOWN
+    assert worker.adapters.install(7, []) == Answer.UNKNOWN
     worker.may_read.set()
     worker.wait()
     assert worker.adapters.prepared(7) == Answer.READY
@@ -86,33 +86,32 @@ def test_what_cannot_be_read_leaves_nothing_and_may_be_tried_again(worker: Worke
     worker.adapters.prepare(7, "a@7", "bad")
     worker.wait()
     assert worker.adapters.prepared(7) == "a@7 is truncated"
-    assert worker.adapters.install(7, None) == Answer.UNKNOWN
+    assert worker.adapters.install(7, []) == Answer.UNKNOWN
     assert worker.adapters.residency() == {"slots": [], "host": []}
     worker.prepare(7)
-    assert worker.adapters.install(7, None) == Answer.DONE
+    assert worker.adapters.install(7, []) == Answer.DONE
 
 
-def test_slots_are_taken_from_the_victim_only(worker: Worker) -> None:
+def test_slots_are_taken_from_those_who_need_not_be_kept(worker: Worker) -> None:
     worker.prepare(1, 2, 3)
-    assert worker.adapters.install(1, None) == Answer.DONE
-    assert worker.adapters.install(1, None) == Answer.DONE
-    assert worker.adapters.install(2, 99) == Answer.DONE, "an unknown victim harms nobody"
-    assert worker.adapters.install(3, None) == Answer.FULL
-    assert worker.adapters.install(3, 99) == Answer.FULL
+    assert worker.adapters.install(1, [1]) == Answer.DONE
+    assert worker.adapters.install(1, [1]) == Answer.DONE
+    assert worker.adapters.install(2, [2]) == Answer.DONE, "a free slot is taken first"
     assert worker.adapters.residency()["slots"] == [1, 2]
-    assert worker.adapters.install(3, 1) == Answer.DONE
-    assert worker.adapters.residency() == {"slots": [3, 2], "host": [1, 2, 3]}
+    assert worker.adapters.install(3, [1, 2, 3]) == Answer.IN_USE
+    assert worker.adapters.install(3, [1, 3]) == Answer.DONE
+    assert worker.adapters.residency() == {"slots": [1, 3], "host": [1, 2, 3]}
 
 
 def test_what_the_batch_uses_stays(worker: Worker) -> None:
     worker.prepare(1, 2, 3)
-    worker.adapters.install(1, None)
-    worker.adapters.install(2, None)
-    worker.batch = {1}
+    worker.adapters.install(1, [])
+    worker.adapters.install(2, [])
+    worker.batch = {1, 2}
     assert worker.adapters.evict(1) == Answer.IN_USE
-    assert worker.adapters.install(3, 1) == Answer.IN_USE
+    assert worker.adapters.install(3, []) == Answer.IN_USE
     assert worker.adapters.residency() == {"slots": [1, 2], "host": [1, 2, 3]}
-    worker.batch = set()
+    worker.batch = {2}
     assert worker.adapters.evict(1) == Answer.DONE
     assert worker.cleared == [0]
     assert worker.adapters.residency() == {"slots": [2], "host": [2, 3]}

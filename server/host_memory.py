@@ -1,0 +1,200 @@
+"""The versions in one engine's host memory: brought there once, sent off when others need the room.
+
+Which may leave is decided by `residency.py`; here it is carried out. Nothing of this happens inside
+the engine's step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from adapters_registry.catalog import VersionRecord
+from adapters_registry.content import ContentStore
+from adapters_registry.errors import RegistryError
+from server import metrics
+from server.engine.interface import Engine
+from server.errors import APIError, Unavailable, to_api_error
+from server.residency import Event, Residency, Resident, State, Tier
+from server.workers import Workers
+
+log = logging.getLogger(__name__)
+
+ROOM_POLL_SECONDS = 0.02
+
+
+class HostMemory:
+    """Versions on their way in, there, and on their way out, by engine id."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        content: ContentStore,
+        fetches: Workers,
+        residency: Residency,
+        load_seconds: float,
+        unload: Callable[[VersionRecord], Awaitable[None]],
+    ) -> None:
+        """`fetches`: the threads that bring files from the origin; `unload`: out of the engine."""
+        self._engine, self._content, self._fetches = engine, content, fetches
+        self._generation = engine.generation
+        self._load_seconds, self._unload = load_seconds, unload
+        self.residency = residency
+        self.versions: dict[int, VersionRecord] = {}
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._evictions: dict[int, asyncio.Task[None]] = {}
+
+    def entry(self, version: VersionRecord) -> Resident:
+        """The state of a version that somebody wants.
+
+        Raises:
+            Unavailable: it could not be loaded a moment ago.
+        """
+        resident = self.residency[version.engine_id]
+        seconds = resident.retry_at - time.monotonic()
+        if resident.state is State.FAILED and seconds > 0:
+            raise Unavailable(
+                f"{version.public_name} can't be loaded: {resident.error}",
+                retry_after_seconds=int(seconds) + 1,
+                param="model",
+            )
+        self.versions[version.engine_id] = version
+        return resident
+
+    def tier_of(self, version: VersionRecord) -> Tier:
+        """Where the version is; of slots nothing is known here."""
+        if self.residency.has(version.engine_id, State.READY, State.DRAINING):
+            return Tier.HOST
+        return Tier.DISK if self._content.path(version.digest).is_dir() else Tier.ORIGIN
+
+    async def bring(self, version: VersionRecord) -> None:
+        """Load a version unless it is there, once for all who want it.
+
+        Raises:
+            APIError: it can't be loaded.
+        """
+        load = self._start(version)
+        if load is not None:
+            # Shielded: a client that goes away must not cancel what others wait for.
+            await asyncio.shield(load)
+
+    def bring_early(self, version: VersionRecord) -> None:
+        """Begin to load a version that nobody may use yet, if no other has to wait for that."""
+        if self.has_spare_room():
+            self._start(version)
+
+    def has_spare_room(self) -> bool:
+        """Whether one more fits beside those that are coming, and nobody has to wait for that."""
+        num_coming = len(self._loads) + 1
+        return self.residency.to_evict(num_coming, spare_waiting=True) is not None
+
+    async def until_loaded(self, version: VersionRecord) -> None:
+        """Wait for a load that is under way, however it ends."""
+        if load := self._loads.get(version.engine_id):
+            await asyncio.wait([load])
+
+    def evict(self, engine_id: int) -> asyncio.Task[None]:
+        """Have a draining version leave the engine, as soon as the engine is done with it."""
+        if engine_id not in self._evictions:
+            self._evictions[engine_id] = asyncio.create_task(self._evict(engine_id))
+        return self._evictions[engine_id]
+
+    def forget(self, engine_id: int) -> None:
+        """Drop what is known of a version that isn't there and that nobody waits for."""
+        if self.residency.forget(engine_id):
+            self.versions.pop(engine_id, None)
+
+    def require_same_engine(self) -> None:
+        """Raise `Unavailable` where the engine has been restarted: this was the other one's."""
+        if self._engine.generation != self._generation:
+            raise Unavailable("the engine was restarted meanwhile; try again")
+
+    def _start(self, version: VersionRecord) -> asyncio.Task[None] | None:
+        """The load of a version, begun where none runs; None: it is in memory."""
+        engine_id = version.engine_id
+        resident = self.residency[engine_id]
+        leaving = engine_id in self._evictions
+        if resident.state is State.DRAINING and not leaving:
+            resident.on(Event.WANTED)
+        if resident.state is State.READY:
+            return None
+        if engine_id not in self._loads:
+            load = asyncio.create_task(self._load(version))
+            self._loads[engine_id] = load
+            load.add_done_callback(lambda load: self._loaded(engine_id, load))
+        return self._loads[engine_id]
+
+    def _loaded(self, engine_id: int, load: asyncio.Task[None]) -> None:
+        del self._loads[engine_id]
+        if not load.cancelled():
+            load.exception()  # seen: whoever waits gets it, and perhaps nobody does
+
+    async def _load(self, version: VersionRecord) -> None:
+        if eviction := self._evictions.get(version.engine_id):
+            await asyncio.wait([eviction])
+        self.versions[version.engine_id] = version
+        resident = self.residency[version.engine_id]
+        resident.on(Event.WANTED)
+        async with self._reported(version, resident):
+            self.require_same_engine()
+            self._content.hold(version.digest)  # only until the weights are in memory
+            try:
+                async with asyncio.timeout(self._load_seconds):
+                    path = await self._fetches.run(self._content.fetch, version.digest)
+                await self._make_room(resident)
+                self.require_same_engine()
+                async with asyncio.timeout(self._load_seconds):
+                    await self._engine.prepare(version, path)
+            finally:
+                self._content.release(version.digest)
+        resident.on(Event.LOADED)
+        resident.error, resident.failures = "", 0
+
+    @contextlib.asynccontextmanager
+    async def _reported(self, version: VersionRecord, resident: Resident) -> AsyncIterator[None]:
+        """Measure a load; note and log one that fails, so that it isn't tried again at once."""
+        tier, started, outcome = self.tier_of(version), time.monotonic(), "failed"
+        try:
+            yield
+            outcome = "ok"
+        except BaseException as error:
+            failure = _as_api_error(version, error, self._load_seconds)
+            resident.fail(failure.message, time.monotonic())
+            log.error("%s", failure.message)
+            raise failure from error
+        finally:
+            seconds = time.monotonic() - started
+            metrics.ADAPTER_LOAD_SECONDS.labels(tier.value, outcome).observe(seconds)
+
+    async def _make_room(self, resident: Resident) -> None:
+        """Send off whom the newcomer needs the place of, as soon as that is possible.
+
+        What is leased holds a slot, and of these there are fewer than places in host memory.
+        """
+        while (leaving := self.residency.to_evict(1, spare_waiting=not resident.leases)) is None:
+            await asyncio.sleep(ROOM_POLL_SECONDS)
+        resident.on(Event.FETCHED)  # at once: from here on it counts
+        for engine_id in leaving:
+            metrics.EVICTIONS.labels("host", "capacity").inc()
+            self.residency[engine_id].on(Event.DISMISSED)
+        await asyncio.gather(*map(self.evict, leaving))
+
+    async def _evict(self, engine_id: int) -> None:
+        try:
+            await self._unload(self.versions[engine_id])
+        finally:
+            del self._evictions[engine_id]
+            self.residency[engine_id].on(Event.GONE)
+            self.forget(engine_id)
+
+
+def _as_api_error(version: VersionRecord, error: BaseException, seconds: float) -> APIError:
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, RegistryError):
+        return to_api_error(error)
+    why = f"it took more than {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+    return Unavailable(f"{version.public_name} can't be loaded: {why}", param="model")

@@ -1,0 +1,207 @@
+"""The versions in one engine: each request holds one in a slot, those without a slot take turns.
+
+Who gets a slot is decided by `admission.py`; here the decision is carried out, on top of
+`host_memory.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from adapters_registry.catalog import VersionRecord
+from adapters_registry.content import ContentStore
+from server import metrics
+from server.admission import Grant, Slots, Ticket
+from server.engine.interface import Engine
+from server.errors import SlotTimeout, Unavailable
+from server.host_memory import HostMemory
+from server.residency import Event, Residency, Resident, State, Tier
+from server.workers import Workers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many versions, and how long."""
+
+    slots: int
+    host: int
+    quantum_seconds: float
+    linger_seconds: float
+    slot_wait_seconds: float
+    load_seconds: float
+
+
+Install = asyncio.Task[None]
+
+
+class Residents:
+    """What one engine holds; a restarted engine begins with new ones."""
+
+    def __init__(
+        self, engine: Engine, content: ContentStore, fetches: Workers, limits: Limits
+    ) -> None:
+        """`fetches`: the threads that bring files from the origin."""
+        self._engine, self._limits = engine, limits
+        self.slots = Slots(limits.slots, limits.quantum_seconds, limits.linger_seconds)
+        residency = Residency(limits.host, self.slots.holds)
+        self.host = HostMemory(
+            engine, content, fetches, residency, limits.load_seconds, self._unload
+        )
+        self._installs: dict[int, Install] = {}
+        self._waiting: dict[Ticket, asyncio.Future[Install]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def tier_of(self, version: VersionRecord) -> Tier:
+        """Where a request finds the version now."""
+        install = self._installs.get(version.engine_id)
+        if install and install.done() and not install.cancelled() and not install.exception():
+            return Tier.SLOT
+        return self.host.tier_of(version)
+
+    @contextlib.asynccontextmanager
+    async def hold(self, version: VersionRecord) -> AsyncIterator[None]:
+        """Keep a version in a slot for one request, bringing it there first where needed.
+
+        Raises:
+            APIError: it can't be loaded, or no slot came free in time.
+        """
+        resident = self.host.entry(version)
+        resident.used_at = time.monotonic()
+        ticket = self.slots.ask(version.engine_id, resident.used_at)
+        granted: asyncio.Future[Install] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = granted
+        resident.waiting += 1
+        try:
+            self.host.bring_early(version)
+            self._advance()
+            await asyncio.shield(await self._granted(granted, version))
+            yield
+        finally:
+            if self._waiting.pop(ticket, None):
+                resident.waiting -= 1
+            else:
+                resident.leases -= 1
+            resident.used_at = time.monotonic()
+            self.slots.leave(ticket, resident.used_at)
+            self._let_go_if_draining(version.engine_id, resident)
+            self._advance()
+
+    async def prepare(self, version: VersionRecord) -> None:
+        """Bring a version to host memory, if that sends off nothing in use."""
+        self.host.entry(version)
+        if self.host.has_spare_room():
+            await self.host.bring(version)
+
+    def pin(self, version: VersionRecord) -> None:
+        """Let a version keep its slot once it has one.
+
+        Raises:
+            TooManyPins: it would leave no slot for the others.
+        """
+        self.slots.pin(version.engine_id)
+        self.host.residency[version.engine_id].pinned = True
+
+    def unpin(self, version: VersionRecord) -> None:
+        """Let it make room again."""
+        self.slots.unpin(version.engine_id)
+        self.host.residency[version.engine_id].pinned = False
+        self.host.forget(version.engine_id)
+
+    async def dismiss(
+        self, version: VersionRecord, *, retired: bool = False, deadline_seconds: float = 0
+    ) -> None:
+        """Let a version go: at once if nothing holds it, else with the last request on it.
+
+        Requests on a retired one that run on after `deadline_seconds` are ended.
+        """
+        await self.host.until_loaded(version)
+        resident = self.host.residency[version.engine_id]
+        resident.retired = resident.retired or retired
+        if resident.state is State.READY:
+            self.unpin(version)
+            resident.on(Event.DISMISSED)
+        if resident.state is not State.DRAINING:
+            self.host.forget(version.engine_id)
+        elif not resident.in_use:
+            await self.host.evict(version.engine_id)
+        elif retired:
+            await asyncio.sleep(deadline_seconds)
+            if self.host.residency.has(version.engine_id, State.DRAINING):
+                await self._engine.abort(version)
+
+    def _let_go_if_draining(self, engine_id: int, resident: Resident) -> None:
+        if resident.in_use:
+            return
+        if resident.retired and resident.state is State.READY:  # wanted in its last moment
+            resident.on(Event.DISMISSED)
+        if resident.state is State.DRAINING:
+            self.host.evict(engine_id)
+
+    async def _granted(self, granted: asyncio.Future[Install], version: VersionRecord) -> Install:
+        """Wait for a slot; what brings the version into it."""
+        started, limit = time.monotonic(), self._limits.slot_wait_seconds
+        try:
+            async with asyncio.timeout(limit):
+                return await granted
+        except TimeoutError:
+            raise SlotTimeout(
+                f"no slot for {version.public_name} came free within {limit:g} s; try again, or "
+                "have LORAPLEX_MAX_LORAS raised",
+                param="model",
+            ) from None
+        finally:
+            tenant = metrics.tenant_label(version.tenant)
+            metrics.QUEUE_SECONDS.labels(tenant, "slot").observe(time.monotonic() - started)
+
+    def _advance(self) -> None:
+        """Admit whom the slots have room for now."""
+        for grant in self.slots.advance(time.monotonic()):
+            if grant.victim is not None:
+                self._installs.pop(grant.victim, None)
+                metrics.EVICTIONS.labels("slot", "capacity").inc()
+            self._admit(grant)
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline, loop = self.slots.next_deadline(), asyncio.get_running_loop()
+        delay = None if deadline is None else max(0.0, deadline - time.monotonic())
+        self._timer = None if delay is None else loop.call_later(delay, self._advance)
+
+    def _admit(self, grant: Grant) -> None:
+        install = self._installs.get(grant.key)
+        if install is None or (install.done() and install.exception()):
+            install = asyncio.create_task(self._install(grant.key))
+            install.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._installs[grant.key] = install
+        resident = self.host.residency[grant.key]
+        for ticket in grant.tickets:
+            granted = self._waiting.get(ticket)
+            if granted is not None and not granted.done():
+                del self._waiting[ticket]
+                resident.waiting, resident.leases = resident.waiting - 1, resident.leases + 1
+                granted.set_result(install)
+
+    async def _install(self, engine_id: int) -> None:
+        """Bring a version that holds a slot here into the engine's.
+
+        Whose place it takes is chosen there, among those that hold none here any more.
+        """
+        version = self.host.versions[engine_id]
+        await self.host.bring(version)
+        self.host.require_same_engine()
+        await self._engine.install(version, lambda: self._kept_for(version))
+
+    def _kept_for(self, version: VersionRecord) -> list[int]:
+        holders = self.slots.holders()
+        if version.engine_id not in holders:  # whoever asked for it has gone
+            raise Unavailable(f"{version.public_name} has lost its slot; try again")
+        return holders
+
+    async def _unload(self, version: VersionRecord) -> None:
+        """Have a version leave its slot and host memory."""
+        self._installs.pop(version.engine_id, None)
+        self.slots.remove(version.engine_id)
+        await self._engine.evict(version)
