@@ -73,7 +73,6 @@ class Slots:
         self._turns: dict[int, _Turn] = {}  # in the order in which they began
         self._waiting: dict[int, list[Ticket]] = {}
         self._pinned: set[int] = set()
-        self._removed: set[int] = set()
         self._numbers = itertools.count()
 
     def ask(self, key: int, now: float) -> Ticket:
@@ -95,7 +94,6 @@ class Slots:
                 del self._waiting[key]
         else:
             raise KeyError(ticket)
-        self._drop_if_unused(key)
 
     def holds(self, key: int) -> bool:
         """Whether a key has a slot."""
@@ -120,14 +118,15 @@ class Slots:
         self._pinned.discard(key)
 
     def remove(self, key: int) -> None:
-        """Take a key's slot and pin away: now, or when the last of its requests leaves.
+        """Take slot and pin away from a key without admitted requests (ValueError otherwise).
 
-        The slot is free for the next grant as soon as `holds` says no, and no grant names this
-        key as victim: unload it first.
+        What waits for it waits for another turn.
         """
+        turn = self._turns.get(key)
+        if turn and turn.leases:
+            raise ValueError(f"{len(turn.leases)} requests run on {key}")
         self._pinned.discard(key)
-        self._removed.add(key)
-        self._drop_if_unused(key)
+        self._turns.pop(key, None)
 
     def advance(self, now: float) -> list[Grant]:
         """Admit what can be admitted, in turn."""
@@ -194,9 +193,3 @@ class Slots:
         tickets = self._waiting.pop(key)
         self._turns[key].leases.update(tickets)
         return Grant(key, tuple(tickets), victim)
-
-    def _drop_if_unused(self, key: int) -> None:
-        turn = self._turns.get(key)
-        if key in self._removed and key not in self._waiting and not (turn and turn.leases):
-            self._removed.remove(key)
-            self._turns.pop(key, None)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.content import ContentStore
@@ -36,12 +36,15 @@ class HostMemory:
         fetches: Workers,
         residency: Residency,
         load_seconds: float,
-        unload: Callable[[VersionRecord], Awaitable[None]],
+        leave_slot: Callable[[int], None],
     ) -> None:
-        """`fetches`: the threads that bring files from the origin; `unload`: out of the engine."""
+        """`fetches`: the threads that bring files from the origin.
+
+        `leave_slot` takes the slot of a version, by engine id, that no request uses.
+        """
         self._engine, self._content, self._fetches = engine, content, fetches
         self._generation = engine.generation
-        self._load_seconds, self._unload = load_seconds, unload
+        self._load_seconds, self._leave_slot = load_seconds, leave_slot
         self.residency = residency
         self.versions: dict[int, VersionRecord] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
@@ -99,6 +102,7 @@ class HostMemory:
     def evict(self, engine_id: int) -> asyncio.Task[None]:
         """Have a draining version leave the engine, as soon as the engine is done with it."""
         if engine_id not in self._evictions:
+            self._leave_slot(engine_id)  # at once: no request may be admitted to it any more
             self._evictions[engine_id] = asyncio.create_task(self._evict(engine_id))
         return self._evictions[engine_id]
 
@@ -184,7 +188,7 @@ class HostMemory:
 
     async def _evict(self, engine_id: int) -> None:
         try:
-            await self._unload(self.versions[engine_id])
+            await self._engine.evict(self.versions[engine_id])
         finally:
             del self._evictions[engine_id]
             self.residency[engine_id].on(Event.GONE)

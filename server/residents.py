@@ -49,7 +49,7 @@ class Residents:
         self.slots = Slots(limits.slots, limits.quantum_seconds, limits.linger_seconds)
         residency = Residency(limits.host, self.slots.holds)
         self.host = HostMemory(
-            engine, content, fetches, residency, limits.load_seconds, self._unload
+            engine, content, fetches, residency, limits.load_seconds, self._leave_slot
         )
         self._installs: dict[int, Install] = {}
         self._waiting: dict[Ticket, asyncio.Future[Install]] = {}
@@ -178,10 +178,9 @@ class Residents:
             self._installs[grant.key] = install
         resident = self.host.residency[grant.key]
         for ticket in grant.tickets:
-            granted = self._waiting.get(ticket)
-            if granted is not None and not granted.done():
-                del self._waiting[ticket]
-                resident.waiting, resident.leases = resident.waiting - 1, resident.leases + 1
+            granted = self._waiting.pop(ticket)
+            resident.waiting, resident.leases = resident.waiting - 1, resident.leases + 1
+            if not granted.done():  # it is cancelled where the client has just gone
                 granted.set_result(install)
 
     async def _install(self, engine_id: int) -> None:
@@ -200,8 +199,6 @@ class Residents:
             raise Unavailable(f"{version.public_name} has lost its slot; try again")
         return holders
 
-    async def _unload(self, version: VersionRecord) -> None:
-        """Have a version leave its slot and host memory."""
-        self._installs.pop(version.engine_id, None)
-        self.slots.remove(version.engine_id)
-        await self._engine.evict(version)
+    def _leave_slot(self, engine_id: int) -> None:
+        self._installs.pop(engine_id, None)
+        self.slots.remove(engine_id)

@@ -43,7 +43,7 @@ def tiny(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         tmp_path_factory.mktemp("churn") / "var",
         *("--base", str(directory / "base")),
         *("--max-loras", str(SLOTS), "--max-cpu-loras", str(HOST)),
-        *("--slot-quantum-seconds", "0.5", "--kv-cache-gib", "0.1"),
+        *("--slot-quantum-seconds", "0.5", "--kv-cache-gib", "0.02"),
         *("--local-roots", str(directory)),
     )
     try:
@@ -211,7 +211,8 @@ async def test_every_answer_is_its_own_versions(tiny: RunningServer, directory: 
     leases = [line for line in metrics.splitlines() if line.startswith("loraplex_leases{")]
     assert leases
     assert all(line.endswith(" 0.0") for line in leases)
-    assert after < 1.05 * before, "what the engine held is given back"
+    assert after < 1.05 * before, f"{before / 1e6:.0f} MB became {after / 1e6:.0f}"
+    print(f"{before / 1e6:.0f} MB became {after / 1e6:.0f}; {fleet.tiers}; {changes}")
     log = tiny.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log

@@ -217,28 +217,30 @@ def test_one_slot_stays_without_a_pin() -> None:
     slots.pin(B)
 
 
-def test_a_removed_key_s_slot_is_free_when_its_last_request_leaves() -> None:
+def test_a_key_that_requests_run_on_cannot_be_removed() -> None:
     slots = two_slots()
-    a, _ = slots.ask(A, 0), slots.ask(B, 0)
+    a = slots.ask(A, 0)
     slots.advance(0)
-    slots.remove(A)
+    with pytest.raises(ValueError, match="1 requests"):
+        slots.remove(A)
     assert slots.holds(A)
-    c = slots.ask(C, 1)
     slots.leave(a, 1)
+    slots.remove(A)
     assert not slots.holds(A)
-    assert slots.advance(1) == [Grant(C, (c,))]
 
 
-def test_what_waits_for_a_removed_key_is_still_served() -> None:
+def test_what_waits_for_a_removed_key_gets_another_turn() -> None:
     slots = Slots(1, quantum_seconds=10, linger_seconds=1)
     a = slots.ask(A, 0)
     slots.advance(0)
     b = slots.ask(B, 0)
-    slots.remove(B)
+    again = slots.ask(A, 11)
+    assert slots.advance(11) == [], "its quantum is over, and another waits"
     slots.leave(a, 20)
-    assert slots.advance(20) == [Grant(B, (b,), victim=A)]
+    slots.remove(A)
+    assert slots.advance(20) == [Grant(B, (b,))]
     slots.leave(b, 21)
-    assert not slots.holds(B)
+    assert slots.advance(40) == [Grant(A, (again,), victim=B)]
 
 
 def test_a_removed_key_may_come_back() -> None:

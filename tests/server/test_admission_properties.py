@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -25,7 +26,6 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.began: dict[int, int] = {}
         self.idle_since: dict[int, int] = {}
         self.pinned: set[int] = set()
-        self.removed: set[int] = set()
 
     @rule(key=KEYS)
     def ask(self, key: int) -> None:
@@ -38,7 +38,6 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         ticket = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(ticket)
         self.slots.leave(ticket, self.now)
-        self.drop_if_removed(ticket.key)
         self.advance()
 
     @precondition(lambda self: any(self.leases.values()))
@@ -69,10 +68,13 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def remove(self, key: int) -> None:
-        self.slots.remove(key)
-        self.pinned.discard(key)
-        self.removed.add(key)
-        self.drop_if_removed(key)
+        if self.leases.get(key):
+            with pytest.raises(ValueError, match="run on"):
+                self.slots.remove(key)
+        else:
+            self.slots.remove(key)
+            self.pinned.discard(key)
+            self.leases.pop(key, None)
         self.advance()
 
     @invariant()
@@ -141,13 +143,6 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.leases[ticket.key].remove(ticket)
         self.idle_since[ticket.key] = self.now
         self.slots.leave(ticket, self.now)
-        self.drop_if_removed(ticket.key)
-
-    def drop_if_removed(self, key: int) -> None:
-        used = self.leases.get(key) or any(ticket.key == key for ticket in self.waiting)
-        if key in self.removed and not used:
-            self.removed.remove(key)
-            self.leases.pop(key, None)
 
 
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
