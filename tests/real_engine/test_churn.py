@@ -25,7 +25,7 @@ from tests.real_engine.codes import BASE_CODE, answer, code_of, write_adapter, w
 from tests.real_engine.running_server import RunningServer
 
 ADAPTERS, SLOTS, HOST = 24, 4, 10
-REQUESTS, AT_ONCE = 600, 32
+REQUESTS, AT_ONCE = 450, 32
 PREFIX = "Tell me at last, who are you? " * 6
 """Longer than a KV block, so that prefixes are shared."""
 
@@ -193,7 +193,7 @@ async def test_every_answer_is_its_own_versions(tiny: RunningServer, directory: 
         for model in list(fleet.codes):  # alone: `ask` compares with what was written down
             assert await fleet.ask(model) == model
         fleet.outcomes.clear()
-        await load(fleet, rng, REQUESTS // 4)
+        await load(fleet, rng, REQUESTS // 2)  # what only grows at first has grown then
         await rest(fleet)
         before = memory(tiny)
         changes = await load(fleet, rng, REQUESTS)
@@ -201,7 +201,7 @@ async def test_every_answer_is_its_own_versions(tiny: RunningServer, directory: 
         metrics = (await http.get("/metrics")).text
         after = memory(tiny)
 
-    assert sum(fleet.outcomes.values()) >= REQUESTS * 5 // 4
+    assert sum(fleet.outcomes.values()) >= REQUESTS * 3 // 2
     assert fleet.outcomes["left"] > 50
     assert min(changes[kind] for kind in ("promote", "roll back", "replace", "pin")) > 0, changes
     assert min(fleet.tiers[tier] for tier in ("slot", "host", "disk")) > 0, fleet.tiers
@@ -212,7 +212,6 @@ async def test_every_answer_is_its_own_versions(tiny: RunningServer, directory: 
     assert leases
     assert all(line.endswith(" 0.0") for line in leases)
     assert after < 1.05 * before, f"{before / 1e6:.0f} MB became {after / 1e6:.0f}"
-    print(f"{before / 1e6:.0f} MB became {after / 1e6:.0f}; {fleet.tiers}; {changes}")
     log = tiny.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log
