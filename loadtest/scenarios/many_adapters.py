@@ -1,0 +1,268 @@
+"""More adapters than slots: what many registered ones cost, and how long others are waited for.
+
+Two comparisons, each of two phases that take turns: the same clients over all adapters or over as
+many as there are slots (Zipf's law says who is asked how often), and clients of 8 adapters in 8
+slots beside clients of 16. Apart from that: does memory grow as adapters change places?
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from loadtest.adapters import LlamaShape, make_adapter
+from loadtest.client import Client, Generation, Streamed, random_prompt
+from loadtest.errors import LoadTestError
+
+SLOTS = 8
+"""What a server started for this has; one given must have as many."""
+HOST_BUDGET = 64
+RANKS = (2, 4, 8)
+REGISTRATIONS = 8
+"""At a time."""
+
+CLIENTS = 16
+TOKENS_IN, TOKENS_OUT = 32, 32
+ROUNDS = 2
+POPULARITY_SECONDS = 14.0
+TURNS_SECONDS = 24.0
+"""Long enough for slots to change hands a few times."""
+
+SWAP_CLIENTS = 4
+MEMORY_SAMPLES = 10
+
+
+@dataclass
+class Phase:
+    """What the clients of one kind of phase saw, over all rounds."""
+
+    answers: list[Streamed] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that came while the phase lasted."""
+        return self.tokens / self.seconds
+
+    def first_tokens(self) -> list[float]:
+        """Seconds to the first token, of every answer."""
+        return [answer.first_token_seconds for answer in self.answers]
+
+    def in_slot(self) -> float:
+        """Share of requests that found their adapter in its slot."""
+        return sum(answer.tier == "slot" for answer in self.answers) / len(self.answers)
+
+
+FEW, MANY, EIGHT, SIXTEEN = "few", "many", "8 in 8", "16 in 8"
+
+Choose = Callable[[int], Iterator[str]]
+"""What a client (by number) asks for, one after the other."""
+
+
+def zipf(rng: np.random.Generator, names: list[str]) -> Iterator[str]:
+    """Names at random; the n-th is asked for in proportion to 1/n."""
+    weights = 1 / np.arange(1, len(names) + 1)
+    weights /= weights.sum()
+    while True:
+        yield names[int(rng.choice(len(names), p=weights))]
+
+
+async def run(
+    client: Client,
+    shape: LlamaShape,
+    progress: Callable[[str], None],
+    *,
+    num_adapters: int,
+    slot_wait_seconds: float,
+) -> tuple[Table, dict[str, Any]]:
+    """Measure; return the table to show and the same as JSON.
+
+    Raises:
+        LoadTestError: the server doesn't take the adapters.
+    """
+    names = [f"bench-many-{number}" for number in range(num_adapters)]
+    registering = time.perf_counter()
+    num_new = await register(client, shape, names, progress)
+    registering = time.perf_counter() - registering
+    rng = np.random.default_rng(0)
+    choices: dict[str, tuple[float, Choose]] = {
+        FEW: (POPULARITY_SECONDS, lambda _: zipf(rng, names[:SLOTS])),
+        MANY: (POPULARITY_SECONDS, lambda _: zipf(rng, names)),
+        EIGHT: (TURNS_SECONDS, lambda number: _always(names[number % 8])),
+        SIXTEEN: (TURNS_SECONDS, lambda number: _always(names[number % 16])),
+    }
+    phases = {name: Phase() for name in choices}
+    progress("warming up")
+    await client.time([Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:SLOTS]])
+    for round_ in range(ROUNDS):
+        for name, (seconds, choose) in choices.items():
+            progress(f"round {round_ + 1} of {ROUNDS}: {name}")
+            await _clients(client, choose, seconds, phases[name])
+    table, result = report(phases, num_adapters, slot_wait_seconds)
+    if num_new:
+        result["registered"] = {"adapters": num_new, "seconds": round(registering, 1)}
+    return table, result
+
+
+async def register(
+    client: Client, shape: LlamaShape, names: list[str], progress: Callable[[str], None]
+) -> int:
+    """Upload the adapters that the server doesn't have yet; how many these were."""
+    known = await client.adapter_names()
+    missing = [(seed, name) for seed, name in enumerate(names) if name not in known]
+    queue = iter(missing)
+    num_done = 0
+
+    async def work() -> None:
+        nonlocal num_done
+        for seed, name in queue:
+            with tempfile.TemporaryDirectory() as parent:
+                rank = RANKS[seed % len(RANKS)]
+                directory = Path(parent) / name
+                await asyncio.to_thread(make_adapter, directory, shape, rank=rank, seed=seed)
+                await client.register(name, directory)
+            num_done += 1
+            progress(f"registering: {num_done} of {len(missing)}")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(REGISTRATIONS):
+            group.create_task(work())
+    return len(missing)
+
+
+def _always(name: str) -> Iterator[str]:
+    while True:
+        yield name
+
+
+async def _clients(client: Client, choose: Choose, seconds: float, phase: Phase) -> None:
+    """Clients that ask again after each answer; those that have asked get their answer."""
+    began = time.perf_counter()
+    answers: list[Streamed] = []
+
+    async def ask_on(number: int) -> None:
+        rng = np.random.default_rng()
+        for model in choose(number):
+            if time.perf_counter() >= began + seconds:
+                return
+            try:
+                request = Generation(model, random_prompt(rng, TOKENS_IN), TOKENS_OUT)
+                answers.append(await client.stream(request))
+            except LoadTestError as error:
+                phase.failures.append(str(error))
+
+    await asyncio.gather(*(ask_on(number) for number in range(CLIENTS)))
+    arrivals = (arrival for answer in answers for arrival in answer.arrivals)
+    phase.tokens += sum(arrival < began + seconds for arrival in arrivals)
+    phase.seconds += seconds
+    phase.answers += answers
+
+
+def report(
+    phases: dict[str, Phase], num_adapters: int, slot_wait_seconds: float
+) -> tuple[Table, dict[str, Any]]:
+    """The table, and the same for programs."""
+    table = Table("", f"{SLOTS} adapters", f"{num_adapters} adapters", "ratio")
+    few, many = phases[FEW], phases[MANY]
+    throughput = many.tokens_per_second / few.tokens_per_second
+    cells = (f"{few.tokens_per_second:.0f}", f"{many.tokens_per_second:.0f}", f"{throughput:.2f}")
+    table.add_row("tokens/s, by Zipf's law", *cells)
+    table.add_row("found in a slot", f"{few.in_slot():.0%}", f"{many.in_slot():.0%}", "")
+    table.add_section()
+    table.add_row("", "8 in 8 slots", "16 in 8 slots", "")
+    eight, sixteen = (phases[name].first_tokens() for name in (EIGHT, SIXTEEN))
+    ratio = median(sixteen) / median(eight)
+    cells = (f"{1000 * median(eight):.0f}", f"{1000 * median(sixteen):.0f}", f"{ratio:.2f}")
+    table.add_row("median first token, ms", *cells)
+    longest = max(max(phase.first_tokens()) for phase in phases.values())
+    table.add_row("longest, s", f"{max(eight):.1f}", f"{max(sixteen):.1f}", "")
+    table.add_section()
+    failures = [failure for phase in phases.values() for failure in phase.failures]
+    num_requests = sum(len(phase.answers) for phase in phases.values()) + len(failures)
+    table.add_row("failed requests", f"{len(failures)} of {num_requests}", "", "")
+    table.add_row("longest first token of all, s", f"{longest:.1f}", "", "")
+    return table, {
+        "scenario": "many-adapters",
+        "adapters": num_adapters,
+        "throughput": {
+            "few": round(few.tokens_per_second, 1),
+            "many": round(many.tokens_per_second, 1),
+            "ratio": round(throughput, 3),
+        },
+        "median_first_token_ms": {
+            "8 in 8": round(1000 * median(eight), 1),
+            "16 in 8": round(1000 * median(sixteen), 1),
+            "ratio": round(ratio, 3),
+        },
+        "longest_first_token_seconds": round(longest, 2),
+        "slot_wait_seconds": slot_wait_seconds,
+        "requests": num_requests,
+        "failed": len(failures),
+        "failures": failures[:10],
+    }
+
+
+async def run_swaps(
+    client: Client,
+    shape: LlamaShape,
+    progress: Callable[[str], None],
+    *,
+    num_adapters: int,
+    num_swaps: int,
+    memory_bytes: Callable[[], int],
+) -> tuple[Table, dict[str, Any]]:
+    """Have adapters take each other's slots, and look at the server's memory meanwhile.
+
+    Raises:
+        LoadTestError: the server doesn't take the adapters, or fails a request.
+    """
+    names = [f"bench-many-{number}" for number in range(num_adapters)]
+    await register(client, shape, names, progress)
+    rng, samples = np.random.default_rng(0), [(0, memory_bytes())]
+    found: dict[str, int] = {}
+    num_done = 0
+
+    async def ask_on() -> None:
+        nonlocal num_done
+        while num_done < num_swaps:
+            name = names[int(rng.integers(len(names)))]
+            answer = await client.stream(Generation(name, random_prompt(rng, TOKENS_IN), 1))
+            found[str(answer.tier)] = found.get(str(answer.tier), 0) + 1
+            if answer.tier == "slot":
+                continue
+            num_done += 1
+            if num_done % (num_swaps // MEMORY_SAMPLES) == 0:
+                samples.append((num_done, memory_bytes()))
+                progress(f"{num_done} of {num_swaps} swaps: {samples[-1][1] >> 20} MiB")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(SWAP_CLIENTS):
+            group.create_task(ask_on())
+    return report_swaps(samples, found)
+
+
+def report_swaps(
+    samples: list[tuple[int, int]], found: dict[str, int]
+) -> tuple[Table, dict[str, Any]]:
+    """The table, and the same for programs; growth is from the first tenth on: before, what
+    is to be held (host memory, threads, caches) is taken for the first time."""
+    table = Table("swaps", "memory of its own, MiB")
+    for number, size in samples:
+        table.add_row(str(number), str(size >> 20))
+    growth = samples[-1][1] / samples[1][1] - 1
+    table.add_section()
+    table.add_row(f"growth after the first {samples[1][0]}", f"{growth:+.1%}")
+    mib = {str(number): size >> 20 for number, size in samples}
+    result = {"scenario": "many-adapters", "memory_mib": mib, "growth": round(growth, 4)}
+    return table, result | {"found": found}
