@@ -78,10 +78,14 @@ async def _register(client: Client, shape: LlamaShape, names: list[str]) -> int:
 async def _ask_all(
     client: Client, base: str, names: list[str], times: dict[str, list[float]]
 ) -> None:
-    """For each adapter: itself after all others, itself again, and one that others overtook."""
+    """Each adapter after all others, again, and then the one before it.
+
+    Of two slots the one idle for longest is given away: that of the adapter before, which so stays
+    in host memory only.
+    """
     rng = np.random.default_rng()
     for index, name in enumerate(names):
-        for model in (base, name, name, names[index - SLOTS]):
+        for model in (base, name, name, names[index - 1]):
             answer = await client.stream(Generation(model, random_prompt(rng, PROMPT_TOKENS), 1))
             times[answer.tier or BASE].append(1000 * answer.first_token_seconds)
 
