@@ -13,7 +13,7 @@ import itertools
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
@@ -99,23 +99,25 @@ async def run(
 
 
 async def _register(client: Client, shape: LlamaShape) -> list[int]:
-    """Upload the versions, and a neighbour; what the gate finds to babble is left out."""
-    versions: list[int] = []
-    rejected: list[str] = []
-    with tempfile.TemporaryDirectory() as parent:
-        for seed in itertools.count():
-            name = ADAPTER if len(versions) < NUM_VERSIONS else NEIGHBOUR
-            directory = Path(parent) / str(seed)
+    """Upload the versions, and a neighbour."""
+    seeds = iter(range(3 * NUM_VERSIONS))
+    versions = [await _register_next(client, shape, ADAPTER, seeds) for _ in range(NUM_VERSIONS)]
+    await _register_next(client, shape, NEIGHBOUR, seeds)
+    return versions
+
+
+async def _register_next(client: Client, shape: LlamaShape, name: str, seeds: Iterator[int]) -> int:
+    """Upload the next version that the gate takes; it refuses those that babble."""
+    refusal = LoadTestError("no version was accepted")
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as parent:
+            directory = Path(parent) / name
             make_adapter(directory, shape, rank=RANK, seed=seed, size=UPDATE_SIZE)
             try:
-                versions.append(await client.register(name, directory))
+                return await client.register(name, directory)
             except LoadTestError as error:
-                rejected.append(str(error))
-                if len(rejected) > NUM_VERSIONS:
-                    raise
-            if len(versions) > NUM_VERSIONS:
-                return versions[:-1]
-    raise AssertionError("seeds never end")
+                refusal = error
+    raise refusal
 
 
 async def _load(

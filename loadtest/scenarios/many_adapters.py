@@ -1,8 +1,12 @@
 """More adapters than slots: what many registered ones cost, and how long others are waited for.
 
-Two comparisons, each of two phases that take turns: the same clients over all adapters or over as
-many as there are slots (Zipf's law says who is asked how often), and clients of 8 adapters in 8
-slots beside clients of 16. Apart from that: does memory grow as adapters change places?
+Comparisons of two phases each, which take turns: the same clients over all adapters or over as many
+as there are slots (Zipf's law says who is asked how often), for as many clients as slots and for
+twice as many; and 16 clients of 8 adapters in 8 slots beside 16 of 16. Apart from that: does memory
+grow as adapters change places?
+
+Twice as many clients as slots can't all run at once unless they share adapters: even if loads took
+no time, 8 slots would keep about 9 of 16 busy at 1,000 adapters.
 """
 
 from __future__ import annotations
@@ -31,10 +35,11 @@ REGISTRATIONS = 8
 """At a time."""
 
 CLIENTS = 16
+"""Of the turns."""
 TOKENS_IN, TOKENS_OUT = 32, 32
 ROUNDS = 2
-POPULARITY_SECONDS = 14.0
-TURNS_SECONDS = 24.0
+POPULARITY_SECONDS = 10.0
+TURNS_SECONDS = 18.0
 """Long enough for slots to change hands a few times."""
 
 SWAP_CLIENTS = 4
@@ -64,10 +69,27 @@ class Phase:
         return sum(answer.tier == "slot" for answer in self.answers) / len(self.answers)
 
 
-FEW, MANY, EIGHT, SIXTEEN = "few", "many", "8 in 8", "16 in 8"
+EIGHT, SIXTEEN = "8 in 8", "16 in 8"
 
 Choose = Callable[[int], Iterator[str]]
 """What a client (by number) asks for, one after the other."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many clients, for so long."""
+
+    clients: int
+    seconds: float
+    choose: Choose
+
+
+POPULARITY_CLIENTS = (SLOTS, 2 * SLOTS)
+
+
+def popularity(clients: int) -> tuple[str, str]:
+    """The names of two phases: few adapters, many."""
+    return f"{clients} clients, few", f"{clients} clients, many"
 
 
 def zipf(rng: np.random.Generator, names: list[str]) -> Iterator[str]:
@@ -96,19 +118,21 @@ async def run(
     num_new = await register(client, shape, names, progress)
     registering = time.perf_counter() - registering
     rng = np.random.default_rng(0)
-    choices: dict[str, tuple[float, Choose]] = {
-        FEW: (POPULARITY_SECONDS, lambda _: zipf(rng, names[:SLOTS])),
-        MANY: (POPULARITY_SECONDS, lambda _: zipf(rng, names)),
-        EIGHT: (TURNS_SECONDS, lambda number: _always(names[number % 8])),
-        SIXTEEN: (TURNS_SECONDS, lambda number: _always(names[number % 16])),
+    loads = {
+        EIGHT: Load(CLIENTS, TURNS_SECONDS, lambda number: _always(names[number % 8])),
+        SIXTEEN: Load(CLIENTS, TURNS_SECONDS, lambda number: _always(names[number % 16])),
     }
-    phases = {name: Phase() for name in choices}
+    for clients in POPULARITY_CLIENTS:
+        few, many = popularity(clients)
+        loads[few] = Load(clients, POPULARITY_SECONDS, lambda _: zipf(rng, names[:SLOTS]))
+        loads[many] = Load(clients, POPULARITY_SECONDS, lambda _: zipf(rng, names))
+    phases = {name: Phase() for name in loads}
     progress("warming up")
     await client.time([Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:SLOTS]])
     for round_ in range(ROUNDS):
-        for name, (seconds, choose) in choices.items():
+        for name, load in loads.items():
             progress(f"round {round_ + 1} of {ROUNDS}: {name}")
-            await _clients(client, choose, seconds, phases[name])
+            await _clients(client, load, phases[name])
     table, result = report(phases, num_adapters, slot_wait_seconds)
     if num_new:
         result["registered"] = {"adapters": num_new, "seconds": round(registering, 1)}
@@ -146,15 +170,15 @@ def _always(name: str) -> Iterator[str]:
         yield name
 
 
-async def _clients(client: Client, choose: Choose, seconds: float, phase: Phase) -> None:
+async def _clients(client: Client, load: Load, phase: Phase) -> None:
     """Clients that ask again after each answer; those that have asked get their answer."""
-    began = time.perf_counter()
+    end = time.perf_counter() + load.seconds
     answers: list[Streamed] = []
 
     async def ask_on(number: int) -> None:
         rng = np.random.default_rng()
-        for model in choose(number):
-            if time.perf_counter() >= began + seconds:
+        for model in load.choose(number):
+            if time.perf_counter() >= end:
                 return
             try:
                 request = Generation(model, random_prompt(rng, TOKENS_IN), TOKENS_OUT)
@@ -162,10 +186,9 @@ async def _clients(client: Client, choose: Choose, seconds: float, phase: Phase)
             except LoadTestError as error:
                 phase.failures.append(str(error))
 
-    await asyncio.gather(*(ask_on(number) for number in range(CLIENTS)))
-    arrivals = (arrival for answer in answers for arrival in answer.arrivals)
-    phase.tokens += sum(arrival < began + seconds for arrival in arrivals)
-    phase.seconds += seconds
+    await asyncio.gather(*(ask_on(number) for number in range(load.clients)))
+    phase.tokens += sum(arrival < end for answer in answers for arrival in answer.arrivals)
+    phase.seconds += load.seconds
     phase.answers += answers
 
 
@@ -174,43 +197,52 @@ def report(
 ) -> tuple[Table, dict[str, Any]]:
     """The table, and the same for programs."""
     table = Table("", f"{SLOTS} adapters", f"{num_adapters} adapters", "ratio")
-    few, many = phases[FEW], phases[MANY]
-    throughput = many.tokens_per_second / few.tokens_per_second
-    cells = (f"{few.tokens_per_second:.0f}", f"{many.tokens_per_second:.0f}", f"{throughput:.2f}")
-    table.add_row("tokens/s, by Zipf's law", *cells)
-    table.add_row("found in a slot", f"{few.in_slot():.0%}", f"{many.in_slot():.0%}", "")
+    throughput = {
+        str(clients): _throughput(table, phases, clients) for clients in POPULARITY_CLIENTS
+    }
     table.add_section()
-    table.add_row("", "8 in 8 slots", "16 in 8 slots", "")
-    eight, sixteen = (phases[name].first_tokens() for name in (EIGHT, SIXTEEN))
-    ratio = median(sixteen) / median(eight)
-    cells = (f"{1000 * median(eight):.0f}", f"{1000 * median(sixteen):.0f}", f"{ratio:.2f}")
-    table.add_row("median first token, ms", *cells)
-    longest = max(max(phase.first_tokens()) for phase in phases.values())
-    table.add_row("longest, s", f"{max(eight):.1f}", f"{max(sixteen):.1f}", "")
+    first_token = _first_tokens(table, phases[EIGHT], phases[SIXTEEN])
     table.add_section()
     failures = [failure for phase in phases.values() for failure in phase.failures]
     num_requests = sum(len(phase.answers) for phase in phases.values()) + len(failures)
+    longest = max(max(phase.first_tokens()) for phase in phases.values())
     table.add_row("failed requests", f"{len(failures)} of {num_requests}", "", "")
     table.add_row("longest first token of all, s", f"{longest:.1f}", "", "")
     return table, {
         "scenario": "many-adapters",
         "adapters": num_adapters,
-        "throughput": {
-            "few": round(few.tokens_per_second, 1),
-            "many": round(many.tokens_per_second, 1),
-            "ratio": round(throughput, 3),
-        },
-        "median_first_token_ms": {
-            "8 in 8": round(1000 * median(eight), 1),
-            "16 in 8": round(1000 * median(sixteen), 1),
-            "ratio": round(ratio, 3),
-        },
+        "throughput_by_clients": throughput,
+        "median_first_token_ms": first_token,
         "longest_first_token_seconds": round(longest, 2),
         "slot_wait_seconds": slot_wait_seconds,
         "requests": num_requests,
         "failed": len(failures),
         "failures": failures[:10],
     }
+
+
+def _throughput(table: Table, phases: dict[str, Phase], clients: int) -> dict[str, float]:
+    few, many = (phases[name] for name in popularity(clients))
+    ratio = many.tokens_per_second / few.tokens_per_second
+    cells = (f"{p.tokens_per_second:.0f} ({p.in_slot():.0%})" for p in (few, many))
+    table.add_row(f"tokens/s (found in a slot), {clients} clients", *cells, f"{ratio:.2f}")
+    return {
+        "few": round(few.tokens_per_second, 1),
+        "many": round(many.tokens_per_second, 1),
+        "ratio": round(ratio, 3),
+        "many_in_slot": round(many.in_slot(), 3),
+    }
+
+
+def _first_tokens(table: Table, eight: Phase, sixteen: Phase) -> dict[str, float]:
+    both = (eight.first_tokens(), sixteen.first_tokens())
+    milliseconds = [1000 * median(times) for times in both]
+    ratio = milliseconds[1] / milliseconds[0]
+    table.add_row(f"{CLIENTS} clients", EIGHT, SIXTEEN, "")
+    table.add_row("median first token, ms", *(f"{ms:.0f}" for ms in milliseconds), f"{ratio:.2f}")
+    table.add_row("longest, s", *(f"{max(times):.1f}" for times in both), "")
+    values = zip((EIGHT, SIXTEEN), milliseconds, strict=True)
+    return {name: round(ms, 1) for name, ms in values} | {"ratio": round(ratio, 3)}
 
 
 async def run_swaps(

@@ -30,16 +30,18 @@ def test_popularity_falls_with_the_rank() -> None:
 
 def test_figures_compare_phases_of_a_kind() -> None:
     phases = {
-        "few": Phase(answers(0.1), [], 1000, 10.0),
-        "many": Phase(answers(0.1), ["503"], 900, 10.0),
+        "8 clients, few": Phase(answers(0.1), [], 1000, 10.0),
+        "8 clients, many": Phase(answers(0.1), ["503"], 900, 10.0),
+        "16 clients, few": Phase(answers(0.1), [], 2000, 10.0),
+        "16 clients, many": Phase(answers(0.1), [], 1000, 10.0),
         "8 in 8": Phase(answers(0.1, 0.2, 0.3), [], 1, 1.0),
         "16 in 8": Phase(answers(0.3, 0.3, 9.0), [], 1, 1.0),
     }
     _, result = report(phases, 1000, 60)
-    assert result["throughput"]["ratio"] == 0.9
+    assert [result["throughput_by_clients"][n]["ratio"] for n in ("8", "16")] == [0.9, 0.5]
     assert result["median_first_token_ms"]["ratio"] == 1.5
     assert result["longest_first_token_seconds"] == 9.0
-    assert (result["requests"], result["failed"]) == (9, 1)
+    assert (result["requests"], result["failed"]) == (11, 1)
 
 
 def test_memory_grows_from_the_first_tenth_on() -> None:
@@ -59,8 +61,8 @@ async def test_clients_ask_all_adapters(monkeypatch: pytest.MonkeyPatch) -> None
     assert result["registered"]["adapters"] == 23, "one was there"
     assert set(server.versions.values()) == {1}
     assert result["failed"] == 0
-    assert result["requests"] >= 4 * many_adapters.CLIENTS
-    assert result["throughput"]["many"] > 0
+    assert result["requests"] >= 5 * many_adapters.CLIENTS
+    assert result["throughput_by_clients"]["8"]["many"] > 0
 
 
 async def test_swaps_are_counted_not_requests() -> None:
