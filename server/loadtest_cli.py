@@ -40,7 +40,7 @@ def run(
     ] = None,
     adapters: Annotated[
         int, typer.Option(min=16, help="many-adapters: how many are registered.")
-    ] = 200,
+    ] = 64,
     swaps: Annotated[
         int,
         typer.Option(min=0, help="many-adapters: only watch memory over so many swaps."),

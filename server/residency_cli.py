@@ -73,8 +73,8 @@ def _many_adapters(
             memory_bytes=server[0].own_bytes,
         )
 
-    slots, host = str(many_adapters.SLOTS), str(many_adapters.HOST_BUDGET)
-    flags = ("--max-loras", slots, "--max-cpu-loras", host)
+    host = many_adapters.SWAPS_HOST_BUDGET if num_swaps else many_adapters.HOST_BUDGET
+    flags = ("--max-loras", str(many_adapters.SLOTS), "--max-cpu-loras", str(host))
     return _on_a_server(console, config, measure, *flags, started=server.append)
 
 

@@ -142,10 +142,10 @@ async def _load(
     beside = itertools.cycle(Generation(m, prompt, BYSTANDER_TOKENS) for m in neighbours)
     streams = [stream_on(swapped, observed.swapped) for _ in range(SWAPPED_STREAMS)]
     streams += [stream_on(next(beside), observed.bystanders) for _ in range(BYSTANDERS)]
-    tasks = [asyncio.create_task(stream) for stream in streams]
     turns = itertools.cycle(versions)
+    await _promote(client, next(turns), observed)  # so that it is known who was live before
+    tasks = [asyncio.create_task(stream) for stream in streams]
     try:
-        await _promote(client, next(turns), observed)
         await asyncio.sleep(QUIET_SECONDS / 2)
         for round_ in range(ROUNDS):
             progress(f"round {round_ + 1} of {ROUNDS}")
@@ -236,7 +236,7 @@ def report(observed: Observed, num_tokens: int, num_wrong: int) -> tuple[Table, 
     """The table, and the same for programs."""
     quiet, busy = (gaps_within(observed.bystanders, p) for p in (observed.quiet, observed.busy))
     counts = {
-        "promotions": len(observed.promotions),
+        "promotions": len(observed.promotions) - 1,  # the first came before the load
         "loads": int(observed.num_loads),
         "requests": len(observed.swapped) + len(observed.bystanders),
         "failed": len(observed.failures),

@@ -29,7 +29,8 @@ from loadtest.errors import LoadTestError
 
 SLOTS = 8
 """What a server started for this has; one given must have as many."""
-HOST_BUDGET = 64
+HOST_BUDGET, SWAPS_HOST_BUDGET = 64, 16
+"""Of a server started for this; with the second most swaps are loads from disk."""
 RANKS = (2, 4, 8)
 REGISTRATIONS = 8
 """At a time."""
@@ -38,11 +39,11 @@ CLIENTS = 16
 """Of the turns."""
 TOKENS_IN, TOKENS_OUT = 32, 32
 ROUNDS = 2
-POPULARITY_SECONDS = 10.0
-TURNS_SECONDS = 18.0
+POPULARITY_SECONDS = 8.0
+TURNS_SECONDS = 16.0
 """Long enough for slots to change hands a few times."""
 
-SWAP_CLIENTS = 4
+SWAP_CLIENTS = 8
 MEMORY_SAMPLES = 10
 
 
