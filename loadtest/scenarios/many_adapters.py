@@ -275,7 +275,7 @@ async def run_swaps(
             if answer.tier == "slot":
                 continue
             num_done += 1
-            if num_done % (num_swaps // MEMORY_SAMPLES) == 0:
+            if num_done % max(1, num_swaps // MEMORY_SAMPLES) == 0:
                 samples.append((num_done, memory_bytes()))
                 progress(f"{num_done} of {num_swaps} swaps: {samples[-1][1] >> 20} MiB")
 
