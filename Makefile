@@ -21,8 +21,8 @@ serve: install ## Install, prepare the bundled base, serve it with the demo adap
 test: $(INSTALLED_DEV) base ## Install and pass the tests.
 	$(VENV)/bin/python -m pytest
 
-bench: install base ## What adapters cost, on LORAPLEX_URL or else on a server started for it.
-	$(VENV)/bin/loraplex loadtest run lora-overhead
+bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SCENARIO=hot-swap, ...
+	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)
 
 lint: $(INSTALLED_DEV) ## Format, lint and types.
 	$(VENV)/bin/ruff format --check .

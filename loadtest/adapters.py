@@ -49,15 +49,17 @@ class LlamaShape:
         }
 
 
-def make_adapter(directory: Path, shape: LlamaShape, *, rank: int, seed: int) -> None:
-    """Write an adapter in PEFT's format to a new directory."""
+def make_adapter(
+    directory: Path, shape: LlamaShape, *, rank: int, seed: int, size: float = UPDATE_SIZE
+) -> None:
+    """Write an adapter in PEFT's format to a new directory; `size` is that of its entries."""
     rng = np.random.default_rng(seed)
     weights = {}
     for layer in range(shape.layers):
         for module, (features_in, features_out) in shape.modules().items():
             key = f"base_model.model.model.layers.{layer}.{module}"
-            for side, size in (("A", (rank, features_in)), ("B", (features_out, rank))):
-                values = rng.normal(0, UPDATE_SIZE, size).astype(np.float32)
+            for side, form in (("A", (rank, features_in)), ("B", (features_out, rank))):
+                values = rng.normal(0, size, form).astype(np.float32)
                 weights[f"{key}.lora_{side}.weight"] = values
     config = {
         "peft_type": "LORA",

@@ -5,28 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from server import residency_cli
 from server.settings import load_settings
+from server.started_server import started_server
 
 app = typer.Typer(help="Measure a server under load.", no_args_is_help=True)
 
-SCENARIOS = ("lora-overhead", "four-bit")
-START_SECONDS = 300
-STOP_SECONDS = 60
+SCENARIOS = ("lora-overhead", "four-bit", *residency_cli.SCENARIOS)
 _MIB = 1 << 20
 
 
@@ -40,19 +32,26 @@ def run(
     scenario: Annotated[str, typer.Argument(help=f"One of: {', '.join(SCENARIOS)}.")],
     config: Annotated[
         Path | None,
-        typer.Option(help="lora-overhead: the base's config.json; default: the bundled base's."),
+        typer.Option(help="The base's config.json; default: the bundled base's (not four-bit)."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="four-bit: what `loraplex quantize` made of the bundled base."),
     ] = None,
+    adapters: Annotated[
+        int, typer.Option(min=16, help="many-adapters: how many are registered.")
+    ] = 64,
+    swaps: Annotated[
+        int,
+        typer.Option(min=0, help="many-adapters: only watch memory over so many swaps."),
+    ] = 0,
 ) -> None:
     """Run a scenario against LORAPLEX_URL, or else a server started for it.
 
     `four-bit` always starts two servers of its own. Prints a table, and the same as JSON on the
     last line.
     """
-    from loadtest.client import LoadTestError
+    from loadtest.errors import LoadTestError
 
     if scenario not in SCENARIOS:
         raise typer.BadParameter(f"there is no {scenario}: one of {', '.join(SCENARIOS)}")
@@ -62,6 +61,8 @@ def run(
             if checkpoint is None or not checkpoint.is_dir():
                 raise typer.BadParameter("four-bit wants --checkpoint DIRECTORY")
             table, result = _four_bit(checkpoint, console)
+        elif scenario in residency_cli.SCENARIOS:
+            table, result = residency_cli.run_scenario(scenario, console, config, adapters, swaps)
         else:
             table, result = _lora_overhead(config, console)
     except LoadTestError as error:
@@ -87,7 +88,7 @@ def _lora_overhead(config: Path | None, console: Console) -> tuple[Table, dict[s
     if "url" in settings.model_fields_set:
         key = settings.api_key or settings.admin_key_file.read_text().strip()
         return asyncio.run(measure(settings.url, key))
-    with _server(console, "--max-loras", "16") as server:
+    with started_server(console, "--max-loras", "16") as server:
         return asyncio.run(measure(server.url, server.key))
 
 
@@ -108,7 +109,7 @@ def _four_bit(checkpoint: Path, console: Console) -> tuple[Table, dict[str, Any]
     with contextlib.ExitStack() as stack:
         for name, directory in directories.items():
             flags = ("--base", str(directory), "--kv-cache-gib", "1")
-            server = stack.enter_context(_server(console, *flags))
+            server = stack.enter_context(started_server(console, *flags))
             weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
             client = Client(server.url, server.key)
             servers[name] = four_bit.Server(client, server.own_bytes() / _MIB, weights / _MIB)
@@ -118,58 +119,3 @@ def _four_bit(checkpoint: Path, console: Console) -> tuple[Table, dict[str, Any]
                 return await four_bit.run(servers, tasks, status.update)
 
         return asyncio.run(measure())
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A server started for a scenario."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    key: str
-
-    def own_bytes(self) -> int:
-        """Resident memory that no other process shares (USS), over all its processes."""
-        import psutil
-
-        process = psutil.Process(self.process.pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(int(member.memory_full_info().uss) for member in family)
-
-
-@contextlib.contextmanager
-def _server(console: Console, *flags: str) -> Iterator[_Running]:
-    """A new server on a free port, with an empty data folder."""
-    with tempfile.TemporaryDirectory(prefix="loraplex-") as data_dir:
-        port = _free_port()
-        command = [sys.executable, "-m", "server", "serve", "--data-dir", data_dir]
-        command += ["--port", str(port), *flags]
-        process = subprocess.Popen(command, stdout=sys.stderr)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            with console.status("starting a server"):
-                _wait_until_ready(process, url)
-            yield _Running(process, url, (Path(data_dir) / "admin.key").read_text().strip())
-        finally:
-            process.terminate()
-            process.wait(STOP_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    from loadtest.client import LoadTestError
-
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise LoadTestError(f"the server ended with code {process.returncode}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz", timeout=30).status_code == 200:
-                return
-        time.sleep(0.5)
-    raise LoadTestError(f"the server wasn't ready within {START_SECONDS} s")

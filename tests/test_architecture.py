@@ -16,6 +16,8 @@ ALLOWED = {
 COMMANDS = {
     "server/training_cli.py": {"training"},
     "server/loadtest_cli.py": {"loadtest", "training"},
+    "server/residency_cli.py": {"loadtest"},
+    "server/started_server.py": {"loadtest"},
 }
 """The command line is where packages meet; it imports them when a command is called."""
 READERS_OF_THE_ENVIRONMENT = {
