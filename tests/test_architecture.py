@@ -14,6 +14,8 @@ ALLOWED = {
     "loadtest": {"loadtest"},
 }
 COMMANDS = {
+    "server/export_cli.py": {"training"},
+    "server/plan_cli.py": {"training"},
     "server/training_cli.py": {"training"},
     "server/loadtest_cli.py": {"loadtest", "training"},
 }

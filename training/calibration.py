@@ -87,6 +87,16 @@ class Calibration:
         """Carry the samples through a layer."""
         self._hidden = [self._run(layer, hidden) for hidden in self._hidden]
 
+    def outputs(self, norm: torch.Tensor) -> torch.Tensor:
+        """After the last layer: the states of all the texts' tokens, normalised with this weight.
+
+        Of shape (tokens, hidden), text after text.
+        """
+        pairs = zip(self._hidden, self._is_text, strict=True)
+        states = torch.cat([hidden[is_text] for hidden, is_text in pairs])
+        variance = states.square().mean(-1, keepdim=True)
+        return norm * (states * torch.rsqrt(variance + self._config.rms_norm_eps))
+
     @torch.no_grad()
     def _run(self, layer: Any, hidden: torch.Tensor) -> Any:
         positions = torch.arange(hidden.shape[1])[None]
