@@ -38,6 +38,8 @@ class BaseSpec:
     """The base that this one was quantised from: an adapter of that one is meant for this."""
     quantization: str = ""
     """What its weights were rounded to: `nf4`, or a method of vLLM's; empty: nothing."""
+    refuses_other_rounding: bool = False
+    """Whether it refuses adapters that say they were trained over weights rounded otherwise."""
 
     def is_named(self, model: str) -> bool:
         """Whether a training run that names its base so had this one: path and case don't count.

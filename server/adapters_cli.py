@@ -59,7 +59,14 @@ def register(
     if as_json:
         print(json.dumps(version))
     else:
-        print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
+        print_verdict(version)
+
+
+def print_verdict(version: dict[str, Any]) -> None:
+    """Say how a registration ended, and what the gate warns of."""
+    print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
+    for warning in version.get("metadata", {}).get("checked", {}).get("warnings", []):
+        print(f"warning: {warning}")
 
 
 def upload(directory: Path, form: dict[str, Any]) -> Any:

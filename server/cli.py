@@ -14,6 +14,7 @@ from rich.console import Console
 
 from server import (
     adapters_cli,
+    evaluation_cli,
     export_cli,
     loadtest_cli,
     plan_cli,
@@ -34,6 +35,7 @@ app.add_typer(registry_cli.app, name="registry")
 app.add_typer(loadtest_cli.app, name="loadtest")
 app.command("plan")(plan_cli.plan)
 app.command("train")(training_cli.train)
+app.command("evaluate")(evaluation_cli.evaluate)
 app.command("merge")(export_cli.merge)
 app.command("combine")(export_cli.combine)
 app.command("quantize")(training_cli.quantize)

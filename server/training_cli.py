@@ -179,14 +179,13 @@ def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, pla
 
 def _register(name: str, tenant: str, directory: Path, record: RunRecord) -> None:
     """Upload the adapter as the name's next version, with what is known of its training."""
-    from server.adapters_cli import upload
+    from server.adapters_cli import print_verdict, upload
 
     facts = asdict(record)
     kept = ("base", "base_sha256", "base_quantization", "data_sha256", "evaluation", "recipe")
     metadata: dict[str, Any] = {"training": {key: facts[key] for key in kept}}
     form = {"name": name, "tenant": tenant, "metadata": json.dumps(metadata)}
-    version = upload(directory, form).json()
-    print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
+    print_verdict(upload(directory, form).json())
 
 
 def quantize(

@@ -14,6 +14,7 @@ ALLOWED = {
     "loadtest": {"loadtest"},
 }
 COMMANDS = {
+    "server/evaluation_cli.py": {"training"},
     "server/export_cli.py": {"training"},
     "server/plan_cli.py": {"training"},
     "server/training_cli.py": {"training"},
