@@ -1,4 +1,4 @@
-"""`loraplex evaluate`: what a base, an adapter, a model or a served model is worth; a gate."""
+"""`loraplex evaluate` and `compare`: what a model is worth, and which method pays."""
 
 from __future__ import annotations
 
@@ -85,6 +85,71 @@ def evaluate(
         Console(stderr=True).print(f"loraplex: {names[0]}: {fault}", markup=False, soft_wrap=True)
     if faults:
         raise typer.Exit(1)
+
+
+def compare(
+    output: Annotated[Path, typer.Argument(help="A directory; a repeated command goes on in it.")],
+    data: Annotated[Path | None, typer.Option(help="Chat-format JSONL to train on.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Chat-format JSONL, held out.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe, for its data and what flags don't say.")
+    ] = None,
+    base: BaseFlag = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="lora, qlora, full; repeat; default: all.")
+    ] = None,
+    rank: Annotated[
+        list[int] | None, typer.Option(help="Rank of the adapters; repeat to compare several.")
+    ] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option(help="Modules, with commas; repeat to compare several sets.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, the same for all.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Or minutes of training, the same for all.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rate to try, times the method's default; repeat; 1/3, 1, 3."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What decides.")] = "exact_match",
+    limit: Annotated[int | None, typer.Option(help="Held-out examples to score on.", min=1)] = None,
+    price: Annotated[float | None, typer.Option(help="Of an hour of this machine.")] = None,
+) -> None:
+    """Train by each method on your data, and say which pays: table, HTML, PNG, recommendation."""
+    from server.training_cli import data_of
+    from training.compare import RATE_FACTORS, make_arms, recommendation
+    from training.compare import compare as run
+    from training.comparison_report import REPORT_HTML, columns, table_rows, write_report
+    from training.recipe import METHODS, load_recipe, make_recipe
+
+    changes = {"num_steps": steps, "batch_size": batch_size}
+    console = Console()
+    with explained():
+        plan = load_recipe(recipe, **changes) if recipe else make_recipe(changes)
+        split = data_of(plan, data, test)
+        with Console(stderr=True).status("comparing") as status:
+            comparison = run(
+                base_or_bundled(base),
+                split.train,
+                split.test[:limit],
+                make_arms(plan, method or METHODS, rank or [], targets or []),
+                output,
+                metric=metric,
+                seeds=range(seeds),
+                rate_factors=rate or RATE_FACTORS,
+                minutes=minutes,
+                progress=status.update,
+            )
+        write_report(comparison, output, price)
+    table = Table(*columns(comparison), title=f"{comparison.num_examples} held-out examples")
+    for cells in table_rows(comparison, price):
+        table.add_row(*cells)
+    console.print(table)
+    console.print(recommendation(comparison), soft_wrap=True, highlight=False)
+    console.print(f"report: {output / REPORT_HTML}", soft_wrap=True, highlight=False)
 
 
 def _held_out(data: Path | None, recipe: str | None) -> list[Conversation]:

@@ -125,7 +125,7 @@ def train(
         plan = load_recipe(recipe, **changes) if recipe else make_recipe(changes)
         if register and not plan.has_adapter:
             _refuse("--register takes adapters; serve a whole model with loraplex serve --base")
-        split = _data_of(plan, data, test)
+        split = data_of(plan, data, test)
         base = base_or_bundled(base)
         record = run(base, split.train, plan, output, resume=resume, force=force)
         _evaluate_run(record, base, output, split, plan)
@@ -145,7 +145,7 @@ def _refuse(message: str) -> None:
     raise TrainingError(message)
 
 
-def _data_of(plan: Recipe, data: Path | None, test: Path | None) -> Split:
+def data_of(plan: Recipe, data: Path | None, test: Path | None) -> Split:
     """What to train on and what to score on: files, or the recipe's dataset."""
     from training.data import read_conversations
     from training.datasets import Split, load_dataset

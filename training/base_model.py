@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ NF4 = "nf4"
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries from drawing bars of their own, and from naming packages not needed."""
-    from transformers.utils import logging as transformers_logging
+    """Keep transformers from drawing progress bars of its own."""
+    from transformers.utils import logging
 
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.disable_progress_bar()
 
 
 def load_tokenizer(base: Path, **options: Any) -> Any:
@@ -31,6 +29,7 @@ def load_tokenizer(base: Path, **options: Any) -> Any:
     Raises:
         TrainingError: it can't be loaded, or has no chat template.
     """
+    quiet_libraries()
     from transformers import AutoTokenizer
 
     try:

@@ -108,8 +108,10 @@ class Sample:
     labels: list[int]
 
 
-def tokenize(tokenizer: Any, conversation: Conversation) -> Sample:
+def tokenize(tokenizer: Any, conversation: Conversation, *, last_only: bool = False) -> Sample:
     """Render a conversation with the base's chat template and mask all but the answers.
+
+    With `last_only` all but the last answer, which is what an evaluation asks for.
 
     An answer's span starts where the template's generation prompt ends and includes the
     end-of-turn token, so that the adapter learns to stop.
@@ -117,7 +119,8 @@ def tokenize(tokenizer: Any, conversation: Conversation) -> Sample:
     text = tokenizer.apply_chat_template(conversation, tokenize=False)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     labels = [IGNORED_LABEL] * len(encoded["input_ids"])
-    for start, end in _answer_spans(tokenizer, conversation, text):
+    spans = _answer_spans(tokenizer, conversation, text)
+    for start, end in spans[-1:] if last_only else spans:
         for index, (token_start, token_end) in enumerate(encoded["offset_mapping"]):
             if start <= token_start and token_end <= end and token_end > token_start:
                 labels[index] = encoded["input_ids"][index]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from training.base_model import load_tokenizer
 from training.candidates import Candidate
-from training.data import IGNORED_LABEL, Conversation, tokenize_all
+from training.data import IGNORED_LABEL, Conversation, tokenize
 from training.errors import DataError
 from training.metrics import Scores, score_answers
 
@@ -29,7 +29,7 @@ def evaluate(candidate: Candidate, base: Path, conversations: list[Conversation]
     expected = [conversation[-1]["content"].strip() for conversation in conversations]
     tokenizer = load_tokenizer(base)
     longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False)["input_ids"])
-    samples = tokenize_all(tokenizer, conversations, max_length=tokenizer.model_max_length)
+    samples = [tokenize(tokenizer, chat, last_only=True) for chat in conversations]
     prompts = [conversation[:-1] for conversation in conversations]
     answers = candidate.answers(prompts, longest + SPARE_TOKENS)
     lengths = [sum(label != IGNORED_LABEL for label in sample.labels) for sample in samples]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from adapters_registry.base import MADE_FROM, ROUNDED_TO, short_name
-from training.base_model import NF4, quiet_libraries
+from training.base_model import NF4
 from training.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
 
 BLOCK_SIZE = 64
@@ -22,7 +22,6 @@ BLOCK_SIZE = 64
 
 def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
     """The weight that bitsandbytes' NF4 with double quantisation stands for, in its own type."""
-    quiet_libraries()
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(

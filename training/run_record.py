@@ -36,6 +36,7 @@ class RunRecord:
     best_step: int = 0
     """The step whose weights were kept: the one of the least validation loss, else the last."""
     train_seconds: float = 0
+    """Of a resumed run: of all its steps, at the pace of the last part."""
     peak_memory_mib: int = 0
     """The process's, from its start: imports, loading and training."""
     loss: list[tuple[int, float]] = field(default_factory=list)

@@ -32,7 +32,7 @@ from training.lora import add_lora, lora_config, save_adapter
 from training.memory import MIB, Shape, training_memory
 from training.recipe import Recipe
 from training.run_record import RECORD_FILE, RunRecord, begin_record
-from training.trainer import NotFinite, newest_checkpoint, run_training
+from training.trainer import NotFinite, newest_checkpoint, run_training, step_of
 
 
 def train(
@@ -79,6 +79,7 @@ def train(
     lengths = [len(sample.input_ids) for sample in samples]
     num_examples = recipe.num_steps * recipe.batch_size
     order = training_order(lengths, num_examples, recipe.batch_size, recipe.seed)
+    first_step = step_of(newest_checkpoint(checkpoints))
     started = time.monotonic()
     try:
         log = run_training(
@@ -93,8 +94,10 @@ def train(
         last = newest_checkpoint(checkpoints)
         kept_at = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
         raise TrainingError(f"{error}; {kept_at}") from None
-    record.train_seconds = round(time.monotonic() - started, 1)
     record.follow(log)
+    # Of a resumed run only the last part was timed here.
+    timed = (time.monotonic() - started) / max(1, record.num_steps_run - first_step)
+    record.train_seconds = round(timed * record.num_steps_run, 1)
     with whole_or_not_at_all(out) as scratch:
         _save(model, recipe, base, quantization, scratch)
         record.write(scratch)

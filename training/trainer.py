@@ -151,9 +151,13 @@ def run_training(
 
 def newest_checkpoint(checkpoints: Path) -> str | None:
     """The directory of the last whole checkpoint, None if there is none."""
-    found = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
-    steps = {int(path.name.rpartition("-")[2]): path for path in found}
-    return str(steps[max(steps)]) if steps else None
+    found = [str(path.parent) for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: str | None) -> int:
+    """The step after which a checkpoint was written; 0 for none."""
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _arguments(recipe: Recipe, checkpoints: Path, *, has_validation: bool) -> TrainingArguments:

@@ -54,6 +54,13 @@ def test_every_turn_of_the_assistant_is_learned() -> None:
     assert learned(conversation) == "one$two$"
 
 
+def test_an_evaluation_asks_for_the_last_answer() -> None:
+    sample = tokenize(
+        CharacterTokenizer(), [*exchange("a", "one"), *exchange("b", "two")], last_only=True
+    )
+    assert "".join(chr(x) for x in sample.labels if x != IGNORED_LABEL) == "two$"
+
+
 def test_collator_pads_and_masks() -> None:
     batch = Collator(pad_token_id=9)([Sample([1, 2, 3], [-100, 2, 3]), Sample([4], [4])])
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
