@@ -48,7 +48,9 @@ def combine_adapters(
         if method in PRUNING:
             options["density"] = density
         combined = _combine(adapters, weights, base, PEFT_METHODS[method], options)
-        combined.save_pretrained(scratch, selected_adapters=["combined"])
+        combined.save_pretrained(
+            scratch, selected_adapters=["combined"], save_embedding_layers=False
+        )
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             (scratch / "combined" / name).rename(scratch / name)
         for file in (scratch / "combined").iterdir():

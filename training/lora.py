@@ -95,7 +95,8 @@ def save_adapter(adapted: Any, out: Path, base: Path, base_quantization: str) ->
     is in the metadata of the weights' file, where PEFT and vLLM don't look.
     """
     adapted.peft_config["default"].base_model_name_or_path = short_name(str(base.absolute()))
-    adapted.save_pretrained(out)
+    # Else PEFT looks for that name on the hub, to see whether the embedding has grown.
+    adapted.save_pretrained(out, save_embedding_layers=False)
     tensors = load_file(out / WEIGHTS_FILE)
     write_adapter_weights(tensors, out, base_quantization)
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
