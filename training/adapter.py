@@ -39,7 +39,8 @@ class Update:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """What it adds to the module's output."""
-        output: torch.Tensor = self.scale * (inputs @ self.a.T @ self.b.T)
+        a, b = self.a.to(inputs.dtype), self.b.to(inputs.dtype)
+        output: torch.Tensor = self.scale * (inputs @ a.T @ b.T)
         return output
 
 

@@ -41,9 +41,13 @@ class Calibration:
     """
 
     def __init__(
-        self, config: dict[str, Any], embedding: torch.Tensor, samples: list[list[int]]
+        self,
+        config: dict[str, Any],
+        embedding: torch.Tensor,
+        samples: list[list[int]],
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Begin before the first layer; samples are token ids."""
+        """Begin before the first layer; samples are token ids, the states of the given type."""
         from transformers import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -56,7 +60,7 @@ class Calibration:
             for start in range(0, len(rows), BATCH_SIZE)
         ]
         self._is_text = [batch != PADDING for batch in batches]
-        self._hidden = [embedding[batch.clamp(min=0)] for batch in batches]
+        self._hidden = [embedding[batch.clamp(min=0)].to(dtype) for batch in batches]
 
     def layer(self, weights: dict[str, torch.Tensor]) -> Any:
         """A layer on these very tensors: what is written to them is what it computes with."""

@@ -1,7 +1,8 @@
 """Whether a merged model is its base with the adapter: their logits on probe texts, compared.
 
-Both are carried through one layer at a time, in float32. The adapter acts on activations, as PEFT
-and vLLM have it, so that the comparison shares no arithmetic with the merge.
+Both are carried through one layer at a time, in float64, so that what differs are the weights and
+not the arithmetic. The adapter acts on activations, as PEFT and vLLM have it: the comparison
+shares nothing with the merge.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ PROBES = (
     ),
     ("12 * 13 =", "156"),
 )
+
+
+HEAD_ROWS = 8192
+"""How much of the head is in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ class _Walk:
 
     def __init__(self, checkpoint: Checkpoint, texts: list[list[int]]) -> None:
         self._checkpoint = checkpoint
-        embedding = checkpoint.tensor("model.embed_tokens.weight").float()
-        self._states = Calibration(checkpoint.config, embedding, texts)
+        embedding = checkpoint.tensor("model.embed_tokens.weight")
+        self._states = Calibration(checkpoint.config, embedding, texts, torch.float64)
 
     def advance(self, index: int, updates: dict[str, Update], rounded: Collection[str]) -> None:
         prefix = f"model.layers.{index}."
@@ -101,7 +106,7 @@ class _Walk:
             if name.startswith(prefix):
                 weight = self._checkpoint.tensor(name)
                 weight = round_to_nf4(weight) if name in rounded else weight
-                weights[name.removeprefix(prefix)] = weight.float()
+                weights[name.removeprefix(prefix)] = weight.double()
         layer = self._states.layer(weights)
         for module, update in updates.items():
             if module.startswith(prefix):
@@ -112,9 +117,9 @@ class _Walk:
         """At every position of the texts: shape (positions, vocabulary)."""
         names = self._checkpoint.file_of
         head = "lm_head.weight" if "lm_head.weight" in names else "model.embed_tokens.weight"
-        norm = self._checkpoint.tensor("model.norm.weight").float()
-        states = self._states.outputs(norm)
-        return states @ self._checkpoint.tensor(head).float().T
+        states = self._states.outputs(self._checkpoint.tensor("model.norm.weight").double())
+        parts = torch.split(self._checkpoint.tensor(head), HEAD_ROWS)
+        return torch.cat([states @ part.double().T for part in parts], dim=1)
 
 
 def _act_on_activations(linear: Any, update: Update) -> None:

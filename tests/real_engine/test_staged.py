@@ -35,7 +35,7 @@ def fast(method: str) -> dict[str, Any]:
     return {
         "method": method,
         "learning_rate": rate,
-        "num_steps": 40,
+        "num_steps": 60,
         "batch_size": 4,
         "validation_share": 0,
     }
@@ -92,7 +92,7 @@ def test_stages_to_a_hot_swap(
             f"--{k.replace('_', '-')}={v}" for k, v in fast("lora").items() if k != "num_steps"
         ]
         command = ["train", str(stages / name), "--base", str(merged), "--data", str(file)]
-        command += ["--test", str(file), "--steps=40", "--rank=8", "--register", "who", *flags]
+        command += ["--test", str(file), "--steps=60", "--rank=8", "--register", "who", *flags]
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.output
         assert "is ready" in result.output
