@@ -171,9 +171,10 @@ def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, pla
     after = evaluate(trained, base, split.test).summary()
     record.evaluation = {"num_examples": len(split.test), "base": before, "trained": after}
     record.write_json(output)
-    table = Table("held out", "base", "trained", title=f"{len(split.test)} examples")
+    table = Table("held out", "base", "trained", "expected", title=f"{len(split.test)} examples")
     for metric, value in after.items():
-        table.add_row(metric, f"{before[metric]:.3f}", f"{value:.3f}")
+        expected = f"{plan.expected[metric]:.2f}" if metric in plan.expected else ""
+        table.add_row(metric, f"{before[metric]:.3f}", f"{value:.3f}", expected)
     Console().print(table)
 
 

@@ -108,6 +108,9 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     unknown = values.keys() - {field.name for field in fields(Recipe)}
     if unknown:
         raise TrainingError(f"{path} has unknown fields: {', '.join(sorted(unknown))}")
+    before, after = values.get("method", "lora"), overrides.get("method")
+    if after and LEARNING_RATES.get(after) != LEARNING_RATES.get(before):
+        values.pop("learning_rate", None)  # a rate for adapters is none for a whole model
     values.update({key: value for key, value in overrides.items() if value is not None})
     return make_recipe(values)
 
