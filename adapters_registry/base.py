@@ -21,6 +21,8 @@ class ModuleShape:
 
 MADE_FROM = "quantized_from"
 """Where `config.json` of a quantised base names the base it was made from; ours, not a standard."""
+ROUNDED_TO = "rounded_to"
+"""Where `config.json` of a base in BF16 says what its weights were rounded to; ours as well."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class BaseSpec:
     norms: WeightNorms = field(default_factory=WeightNorms, compare=False)
     made_from: str = ""
     """The base that this one was quantised from: an adapter of that one is meant for this."""
+    quantization: str = ""
+    """What its weights were rounded to: `nf4`, or a method of vLLM's; empty: nothing."""
+    refuses_other_rounding: bool = False
+    """Whether it refuses adapters that say they were trained over weights rounded otherwise."""
 
     def is_named(self, model: str) -> bool:
         """Whether a training run that names its base so had this one: path and case don't count.
@@ -76,7 +82,9 @@ class BaseSpec:
         }
         made_from = config.get(MADE_FROM)
         made_from = made_from if isinstance(made_from, str) else ""
-        return cls(name, modules, max_rank, made_from=made_from)
+        return cls(
+            name, modules, max_rank, made_from=made_from, quantization=quantization_of(config)
+        )
 
     @classmethod
     def from_directory(cls, directory: Path, max_rank: int, name: str = "") -> BaseSpec:
@@ -91,6 +99,15 @@ class BaseSpec:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{directory}/config.json is no model configuration") from error
         return replace(spec, norms=WeightNorms(directory))
+
+
+def quantization_of(config: dict[str, Any]) -> str:
+    """What a model's weights were rounded to, as its configuration says; empty: nothing."""
+    rounded = config.get(ROUNDED_TO)
+    if isinstance(rounded, str):
+        return rounded
+    quantization = config.get("quantization_config")
+    return str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else ""
 
 
 def short_name(model: str) -> str:

@@ -22,12 +22,14 @@ from adapters_registry.base import BaseSpec
 from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected, Reason
 from adapters_registry.peft_config import PeftConfig
-from adapters_registry.weights import Tensor, Values, read_header
+from adapters_registry.weights import TRAINED_OVER, Tensor, Values, read_header, trained_over
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_REASONS = 100
 MAX_CHANGE = 1.0
 """Bound on |scale * B * A| / |W| (Frobenius) of a module: trained ones have 0.02 to 0.09."""
+NF4_COST = "exact match 0.72 over the NF4 base, 0.45 over the unrounded one"
+"""Of a QLoRA adapter on held-out smart-home examples."""
 MAX_ENTRY = 65504.0
 """Bound on entries of A, B and scale * B: float16's largest, so that no cast overflows."""
 
@@ -43,11 +45,16 @@ class AdapterFacts:
     target_modules: list[str]
     num_layers: int
     base_model: str | None
+    trained_over: str | None
+    """What the base was rounded to in training, empty for nothing; None: it doesn't say."""
+    warnings: list[str]
+    """What doesn't keep it from serving, and may make it worse."""
 
 
 @dataclass
 class _Findings:
     reasons: list[Reason] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def refuse(self, code: str, message: str, key: str | None = None) -> None:
         if len(self.reasons) < MAX_REASONS:
@@ -85,6 +92,8 @@ def check_adapter(
         findings.refuse(fault.code, fault.message, fault.key)
     if not allow_base_mismatch:
         _check_base(config, base, findings)
+    over = trained_over(directory / WEIGHTS_FILE)
+    _check_rounding(over, base, findings, is_allowed=allow_base_mismatch)
     pairs = _pair_up(tensors, base, findings)
     if not any(fault.code == "bad_rank" for fault in faults):
         _check_ranks(config, pairs, base, findings)
@@ -97,6 +106,8 @@ def check_adapter(
         target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
         base_model=_clean(config.base_model) or None,
+        trained_over=over and _clean(over),
+        warnings=findings.warnings,
     )
 
 
@@ -144,6 +155,28 @@ def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None
             "(--allow-base-mismatch) or correct the name",
             "base_model_name_or_path",
         )
+
+
+def _check_rounding(
+    over: str | None, base: BaseSpec, findings: _Findings, *, is_allowed: bool
+) -> None:
+    """An adapter belongs over the weights that it learned on, and rounding changes those."""
+    if over is None or over == base.quantization:
+        return
+    learned, served = (
+        f"weights rounded to {name}" if name else "unrounded weights"
+        for name in (over, base.quantization)
+    )
+    message = (
+        f"it was trained over {learned}, and this server's base has {served}: it is another model "
+        f"here (measured on the bundled base, trained over NF4: {NF4_COST})"
+    )
+    if over == "nf4":
+        message += "; `loraplex quantize --method nf4` makes the base that it belongs over"
+    if base.refuses_other_rounding and not is_allowed:
+        findings.refuse("rounding_mismatch", message, TRAINED_OVER)
+    else:
+        findings.warnings.append(_clean(message))
 
 
 def _check_ranks(

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+TRAINED_OVER = "trained_over"
+"""Metadata of an adapter's weights: what the base was rounded to in training; empty: nothing."""
+
 MAX_HEADER_BYTES = 8 << 20
 """Room for 40,000 tensors; an adapter of a 70B base has 1,120."""
 
@@ -83,3 +86,16 @@ def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tens
         key: Tensor(file, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
         for key, entry in header.items()
     }
+
+
+def trained_over(file: Path) -> str | None:
+    """What the base was rounded to when this adapter was trained; None if the file doesn't say.
+
+    Raises:
+        ValueError: it is no safetensors file.
+    """
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return (tensors.metadata() or {}).get(TRAINED_OVER)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error

@@ -50,7 +50,7 @@ def register(
     fields: dict[str, Any] = {"name": name, "tenant": tenant}
     if Path(source).is_dir():
         form = fields | {flag: str(value).lower() for flag, value in flags.items()}
-        response = _upload(Path(source), form)
+        response = upload(Path(source), form)
     else:
         with Console(stderr=True).status(f"registering {name}"):
             body = {**fields, **flags, "source": source}
@@ -59,10 +59,18 @@ def register(
     if as_json:
         print(json.dumps(version))
     else:
-        print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
+        print_verdict(version)
 
 
-def _upload(directory: Path, form: dict[str, Any]) -> Any:
+def print_verdict(version: dict[str, Any]) -> None:
+    """Say how a registration ended, and what the gate warns of."""
+    print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
+    for warning in version.get("metadata", {}).get("checked", {}).get("warnings", []):
+        print(f"warning: {warning}")
+
+
+def upload(directory: Path, form: dict[str, Any]) -> Any:
+    """Register an adapter's two files with these form fields, and wait for the verdict."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     console = Console(stderr=True)
     with ExitStack() as open_files, Progress(*columns, console=console) as progress:

@@ -8,7 +8,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from server.settings import load_settings
+from server.settings import Settings, load_settings
 
 MAX_REASONS = 12
 TIMEOUT_SECONDS = 600
@@ -17,9 +17,7 @@ TIMEOUT_SECONDS = 600
 def call(method: str, path: str, **arguments: Any) -> httpx.Response:
     """One request to the server; an error is printed, with every reason, and ends with code 1."""
     settings = load_settings()
-    key = settings.api_key
-    if key is None and settings.admin_key_file.is_file():
-        key = settings.admin_key_file.read_text().strip()
+    key = api_key(settings)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         response = httpx.request(
@@ -34,6 +32,13 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         fail(f"no answer from {settings.url} (LORAPLEX_URL): {error}")
     return response
+
+
+def api_key(settings: Settings) -> str | None:
+    """The key that clients send: the one that is set, or the first admin's in the data folder."""
+    if settings.api_key is None and settings.admin_key_file.is_file():
+        return settings.admin_key_file.read_text().strip()
+    return settings.api_key
 
 
 def fail(message: str) -> NoReturn:

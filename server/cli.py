@@ -12,7 +12,15 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from server import adapters_cli, loadtest_cli, registry_cli, training_cli
+from server import (
+    adapters_cli,
+    evaluation_cli,
+    export_cli,
+    loadtest_cli,
+    plan_cli,
+    registry_cli,
+    training_cli,
+)
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
 
 app = typer.Typer(
@@ -25,7 +33,12 @@ app = typer.Typer(
 app.add_typer(adapters_cli.app, name="adapters")
 app.add_typer(registry_cli.app, name="registry")
 app.add_typer(loadtest_cli.app, name="loadtest")
+app.command("plan")(plan_cli.plan)
 app.command("train")(training_cli.train)
+app.command("evaluate")(evaluation_cli.evaluate)
+app.command("compare")(evaluation_cli.compare)
+app.command("merge")(export_cli.merge)
+app.command("combine")(export_cli.combine)
 app.command("quantize")(training_cli.quantize)
 
 

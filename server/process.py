@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,10 @@ def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
 
 def _open_registry(settings: Settings, base: str) -> Registry:
     try:
-        spec = base_spec(base, settings.max_lora_rank)
+        spec = replace(
+            base_spec(base, settings.max_lora_rank),
+            refuses_other_rounding=settings.other_rounding == "refuse",
+        )
     except (OSError, ValueError) as error:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
     try:

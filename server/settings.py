@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     retire_seconds: float = _field(
         600, "Adapters", "How long requests may go on that run on a retired version.", ge=0
     )
+    other_rounding: Literal["warn", "refuse"] = _field(
+        "warn",
+        "Adapters",
+        "What to do with an adapter that was trained over the base rounded otherwise, as QLoRA's "
+        "are over NF4.",
+    )
     cpu_lora_kernels: Literal["grouped", "stock"] = _field(
         "grouped",
         "Adapters",

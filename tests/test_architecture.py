@@ -14,6 +14,9 @@ ALLOWED = {
     "loadtest": {"loadtest"},
 }
 COMMANDS = {
+    "server/evaluation_cli.py": {"training"},
+    "server/export_cli.py": {"training"},
+    "server/plan_cli.py": {"training"},
     "server/training_cli.py": {"training"},
     "server/loadtest_cli.py": {"loadtest", "training"},
     "server/residency_cli.py": {"loadtest"},

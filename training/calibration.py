@@ -41,9 +41,13 @@ class Calibration:
     """
 
     def __init__(
-        self, config: dict[str, Any], embedding: torch.Tensor, samples: list[list[int]]
+        self,
+        config: dict[str, Any],
+        embedding: torch.Tensor,
+        samples: list[list[int]],
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Begin before the first layer; samples are token ids."""
+        """Begin before the first layer; samples are token ids, the states of the given type."""
         from transformers import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -56,7 +60,7 @@ class Calibration:
             for start in range(0, len(rows), BATCH_SIZE)
         ]
         self._is_text = [batch != PADDING for batch in batches]
-        self._hidden = [embedding[batch.clamp(min=0)] for batch in batches]
+        self._hidden = [embedding[batch.clamp(min=0)].to(dtype) for batch in batches]
 
     def layer(self, weights: dict[str, torch.Tensor]) -> Any:
         """A layer on these very tensors: what is written to them is what it computes with."""
@@ -86,6 +90,16 @@ class Calibration:
     def advance(self, layer: Any) -> None:
         """Carry the samples through a layer."""
         self._hidden = [self._run(layer, hidden) for hidden in self._hidden]
+
+    def outputs(self, norm: torch.Tensor) -> torch.Tensor:
+        """After the last layer: the states of all the texts' tokens, normalised with this weight.
+
+        Of shape (tokens, hidden), text after text.
+        """
+        pairs = zip(self._hidden, self._is_text, strict=True)
+        states = torch.cat([hidden[is_text] for hidden, is_text in pairs])
+        variance = states.square().mean(-1, keepdim=True)
+        return norm * (states * torch.rsqrt(variance + self._config.rms_norm_eps))
 
     @torch.no_grad()
     def _run(self, layer: Any, hidden: torch.Tensor) -> Any:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from adapters_registry.base import BaseSpec
 from training.errors import TrainingError
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -60,6 +61,27 @@ class Checkpoint:
             tensor: torch.Tensor = file.get_tensor(name)
             return tensor
 
+    def linear_weights(self) -> set[str]:
+        """The names of the weights that an adapter can change, and that quantising rounds.
+
+        Raises:
+            TrainingError: it is no Llama, is quantised, or lacks some of them.
+        """
+        if "quantization_config" in self.config:
+            raise TrainingError(
+                f"{self.directory} is quantised already; start from its BF16 or FP16 checkpoint"
+            )
+        try:
+            modules = BaseSpec.from_directory(self.directory, max_rank=1).modules
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+        names = {f"{module}.weight" for module in modules}
+        if missing := names - self.file_of.keys():
+            raise TrainingError(
+                f"{self.directory} lacks {len(missing)} weights, the first is {min(missing)}"
+            )
+        return names
+
     def copy_other_files(self, directory: Path) -> None:
         """Copy the tokenizer, its chat template, and all else but weights and configuration."""
         for file in self.directory.iterdir():
@@ -102,6 +124,16 @@ class CheckpointWriter:
         self._pending = {}
 
 
+def require_new(directory: Path) -> None:
+    """Refuse a directory that holds anything.
+
+    Raises:
+        TrainingError: the directory is there and isn't empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise TrainingError(f"{directory} isn't empty; name a new directory")
+
+
 @contextmanager
 def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
     """A scratch directory beside this one, which takes its place at the end, or else goes.
@@ -110,8 +142,7 @@ def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
         TrainingError: the directory is there and isn't empty.
     """
     directory = directory.resolve()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise TrainingError(f"{directory} isn't empty; name a new directory")
+    require_new(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:

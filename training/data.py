@@ -7,6 +7,7 @@ A line of the JSONL file is either `{"messages": [{"role", "content"}, ...]}` or
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def parse_conversation(record: Any) -> Conversation:
         prompt, completion = record.get("prompt"), record.get("completion")
         if not isinstance(prompt, str) or not isinstance(completion, str):
             raise ValueError('needs "messages", or "prompt" and "completion" as strings')
-        return exchange(prompt, completion)
+        return _two_sided(exchange(prompt, completion))
     messages = record["messages"]
     if not isinstance(messages, list) or not messages:
         raise ValueError('"messages" is not a list of messages')
@@ -79,7 +80,17 @@ def parse_conversation(record: Any) -> Conversation:
             raise ValueError("every message needs a content string")
     if messages[-1]["role"] != "assistant":
         raise ValueError("the last message is not the assistant's, so there is nothing to learn")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return _two_sided([{key: message[key] for key in ("role", "content")} for message in messages])
+
+
+def _two_sided(conversation: Conversation) -> Conversation:
+    """The conversation, if it asks something and answers it."""
+    *before, answer = conversation
+    if not any(m["role"] == "user" and m["content"].strip() for m in before):
+        raise ValueError("the user says nothing, so there is nothing to answer")
+    if not answer["content"].strip():
+        raise ValueError("the last answer is empty, so there is nothing to learn")
+    return conversation
 
 
 def write_conversations(path: Path, conversations: Iterable[Conversation]) -> None:
@@ -97,8 +108,10 @@ class Sample:
     labels: list[int]
 
 
-def tokenize(tokenizer: Any, conversation: Conversation) -> Sample:
+def tokenize(tokenizer: Any, conversation: Conversation, *, last_only: bool = False) -> Sample:
     """Render a conversation with the base's chat template and mask all but the answers.
+
+    With `last_only` all but the last answer, which is what an evaluation asks for.
 
     An answer's span starts where the template's generation prompt ends and includes the
     end-of-turn token, so that the adapter learns to stop.
@@ -106,7 +119,8 @@ def tokenize(tokenizer: Any, conversation: Conversation) -> Sample:
     text = tokenizer.apply_chat_template(conversation, tokenize=False)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     labels = [IGNORED_LABEL] * len(encoded["input_ids"])
-    for start, end in _answer_spans(tokenizer, conversation, text):
+    spans = _answer_spans(tokenizer, conversation, text)
+    for start, end in spans[-1:] if last_only else spans:
         for index, (token_start, token_end) in enumerate(encoded["offset_mapping"]):
             if start <= token_start and token_end <= end and token_end > token_start:
                 labels[index] = encoded["input_ids"][index]
@@ -128,6 +142,71 @@ def _answer_spans(tokenizer: Any, conversation: Conversation, text: str) -> list
         end = len(text) if end_token < 0 else end_token + len(tokenizer.eos_token)
         spans.append((len(prompt), end))
     return spans
+
+
+def tokenize_all(
+    tokenizer: Any, conversations: list[Conversation], max_length: int, truncate: bool = False
+) -> list[Sample]:
+    """Tokenise conversations; those over `max_length` tokens are refused, or cut if told so.
+
+    Raises:
+        DataError: some are too long, or would lose their whole answer; lists all of them.
+    """
+    samples = [tokenize(tokenizer, conversation) for conversation in conversations]
+    too_long = [i for i, sample in enumerate(samples, 1) if len(sample.input_ids) > max_length]
+    if too_long and not truncate:
+        raise DataError(
+            f"{len(too_long)} example(s) are longer than max_length={max_length} tokens: raise "
+            f"--max-length, or cut them with --truncate; counted from 1, {_listed(too_long)}"
+        )
+    cut = [Sample(s.input_ids[:max_length], s.labels[:max_length]) for s in samples]
+    silent = [i for i, s in enumerate(cut, 1) if all(x == IGNORED_LABEL for x in s.labels)]
+    if silent:
+        raise DataError(
+            f"{len(silent)} example(s) have no answer within max_length={max_length} tokens: "
+            f"counted from 1, {_listed(silent)}"
+        )
+    return cut
+
+
+def _listed(numbers: list[int]) -> str:
+    return "number " + ", ".join(map(str, numbers))
+
+
+def split_off(items: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """The rest, and a random share (at least one if any share), the same for the same seed."""
+    if not share:
+        return items, []
+    count = max(1, round(len(items) * share))
+    if count >= len(items):
+        raise DataError(f"{len(items)} example(s) are too few to keep {share:.0%} for validation")
+    chosen = set(random.Random(seed).sample(range(len(items)), count))
+    rest = [item for index, item in enumerate(items) if index not in chosen]
+    return rest, [items[index] for index in sorted(chosen)]
+
+
+def training_order(
+    lengths: Sequence[int], num_examples: int, batch_size: int, seed: int
+) -> list[int]:
+    """Which example comes when, over as many passes as it takes: indices into `lengths`.
+
+    Each pass is shuffled; then every 50 batches' worth is sorted by length and cut into batches, so
+    that little is padding, and the batches are shuffled. A pure function of its arguments, so that
+    a resumed run goes on where it was.
+    """
+    rng = random.Random(seed)
+    order: list[int] = []
+    while len(order) < num_examples:
+        shuffled = rng.sample(range(len(lengths)), len(lengths))
+        batches: list[list[int]] = []
+        for start in range(0, len(shuffled), 50 * batch_size):
+            similar = sorted(shuffled[start : start + 50 * batch_size], key=lambda i: lengths[i])
+            batches += [similar[i : i + batch_size] for i in range(0, len(similar), batch_size)]
+        rng.shuffle(batches)
+        # A pass's remainder comes last: within the pass it would shift the batches after it.
+        batches.sort(key=lambda batch: len(batch) < batch_size)
+        order += [index for batch in batches for index in batch]
+    return order[:num_examples]
 
 
 @dataclass(frozen=True)

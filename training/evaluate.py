@@ -1,57 +1,37 @@
-"""What an adapter is worth: greedy answers on held-out conversations, against the base's."""
+"""What a candidate is worth on held-out conversations: every metric, the same for all kinds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
+from training.base_model import load_tokenizer
+from training.candidates import Candidate
+from training.data import IGNORED_LABEL, Conversation, tokenize
+from training.errors import DataError
+from training.metrics import Scores, score_answers
 
-from training.data import Conversation
+SPARE_TOKENS = 16
+"""Room beyond the longest right answer: a wrong one may be longer, and must not look cut off."""
 
-BATCH_SIZE = 16
 
+def evaluate(candidate: Candidate, base: Path, conversations: list[Conversation]) -> Scores:
+    """Score a candidate's greedy answers to the last turns, and how likely it finds the right ones.
 
-def exact_match(
-    base: Path,
-    conversations: list[Conversation],
-    adapter: Path | None = None,
-    max_new_tokens: int = 96,
-) -> float:
-    """Share of conversations whose last turn the model gives word for word, greedily, in [0, 1]."""
+    `base` gives the tokenizer and the chat template. Answers may be as long as the longest right
+    one and a little longer.
+
+    Raises:
+        DataError: there is nothing to evaluate on.
+        TrainingError: the candidate can't answer.
+    """
+    if not conversations:
+        raise DataError("there is nothing to evaluate on")
+    expected = [conversation[-1]["content"].strip() for conversation in conversations]
+    tokenizer = load_tokenizer(base)
+    longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False)["input_ids"])
+    samples = [tokenize(tokenizer, chat, last_only=True) for chat in conversations]
     prompts = [conversation[:-1] for conversation in conversations]
-    answers = generate(base, prompts, adapter, max_new_tokens)
-    expected = [c[-1]["content"] for c in conversations]
-    return sum(a == e for a, e in zip(answers, expected, strict=True)) / len(expected)
-
-
-def generate(
-    base: Path,
-    prompts: list[Conversation],
-    adapter: Path | None = None,
-    max_new_tokens: int = 96,
-) -> list[str]:
-    """Greedy answers of the base, or of the base with the adapter, one for each prompt."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter)
-    model.eval()
-    answers: list[str] = []
-    for start in range(0, len(prompts), BATCH_SIZE):
-        batch = tokenizer.apply_chat_template(
-            prompts[start : start + BATCH_SIZE],
-            add_generation_prompt=True,
-            padding=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        with torch.inference_mode():
-            output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-        new_tokens = output[:, batch["input_ids"].shape[1] :]
-        answers += [a.strip() for a in tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
-    return answers
+    answers = candidate.answers(prompts, longest + SPARE_TOKENS)
+    lengths = [sum(label != IGNORED_LABEL for label in sample.labels) for sample in samples]
+    values = {**score_answers(answers, expected), "loss": candidate.losses(samples)}
+    return Scores(values, lengths)

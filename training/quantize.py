@@ -65,16 +65,8 @@ def quantize_checkpoint(
 
 def _check(checkpoint: Checkpoint, group_size: int) -> None:
     """Refuse a base that is no Llama, quantised already, or not divisible into groups."""
-    base = checkpoint.directory
-    if "quantization_config" in checkpoint.config:
-        raise TrainingError(f"{base} is quantised already; start from its BF16 or FP16 checkpoint")
-    try:
-        modules = BaseSpec.from_directory(base, max_rank=1).modules
-    except ValueError as error:
-        raise TrainingError(str(error)) from None
-    missing = {f"{name}.weight" for name in modules} - checkpoint.file_of.keys()
-    if missing:
-        raise TrainingError(f"{base} lacks {len(missing)} weights, the first is {min(missing)}")
+    checkpoint.linear_weights()
+    modules = BaseSpec.from_directory(checkpoint.directory, max_rank=1).modules
     for name, shape in modules.items():
         if shape.in_features % group_size or shape.out_features % FEATURES_STEP:
             raise TrainingError(

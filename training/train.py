@@ -1,143 +1,174 @@
-"""LoRA training (Hu et al., 2021, arXiv:2106.09685) with transformers and peft."""
+"""LoRA (arXiv:2106.09685), QLoRA (arXiv:2305.14314) and full fine-tuning of a base."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
-import tempfile
+import shutil
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from training.data import Collator, Conversation, Sample, tokenize
-from training.errors import DataError, TrainingError
+from adapters_registry.base import short_name
+from training.base_model import (
+    base_digest,
+    load_model,
+    load_tokenizer,
+    quantization_in_training,
+)
+from training.checkpoint import Checkpoint, require_new, whole_or_not_at_all
+from training.data import (
+    IGNORED_LABEL,
+    Conversation,
+    Sample,
+    split_off,
+    tokenize_all,
+    training_order,
+)
+from training.errors import TrainingError
+from training.lora import add_lora, lora_config, save_adapter
+from training.memory import MIB, Shape, training_memory
 from training.recipe import Recipe
+from training.run_record import RECORD_FILE, RunRecord, begin_record
+from training.trainer import NotFinite, newest_checkpoint, run_training, step_of
 
 
-def train_adapter(base: Path, conversations: list[Conversation], recipe: Recipe, out: Path) -> None:
-    """Train a LoRA adapter on the base and write it to `out` in PEFT's format.
-
-    Writes `adapter_config.json`, `adapter_model.safetensors` (bfloat16) and `training_run.json`
-    with the recipe, digests, versions and the loss curve.
-
-    Raises:
-        TrainingError: the base can't be loaded or lacks the target modules, or `out` is taken.
-        DataError: an example is longer than `recipe.max_length`, or the loss stops being finite.
-    """
-    from transformers import Trainer, TrainingArguments, set_seed
-
-    if out.exists() and any(out.iterdir()):
-        raise TrainingError(f"{out} isn't empty; name a new directory")
-    set_seed(recipe.seed)
-    tokenizer, model = _load_base(base)
-    samples = _tokenize_all(tokenizer, conversations, recipe.max_length)
-    adapted = _add_lora(model, recipe)
-    # The path means nothing elsewhere; the gate compares the name.
-    adapted.peft_config["default"].base_model_name_or_path = base.name
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        model=adapted,
-        args=TrainingArguments(
-            output_dir=tempfile.gettempdir(),  # nothing is written there: save_strategy is "no"
-            max_steps=recipe.num_steps,
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, round(recipe.num_steps * recipe.warmup_share)),
-            weight_decay=0.0,
-            logging_steps=max(1, min(10, recipe.num_steps // 4)),
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=not sys.stderr.isatty(),
-            remove_unused_columns=False,
-            seed=recipe.seed,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=samples,
-        data_collator=Collator(tokenizer.pad_token_id or tokenizer.eos_token_id),
-    )
-    started = time.monotonic()
-    trainer.train()
-    losses = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
-    if not all(torch.isfinite(torch.tensor(loss)) for _, loss in losses):
-        raise DataError("the loss stopped being finite; try a lower learning rate")
-    _save_bfloat16(adapted, out)
-    _write_run_record(out, base, conversations, recipe, losses, time.monotonic() - started)
-
-
-def _load_base(base: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        return tokenizer, AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"can't load the base {base}: {error}") from error
-
-
-def _tokenize_all(tokenizer: Any, data: list[Conversation], max_length: int) -> list[Sample]:
-    samples = [tokenize(tokenizer, conversation) for conversation in data]
-    too_long = [i for i, sample in enumerate(samples, 1) if len(sample.input_ids) > max_length]
-    if too_long:
-        raise DataError(
-            f"{len(too_long)} example(s) are longer than max_length={max_length} tokens, "
-            f"the first is number {too_long[0]}: shorten them or raise --max-length"
-        )
-    return samples
-
-
-def _add_lora(model: Any, recipe: Recipe) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    num_layers = model.config.num_hidden_layers
-    layers = None
-    if recipe.num_last_layers:
-        layers = list(range(max(0, num_layers - recipe.num_last_layers), num_layers))
-    config = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        target_modules=list(recipe.targets),
-        layers_to_transform=layers,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise TrainingError(f"these targets don't fit the base: {error}") from error
-
-
-def _save_bfloat16(adapted: Any, out: Path) -> None:
-    """Save in the dtype that is served: half the size of PEFT's float32, and no surprise later."""
-    adapted.save_pretrained(out)
-    weights = out / "adapter_model.safetensors"
-    tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in load_file(weights).items()}
-    save_file(tensors, weights, metadata={"format": "pt"})
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-
-
-def _write_run_record(
-    out: Path,
+def train(
     base: Path,
     conversations: list[Conversation],
     recipe: Recipe,
-    losses: list[tuple[int, float]],
-    seconds: float,
-) -> None:
-    data = json.dumps(conversations, sort_keys=True).encode()
-    record = {
-        "recipe": asdict(recipe),
-        "base": base.name,
-        "num_examples": len(conversations),
-        "data_sha256": hashlib.sha256(data).hexdigest(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-        "train_seconds": round(seconds, 1),
-        "loss": losses,
-    }
-    (out / "training_run.json").write_text(json.dumps(record, indent=1) + "\n")
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> RunRecord:
+    """Train on the base, and write an adapter (or with `full` a whole model) to `out`.
+
+    Beside PEFT's two files, or the model's, there are `training_run.json` with recipe, digests,
+    versions and losses, and their plot. While it runs its checkpoints are in `OUT.checkpoints`,
+    which goes at the end; `resume` goes on from the newest. `force` begins even where memory seems
+    too little.
+
+    Raises:
+        TrainingError: the base can't be loaded or lacks the targets, `out` is taken, what comes
+            out couldn't be served, or the loss stops being finite (the checkpoints then stay).
+        DataError: examples are too long or too few.
+    """
+    from transformers import set_seed
+
+    require_new(out)
+    tokenizer = load_tokenizer(base)
+    if recipe.has_adapter:
+        lora_config(recipe, num_layers=Checkpoint.open(base).config["num_hidden_layers"])
+    kept, held_out = split_off(conversations, recipe.validation_share, recipe.seed)
+    samples, validation = (
+        tokenize_all(tokenizer, part, recipe.max_length, recipe.truncate)
+        for part in (kept, held_out)
+    )
+    if not force:
+        _check_memory(base, recipe, samples)
+    quantization = quantization_in_training(base, recipe.method)
+    name, digest = short_name(str(base.absolute())), base_digest(base)
+    record = begin_record(recipe, name, digest, quantization, conversations, len(validation))
+    checkpoints = _open_checkpoints(out, record, resume=resume)
+    set_seed(recipe.seed)
+    model = _load(base, recipe)
+    record.num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lengths = [len(sample.input_ids) for sample in samples]
+    num_examples = recipe.num_steps * recipe.batch_size
+    order = training_order(lengths, num_examples, recipe.batch_size, recipe.seed)
+    first_step = step_of(newest_checkpoint(checkpoints))
+    started = time.monotonic()
+    try:
+        log = run_training(
+            model,
+            recipe,
+            [samples[index] for index in order],
+            validation,
+            tokenizer.pad_token_id,
+            checkpoints,
+        )
+    except NotFinite as error:
+        last = newest_checkpoint(checkpoints)
+        kept_at = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+        raise TrainingError(f"{error}; {kept_at}") from None
+    record.follow(log)
+    # Of a resumed run only the last part was timed here.
+    timed = (time.monotonic() - started) / max(1, record.num_steps_run - first_step)
+    record.train_seconds = round(timed * record.num_steps_run, 1)
+    with whole_or_not_at_all(out) as scratch:
+        _save(model, recipe, base, quantization, scratch)
+        record.write(scratch)
+    shutil.rmtree(checkpoints)
+    return record
+
+
+def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
+    """Refuse what the plan says won't fit in the memory that is free.
+
+    Raises:
+        TrainingError: with the plan's figures.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0]
+    length = max(len(sample.input_ids) for sample in samples)
+    answers = sum(label != IGNORED_LABEL for sample in samples for label in sample.labels)
+    share = answers / sum(len(sample.input_ids) for sample in samples)
+    memory = training_memory(Shape.of(Checkpoint.open(base).config), recipe, length, share)
+    if memory.peak > free:
+        parts = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in asdict(memory).items())
+        raise TrainingError(
+            f"this takes {memory.peak / MIB:,.0f} MiB by the plan ({parts}), and {free / MIB:,.0f} "
+            "are free: try --gradient-checkpointing, --accumulation, a shorter --max-length or "
+            "--method qlora; --force begins all the same"
+        )
+
+
+def checkpoints_of(out: Path) -> Path:
+    """Where a run keeps its checkpoints while it lasts."""
+    return out.absolute().with_name(f"{out.name}.checkpoints")
+
+
+def _open_checkpoints(out: Path, record: RunRecord, *, resume: bool) -> Path:
+    """The directory of checkpoints, empty or of this very job.
+
+    Raises:
+        TrainingError: it holds another run's, or this one's and `resume` isn't said.
+    """
+    directory = checkpoints_of(out)
+    if (directory / RECORD_FILE).is_file():
+        if not resume:
+            raise TrainingError(
+                f"{directory} is of a run that didn't end: go on with --resume, or delete it"
+            )
+        found = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
+        if not record.same_job(found):
+            raise TrainingError(
+                f"{directory} is of another job: base, data and recipe must be the same to resume"
+            )
+    elif resume:
+        raise TrainingError(f"there is nothing to resume: {directory} holds no run")
+    directory.mkdir(parents=True, exist_ok=True)
+    record.write_json(directory)
+    return directory
+
+
+def _load(base: Path, recipe: Recipe) -> Any:
+    """The model with what is to be trained, and nothing else, requiring gradients."""
+    if not recipe.has_adapter:
+        # bfloat16 weights would round most updates away.
+        return load_model(base, torch.float32)
+    return add_lora(load_model(base, nf4=recipe.method == "qlora"), recipe)
+
+
+def _save(model: Any, recipe: Recipe, base: Path, quantization: str, out: Path) -> None:
+    if recipe.has_adapter:
+        save_adapter(model, out, base, quantization)
+        return
+    Checkpoint.open(base).copy_other_files(out)
+    model.to(torch.bfloat16).save_pretrained(out)

@@ -1,12 +1,13 @@
 """The gate refuses each malformed adapter for its own reason, and takes every valid variant."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from adapters_registry.base import BaseSpec
 from adapters_registry.check import check_adapter
@@ -148,3 +149,40 @@ def test_a_weights_file_that_goes_away_is_a_reason(tmp_path: Path, tiny_base: Ba
     directory = Recipe().make(tmp_path / "adapter", tiny_base)
     (directory / WEIGHTS_FILE).unlink()
     assert {reason.code for reason in reasons(directory, tiny_base)} == {"weights_unreadable"}
+
+
+def trained_over(quantization: str) -> Recipe:
+    def mark(directory: Path) -> None:
+        file = directory / WEIGHTS_FILE
+        save_file(load_file(file), file, metadata={"trained_over": quantization})
+
+    return Recipe(after=mark)
+
+
+def test_what_the_base_was_rounded_to_in_training(tmp_path: Path, tiny_base: BaseSpec) -> None:
+    nf4_base = replace(tiny_base, quantization="nf4")
+    marked = trained_over("nf4").make(tmp_path / "nf4", tiny_base)
+    plain = trained_over("").make(tmp_path / "plain", tiny_base)
+    silent = Recipe().make(tmp_path / "silent", tiny_base)
+    assert check_adapter(marked, nf4_base).warnings == []
+    assert check_adapter(plain, tiny_base).warnings == []
+    for base in (tiny_base, nf4_base):
+        facts = check_adapter(silent, base)
+        assert (facts.trained_over, facts.warnings) == (None, [])
+    (warning,) = check_adapter(marked, tiny_base).warnings
+    assert "trained over weights rounded to nf4" in warning
+    assert "base has unrounded weights" in warning
+    (warning,) = check_adapter(plain, nf4_base).warnings
+    assert "trained over unrounded weights" in warning
+    strict = replace(tiny_base, refuses_other_rounding=True)
+    assert [reason.code for reason in reasons(marked, strict)] == ["rounding_mismatch"]
+    assert check_adapter(marked, strict, allow_base_mismatch=True).warnings
+    assert check_adapter(plain, strict).warnings == []
+
+
+def test_a_base_says_what_it_was_rounded_to() -> None:
+    assert BaseSpec.from_config("b", LLAMA32_1B, 8).quantization == ""
+    nf4 = LLAMA32_1B | {"rounded_to": "nf4"}
+    assert BaseSpec.from_config("b", nf4, 8).quantization == "nf4"
+    packed = LLAMA32_1B | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    assert BaseSpec.from_config("b", packed, 8).quantization == "compressed-tensors"

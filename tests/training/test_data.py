@@ -1,9 +1,20 @@
 import json
+import random
 from pathlib import Path
 
 import pytest
 
-from training.data import IGNORED_LABEL, Collator, Sample, exchange, read_conversations, tokenize
+from training.data import (
+    IGNORED_LABEL,
+    Collator,
+    Sample,
+    exchange,
+    read_conversations,
+    split_off,
+    tokenize,
+    tokenize_all,
+    training_order,
+)
 from training.errors import DataError
 
 
@@ -41,6 +52,13 @@ def test_every_turn_of_the_assistant_is_learned() -> None:
         *exchange("b", "two"),
     ]
     assert learned(conversation) == "one$two$"
+
+
+def test_an_evaluation_asks_for_the_last_answer() -> None:
+    sample = tokenize(
+        CharacterTokenizer(), [*exchange("a", "one"), *exchange("b", "two")], last_only=True
+    )
+    assert "".join(chr(x) for x in sample.labels if x != IGNORED_LABEL) == "two$"
 
 
 def test_collator_pads_and_masks() -> None:
@@ -86,3 +104,52 @@ def test_no_data(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no examples"):
         read_conversations(tmp_path / "empty.jsonl")
+
+
+def test_data_without_a_question_or_an_answer_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    lines = [
+        '{"prompt": "x", "completion": " "}',
+        '{"prompt": "", "completion": "y"}',
+        '{"messages": [{"role": "assistant", "content": "y"}]}',
+    ]
+    file.write_text("\n".join(lines))
+    with pytest.raises(DataError) as error:
+        read_conversations(file)
+    assert "line 1: the last answer is empty" in str(error.value)
+    assert "line 2: the user says nothing" in str(error.value)
+    assert "line 3: the user says nothing" in str(error.value)
+
+
+def test_long_examples_are_listed_or_cut() -> None:
+    tokenizer = CharacterTokenizer()
+    data = [exchange("q", "short"), exchange("q", "longer answer"), exchange("long" * 9, "a")]
+    with pytest.raises(DataError, match=r"2 example\(s\) are longer .* number 2, 3"):
+        tokenize_all(tokenizer, data, max_length=20)
+    cut = tokenize_all(tokenizer, data[:2], max_length=20, truncate=True)
+    assert [len(sample.input_ids) for sample in cut] == [16, 20]
+    with pytest.raises(DataError, match=r"no answer within max_length=20 tokens: .* number 3"):
+        tokenize_all(tokenizer, data, max_length=20, truncate=True)
+
+
+def test_a_share_is_split_off() -> None:
+    items = list(range(40))
+    rest, part = split_off(items, 0.25, seed=3)
+    assert len(part) == 10
+    assert sorted(rest + part) == items
+    assert split_off(items, 0.25, seed=3) == (rest, part)
+    assert split_off(items, 0.25, seed=4) != (rest, part)
+    assert split_off(items, 0, seed=3) == (items, [])
+
+
+def test_the_order_has_batches_of_like_length_and_leaves_nothing_out() -> None:
+    lengths = random.Random(0).choices(range(10, 500), k=203)
+    order = training_order(lengths, 406, batch_size=8, seed=1)
+    assert sorted(order) == sorted([*range(203)] * 2)
+    assert sorted(order[:203]) == [*range(203)], "a pass comes before the next"
+    assert order == training_order(lengths, 406, batch_size=8, seed=1)
+    batches = [order[start : start + 8] for start in range(0, 200, 8)]
+    spread = sum(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in batches) / 25
+    assert spread < 30, "random batches of eight spread over about 380"
+    means = [sum(lengths[i] for i in batch) for batch in batches]
+    assert means != sorted(means), "long and short batches are mixed"

@@ -4,14 +4,18 @@ import pytest
 
 from training.datasets import DATASETS
 from training.errors import TrainingError
+from training.metrics import METRICS
 from training.recipe import RECIPES_DIR, Recipe, load_recipe, make_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES_DIR.glob("*.toml")), ids=lambda p: p.stem)
-def test_bundled_recipes_load_and_name_their_licence(path: Path) -> None:
+def test_bundled_recipes_name_their_licence_their_split_and_what_to_expect(path: Path) -> None:
     recipe = load_recipe(path.stem)
     assert recipe.dataset in DATASETS
     assert recipe.dataset_licence
+    assert "Held out: whole" in path.read_text()
+    assert recipe.expected.keys() <= set(METRICS)
+    assert recipe.expected["exact_match"] > 0.5
 
 
 def test_flags_win() -> None:
@@ -19,6 +23,15 @@ def test_flags_win() -> None:
     assert make_recipe({"rank": 8, "targets": ["q_proj"], "seed": None}) == Recipe(
         rank=8, targets=("q_proj",)
     )
+
+
+def test_a_recipes_rate_is_not_taken_for_a_method_of_another_kind(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("learning_rate = 3e-3")
+    assert load_recipe(str(file)).learning_rate == 3e-3
+    assert load_recipe(str(file), method="qlora").learning_rate == 3e-3
+    assert load_recipe(str(file), method="full").learning_rate == 1e-4
+    assert load_recipe(str(file), method="full", learning_rate=2e-4).learning_rate == 2e-4
 
 
 def test_bad_recipes(tmp_path: Path) -> None:
@@ -31,6 +44,13 @@ def test_bad_recipes(tmp_path: Path) -> None:
     file.write_text("rank = ")
     with pytest.raises(TrainingError, match="no valid TOML"):
         load_recipe(str(file))
-    for values in ({"rank": 0}, {"targets": []}, {"learning_rate": 3.0}):
-        with pytest.raises(TrainingError, match=next(iter(values))):
+    for values in (
+        {"rank": 0},
+        {"targets": []},
+        {"learning_rate": 3.0},
+        {"method": "dora"},
+        {"validation_share": 1},
+        {"batch_size": 8, "accumulation": 3},
+    ):
+        with pytest.raises(TrainingError, match=list(values)[-1]):
             make_recipe(values)
