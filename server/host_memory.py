@@ -148,12 +148,10 @@ class HostMemory:
             try:
                 async with asyncio.timeout(self._load_seconds):
                     path = await self._fetches.run(self._content.fetch, version.digest)
-                evictions = await self._make_room(resident)
+                await self._make_room(resident)
                 self.require_same_engine()
                 async with asyncio.timeout(self._load_seconds):
-                    # Beside the evictions: each is a call that waits for the end of a step.
                     await self._engine.prepare(version, path)
-                await asyncio.gather(*evictions)
             finally:
                 self._content.release(version.digest)
         resident.on(Event.LOADED)
@@ -175,8 +173,8 @@ class HostMemory:
             seconds = time.monotonic() - started
             metrics.ADAPTER_LOAD_SECONDS.labels(tier.value, outcome).observe(seconds)
 
-    async def _make_room(self, resident: Resident) -> list[asyncio.Task[None]]:
-        """Begin to send off whom the newcomer needs the place of, as soon as that is possible.
+    async def _make_room(self, resident: Resident) -> None:
+        """Send off whom the newcomer needs the place of, as soon as that is possible.
 
         What is leased holds a slot, and of these there are fewer than places in host memory.
         """
@@ -186,7 +184,7 @@ class HostMemory:
         for engine_id in leaving:
             metrics.EVICTIONS.labels("host", "capacity").inc()
             self.residency[engine_id].on(Event.DISMISSED)
-        return [self.evict(engine_id) for engine_id in leaving]
+        await asyncio.gather(*map(self.evict, leaving))
 
     async def _evict(self, engine_id: int) -> None:
         try:

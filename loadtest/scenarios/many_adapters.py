@@ -128,11 +128,13 @@ async def run(
         loads[few] = Load(clients, POPULARITY_SECONDS, lambda _: zipf(rng, names[:SLOTS]))
         loads[many] = Load(clients, POPULARITY_SECONDS, lambda _: zipf(rng, names))
     phases = {name: Phase() for name in loads}
-    progress("warming up")
-    await client.time([Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:SLOTS]])
     for round_ in range(ROUNDS):
         for name, load in loads.items():
             progress(f"round {round_ + 1} of {ROUNDS}: {name}")
+            # Each phase finds the same adapters in the slots, not those of the phase before.
+            await client.time(
+                [Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:SLOTS]]
+            )
             await _clients(client, load, phases[name])
     table, result = report(phases, num_adapters, slot_wait_seconds)
     if num_new:

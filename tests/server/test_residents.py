@@ -126,26 +126,6 @@ async def test_slots_and_host_memory_keep_to_their_budgets(
     assert not any(r.in_use for _, r in residents.host.residency.items())
 
 
-async def test_a_version_is_read_while_another_makes_room(
-    residents: Residents, engine: FakeEngine, versions: list[VersionRecord]
-) -> None:
-    for version in versions[:HOST]:
-        await touch(residents, version)
-    may_leave, evict = asyncio.Event(), engine.evict
-
-    async def evict_slowly(version: VersionRecord) -> None:
-        await may_leave.wait()
-        await evict(version)
-
-    engine.evict = evict_slowly  # type: ignore[method-assign]
-    newcomer = asyncio.create_task(touch(residents, versions[HOST]))
-    await until(lambda: versions[HOST].engine_id in engine.host)
-    assert not newcomer.done(), "it counts as there once the other has left"
-    may_leave.set()
-    await newcomer
-    assert len(engine.host) == HOST
-
-
 async def test_who_waits_too_long_is_told(
     registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
 ) -> None:
