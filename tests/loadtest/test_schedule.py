@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_shipped_scenarios_begin_with_their_question(name: str) -> None:
     assert text.startswith("question = ")
     assert load_scenario(name).question.endswith("?")
     assert fingerprint(load_scenario(name), first=100)
+
+
+def test_the_example_of_the_readme_is_a_scenario(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    (example,) = re.findall(r"```toml\n(question.*?)```", readme, re.DOTALL)
+    file = tmp_path / "example.toml"
+    file.write_text(example)
+    assert fingerprint(load_scenario(str(file)), first=100)
 
 
 def test_another_rate_asks_for_the_same_models(scenario: Make) -> None:
