@@ -21,6 +21,7 @@ COMMANDS = {
     "server/loadtest_cli.py": {"loadtest", "training"},
     "server/residency_cli.py": {"loadtest"},
     "server/started_server.py": {"loadtest"},
+    "server/workload_cli.py": {"loadtest"},
 }
 """The command line is where packages meet; it imports them when a command is called."""
 READERS_OF_THE_ENVIRONMENT = {

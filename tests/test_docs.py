@@ -32,7 +32,7 @@ def test_every_setting_has_a_group() -> None:
 
 def test_files_named_in_the_documents_exist() -> None:
     for name in re.findall(
-        r"`((?:server|adapters_registry|training|tests)/[\w/.]+)`", README + DESIGN
+        r"`((?:server|adapters_registry|training|loadtest|tests)/[\w/.]+)`", README + DESIGN
     ):
         assert (ROOT / name).exists(), name
 

@@ -1,0 +1,46 @@
+"""How a server is told which adapter a request wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from loadtest.distributions import BASE
+
+
+class Server(StrEnum):
+    """The kinds of server that differ in this."""
+
+    OPENAI = "openai"
+    """`model` names it: ours, vLLM's, most others."""
+    LLAMA_CPP = "llama-cpp"
+    """llama.cpp's server: `lora` lists ids, in the order of its `--lora` arguments."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One server's way."""
+
+    base: str
+    """The name of the base."""
+    server: Server = Server.OPENAI
+    adapters: dict[str, int] = field(default_factory=dict)
+    """llama.cpp's ids."""
+
+    def name_of(self, model: str) -> str:
+        """The model as a request names it."""
+        return self.base if model == BASE else model
+
+    def adapt(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body that this server understands."""
+        if self.server is Server.OPENAI:
+            return body
+        chosen = self.adapters.get(body["model"])
+        lora = [] if chosen is None else [{"id": chosen, "scale": 1.0}]
+        return body | {"lora": lora, "cache_prompt": False}
+
+    @property
+    def names_versions(self) -> bool:
+        """Whether responses say which adapter answered."""
+        return self.server is Server.OPENAI

@@ -1,0 +1,174 @@
+"""One run from beginning to end: prepare, record what is true, load, and keep everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loadtest.adapters import LlamaShape
+from loadtest.admin import Admin
+from loadtest.churning import Churning, ChurnRecord
+from loadtest.dialect import Dialect, Server
+from loadtest.exchange import Exchange
+from loadtest.outcome import Outcome
+from loadtest.preparation import (
+    ensure_adapters,
+    find_dialect,
+    record_golden,
+    tenant_keys,
+    weights,
+)
+from loadtest.runner import Runner
+from loadtest.scenario import Scenario
+from loadtest.schedule import Schedule, make_schedule
+from loadtest.scraping import Scraper
+from loadtest.truth import Truth, stale
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server to measure."""
+
+    url: str
+    key: str = ""
+    server: Server = Server.OPENAI
+    shape: LlamaShape = field(default_factory=LlamaShape)
+    """Of its base: what made adapters must fit."""
+    weights_dir: Path | None = None
+    """Where adapters are made; for vLLM's server, which reads them from there."""
+
+
+@dataclass
+class Run:
+    """Everything that a run has brought."""
+
+    scenario: Scenario
+    url: str
+    began_at: str
+    base: str = ""
+    """What the server calls its base."""
+    seconds: float = 0.0
+    """Until the last answer."""
+    complete: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+    churn: list[ChurnRecord] = field(default_factory=list)
+    truth: Truth = field(default_factory=Truth)
+    pages: list[tuple[float, bytes]] = field(default_factory=list)
+    cpu_share: float = 0.0
+    """Of one core, that the tester itself took."""
+
+
+class Observer:
+    """What a run tells of itself while it goes; does nothing."""
+
+    def preparing(self, what: str) -> None:
+        """A step of the preparation."""
+
+    def started(self, runner: Runner, now: Callable[[], float]) -> None:
+        """The load begins."""
+
+
+async def run(
+    scenario: Scenario, target: Target, stop: asyncio.Event, observer: Observer | None = None
+) -> Run:
+    """Run a scenario; `stop` ends it early, and what there is by then is returned.
+
+    Raises:
+        LoadTestError: the server can't be measured.
+    """
+    observer = observer or Observer()
+    result = Run(scenario, target.url, datetime.now(UTC).isoformat(timespec="seconds"))
+    keys, schedule = tenant_keys(scenario, target.key), make_schedule(scenario)
+    async with (
+        Admin.connect(target.url, target.key) as admin,
+        Exchange(target.url, scenario.limits) as exchange,
+    ):
+        observer.preparing("asking the server what it is")
+        dialect = await find_dialect(scenario, admin, keys, target.server)
+        result.base = dialect.base
+        with weights(target.shape, target.weights_dir) as place:
+            live = {}
+            if target.server is Server.OPENAI:
+                live = await ensure_adapters(scenario, admin, place, observer.preparing)
+
+            async def golden(*models: str) -> None:
+                if scenario.truth.share:
+                    await record_golden(
+                        scenario, exchange, result.truth, dialect, target.key, list(models)
+                    )
+
+            observer.preparing("recording golden answers")
+            await golden(dialect.base, *_all_adapters(scenario))
+            churning = Churning(
+                admin, scenario.made_adapters(), place, live, exchange.now, golden, result.churn
+            )
+            await _load(
+                schedule, scenario, exchange, keys, dialect, churning, result, stop, observer
+            )
+    return result
+
+
+def _all_adapters(scenario: Scenario) -> list[str]:
+    parts = [scenario.adapters, *(t.adapters for t in scenario.tenants if t.adapters)]
+    return list(dict.fromkeys(name for part in parts for name in part.all_names))
+
+
+async def _load(
+    schedule: Schedule,
+    scenario: Scenario,
+    exchange: Exchange,
+    keys: dict[str, str],
+    dialect: Dialect,
+    churning: Churning,
+    result: Run,
+    stop: asyncio.Event,
+    observer: Observer,
+) -> None:
+    await asyncio.to_thread(churning.prepare, schedule.churn)
+    runner = Runner(scenario, exchange, result.truth, keys, dialect)
+    result.outcomes = runner.outcomes
+    scraper = Scraper(exchange, result.pages)
+    with _no_long_pauses():
+        exchange.start_clock()
+        cpu = time.process_time()
+        observer.started(runner, exchange.now)
+        beside = [
+            asyncio.create_task(churning.run(schedule.churn)),
+            asyncio.create_task(scraper.run()),
+        ]
+        try:
+            result.complete = await runner.run(schedule, stop)
+        finally:
+            result.seconds = exchange.now()
+            result.cpu_share = (time.process_time() - cpu) / result.seconds
+            for task in beside:
+                task.cancel()
+            endings = await asyncio.gather(*beside, return_exceptions=True)
+    for ending in endings:
+        if isinstance(ending, Exception):
+            raise ending
+    stale(result.outcomes, churning.changes)
+
+
+@contextlib.contextmanager
+def _no_long_pauses() -> Iterator[None]:
+    """Pauses in which nothing is sent: the garbage collector looks at what is new only, and the
+    thread that draws the progress hands over after half a millisecond."""
+    thresholds, switch_seconds = gc.get_threshold(), sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 1_000_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(switch_seconds)
+        gc.unfreeze()

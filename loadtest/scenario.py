@@ -1,0 +1,258 @@
+"""A scenario: a question, and the load that answers it.
+
+Every unknown key is an error. Times are in seconds, rates in requests a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Poisson(_Part):
+    """Independent requests."""
+
+    process: Literal["poisson"]
+    rate: PositiveFloat
+
+
+class Gamma(_Part):
+    """Bursts: gaps are Gamma-distributed with coefficient of variation `cv`, as S-LoRA's are."""
+
+    process: Literal["gamma"]
+    rate: PositiveFloat
+    cv: PositiveFloat = 2.0
+
+
+class Ramp(_Part):
+    """Independent requests whose rate goes from `rate` to `to_rate` over the run."""
+
+    process: Literal["ramp"]
+    rate: NonNegativeFloat
+    to_rate: PositiveFloat
+
+
+class Trace(_Part):
+    """A recorded trace: CSV with `at_seconds`, and optionally `model`, `tenant`, `input_tokens`,
+    `output_tokens`; what `loadtest run` writes as `requests.csv` is one."""
+
+    process: Literal["trace"]
+    file: Path
+    speed: PositiveFloat = 1.0
+
+
+class Closed(_Part):
+    """As many clients as `concurrency`, each with one request open at any time."""
+
+    process: Literal["closed"]
+    concurrency: PositiveInt
+
+
+Arrivals = Annotated[Poisson | Gamma | Ramp | Trace | Closed, Field(discriminator="process")]
+
+
+class Fixed(_Part):
+    """Always as many tokens."""
+
+    kind: Literal["fixed"]
+    tokens: PositiveInt
+
+
+class Uniform(_Part):
+    """Any number from `min` to `max`, both included."""
+
+    kind: Literal["uniform"]
+    min: PositiveInt
+    max: PositiveInt
+
+
+class LogNormal(_Part):
+    """Log-normal around `median`, cut to `min` and `max`."""
+
+    kind: Literal["lognormal"]
+    median: PositiveFloat
+    sigma: NonNegativeFloat
+    min: PositiveInt = 1
+    max: PositiveInt
+
+
+class Dataset(_Part):
+    """JSON Lines with `prompt` (text), or `messages` (chat), and optionally `output_tokens`."""
+
+    kind: Literal["dataset"]
+    file: Path
+
+
+Length = Annotated[Fixed | Uniform | LogNormal, Field(discriminator="kind")]
+InputLength = Annotated[Fixed | Uniform | LogNormal | Dataset, Field(discriminator="kind")]
+
+
+class Adapters(_Part):
+    """Which adapters are asked for, and how often."""
+
+    count: NonNegativeInt = 0
+    """That many named `prefix-0`, `prefix-1`, ...; registered with random weights if missing."""
+    prefix: str = "load"
+    tenant: str = "default"
+    """Whose they are."""
+    rank: PositiveInt = 8
+    update: PositiveFloat = 0.002
+    """Size of the random weights."""
+    names: tuple[str, ...] = ()
+    """Adapters that the server has already, besides."""
+    popularity: Literal["uniform", "zipf", "file"] = "uniform"
+    exponent: PositiveFloat = 1.0
+    """Zipf's: the i-th adapter is asked for in proportion to 1 / i ** exponent."""
+    file: Path | None = None
+    """CSV with `model` and `weight`, for popularity `file`."""
+    base_share: Share = 0.0
+    """Share of requests for the base."""
+
+    @model_validator(mode="after")
+    def _file_where_popularity_is_one(self) -> Self:
+        if (self.popularity == "file") != (self.file is not None):
+            raise ValueError("`file` goes with popularity = 'file'")
+        if self.popularity != "file" and not self.all_names and self.base_share < 1:
+            raise ValueError("no adapters: give `count`, `names`, or base_share = 1")
+        return self
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Names of the adapters that are registered if missing."""
+        return tuple(f"{self.prefix}-{index}" for index in range(self.count))
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """All adapters, most popular first."""
+        return self.made + self.names
+
+
+class Requests(_Part):
+    """What each request looks like."""
+
+    api: Literal["completions", "chat"] = "completions"
+    input: InputLength = Fixed(kind="fixed", tokens=32)
+    output: Length = Fixed(kind="fixed", tokens=64)
+    shared_prefix_tokens: NonNegativeInt = 0
+    """The first tokens of each prompt are the same for all requests of a model."""
+    ignore_eos: bool = True
+    """Generate as many tokens as asked; fewer are an error."""
+    turns: PositiveInt = 1
+    """Turns of a conversation; each carries the history (chat only)."""
+    think_seconds: NonNegativeFloat = 0.0
+    """Mean pause before the next turn, exponentially distributed."""
+    disconnect_share: Share = 0.0
+    """Clients that hang up midway through the answer."""
+
+
+class Tenant(_Part):
+    """A client with a key, and optionally a load, of its own."""
+
+    name: str
+    key: str | None = Field(default=None, repr=False)
+    key_file: Path | None = None
+    arrivals: Arrivals | None = None
+    adapters: Adapters | None = None
+    requests: Requests | None = None
+
+
+class Churn(_Part):
+    """Changes through the admin API during the run, per minute, on the adapters made."""
+
+    registrations_per_minute: NonNegativeFloat = 0.0
+    """A next version with other weights, not yet live."""
+    promotions_per_minute: NonNegativeFloat = 0.0
+    rollbacks_per_minute: NonNegativeFloat = 0.0
+    retirements_per_minute: NonNegativeFloat = 0.0
+
+    @property
+    def any(self) -> bool:
+        """Whether there are changes at all."""
+        return any(rate > 0 for rate in self.model_dump().values())
+
+
+class Truth(_Part):
+    """Golden answers: how many requests are checked against them."""
+
+    share: Share = 0.0
+    prompts: Annotated[int, Field(ge=1, le=8)] = 4
+    """Golden prompts for each version."""
+    tokens: PositiveInt = 8
+    """Length of a golden answer."""
+
+
+class Goodput(_Part):
+    """What makes an answer a good one, in milliseconds."""
+
+    ttft_ms: PositiveFloat | None = None
+    tpot_ms: PositiveFloat | None = None
+    e2e_ms: PositiveFloat | None = None
+
+
+class Limits(_Part):
+    """Bounds in time and number, so that a run ends whatever the server does."""
+
+    stall_seconds: PositiveFloat = 30.0
+    """Without a byte for so long, a request has failed."""
+    request_seconds: PositiveFloat = 120.0
+    drain_seconds: NonNegativeFloat = 30.0
+    """How long open requests may go on after the last arrival."""
+    max_in_flight: PositiveInt | None = None
+    """Requests open at a time; others wait in the client, which is measured."""
+
+
+class Scenario(_Part):
+    """A question, and the load that answers it."""
+
+    question: str
+    seed: int = 0
+    duration_seconds: PositiveFloat = 60.0
+    warmup_seconds: NonNegativeFloat = 0.0
+    """The first seconds of the run that aren't counted."""
+    arrivals: Arrivals
+    adapters: Adapters = Adapters(base_share=1.0)
+    requests: Requests = Requests()
+    tenants: tuple[Tenant, ...] = ()
+    churn: Churn = Churn()
+    truth: Truth = Truth()
+    goodput: Goodput = Goodput()
+    limits: Limits = Limits()
+    slo: str = ""
+    """Checked if the command line names none, for example 'ttft_p99<500ms,error_rate<0.1%'."""
+    server_flags: tuple[str, ...] = ()
+    """Flags of the server that is started where none is given."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.warmup_seconds >= self.duration_seconds:
+            raise ValueError("warmup_seconds leaves nothing of duration_seconds")
+        if any(part.turns > 1 and part.api != "chat" for part in self._all_requests()):
+            raise ValueError("turns > 1 needs api = 'chat'")
+        if self.churn.any and not self.made_adapters():
+            raise ValueError("churn changes the adapters that are made: give adapters.count")
+        return self
+
+    def _all_requests(self) -> list[Requests]:
+        return [self.requests, *(t.requests for t in self.tenants if t.requests)]
+
+    def made_adapters(self) -> dict[str, Adapters]:
+        """The adapters that are registered if missing, with how they are made."""
+        parts = [self.adapters, *(t.adapters for t in self.tenants if t.adapters)]
+        return {name: part for part in parts for name in part.made}

@@ -1,0 +1,132 @@
+"""Reading a streamed answer: server-sent events, and what OpenAI-shaped chunks say. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+DONE = b"[DONE]"
+
+
+class StreamBroken(Exception):
+    """The stream isn't what it should be; `status` is the kind of error."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Token:
+    """A token with log-probabilities: its own and those of the likeliest."""
+
+    text: str
+    logprob: float
+    likeliest: dict[str, float]
+
+
+class Events:
+    """Splits bytes, however they are cut, into the data of events."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The data of each event that is complete now; comments are left out."""
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        *events, self._rest = (self._rest + data).split(b"\n\n")
+        found = []
+        for event in events:
+            if event.startswith(b"data: ") and b"\n" not in event:
+                found.append(event[6:])
+            else:
+                found += self._slowly(event)
+        return found
+
+    @property
+    def rest(self) -> bytes:
+        """What has come of the next event."""
+        return self._rest
+
+    @staticmethod
+    def _slowly(event: bytes) -> list[bytes]:
+        """Several lines, comments, other fields."""
+        lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
+        if lines:
+            return [b"\n".join(line[5:].removeprefix(b" ") for line in lines)]
+        known = (b":", b"event:", b"id:", b"retry:")
+        if all(not line or line.startswith(known) for line in event.split(b"\n")):
+            return []
+        raise StreamBroken("garbage", f"no server-sent event: {event[:80]!r}")
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a stream has said so far."""
+
+    model: str | None = None
+    text: list[str] = field(default_factory=list)
+    finished: bool = False
+    done: bool = False
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tokens: list[Token] = field(default_factory=list)
+    is_mixed: bool = False
+
+    def take(self, data: bytes) -> bool:
+        """Read one event; whether it brings tokens.
+
+        Raises:
+            StreamBroken: it is no JSON, of no known shape, or an error.
+        """
+        if data == DONE:
+            self.done = True
+            return False
+        try:
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise StreamBroken("stream_error", json.dumps(chunk["error"])[:300])
+            self._note_model(chunk.get("model"))
+            usage = chunk.get("usage")
+            if usage:
+                self.tokens_in = usage.get("prompt_tokens")
+                self.tokens_out = usage.get("completion_tokens")
+            choices = chunk.get("choices")
+            return self._take_choice(choices[0]) if choices else False
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            raise StreamBroken("garbage", f"{data[:80]!r}: {error}") from error
+
+    def _note_model(self, model: str | None) -> None:
+        if model is None or model == self.model:
+            return
+        self.is_mixed |= self.model is not None
+        self.model = model
+
+    def _take_choice(self, choice: dict[str, Any]) -> bool:
+        ended = choice.get("finish_reason") is not None
+        self.finished |= ended
+        if logprobs := choice.get("logprobs"):
+            self._take_logprobs(logprobs)
+        if "text" in choice:
+            self.text.append(choice["text"])
+            return bool(choice["text"]) or not ended
+        delta = choice["delta"]
+        text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+        if text:
+            self.text.append(text)
+        return bool(text or delta.get("tool_calls"))
+
+    def _take_logprobs(self, logprobs: dict[str, Any]) -> None:
+        """The shape of the completions API; some servers send that of chat there."""
+        if "content" in logprobs:
+            for entry in logprobs["content"]:
+                likeliest = {top["token"]: top["logprob"] for top in entry["top_logprobs"]}
+                self.tokens.append(Token(entry["token"], entry["logprob"], likeliest))
+            return
+        tops = logprobs.get("top_logprobs") or [{}] * len(logprobs["tokens"])
+        for text, logprob, likeliest in zip(
+            logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True
+        ):
+            self.tokens.append(Token(text, logprob, likeliest or {}))

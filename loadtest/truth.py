@@ -1,0 +1,163 @@
+"""Is the answer that of the version which the server names? Golden answers, and who differs. Pure.
+
+Greedy answers of a batch differ in their last bits from batch to batch, and near ties then turn
+out otherwise. So answers are compared by log-probabilities: a golden answer is asked for several
+times before the load, and what those differ by is the measure of noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+
+from loadtest.outcome import Outcome
+from loadtest.streams import Token
+
+MIN_TOLERANCE = 0.05
+"""Nats; differences below are noise on any machine."""
+NOISE_FACTOR = 2.0
+UNLISTED_LOGPROB = 25.0
+"""How much less likely than the first a token counts whose log-probability isn't told."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer to a golden prompt."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Answer:
+        """What a request brought."""
+        return cls(outcome.text, tuple(outcome.tokens))
+
+
+def distance(golden: Answer, other: Answer) -> float:
+    """Largest difference of log-probabilities up to where the two part, in nats.
+
+    Where they part, it is what the other's choice falls short of the golden one by, in the golden
+    answer's eyes: little for a near tie. Without log-probabilities any difference is infinite.
+    """
+    if not golden.tokens or not other.tokens:
+        return 0.0 if golden.text == other.text else float("inf")
+    largest = 0.0
+    for ours, theirs in zip(golden.tokens, other.tokens, strict=False):
+        if ours.text != theirs.text:
+            listed = ours.likeliest.get(theirs.text, ours.logprob - UNLISTED_LOGPROB)
+            return max(largest, ours.logprob - listed)
+        largest = max(largest, abs(ours.logprob - theirs.logprob))
+    return largest
+
+
+@dataclass
+class Truth:
+    """Golden answers by version and prompt, and the verdict on answers under load."""
+
+    tolerance: float = MIN_TOLERANCE
+    golden: dict[str, dict[int, Answer]] = field(default_factory=dict)
+    num_right: int = 0
+    num_unchecked: int = 0
+    """Asked golden prompts whose version has no golden answer."""
+
+    def record(self, version: str, prompt: int, answers: list[Answer]) -> None:
+        """Keep the first of some equal requests' answers; the others say how large noise is."""
+        self.golden.setdefault(version, {})[prompt] = answers[0]
+        noise = max((distance(answers[0], other) for other in answers[1:]), default=0.0)
+        if noise < UNLISTED_LOGPROB:  # else the server isn't deterministic at all: let it show
+            self.tolerance = max(self.tolerance, NOISE_FACTOR * noise)
+
+    def judge(self, version: str, prompt: int, answer: Answer) -> str | None:
+        """The kind of error, or None for an answer that is right, or that can't be judged."""
+        golden = self.golden.get(version, {}).get(prompt)
+        if golden is None:
+            self.num_unchecked += 1
+            return None
+        if distance(golden, answer) <= self.tolerance:
+            self.num_right += 1
+            return None
+        others = [g[prompt] for v, g in self.golden.items() if v != version and prompt in g]
+        if any(distance(other, answer) <= self.tolerance for other in others):
+            return "wrong_adapter"
+        if any(_goes_on_as(golden, other, answer) for other in others):
+            return "mixed_version"
+        return "wrong_answer"
+
+    def explain(self, version: str, prompt: int, answer: Answer) -> str:
+        """How far off an answer is."""
+        golden = self.golden[version][prompt]
+        return (
+            f"{version} said {answer.text!r}, its golden answer is {golden.text!r}: "
+            f"{distance(golden, answer):.3g} nats off, {self.tolerance:.3g} are noise"
+        )
+
+    def blind_share(self) -> float:
+        """Share of pairs of versions that no golden prompt tells apart: what can't be caught."""
+        pairs = list(itertools.combinations(self.golden.values(), 2))
+        if not pairs:
+            return 0.0
+        blind = sum(
+            all(distance(a[prompt], b[prompt]) <= self.tolerance for prompt in a.keys() & b.keys())
+            for a, b in pairs
+        )
+        return blind / len(pairs)
+
+
+def _goes_on_as(golden: Answer, other: Answer, answer: Answer) -> bool:
+    """Whether an answer begins as its own version's and ends, token for token, as another's."""
+    said = [token.text for token in answer.tokens]
+    own = [token.text for token in golden.tokens]
+    foreign = [token.text for token in other.tokens]
+    same = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], zip(said, own, strict=False)))
+    return 0 < same < len(said) and said[same:] == foreign[same : len(said)]
+
+
+def name_of(model: str) -> str:
+    """The adapter's own name in `tenant/name@version`."""
+    return model.rpartition("/")[2].partition("@")[0]
+
+
+def contradiction(outcome: Outcome) -> str | None:
+    """What a response says of itself that can't be: another adapter, or several versions."""
+    if outcome.is_mixed:
+        return "mixed_version"
+    if outcome.version and name_of(outcome.version) != name_of(outcome.model):
+        return "wrong_adapter"
+    _, _, number = outcome.model.rpartition("@")
+    if number.isdigit() and outcome.version and not outcome.version.endswith(f"@{number}"):
+        return "wrong_adapter"
+    return None
+
+
+@dataclass(frozen=True)
+class Change:
+    """`live` of an adapter moved, between asking for it and the acknowledgement."""
+
+    adapter: str
+    version: str
+    began: float
+    acknowledged: float
+
+
+def stale(outcomes: list[Outcome], changes: list[Change]) -> Counter[str]:
+    """Mark answers of versions that, when asked for, had been replaced; their number by adapter."""
+    by_adapter: dict[str, list[Change]] = {}
+    for change in sorted(changes, key=lambda change: change.acknowledged):
+        by_adapter.setdefault(change.adapter, []).append(change)
+    found: Counter[str] = Counter()
+    for outcome in outcomes:
+        history = by_adapter.get(outcome.model)
+        if history and outcome.ok and outcome.version and _is_stale(outcome, history):
+            outcome.status, found[outcome.model] = "stale_version", found[outcome.model] + 1
+            outcome.detail = f"{outcome.version} had been replaced"
+    return found
+
+
+def _is_stale(outcome: Outcome, history: list[Change]) -> bool:
+    before = [change for change in history if change.acknowledged <= outcome.sent]
+    if not before:
+        return False
+    allowed = {before[-1].version}
+    allowed |= {c.version for c in history[len(before) :] if c.began <= outcome.done}
+    return outcome.version not in allowed
