@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +144,8 @@ def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
     directory = directory.resolve()
     require_new(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    scratch = directory.parent / f".{directory.name}-{uuid.uuid4().hex}"
+    scratch.mkdir()  # with the permissions that a directory gets, unlike tempfile's
     try:
         yield scratch
         scratch.rename(directory)

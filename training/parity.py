@@ -31,11 +31,6 @@ PROBES = (
         "Grey sky, patient drops\ntapping time on the window\nuntil I listen",
     ),
     ("def fibonacci(n):", "    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)"),
-    ("Übersetze ins Deutsche: Good morning", "Guten Morgen"),
-    (
-        "Summarise: the meeting was moved from Monday to Thursday.",
-        "The meeting is now on Thursday.",
-    ),
     ("12 * 13 =", "156"),
 )
 

@@ -41,17 +41,23 @@ def fast(method: str) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """For models this small; the server has processes of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with `full`, `colour` (an adapter) and `merged` (the base that is served)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("stages")
     base = make_tiny_llama(root / "tiny-llama", hidden=128)
     train(base, PING * 4, make_recipe(fast("full")), root / "full")
     train(root / "full", (COLOUR + PING) * 4, make_recipe(fast("lora")), root / "colour")
     merge_adapter(root / "colour", root / "full", root / "merged")
-    torch.set_num_threads(threads)
     return root
 
 

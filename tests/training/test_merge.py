@@ -44,7 +44,7 @@ def logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}}],
+    [{}, {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}}],
 )
 def test_merged_in_float32_is_peft_on_the_base(
     tiny_llama: Path, tmp_path: Path, config: dict[str, Any]
