@@ -40,7 +40,7 @@ def build_app(
     base_name = settings.served_base_name
     app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
     app.include_router(listing.router(registry, adapters, base_name, registry.base.name))
-    app.include_router(admin.router(registry, gate, adapters, settings))
+    app.include_router(admin.router(registry, keys, gate, adapters, settings))
     _add_operations(app, registry, engine, lifecycle)
     return app
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 FORCED_CLOSE_SECONDS = 2
 FOLLOW_INTERVAL_SECONDS = 0.5
+BOOKKEEPING_INTERVAL_SECONDS = 10
 
 
 class _Server(uvicorn.Server):
@@ -102,9 +103,10 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
 
         try:
             return asyncio.run(
-                _run(settings, app, listener, registry, adapters, engine, lifecycle, prepare)
+                _run(settings, app, listener, registry, keys, adapters, engine, lifecycle, prepare)
             )
         finally:
+            _save(keys)
             registry.close()
 
 
@@ -113,6 +115,7 @@ async def _run(
     app: FastAPI,
     listener: socket.socket,
     registry: Registry,
+    keys: Keys,
     adapters: Adapters,
     engine: EngineSupervisor,
     lifecycle: Lifecycle,
@@ -138,6 +141,7 @@ async def _run(
     supervision = asyncio.create_task(engine.run(on_ready))
     ended = asyncio.create_task(signalled.wait())
     following = asyncio.create_task(follow_changes(registry, adapters))
+    bookkeeping = asyncio.create_task(_keep_books(keys))
     try:
         await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
         for task in (supervision, http):
@@ -154,6 +158,7 @@ async def _run(
         supervision.cancel()
         ended.cancel()
         following.cancel()
+        bookkeeping.cancel()
         engine.stop()
 
 
@@ -173,6 +178,20 @@ async def follow_changes(registry: Registry, adapters: Adapters) -> None:
         else:
             reachable = True
         adapters.follow(registry.catalog)
+
+
+async def _keep_books(keys: Keys) -> None:
+    """Record now and then what requests have left in memory."""
+    while True:
+        await asyncio.sleep(BOOKKEEPING_INTERVAL_SECONDS)
+        await asyncio.to_thread(_save, keys)
+
+
+def _save(keys: Keys) -> None:
+    try:
+        keys.save_last_used()
+    except SQLAlchemyError as error:
+        log.error("when keys were last used can't be recorded: %s", error)
 
 
 def _watch_signals() -> asyncio.Event:

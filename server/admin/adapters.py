@@ -17,6 +17,7 @@ from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Version
 from server.admin.idempotency import IdempotencyHeader, idempotency
 from server.admin.paging import Sorting, page_of
 from server.admin.registration import REQUEST_BODY, Registration, read_registration
+from server.auth import Caller
 from server.errors import InvalidRequest, rejected
 from server.gate import Gate
 from server.settings import Settings
@@ -85,7 +86,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
         return await workers.run(
             registry.register,
-            asked.tenant,
+            asked.tenant or "",
             asked.name,
             source.name,
             source.stage,
@@ -97,6 +98,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
 
     @routes.get("")
     async def list_adapters(
+        request: Request,
         tenant: str | None = None,
         search: Annotated[str | None, Query(description="Part of tenant/name.")] = None,
         state: Annotated[
@@ -106,11 +108,13 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         after: Annotated[str, Query(description="`next` of the page before.")] = "",
     ) -> AdapterPage:
-        """List adapters, a page at a time."""
+        """List adapters, a page at a time; with the scope `adapters` one's own."""
+        caller: Caller = request.state.caller
         adapters = [
             adapter
             for adapter in registry.catalog.adapters.values()
-            if tenant in (None, adapter.tenant)
+            if caller.manages(adapter.tenant)
+            and tenant in (None, adapter.tenant)
             and (search is None or search in adapter.id)
             and (state is None or any(v.state is state for v in adapter.versions.values()))
         ]

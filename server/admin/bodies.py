@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters_registry.audit import AuditRecord
 from adapters_registry.catalog import AdapterRecord, AliasRecord, Target, VersionRecord
 from adapters_registry.models import VersionState
 
@@ -152,11 +151,6 @@ class AuditBody(BaseModel):
     subject: str = Field(examples=["default/smart-home@live"])
     before: dict[str, Any] | None
     after: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, entry: AuditRecord) -> AuditBody:
-        """The body of a record."""
-        return cls.model_validate(entry)
 
 
 class AuditPage(BaseModel):
