@@ -12,8 +12,9 @@ from adapters_registry.idempotency import Idempotency
 from adapters_registry.models import VersionState
 from adapters_registry.records import ALLOW_BASE_MISMATCH, Registry
 from adapters_registry.retirement import delete_adapter, retire_version
+from adapters_registry.sharing import share_adapter
 from adapters_registry.sources import Source
-from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, VersionBody
+from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Sharing, VersionBody
 from server.admin.idempotency import IdempotencyHeader, idempotency
 from server.admin.paging import Sorting, page_of
 from server.admin.registration import REQUEST_BODY, Registration, read_registration
@@ -125,6 +126,12 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
     async def show_adapter(tenant: str, name: str) -> AdapterDetail:
         """Show an adapter with all its versions."""
         return AdapterDetail.of(registry.get_adapter(tenant, name))
+
+    @routes.put("/{tenant}/{name}/sharing")
+    async def share(tenant: str, name: str, body: Sharing) -> AdapterBody:
+        """Say which other tenants may use the adapter, from the next request on."""
+        await _apply(share_adapter, tenant, name, body.shared_with, body.public)
+        return AdapterBody.of(registry.get_adapter(tenant, name))
 
     @routes.delete("/{tenant}/{name}", status_code=204)
     async def delete(tenant: str, name: str, force: Force = False) -> None:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from adapters_registry.catalog import VersionRecord
 from server import cli
 from server.auth import Keys
 
@@ -55,3 +56,9 @@ def test_keys(keys: Keys) -> None:
     assert caller.key_id in run("keys", "list", "--tenant", "default")
     assert "is revoked" in run("keys", "revoke", caller.key_id)
     assert "should be 'inference'" in run("keys", "create", "--scope", "root", code=1)
+
+
+def test_sharing(home: VersionRecord) -> None:
+    assert "shared with acme" in run("adapters", "share", "home", "--with", "acme")
+    assert "shared with everyone" in run("adapters", "share", "home", "--public")
+    assert "shared with nobody" in run("adapters", "share", "home")
