@@ -4,6 +4,7 @@ RegistryError
 ├── InvalidName          a tenant, adapter or alias name that isn't allowed
 ├── InvalidTargets       an alias can't point there
 ├── InvalidKey           an API key that can't be made so
+├── QuotaExceeded        the tenant may have no more adapters, or bytes of them
 ├── NotFound             no such tenant, adapter, version or alias
 ├── Conflict             the state of things doesn't allow it
 ├── ChangedMeanwhile     it was changed since the client looked
@@ -34,6 +35,10 @@ class InvalidTargets(RegistryError):
 
 class InvalidKey(RegistryError):
     """An API key that can't be made so: its scopes, its label, its end."""
+
+
+class QuotaExceeded(RegistryError):
+    """The tenant may have no more adapters, or bytes of them."""
 
 
 class NotFound(RegistryError):

@@ -62,6 +62,7 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     deleted: Mapped[bool] = mapped_column(default=False)
+    quota: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     epoch: Mapped[int] = mapped_column(BigInteger)
 
 

@@ -47,7 +47,7 @@ from adapters_registry.idempotency import (
 )
 from adapters_registry.models import Adapter, AuditEntry, Tenant, Version, VersionState
 from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
-from adapters_registry.tenants import no_tenant, require_tenant
+from adapters_registry.tenants import check_room, no_tenant, require_tenant
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Registry:
             InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
             SourceRefused, StoreUnavailable: from `stage`; the latter from the origin, too.
             InsufficientStorage: the disk, or the budget for it, is full.
+            QuotaExceeded: the tenant may have no more.
             KeyReused: the idempotency key `once` came with another request before.
         """
         check_name(name, "adapter")
@@ -111,6 +112,7 @@ class Registry:
                 version = _same_content(change, tenant, name, digest)
                 is_new = version is None
                 if version is None:
+                    check_room(change, tenant, name, size_bytes)
                     version = _add_version(change, tenant, name, digest, size_bytes)
                     version.source, version.details = source[:1024], metadata or {}
                     version.promote = promote

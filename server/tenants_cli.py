@@ -17,6 +17,7 @@ tenants_app = typer.Typer(help="Tenants of a running server.", no_args_is_help=T
 keys_app = typer.Typer(help="API keys of a running server.", no_args_is_help=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+QuotaFlag = Annotated[str | None, typer.Option(metavar="NUMBER|none", show_default=False)]
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 
 
@@ -49,6 +50,37 @@ def show_tenant(name: Name, as_json: JsonFlag = False) -> None:
         return
     for field, value in tenant.items():
         print(f"{field}: {value}")
+
+
+@tenants_app.command("quota")
+def set_quota(
+    name: Name,
+    requests_per_minute: QuotaFlag = None,
+    tokens_per_minute: QuotaFlag = None,
+    concurrent_requests: QuotaFlag = None,
+    max_tokens: QuotaFlag = None,
+    adapters: QuotaFlag = None,
+    adapter_bytes: QuotaFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Change what a tenant may use; what isn't named stays as it is. 'none' is without limit."""
+    given = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrent_requests": concurrent_requests,
+        "max_tokens": max_tokens,
+        "adapters": adapters,
+        "adapter_bytes": adapter_bytes,
+    }
+    path = f"/admin/tenants/{quote(name, safe='')}"
+    quota = call("GET", path).json()["quota"]
+    quota |= {k: None if v == "none" else v for k, v in given.items() if v is not None}
+    quota = call("PUT", f"{path}/quota", json=quota).json()["quota"]
+    if as_json:
+        print(json.dumps(quota))
+        return
+    for field, value in quota.items():
+        print(f"{field}: {'no limit' if value is None else value}")
 
 
 @tenants_app.command("delete")

@@ -11,11 +11,22 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from adapters_registry.keys import KeyRecord, create_key, new_key, read_keys, revoke_key
 from adapters_registry.records import Registry
-from adapters_registry.tenants import TenantRecord, create_tenant, delete_tenant, no_tenant
+from adapters_registry.tenants import (
+    Quota,
+    TenantRecord,
+    create_tenant,
+    delete_tenant,
+    no_tenant,
+    set_quota,
+)
 from server.admin.idempotency import IdempotencyHeader, idempotency
 from server.auth import Keys
 
+MAX_QUOTA = 1 << 53  # beyond it, numbers aren't exact in every client's JSON
+
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Rate = Annotated[int | None, Field(ge=1, le=MAX_QUOTA)]
+Number = Annotated[int | None, Field(ge=0, le=MAX_QUOTA)]
 After = Annotated[str, Query(description="`next` of the page before.")]
 
 
@@ -27,11 +38,25 @@ class NewTenant(BaseModel):
     name: str = Field(examples=["acme"])
 
 
+class QuotaBody(BaseModel):
+    """What a tenant may use, on each server; null: without limit."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    requests_per_minute: Rate = None
+    tokens_per_minute: Rate = Field(None, description="In and out, settled after the answer.")
+    concurrent_requests: Rate = None
+    max_tokens: Rate = Field(None, description="The longest answer.")
+    adapters: Number = None
+    adapter_bytes: Number = Field(None, description="Of versions that aren't retired.")
+
+
 class TenantBody(BaseModel):
     """A tenant."""
 
     name: str
     num_adapters: int
+    quota: QuotaBody
     created_at: datetime
 
 
@@ -119,6 +144,12 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
             raise no_tenant(tenant)
         return _tenant_body(record)
 
+    @routes.put("/tenants/{tenant}/quota")
+    async def put_quota(tenant: str, body: QuotaBody) -> TenantBody:
+        """Say what a tenant may use, all of it: what is left out is without limit."""
+        quota = Quota(**body.model_dump())
+        return _tenant_body(await asyncio.to_thread(registry.apply, set_quota, tenant, quota))
+
     @routes.delete("/tenants/{tenant}", status_code=204)
     async def delete(tenant: str) -> None:
         """Forget a tenant that has no adapters, and revoke its keys."""
@@ -170,6 +201,11 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
 
     def _tenant_body(tenant: TenantRecord) -> TenantBody:
         owned = sum(owner == tenant.name for owner, _ in registry.catalog.adapters)
-        return TenantBody(name=tenant.name, num_adapters=owned, created_at=tenant.created_at)
+        return TenantBody(
+            name=tenant.name,
+            num_adapters=owned,
+            quota=QuotaBody.model_validate(tenant.quota),
+            created_at=tenant.created_at,
+        )
 
     return routes

@@ -23,6 +23,7 @@ from server.engine.arguments import engine_arguments
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
+from server.engine.metering import meter
 from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
 from server.engine.probe import answer
 from server.errors import Unavailable
@@ -183,6 +184,7 @@ class EngineSupervisor(AdapterLoading):
     async def _start(self) -> None:
         # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
         self._client = await _in_daemon_thread(lambda: _build_client(self._arguments))
+        meter(self._client)
         await _unless_dead(
             self._client, _init_app_state(self._client, self.app_state, self._arguments)
         )

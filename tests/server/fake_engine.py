@@ -15,11 +15,16 @@ from starlette.datastructures import State
 from adapters_registry.catalog import VersionRecord
 from server.engine.interface import Endpoint, EngineState, ProbeAnswer, Resident
 from server.errors import NotLoadable, Unavailable
+from server.metering import METER
+
+INPUT_TOKENS, OUTPUT_TOKENS = 10, 20
+"""What each answer costs."""
 
 
 class Body(BaseModel):
     model: str | None = None
     stream: bool = False
+    max_tokens: int | None = None
 
 
 class FakeEngine:
@@ -101,6 +106,10 @@ class FakeEngine:
 
     async def _answer(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"
+        meter = METER.get()
+        assert meter is not None
+        meter.input_tokens += INPUT_TOKENS
+        meter.output_tokens += body.max_tokens or OUTPUT_TOKENS
         if not body.stream:
             return JSONResponse({"model": name})
 

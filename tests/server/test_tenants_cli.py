@@ -46,6 +46,15 @@ def test_tenants() -> None:
     assert "no tenant" in run("tenants", "show", "acme", code=1)
 
 
+def test_quotas() -> None:
+    run("tenants", "create", "acme")
+    run("tenants", "quota", "acme", "--requests-per-minute", "60", "--max-tokens", "100")
+    quota = json.loads(run("tenants", "quota", "acme", "--max-tokens", "none", "--json"))
+    assert (quota["requests_per_minute"], quota["max_tokens"]) == (60, None)
+    assert "max_tokens: no limit" in run("tenants", "quota", "acme")
+    assert "greater" in run("tenants", "quota", "acme", "--adapters", "-1", code=1)
+
+
 def test_keys(keys: Keys) -> None:
     key = run("keys", "create", "--scope", "adapters", "--label", "ci", "--expires-days", "1")
     caller = keys.authenticate(key.strip())
