@@ -28,6 +28,8 @@ class Quota:
     adapters: int | None = None
     adapter_bytes: int | None = None
     """Of all its versions that aren't retired."""
+    weight: int = 1
+    """Its share where tenants wait for each other: twice the weight, twice the tokens."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def delete_tenant(change: Change, name: str) -> None:
 def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:
     """Say anew what a tenant may use; `NotFound` if there is none."""
     row = require_tenant(change, name)
-    before, after = row.quota, {k: v for k, v in asdict(quota).items() if v is not None}
+    unset = asdict(Quota())
+    before, after = row.quota, {k: v for k, v in asdict(quota).items() if v != unset[k]}
     if before != after:
         row.quota, row.epoch = after, change.epoch
         write_entry(change.session, "tenant.quota", name, name, before, after)

@@ -22,6 +22,7 @@ from server.lifecycle import Lifecycle
 from server.metering import METER, Meter
 from server.quotas import Quotas, limit_answer
 from server.resolve import resolve
+from server.turns import Turns
 
 
 def router(
@@ -52,7 +53,7 @@ def router(
         record = registry.catalog.tenants.get(tenant)
         quota = record.quota if record else Quota()
         quotas.enter(tenant, quota, time.monotonic())
-        meter = Meter()
+        meter = Meter(turns, tenant, quota.weight)
         METER.set(meter)
         request.state.quota = quota
         try:
@@ -64,7 +65,7 @@ def router(
                 metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
                 metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)
 
-    quotas = Quotas()
+    quotas, turns = Quotas(), Turns(engine.max_running)
     routes = APIRouter(tags=["inference"])
     for path, endpoint in engine.endpoints.items():
         routes.add_api_route(

@@ -61,6 +61,7 @@ def set_quota(
     max_tokens: QuotaFlag = None,
     adapters: QuotaFlag = None,
     adapter_bytes: QuotaFlag = None,
+    weight: Annotated[int | None, typer.Option(help="Its share where tenants wait.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Change what a tenant may use; what isn't named stays as it is. 'none' is without limit."""
@@ -71,6 +72,7 @@ def set_quota(
         "max_tokens": max_tokens,
         "adapters": adapters,
         "adapter_bytes": adapter_bytes,
+        "weight": weight,
     }
     path = f"/admin/tenants/{quote(name, safe='')}"
     quota = call("GET", path).json()["quota"]

@@ -49,6 +49,9 @@ class QuotaBody(BaseModel):
     max_tokens: Rate = Field(None, description="The longest answer.")
     adapters: Number = None
     adapter_bytes: Number = Field(None, description="Of versions that aren't retired.")
+    weight: int = Field(
+        1, ge=1, le=1000, description="Its share where tenants wait: twice it, twice the tokens."
+    )
 
 
 class TenantBody(BaseModel):

@@ -1,8 +1,9 @@
-"""Counts the tokens of every request at the one place that all of vLLM's handlers call."""
+"""Counts every request's tokens at the one place that all of vLLM's handlers call, and has each
+prompt wait there for its tenant's turn."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -15,30 +16,37 @@ if TYPE_CHECKING:
 
 
 def meter(client: AsyncLLM) -> None:
-    """Have `client.generate` count into the `Meter` of the request that calls it."""
+    """Have `client.generate` ask and tell the `Meter` of the request that calls it."""
     generate = client.generate
 
     def metered(prompt: Any, sampling_params: SamplingParams, *args: Any, **options: Any) -> Any:
-        outputs = generate(prompt, sampling_params, *args, **options)
+        def begin() -> AsyncGenerator[RequestOutput, None]:
+            outputs: AsyncGenerator[RequestOutput, None] = generate(
+                prompt, sampling_params, *args, **options
+            )
+            return outputs
+
         current = METER.get()
-        return outputs if current is None else _counted(outputs, prompt, sampling_params, current)
+        return begin() if current is None else _counted(begin, prompt, sampling_params, current)
 
     client.generate = metered
 
 
 async def _counted(
-    outputs: AsyncGenerator[RequestOutput, None], prompt: Any, sampling: SamplingParams, into: Meter
+    begin: Callable[[], AsyncGenerator[RequestOutput, None]],
+    prompt: Any,
+    sampling: SamplingParams,
+    into: Meter,
 ) -> AsyncGenerator[RequestOutput, None]:
     from vllm.sampling_params import RequestOutputKind
 
-    if isinstance(prompt, dict):
-        into.input_tokens += len(prompt.get("prompt_token_ids") or ())
+    token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
     each_is_new = sampling.output_kind == RequestOutputKind.DELTA
     seen: dict[int, int] = {}
-    async with aclosing(outputs):
+    async with into.turn(len(token_ids or ())) as answered, aclosing(begin()) as outputs:
         async for output in outputs:
             for choice in output.outputs:
                 before = 0 if each_is_new else seen.get(choice.index, 0)
                 seen[choice.index] = len(choice.token_ids)
-                into.output_tokens += len(choice.token_ids) - before
+                answered(len(choice.token_ids) - before)
             yield output

@@ -30,6 +30,7 @@ class Body(BaseModel):
 class FakeEngine:
     def __init__(self) -> None:
         self.state = EngineState.READY
+        self.max_running = 2
         self.generation = 1
         self.app_state = State()
         self.loads: list[str] = []
@@ -108,14 +109,16 @@ class FakeEngine:
         name = version.public_name if version else "base"
         meter = METER.get()
         assert meter is not None
-        meter.input_tokens += INPUT_TOKENS
-        meter.output_tokens += body.max_tokens or OUTPUT_TOKENS
+        if not body.stream:
+            async with meter.turn(INPUT_TOKENS) as answered:
+                answered(body.max_tokens or OUTPUT_TOKENS)
         if not body.stream:
             return JSONResponse({"model": name})
 
         async def chunks():  # type: ignore[no-untyped-def]
-            yield f"data: {name}\n\n"
-            await self.stream_may_end.wait()
-            yield "data: [DONE]\n\n"
+            async with meter.turn(INPUT_TOKENS):
+                yield f"data: {name}\n\n"
+                await self.stream_may_end.wait()
+                yield "data: [DONE]\n\n"
 
         return StreamingResponse(chunks(), media_type="text/event-stream")

@@ -9,6 +9,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from server.engine.metering import meter
 from server.metering import METER, Meter
+from server.turns import Turns
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 
@@ -39,7 +40,7 @@ class Client:
 async def test_every_kind_of_output(kind: RequestOutputKind) -> None:
     client: Any = Client()
     meter(client)
-    METER.set(current := Meter())
+    METER.set(current := Meter(Turns(4), "acme"))
     sampling = SamplingParams(output_kind=kind)
     for number in (1, 2):
         assert [output async for output in client.generate(PROMPT, sampling, "id")]
@@ -49,7 +50,7 @@ async def test_every_kind_of_output(kind: RequestOutputKind) -> None:
 async def test_a_client_that_goes_away_is_charged_so_far_and_ends_the_request() -> None:
     client: Any = Client()
     meter(client)
-    METER.set(current := Meter())
+    METER.set(current := Meter(Turns(4), "acme"))
     outputs = client.generate(PROMPT, SamplingParams(output_kind=RequestOutputKind.DELTA), "id")
     await anext(outputs)
     await outputs.aclose()
