@@ -186,3 +186,18 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     epoch: Mapped[int] = mapped_column(BigInteger)
+
+
+class Usage(Base):
+    """What a tenant has used of an adapter, or of the base, in an hour."""
+
+    __tablename__ = "usage"
+
+    hour: Mapped[datetime] = mapped_column(UTCDateTime, primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(192), primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    slot_seconds: Mapped[float]
+    cold_starts: Mapped[int] = mapped_column(BigInteger)

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.records import Registry
 from adapters_registry.tenants import Quota
+from adapters_registry.usage import Consumption
 from server import metrics
 from server.adapters import Adapters
 from server.auth import Caller
@@ -21,12 +22,19 @@ from server.errors import APIError, InvalidRequest, Unavailable
 from server.lifecycle import Lifecycle
 from server.metering import METER, Meter
 from server.quotas import Quotas, limit_answer
+from server.residency import Tier
 from server.resolve import resolve
+from server.showback import Showback
 from server.turns import Turns
 
 
 def router(
-    engine: Engine, adapters: Adapters, registry: Registry, lifecycle: Lifecycle, base_name: str
+    engine: Engine,
+    adapters: Adapters,
+    registry: Registry,
+    lifecycle: Lifecycle,
+    showback: Showback,
+    base_name: str,
 ) -> APIRouter:
     """The routes of OpenAI's and Anthropic's APIs, each behind a lease."""
 
@@ -44,7 +52,7 @@ def router(
                 yield None
                 return
             async with adapters.lease(version) as tier:
-                request.state.tier = tier
+                request.state.tier, request.state.leased_at = tier, time.monotonic()
                 yield version
 
     @contextmanager
@@ -61,6 +69,7 @@ def router(
         finally:
             quotas.leave(tenant, quota, meter.tokens, time.monotonic())
             if meter.tokens:
+                showback.add(tenant, request.state.adapter, _consumption(request, meter))
                 labels = metrics.tenant_label(tenant), metrics.adapter_label(request.state.adapter)
                 metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
                 metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)
@@ -75,6 +84,14 @@ def router(
             response_model=None,
         )
     return routes
+
+
+def _consumption(request: Request, meter: Meter) -> Consumption:
+    used = Consumption(1, meter.input_tokens, meter.output_tokens)
+    if (leased_at := getattr(request.state, "leased_at", None)) is not None:
+        used.slot_seconds = time.monotonic() - leased_at
+        used.cold_starts = int(request.state.tier is not Tier.SLOT)
+    return used
 
 
 def _answer(engine: Engine, quotas: Quotas, endpoint: Endpoint, hold_lease: Any) -> Any:

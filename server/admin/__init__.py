@@ -9,14 +9,20 @@ from fastapi import APIRouter, Depends, Request
 from adapters_registry.errors import NotFound
 from adapters_registry.records import Registry
 from server.adapters import Adapters
-from server.admin import adapters, aliases, audit, residency, tenants
+from server.admin import adapters, aliases, audit, residency, tenants, usage
 from server.auth import Caller, Keys
 from server.gate import Gate
 from server.settings import Settings
+from server.showback import Showback
 
 
 def router(
-    registry: Registry, keys: Keys, gate: Gate, held: Adapters, settings: Settings
+    registry: Registry,
+    keys: Keys,
+    gate: Gate,
+    held: Adapters,
+    showback: Showback,
+    settings: Settings,
 ) -> APIRouter:
     """All admin routes."""
 
@@ -31,6 +37,7 @@ def router(
     routes.include_router(residency.router(registry, held))
     routes.include_router(audit.router(registry))
     routes.include_router(tenants.router(registry, keys))
+    routes.include_router(usage.router(registry, showback))
     return routes
 
 

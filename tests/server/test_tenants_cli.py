@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from adapters_registry.catalog import VersionRecord
 from server import cli
 from server.auth import Keys
+from tests.server.answers import CHAT
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +72,17 @@ def test_sharing(home: VersionRecord) -> None:
     assert "shared with acme" in run("adapters", "share", "home", "--with", "acme")
     assert "shared with everyone" in run("adapters", "share", "home", "--public")
     assert "shared with nobody" in run("adapters", "share", "home")
+
+
+def test_usage_and_audit(home: VersionRecord, app: FastAPI, keys: Keys) -> None:
+    with TestClient(app, headers={"x-api-key": keys.create("default", ["inference"])}) as client:
+        assert client.post(CHAT, json={"model": "home"}).status_code == 200
+    (row,) = json.loads(run("usage", "--since", "2026-01-01", "--json"))
+    assert (row["adapter"], row["requests"]) == ("default/home", 1)
+    assert run("usage", "--until", "2026-01-01", "--csv").count("\n") == 1
+    assert "requests" in run("usage", "--tenant", "default")
+    run("tenants", "create", "acme")
+    (entry,) = json.loads(run("audit", "--tenant", "acme", "--json"))
+    assert (entry["action"], entry["subject"]) == ("tenant.create", "acme")
+    assert entry["actor"].startswith("key ")
+    assert "when" in run("audit", "--action", "tenant.create")
