@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -24,21 +23,6 @@ class Actor:
 SERVER = Actor()
 ACTOR: ContextVar[Actor] = ContextVar("actor", default=SERVER)
 """Set for each request; threads that work for the request inherit it."""
-
-
-@dataclass(frozen=True)
-class AuditRecord:
-    """One entry of the trail."""
-
-    id: int
-    at: datetime
-    actor: str
-    origin: str
-    tenant: str
-    action: str
-    subject: str
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
 
 
 def write_entry(
@@ -72,7 +56,7 @@ def read_entries(
     action: str | None = None,
     before_id: int | None = None,
     limit: int = 100,
-) -> list[AuditRecord]:
+) -> list[AuditEntry]:
     """The newest entries first, at most `limit`; `before_id` continues after the last one seen."""
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if tenant is not None:
@@ -83,17 +67,4 @@ def read_entries(
         query = query.where(AuditEntry.action == action)
     if before_id is not None:
         query = query.where(AuditEntry.id < before_id)
-    return [
-        AuditRecord(
-            id=row.id,
-            at=row.at,
-            actor=row.actor,
-            origin=row.origin,
-            tenant=row.tenant,
-            action=row.action,
-            subject=row.subject,
-            before=row.before,
-            after=row.after,
-        )
-        for row in session.scalars(query)
-    ]
+    return list(session.scalars(query))

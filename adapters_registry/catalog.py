@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from adapters_registry.models import Adapter, Alias, Epoch, Version, VersionState
+from adapters_registry.keys import KeyRecord
+from adapters_registry.models import Adapter, Alias, ApiKey, Epoch, Tenant, Version, VersionState
 from adapters_registry.names import LIVE
+from adapters_registry.tenants import TenantRecord
 
 
 class Target(NamedTuple):
@@ -87,6 +89,10 @@ class AdapterRecord:
     created_at: datetime
     versions: Mapping[int, VersionRecord]
     aliases: Mapping[str, AliasRecord]
+    shared_with: frozenset[str] = frozenset()
+    """The other tenants that may use it."""
+    public: bool = False
+    """Every tenant may use it."""
 
     @cached_property
     def id(self) -> str:
@@ -107,10 +113,12 @@ class AdapterRecord:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All adapters as of one change, by (tenant, name)."""
+    """All adapters as of one change, by (tenant, name); tenants by name, keys by id."""
 
     adapters: Mapping[tuple[str, str], AdapterRecord] = field(default_factory=dict)
     epoch: int = 0
+    tenants: Mapping[str, TenantRecord] = field(default_factory=dict)
+    keys: Mapping[str, KeyRecord] = field(default_factory=dict)
 
 
 def read_changes(session: Session, catalog: Catalog) -> Catalog:
@@ -127,7 +135,22 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
             adapters.pop(key, None)
         else:
             adapters[key] = _adapter_record(row)
-    return Catalog(adapters, epoch)
+    return Catalog(adapters, epoch, _read_tenants(session, catalog), _read_keys(session, catalog))
+
+
+def _read_tenants(session: Session, catalog: Catalog) -> dict[str, TenantRecord]:
+    tenants = dict(catalog.tenants)
+    for row in session.scalars(select(Tenant).where(Tenant.epoch > catalog.epoch)):
+        if row.deleted:
+            tenants.pop(row.name, None)
+        else:
+            tenants[row.name] = TenantRecord.of(row)
+    return tenants
+
+
+def _read_keys(session: Session, catalog: Catalog) -> dict[str, KeyRecord]:
+    changed = session.scalars(select(ApiKey).where(ApiKey.epoch > catalog.epoch))
+    return {**catalog.keys, **{row.id: KeyRecord.of(row) for row in changed}}
 
 
 _WITH_ALL = (
@@ -143,6 +166,8 @@ def _adapter_record(row: Adapter) -> AdapterRecord:
         created_at=row.created_at,
         versions={version.number: version_record(version) for version in row.versions},
         aliases={alias.name: alias_record(alias) for alias in row.aliases},
+        shared_with=frozenset(row.shared_with),
+        public=row.public,
     )
 
 

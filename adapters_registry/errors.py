@@ -3,6 +3,8 @@
 RegistryError
 ├── InvalidName          a tenant, adapter or alias name that isn't allowed
 ├── InvalidTargets       an alias can't point there
+├── InvalidKey           an API key that can't be made so
+├── QuotaExceeded        the tenant may have no more adapters, or bytes of them
 ├── NotFound             no such tenant, adapter, version or alias
 ├── Conflict             the state of things doesn't allow it
 ├── ChangedMeanwhile     it was changed since the client looked
@@ -29,6 +31,14 @@ class InvalidName(RegistryError):
 
 class InvalidTargets(RegistryError):
     """An alias can't point there: unknown or unready versions, or weights that aren't 100."""
+
+
+class InvalidKey(RegistryError):
+    """An API key that can't be made so: its scopes, its label, its end."""
+
+
+class QuotaExceeded(RegistryError):
+    """The tenant may have no more adapters, or bytes of them."""
 
 
 class NotFound(RegistryError):

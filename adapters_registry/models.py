@@ -55,12 +55,15 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """Who owns adapters and keys."""
+    """Who owns adapters and keys. The row of a deleted one stays: its adapters' rows name it."""
 
     __tablename__ = "tenants"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    deleted: Mapped[bool] = mapped_column(default=False)
+    quota: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    epoch: Mapped[int] = mapped_column(BigInteger)
 
 
 class Epoch(Base):
@@ -86,6 +89,8 @@ class Adapter(Base):
     last_number: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     deleted: Mapped[bool] = mapped_column(default=False)
+    shared_with: Mapped[list[str]] = mapped_column(JSON, default=list)
+    public: Mapped[bool] = mapped_column(default=False)
     epoch: Mapped[int] = mapped_column(BigInteger, index=True)
     """The change that touched it last."""
 
@@ -176,3 +181,23 @@ class ApiKey(Base):
     secret_sha256: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    label: Mapped[str] = mapped_column(String(64), default="")
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+
+
+class Usage(Base):
+    """What a tenant has used of an adapter, or of the base, in an hour."""
+
+    __tablename__ = "usage"
+
+    hour: Mapped[datetime] = mapped_column(UTCDateTime, primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(192), primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    slot_seconds: Mapped[float]
+    cold_starts: Mapped[int] = mapped_column(BigInteger)

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from adapters_registry.aliases import point
-from adapters_registry.audit import AuditRecord, read_entries
+from adapters_registry.audit import read_entries
 from adapters_registry.base import BaseSpec
 from adapters_registry.catalog import (
     AdapterRecord,
@@ -45,8 +45,9 @@ from adapters_registry.idempotency import (
     fingerprint_of,
     keep_result,
 )
-from adapters_registry.models import Adapter, Tenant, Version, VersionState
+from adapters_registry.models import Adapter, AuditEntry, Tenant, Version, VersionState
 from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
+from adapters_registry.tenants import check_room, no_tenant, require_tenant
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Registry:
         content.clear_staging()
         with self.change() as change:
             if change.session.get(Tenant, DEFAULT_TENANT) is None:
-                change.session.add(Tenant(name=DEFAULT_TENANT))
+                change.session.add(Tenant(name=DEFAULT_TENANT, epoch=change.epoch))
 
     def register(
         self,
@@ -95,6 +96,7 @@ class Registry:
             InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
             SourceRefused, StoreUnavailable: from `stage`; the latter from the origin, too.
             InsufficientStorage: the disk, or the budget for it, is full.
+            QuotaExceeded: the tenant may have no more.
             KeyReused: the idempotency key `once` came with another request before.
         """
         check_name(name, "adapter")
@@ -102,6 +104,7 @@ class Registry:
         with self._taken_in(stage, size_bytes) as (staged, digest, size_bytes):
             fingerprint = fingerprint_of("register", tenant, name, digest, promote, metadata or {})
             with self.change() as change:
+                require_tenant(change, tenant)  # it may have gone meanwhile
                 self.content.publish(staged, digest)
                 done = find_result(change, once, fingerprint) if once else None
                 if done is not None:
@@ -109,6 +112,7 @@ class Registry:
                 version = _same_content(change, tenant, name, digest)
                 is_new = version is None
                 if version is None:
+                    check_room(change, tenant, name, size_bytes)
                     version = _add_version(change, tenant, name, digest, size_bytes)
                     version.source, version.details = source[:1024], metadata or {}
                     version.promote = promote
@@ -228,11 +232,10 @@ class Registry:
 
     def require_tenant(self, tenant: str) -> None:
         """Raise `NotFound` unless the tenant exists."""
-        with self._session() as session:
-            if session.get(Tenant, tenant) is None:
-                raise NotFound(f"there is no tenant {tenant!r}")
+        if tenant not in self.catalog.tenants:
+            raise no_tenant(tenant)
 
-    def audit(self, **filters: Any) -> list[AuditRecord]:
+    def audit(self, **filters: Any) -> list[AuditEntry]:
         """The newest entries of the audit trail; filters as in `audit.read_entries`."""
         with self._session() as session:
             return read_entries(session, **filters)
@@ -260,7 +263,7 @@ class Registry:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction for a neighbour's table (the API keys)."""
+        """A transaction that is no change: other servers needn't know of it."""
         with self._session.begin() as session:
             yield session
 

@@ -212,6 +212,22 @@ def delete(name: Name, tenant: TenantFlag = "default", force: ForceFlag = False)
     print(f"{tenant}/{name} is deleted")
 
 
+@app.command()
+def share(
+    name: Name,
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", help="A tenant that may use it; repeatable.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Every tenant may use it.")] = False,
+    tenant: TenantFlag = "default",
+) -> None:
+    """Say which other tenants may use an adapter; without any, none may any more."""
+    body = {"shared_with": with_ or [], "public": public}
+    shared = call("PUT", f"{_path(tenant, name)}/sharing", json=body).json()
+    others = "everyone" if public else ", ".join(shared["shared_with"]) or "nobody"
+    print(f"{tenant}/{name} is shared with {others}")
+
+
 def _pin(method: str, tenant: str, name: str, version: int | None) -> None:
     if version is None:
         alias = call("GET", f"{_path(tenant, name)}/aliases/live").json()

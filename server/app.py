@@ -19,6 +19,7 @@ from server.errors import Unavailable
 from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings
+from server.showback import Showback
 
 
 def build_app(
@@ -29,6 +30,7 @@ def build_app(
     adapters: Adapters,
     gate: Gate,
     lifecycle: Lifecycle,
+    showback: Showback,
 ) -> FastAPI:
     """Put the parts together; starts nothing."""
     app = FastAPI(title="Loraplex", redoc_url=None)
@@ -38,9 +40,9 @@ def build_app(
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(metrics.RequestCounting)
     base_name = settings.served_base_name
-    app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
+    app.include_router(inference.router(engine, adapters, registry, lifecycle, showback, base_name))
     app.include_router(listing.router(registry, adapters, base_name, registry.base.name))
-    app.include_router(admin.router(registry, gate, adapters, settings))
+    app.include_router(admin.router(registry, keys, gate, adapters, showback, settings))
     _add_operations(app, registry, engine, lifecycle)
     return app
 

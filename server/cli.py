@@ -19,6 +19,8 @@ from server import (
     loadtest_cli,
     plan_cli,
     registry_cli,
+    reports_cli,
+    tenants_cli,
     training_cli,
 )
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
@@ -31,6 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(adapters_cli.app, name="adapters")
+app.add_typer(tenants_cli.tenants_app, name="tenants")
+app.add_typer(tenants_cli.keys_app, name="keys")
+app.command("usage")(reports_cli.usage)
+app.command("audit")(reports_cli.audit)
 app.add_typer(registry_cli.app, name="registry")
 app.add_typer(loadtest_cli.app, name="loadtest")
 app.command("plan")(plan_cli.plan)

@@ -9,6 +9,8 @@ APIError
 ├── Conflict            409
 ├── ChangedMeanwhile    412
 ├── TooLarge            413
+├── OverQuota           429  too many requests or tokens a minute, or at a time
+├── QuotaExceeded       429  too many adapters, or bytes of them: waiting doesn't help
 ├── Rejected            422  an adapter that can't work, with every reason
 ├── InsufficientStorage 507  the disk, or the budget for it, is full
 └── Unavailable         503  engine starting, restarting, draining
@@ -109,6 +111,32 @@ class Rejected(APIError):
     status, type, code = 422, "invalid_request_error", "adapter_rejected"
 
 
+class OverQuota(APIError):
+    """Too many requests or tokens a minute, or at a time: wait."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_seconds: int, rate_headers: dict[str, str]
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds, self.rate_headers = retry_after_seconds, rate_headers
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(max(1, self.retry_after_seconds)), **self.rate_headers}
+
+
+class QuotaExceeded(APIError):
+    """Too many adapters, or bytes of them: retire some, or have the quota raised."""
+
+    status, type, code = 429, "rate_limit_error", "insufficient_quota"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}  # OpenAI's clients would try again
+
+
 class Unavailable(APIError):
     """Try again later: the engine, or this adapter in it, can't answer now."""
 
@@ -197,6 +225,8 @@ def to_api_error(error: Exception) -> APIError:
             return NotFound(str(error))
         case registry_errors.Conflict() | registry_errors.KeyReused():
             return Conflict(str(error))
+        case registry_errors.QuotaExceeded():
+            return QuotaExceeded(str(error))
         case registry_errors.ChangedMeanwhile():
             return ChangedMeanwhile(str(error))
         case registry_errors.InsufficientStorage():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -10,16 +12,29 @@ from fastapi.responses import Response
 
 from adapters_registry.catalog import VersionRecord
 from adapters_registry.records import Registry
+from adapters_registry.tenants import Quota
+from adapters_registry.usage import Consumption
+from server import metrics
 from server.adapters import Adapters
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
 from server.errors import APIError, InvalidRequest, Unavailable
 from server.lifecycle import Lifecycle
+from server.metering import METER, Meter
+from server.quotas import Quotas, limit_answer
+from server.residency import Tier
 from server.resolve import resolve
+from server.showback import Showback
+from server.turns import Turns
 
 
 def router(
-    engine: Engine, adapters: Adapters, registry: Registry, lifecycle: Lifecycle, base_name: str
+    engine: Engine,
+    adapters: Adapters,
+    registry: Registry,
+    lifecycle: Lifecycle,
+    showback: Showback,
+    base_name: str,
 ) -> APIRouter:
     """The routes of OpenAI's and Anthropic's APIs, each behind a lease."""
 
@@ -30,36 +45,70 @@ def router(
         engine.require_ready()
         caller: Caller = request.state.caller
         model, conversation = await _asked_for(request)
-        version = resolve(model, caller, registry.catalog, base_name, conversation)
-        request.state.adapter = version.adapter_id if version else base_name
-        with lifecycle.running():
+        with lifecycle.running(), within_quota(request, caller.tenant):
+            version = resolve(model, caller, registry.catalog, base_name, conversation)
+            request.state.adapter = version.adapter_id if version else base_name
             if version is None:
                 yield None
                 return
             async with adapters.lease(version) as tier:
-                request.state.tier = tier
+                request.state.tier, request.state.leased_at = tier, time.monotonic()
                 yield version
 
+    @contextmanager
+    def within_quota(request: Request, tenant: str) -> Iterator[None]:
+        """Count the request and, when it has ended, its tokens."""
+        record = registry.catalog.tenants.get(tenant)
+        quota = record.quota if record else Quota()
+        quotas.enter(tenant, quota, time.monotonic())
+        meter = Meter(turns, tenant, quota.weight)
+        METER.set(meter)
+        request.state.quota = quota
+        try:
+            yield
+        finally:
+            quotas.leave(tenant, quota, meter.tokens, time.monotonic())
+            if meter.tokens:
+                showback.add(tenant, request.state.adapter, _consumption(request, meter))
+                labels = metrics.tenant_label(tenant), metrics.adapter_label(request.state.adapter)
+                metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
+                metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)
+
+    quotas, turns = Quotas(), Turns(engine.max_running)
     routes = APIRouter(tags=["inference"])
     for path, endpoint in engine.endpoints.items():
         routes.add_api_route(
-            path, _answer(engine, endpoint, hold_lease), methods=["POST"], response_model=None
+            path,
+            _answer(engine, quotas, endpoint, hold_lease),
+            methods=["POST"],
+            response_model=None,
         )
     return routes
 
 
-def _answer(engine: Engine, endpoint: Endpoint, hold_lease: Any) -> Any:
+def _consumption(request: Request, meter: Meter) -> Consumption:
+    used = Consumption(1, meter.input_tokens, meter.output_tokens)
+    if (leased_at := getattr(request.state, "leased_at", None)) is not None:
+        used.slot_seconds = time.monotonic() - leased_at
+        used.cold_starts = int(request.state.tier is not Tier.SLOT)
+    return used
+
+
+def _answer(engine: Engine, quotas: Quotas, endpoint: Endpoint, hold_lease: Any) -> Any:
     async def answer(
         request: Any,
         raw_request: Request,
         version: VersionRecord | None = Depends(hold_lease),
     ) -> Response:
+        caller, quota = raw_request.state.caller, raw_request.state.quota
+        limit_answer(request, quota.max_tokens)
         try:
             response = await endpoint.handler(request, raw_request, version)
         except APIError as error:
             if error.status >= 500:
                 engine.require_ready()  # if the engine has died meanwhile, that is the answer
             raise
+        response.headers.update(quotas.headers(caller.tenant, quota, time.monotonic()))
         if version is not None:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)

@@ -20,6 +20,9 @@ REQUESTS = Counter(
     "Requests answered, by status code.",
     ["tenant", "adapter", "endpoint", "code"],
 )
+TOKENS = Counter(
+    "loraplex_tokens_total", "Tokens of prompts and answers.", ["tenant", "adapter", "direction"]
+)
 ADAPTER_LOAD_SECONDS = Histogram(
     "loraplex_adapter_load_seconds",
     "Time to load an adapter into the engine.",

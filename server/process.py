@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from server.engine.environment import prepare_environment
 from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings, SettingsError
+from server.showback import Showback
 
 if TYPE_CHECKING:
     from server.engine.supervisor import EngineSupervisor
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 FORCED_CLOSE_SECONDS = 2
 FOLLOW_INTERVAL_SECONDS = 0.5
+BOOKKEEPING_INTERVAL_SECONDS = 10
+
+Books = Sequence[Callable[[], None]]
 
 
 class _Server(uvicorn.Server):
@@ -74,7 +78,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         engine = EngineSupervisor(settings, base, registry.content.path)
         adapters = Adapters.of(settings, engine, registry)
         gate, lifecycle = Gate(registry, engine, adapters), Lifecycle(prepared=False)
-        app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle)
+        showback = Showback(registry)
+        app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle, showback)
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
 
@@ -100,11 +105,13 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             lifecycle.prepared = True
             announce_ready()
 
+        books = keys.save_last_used, showback.save
         try:
             return asyncio.run(
-                _run(settings, app, listener, registry, adapters, engine, lifecycle, prepare)
+                _run(settings, app, listener, registry, books, adapters, engine, lifecycle, prepare)
             )
         finally:
+            _save(books)
             registry.close()
 
 
@@ -113,6 +120,7 @@ async def _run(
     app: FastAPI,
     listener: socket.socket,
     registry: Registry,
+    books: Books,
     adapters: Adapters,
     engine: EngineSupervisor,
     lifecycle: Lifecycle,
@@ -138,6 +146,7 @@ async def _run(
     supervision = asyncio.create_task(engine.run(on_ready))
     ended = asyncio.create_task(signalled.wait())
     following = asyncio.create_task(follow_changes(registry, adapters))
+    bookkeeping = asyncio.create_task(_keep_books(books))
     try:
         await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
         for task in (supervision, http):
@@ -154,6 +163,7 @@ async def _run(
         supervision.cancel()
         ended.cancel()
         following.cancel()
+        bookkeeping.cancel()
         engine.stop()
 
 
@@ -173,6 +183,21 @@ async def follow_changes(registry: Registry, adapters: Adapters) -> None:
         else:
             reachable = True
         adapters.follow(registry.catalog)
+
+
+async def _keep_books(books: Books) -> None:
+    """Record now and then what requests have left in memory."""
+    while True:
+        await asyncio.sleep(BOOKKEEPING_INTERVAL_SECONDS)
+        await asyncio.to_thread(_save, books)
+
+
+def _save(books: Books) -> None:
+    for save in books:
+        try:
+            save()
+        except SQLAlchemyError as error:
+            log.error("usage, or when keys were last used, can't be recorded: %s", error)
 
 
 def _watch_signals() -> asyncio.Event:

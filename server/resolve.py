@@ -45,8 +45,8 @@ def resolve(
 
 
 def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
-    """Whether the adapter exists for this caller: it is its tenant's, or the caller an admin."""
-    return adapter.tenant == caller.tenant or caller.is_admin
+    """Whether the adapter exists for this caller: its own, shared with it, or any for an admin."""
+    return caller.manages(adapter.tenant) or adapter.public or caller.tenant in adapter.shared_with
 
 
 def _select(

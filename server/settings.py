@@ -120,6 +120,13 @@ class Settings(BaseSettings):
     )
     host: str = _field("127.0.0.1", "Server", "Address to listen on.", min_length=1)
     port: int = _field(8000, "Server", "Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    max_running: int | None = _field(
+        None,
+        "Server",
+        "Prompts that the engine computes at a time; more wait, by tenants' shares. Default: 32 on "
+        "CPU, else 256.",
+        ge=1,
+    )
     drain_seconds: float = _field(
         30, "Server", "How long open streams may go on after SIGTERM or Ctrl-C.", ge=0
     )

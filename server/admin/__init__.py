@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
+from adapters_registry.errors import NotFound
 from adapters_registry.records import Registry
 from server.adapters import Adapters
-from server.admin import adapters, aliases, audit, residency
+from server.admin import adapters, aliases, audit, residency, tenants, usage
+from server.auth import Caller, Keys
 from server.gate import Gate
 from server.settings import Settings
+from server.showback import Showback
 
 
-def router(registry: Registry, gate: Gate, held: Adapters, settings: Settings) -> APIRouter:
+def router(
+    registry: Registry,
+    keys: Keys,
+    gate: Gate,
+    held: Adapters,
+    showback: Showback,
+    settings: Settings,
+) -> APIRouter:
     """All admin routes."""
 
     async def follow() -> AsyncIterator[None]:
@@ -21,9 +31,19 @@ def router(registry: Registry, gate: Gate, held: Adapters, settings: Settings) -
         yield
         held.follow(registry.catalog)
 
-    routes = APIRouter(prefix="/admin", dependencies=[Depends(follow)])
+    routes = APIRouter(prefix="/admin", dependencies=[Depends(_hide_foreign), Depends(follow)])
     routes.include_router(adapters.router(registry, gate, settings))
     routes.include_router(aliases.router(registry))
     routes.include_router(residency.router(registry, held))
     routes.include_router(audit.router(registry))
+    routes.include_router(tenants.router(registry, keys))
+    routes.include_router(usage.router(registry, showback))
     return routes
+
+
+async def _hide_foreign(request: Request) -> None:
+    """Another tenant's adapter doesn't exist: the answer is given before anything is looked up."""
+    caller: Caller = request.state.caller
+    tenant, name = request.path_params.get("tenant"), request.path_params.get("name")
+    if tenant is not None and not caller.manages(tenant):
+        raise NotFound(f"there is no adapter {tenant}/{name}")

@@ -12,11 +12,13 @@ from adapters_registry.idempotency import Idempotency
 from adapters_registry.models import VersionState
 from adapters_registry.records import ALLOW_BASE_MISMATCH, Registry
 from adapters_registry.retirement import delete_adapter, retire_version
+from adapters_registry.sharing import share_adapter
 from adapters_registry.sources import Source
-from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, VersionBody
+from server.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Sharing, VersionBody
 from server.admin.idempotency import IdempotencyHeader, idempotency
 from server.admin.paging import Sorting, page_of
 from server.admin.registration import REQUEST_BODY, Registration, read_registration
+from server.auth import Caller
 from server.errors import InvalidRequest, rejected
 from server.gate import Gate
 from server.settings import Settings
@@ -85,7 +87,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
         return await workers.run(
             registry.register,
-            asked.tenant,
+            asked.tenant or "",
             asked.name,
             source.name,
             source.stage,
@@ -97,6 +99,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
 
     @routes.get("")
     async def list_adapters(
+        request: Request,
         tenant: str | None = None,
         search: Annotated[str | None, Query(description="Part of tenant/name.")] = None,
         state: Annotated[
@@ -106,11 +109,13 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         after: Annotated[str, Query(description="`next` of the page before.")] = "",
     ) -> AdapterPage:
-        """List adapters, a page at a time."""
+        """List adapters, a page at a time; with the scope `adapters` one's own."""
+        caller: Caller = request.state.caller
         adapters = [
             adapter
             for adapter in registry.catalog.adapters.values()
-            if tenant in (None, adapter.tenant)
+            if caller.manages(adapter.tenant)
+            and tenant in (None, adapter.tenant)
             and (search is None or search in adapter.id)
             and (state is None or any(v.state is state for v in adapter.versions.values()))
         ]
@@ -121,6 +126,12 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
     async def show_adapter(tenant: str, name: str) -> AdapterDetail:
         """Show an adapter with all its versions."""
         return AdapterDetail.of(registry.get_adapter(tenant, name))
+
+    @routes.put("/{tenant}/{name}/sharing")
+    async def share(tenant: str, name: str, body: Sharing) -> AdapterBody:
+        """Say which other tenants may use the adapter, from the next request on."""
+        await _apply(share_adapter, tenant, name, body.shared_with, body.public)
+        return AdapterBody.of(registry.get_adapter(tenant, name))
 
     @routes.delete("/{tenant}/{name}", status_code=204)
     async def delete(tenant: str, name: str, force: Force = False) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from adapters_registry.records import Registry
 from server.admin.bodies import AuditBody, AuditPage
+from server.auth import Caller
 
 
 def router(registry: Registry) -> APIRouter:
@@ -17,16 +18,20 @@ def router(registry: Registry) -> APIRouter:
 
     @routes.get("/audit")
     async def list_changes(
+        request: Request,
         tenant: str | None = None,
         subject: Annotated[str | None, Query(examples=["default/smart-home@live"])] = None,
         action: Annotated[str | None, Query(examples=["alias.point"])] = None,
         before: Annotated[int | None, Query(description="`next` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> AuditPage:
-        """List changes, newest first, a page at a time."""
+        """List changes, newest first, a page at a time; with the scope `adapters` one's own."""
+        caller: Caller = request.state.caller
+        if tenant is not None:
+            caller.require_tenant(tenant)
         entries = await asyncio.to_thread(
             registry.audit,
-            tenant=tenant,
+            tenant=tenant if caller.is_admin else caller.tenant,
             subject=subject,
             action=action,
             before_id=before,
@@ -34,7 +39,7 @@ def router(registry: Registry) -> APIRouter:
         )
         page = entries[:limit]
         return AuditPage(
-            data=[AuditBody.of(entry) for entry in page],
+            data=[AuditBody.model_validate(entry) for entry in page],
             next=page[-1].id if len(entries) > limit else None,
         )
 

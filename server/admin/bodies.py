@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters_registry.audit import AuditRecord
 from adapters_registry.catalog import AdapterRecord, AliasRecord, Target, VersionRecord
 from adapters_registry.models import VersionState
 
@@ -87,6 +86,15 @@ class AliasBody(BaseModel):
         )
 
 
+class Sharing(BaseModel):
+    """Who may use an adapter beside its tenant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shared_with: list[str] = Field(default_factory=list, examples=[["acme"]])
+    public: bool = False
+
+
 class AdapterBody(BaseModel):
     """An adapter in a list."""
 
@@ -96,6 +104,8 @@ class AdapterBody(BaseModel):
     rank: int | None = Field(description="Of the live version.")
     size_bytes: int | None = Field(description="Of the live version.")
     num_versions: int
+    shared_with: list[str] = Field(description="Other tenants that may use it.")
+    public: bool = Field(description="Every tenant may use it.")
     aliases: list[AliasBody]
     created_at: datetime
 
@@ -114,6 +124,8 @@ class AdapterBody(BaseModel):
             "rank": live.rank if live else None,
             "size_bytes": live.size_bytes if live else None,
             "num_versions": len(adapter.versions),
+            "shared_with": sorted(adapter.shared_with),
+            "public": adapter.public,
             "aliases": [AliasBody.of(name, alias) for name, alias in adapter.aliases.items()],
             "created_at": adapter.created_at,
         }
@@ -152,11 +164,6 @@ class AuditBody(BaseModel):
     subject: str = Field(examples=["default/smart-home@live"])
     before: dict[str, Any] | None
     after: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, entry: AuditRecord) -> AuditBody:
-        """The body of a record."""
-        return cls.model_validate(entry)
 
 
 class AuditPage(BaseModel):

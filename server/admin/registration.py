@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData
 
 from adapters_registry.content import ADAPTER_FILES
-from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records import Registry
 from adapters_registry.sources import Source, find_source
 from server.admin.upload import receive_upload
-from server.errors import InvalidRequest
+from server.auth import Caller
+from server.errors import Forbidden, InvalidRequest
 from server.workers import Workers
 
 
@@ -27,7 +27,7 @@ class Registration(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    tenant: str = DEFAULT_TENANT
+    tenant: str | None = Field(None, description="Default: the key's.")
     source: str = Field(
         "", description="A path on the server, hf://org/repo@revision or s3://bucket/prefix."
     )
@@ -49,18 +49,30 @@ async def read_registration(
     """The registration of a request, and its source, which stages while the context is open.
 
     Raises:
+        Forbidden, NotFound: the caller may not register from there, or for that tenant.
         InvalidRequest: the body can't be understood.
         RegistryError: the source can't be had, or there is no room for an upload.
     """
+    caller: Caller = request.state.caller
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with receive_upload(request, registry, workers, max_bytes) as (form, upload):
-            yield _parse_form(form), upload
+            yield _for_caller(_parse_form(form), caller), upload
     else:
-        registration = _parse(_parse_json(await request.body()))
+        registration = _for_caller(_parse(_parse_json(await request.body())), caller)
         if not registration.source:
             raise InvalidRequest("give a source, or upload the files", param="source")
         found = await workers.run(find_source, registration.source, local_roots, max_bytes)
         yield registration, found
+
+
+def _for_caller(asked: Registration, caller: Caller) -> Registration:
+    """The registration with its tenant, if it is the caller's to make."""
+    tenant = caller.tenant if asked.tenant is None else asked.tenant
+    caller.require_tenant(tenant)
+    if asked.source and not caller.is_admin:
+        # The server would read with its own rights what may be another tenant's.
+        raise Forbidden("only admins register from a source: upload the files", param="source")
+    return asked.model_copy(update={"tenant": tenant})
 
 
 def _parse_form(form: FormData) -> Registration:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from adapters_registry.records import Registry
 from adapters_registry.retirement import pin_version
 from server.adapters import Adapters
 from server.admission import TooManyPins
+from server.auth import require_admin
 from server.errors import Conflict
 
 
 def router(registry: Registry, adapters: Adapters) -> APIRouter:
     """The residency routes."""
-    routes = APIRouter(tags=["admin"])
+    routes = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
     version_path = "/adapters/{tenant}/{name}/versions/{number}"
 
     @routes.put(version_path + "/pin", status_code=204)

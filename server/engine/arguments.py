@@ -129,6 +129,13 @@ def _kv_cache_bytes(settings: Settings, base: Path, *, on_cpu: bool) -> int | No
     return wanted
 
 
+def default_max_running() -> int:
+    """Prompts that are worth computing together: more make each slower, and all hardly faster."""
+    from vllm.platforms import current_platform
+
+    return 32 if current_platform.is_cpu() else 256
+
+
 def tool_call_parser(base: str) -> str:
     """Llama 3's own format where the tokenizer knows its tag, else Hermes' (the bundled base)."""
     tokenizer = Path(base) / "tokenizer.json"

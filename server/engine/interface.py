@@ -65,6 +65,8 @@ class Engine(Protocol):
     """A resident base that answers with any adapter loaded into it."""
 
     state: EngineState
+    max_running: int
+    """How many prompts are given to it at a time."""
     generation: int
     """Counts starts: what was loaded into an earlier generation is gone."""
     app_state: State

@@ -6,6 +6,7 @@ isn't looked up by vLLM: it sees exactly the version on which the request holds 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,8 +22,13 @@ from server.engine.interface import Endpoint
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
-_ENGINE_HEADERS = frozenset({b"x-vllm-priority", b"x-data-parallel-rank"})
-_ENGINE_FIELDS = {"priority": 0, "kv_transfer_params": None, "vllm_xargs": None}
+_ENGINE_HEADERS = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-request-id"})
+_ENGINE_FIELDS = {
+    "priority": 0,
+    "kv_transfer_params": None,
+    "ec_transfer_params": None,
+    "vllm_xargs": None,
+}
 """What steers the engine and so isn't for clients, with the values that change nothing."""
 
 _leased: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", default=None)
@@ -68,6 +74,7 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     def embed(body: type, handler: Callable[[Any, Request], Awaitable[Response]]) -> Endpoint:
         async def answer(request: Any, raw: Request, version: VersionRecord | None) -> Response:
             _strip_engine_fields(request)
+            request.cache_salt = cache_salt(raw.state.caller.tenant, request.cache_salt)
             leased = lora_request(version, content_path(version.digest)) if version else None
             token = _leased.set(leased)
             try:
@@ -88,10 +95,23 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     }
 
 
+def cache_salt(tenant: str, given: str | None) -> str:
+    """What keeps a tenant's prefixes apart in the engine's cache, also of shared adapters.
+
+    Otherwise the time to the first token would tell whether another tenant has sent a prompt that
+    begins alike. A client's own salt divides further, within its tenant.
+    """
+    return hashlib.sha256(f"{tenant}\0{given or ''}".encode(errors="replace")).hexdigest()
+
+
 def _strip_engine_fields(request: Any) -> None:
     for name, harmless in _ENGINE_FIELDS.items():
         if hasattr(request, name):
             setattr(request, name, harmless)
+    if hasattr(request, "request_id"):
+        # A client that goes away ends every request of its id: nobody may choose another's.
+        field = type(request).model_fields["request_id"]
+        request.request_id = field.get_default(call_default_factory=True)
 
 
 def _without_engine_headers(raw: Request) -> Request:

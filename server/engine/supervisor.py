@@ -19,10 +19,11 @@ from starlette.datastructures import State
 
 from adapters_registry.catalog import VersionRecord
 from server.engine import cpu, environment
-from server.engine.arguments import engine_arguments
+from server.engine.arguments import default_max_running, engine_arguments
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
+from server.engine.metering import meter
 from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
 from server.engine.probe import answer
 from server.errors import Unavailable
@@ -62,6 +63,7 @@ class EngineSupervisor(AdapterLoading):
         self.app_state = State()
         self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path)
         self._arguments: Namespace = engine_arguments(settings, base)
+        self.max_running = settings.max_running or default_max_running()
         self._max_restarts = settings.max_engine_restarts
         self._client: AsyncLLM | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -183,6 +185,7 @@ class EngineSupervisor(AdapterLoading):
     async def _start(self) -> None:
         # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
         self._client = await _in_daemon_thread(lambda: _build_client(self._arguments))
+        meter(self._client)
         await _unless_dead(
             self._client, _init_app_state(self._client, self.app_state, self._arguments)
         )

@@ -34,6 +34,7 @@ from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.resolve import resolve
 from server.settings import Settings
+from server.showback import Showback
 from tests.server.fake_engine import FakeEngine
 
 NUM_ADAPTERS, NUM_VERSIONS = 10_000, 3
@@ -145,7 +146,9 @@ async def measure_http(registry: Registry, root: Path) -> dict[str, float]:
     engine = FakeEngine()
     adapters = Adapters.of(settings, engine, registry)
     gate = Gate(registry, engine, adapters)
-    app = build_app(settings, registry, keys, engine, adapters, gate, Lifecycle())
+    app = build_app(
+        settings, registry, keys, engine, adapters, gate, Lifecycle(), Showback(registry)
+    )
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     pages = {

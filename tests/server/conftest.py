@@ -18,6 +18,7 @@ from server.auth import Keys
 from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings
+from server.showback import Showback
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
 
@@ -53,7 +54,9 @@ def app(
 ) -> FastAPI:
     settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_adapter_mib=1)
     gate = Gate(registry, engine, adapters)
-    return build_app(settings, registry, keys, engine, adapters, gate, lifecycle)
+    return build_app(
+        settings, registry, keys, engine, adapters, gate, lifecycle, Showback(registry)
+    )
 
 
 @pytest_asyncio.fixture

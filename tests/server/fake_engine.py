@@ -15,16 +15,22 @@ from starlette.datastructures import State
 from adapters_registry.catalog import VersionRecord
 from server.engine.interface import Endpoint, EngineState, ProbeAnswer, Resident
 from server.errors import NotLoadable, Unavailable
+from server.metering import METER
+
+INPUT_TOKENS, OUTPUT_TOKENS = 10, 20
+"""What each answer costs."""
 
 
 class Body(BaseModel):
     model: str | None = None
     stream: bool = False
+    max_tokens: int | None = None
 
 
 class FakeEngine:
     def __init__(self) -> None:
         self.state = EngineState.READY
+        self.max_running = 2
         self.generation = 1
         self.app_state = State()
         self.loads: list[str] = []
@@ -101,12 +107,18 @@ class FakeEngine:
 
     async def _answer(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"
+        meter = METER.get()
+        assert meter is not None
+        if not body.stream:
+            async with meter.turn(INPUT_TOKENS) as answered:
+                answered(body.max_tokens or OUTPUT_TOKENS)
         if not body.stream:
             return JSONResponse({"model": name})
 
         async def chunks():  # type: ignore[no-untyped-def]
-            yield f"data: {name}\n\n"
-            await self.stream_may_end.wait()
-            yield "data: [DONE]\n\n"
+            async with meter.turn(INPUT_TOKENS):
+                yield f"data: {name}\n\n"
+                await self.stream_may_end.wait()
+                yield "data: [DONE]\n\n"
 
         return StreamingResponse(chunks(), media_type="text/event-stream")

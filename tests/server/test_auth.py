@@ -1,11 +1,36 @@
+"""Keys: whose they are, when they end, and that nothing gives their secrets away."""
+
 import stat
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from adapters_registry.base import BaseSpec
+from adapters_registry.content import ContentStore
+from adapters_registry.errors import Conflict, InvalidKey, NotFound
+from adapters_registry.keys import create_key, new_key, read_keys, revoke_key
+from adapters_registry.models import now
 from adapters_registry.records import Registry
+from adapters_registry.tenants import create_tenant, delete_tenant
+from server import auth
 from server.auth import Keys
 from server.errors import Unauthenticated
+
+
+def id_of(key: str) -> str:
+    return key.split("-")[1]
+
+
+@pytest.fixture
+def replica(
+    registry: Registry, tmp_path: Path, tiny_base: BaseSpec, database_url: str
+) -> Iterator[Registry]:
+    """Another server on the same database."""
+    replica = Registry(database_url, ContentStore(tmp_path / "other"), tiny_base)
+    yield replica
+    replica.close()
 
 
 def test_a_key_authenticates_its_tenant_and_scopes(keys: Keys) -> None:
@@ -24,7 +49,15 @@ def test_keys_survive_and_secrets_are_not_stored(keys: Keys, registry: Registry)
 
 
 @pytest.mark.parametrize(
-    "bend", [str.upper, lambda k: k[:-1], lambda k: k + "x", lambda k: "a" + k]
+    "bend",
+    [
+        str.upper,
+        lambda k: k[:-1],
+        lambda k: k + "x",
+        lambda k: "a" + k,
+        lambda k: k.replace("lpx-", "lpx--"),
+        lambda k: k + "\udc80",
+    ],
 )
 def test_a_bent_key_is_nobodys(keys: Keys, bend) -> None:  # type: ignore[no-untyped-def]
     key = keys.create("default", ["inference"])
@@ -32,15 +65,96 @@ def test_a_bent_key_is_nobodys(keys: Keys, bend) -> None:  # type: ignore[no-unt
         keys.authenticate(bend(key))
 
 
-def test_a_crash_before_the_record_means_another_try(
-    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_key_ends(keys: Keys, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, end = new_key(), now() + timedelta(hours=1)
+    registry.apply(create_key, key, "default", ["inference"], expires_at=end)
+    assert keys.authenticate(key).tenant == "default"
+    monkeypatch.setattr(auth, "now", lambda: end)
+    with pytest.raises(Unauthenticated, match="expired"):
+        keys.authenticate(key)
+
+
+def test_making_and_revoking_counts_on_other_servers(
+    keys: Keys, registry: Registry, replica: Registry
 ) -> None:
-    def crash(*_: object) -> None:
+    keys.create("default", ["admin"])
+    key = keys.create("default", ["inference"])
+    replica.refresh()  # what `follow_changes` does twice a second
+    assert Keys(replica).authenticate(key).tenant == "default"
+    registry.apply(revoke_key, id_of(key))
+    with pytest.raises(Unauthenticated, match="revoked"):
+        keys.authenticate(key)
+    replica.refresh()
+    with pytest.raises(Unauthenticated, match="revoked"):
+        Keys(replica).authenticate(key)
+    registry.apply(revoke_key, id_of(key))  # again: nothing happens
+    assert [e.action for e in registry.audit()].count("key.revoke") == 1
+
+
+def test_the_last_admin_key_stays(keys: Keys, registry: Registry) -> None:
+    first = keys.create("default", ["admin"])
+    registry.apply(create_tenant, "acme")
+    second = keys.create("acme", ["admin"])
+    registry.apply(revoke_key, id_of(first))
+    with pytest.raises(Conflict, match="last valid admin key"):
+        registry.apply(revoke_key, id_of(second))
+    with pytest.raises(Conflict, match="last valid admin key"):
+        registry.apply(delete_tenant, "acme")
+    assert keys.authenticate(second).is_admin
+
+
+def test_deleting_a_tenant_ends_its_keys(keys: Keys, registry: Registry) -> None:
+    registry.apply(create_tenant, "acme")
+    key = keys.create("acme", ["inference"])
+    registry.apply(delete_tenant, "acme")
+    assert "acme" not in registry.catalog.tenants
+    with pytest.raises(Unauthenticated):
+        keys.authenticate(key)
+    with pytest.raises(NotFound):
+        keys.create("acme", ["inference"])
+    registry.apply(create_tenant, "acme")  # begins anew: the old key stays ended
+    with pytest.raises(Unauthenticated):
+        keys.authenticate(key)
+    with pytest.raises(Conflict):
+        registry.apply(delete_tenant, "default")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"scopes": []},
+        {"scopes": ["root"]},
+        {"label": "x" * 65},
+        {"label": "two\nlines"},
+        {"expires_at": now()},
+        {"expires_at": (now() + timedelta(1)).replace(tzinfo=None)},
+    ],
+)
+def test_keys_that_cannot_be_made(registry: Registry, bad: dict[str, object]) -> None:
+    arguments = {"scopes": ["inference"], **bad}
+    with pytest.raises(InvalidKey):
+        registry.apply(create_key, new_key(), "default", **arguments)  # type: ignore[arg-type]
+
+
+def test_last_use_is_recorded_when_saved(keys: Keys, registry: Registry) -> None:
+    used, unused = keys.create("default", ["admin"]), keys.create("default", ["inference"])
+    keys.authenticate(used)
+    keys.save_last_used()
+    with registry.session() as session:
+        last_used = {key.id: key.last_used_at for key in read_keys(session)}
+    assert last_used[id_of(used)] is not None
+    assert last_used[id_of(unused)] is None
+
+
+def test_a_crash_before_the_record_means_another_try(
+    keys: Keys, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     file = tmp_path / "admin.key"
     with monkeypatch.context() as patched:
-        patched.setattr(keys, "_add", crash)
+        patched.setattr(registry, "apply", crash)
         with pytest.raises(KeyboardInterrupt):
             keys.create_first_admin_key(file)
     keys.create_first_admin_key(file)

@@ -1,0 +1,84 @@
+"""What tenants have used, of which adapter: summed up by the hour, for showback."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters_registry.models import Usage
+
+
+@dataclass
+class Consumption:
+    """What requests have used."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    slot_seconds: float = 0.0
+    """For how long a slot was held, summed over the requests that held it together."""
+    cold_starts: int = 0
+    """Requests that found their version in no slot."""
+
+    def __add__(self, other: Consumption) -> Consumption:
+        return Consumption(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+COLUMNS = tuple(field.name for field in fields(Consumption))
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The hour in which a moment is."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def add_usage(
+    session: Session, hour: datetime, tenant: str, adapter: str, used: Consumption
+) -> None:
+    """Add to what is recorded of an hour; several servers may."""
+    grow = (
+        update(Usage)
+        .where(Usage.hour == hour, Usage.tenant == tenant, Usage.adapter == adapter)
+        .values({name: getattr(Usage, name) + getattr(used, name) for name in COLUMNS})
+        .execution_options(synchronize_session=False)
+    )
+    if session.execute(grow).rowcount:  # type: ignore[attr-defined]
+        return
+    values = {name: getattr(used, name) for name in COLUMNS}
+    try:
+        with session.begin_nested():
+            session.add(Usage(hour=hour, tenant=tenant, adapter=adapter, **values))
+    except IntegrityError:  # another server was first
+        session.execute(grow)
+
+
+def read_usage(
+    session: Session,
+    *,
+    tenant: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[tuple[str, str, Consumption]]:
+    """Sums by tenant and adapter, of the hours that begin within [since, until)."""
+    sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
+    query = select(Usage.tenant, Usage.adapter, *sums).group_by(Usage.tenant, Usage.adapter)
+    if tenant is not None:
+        query = query.where(Usage.tenant == tenant)
+    if since is not None:
+        query = query.where(Usage.hour >= since)
+    if until is not None:
+        query = query.where(Usage.hour < until)
+    rows = session.execute(query.order_by(Usage.tenant, Usage.adapter))
+    return [(owner, adapter, _consumption(*values)) for owner, adapter, *values in rows]
+
+
+def _consumption(*values: float) -> Consumption:
+    # A sum of integers is a Decimal on PostgreSQL.
+    requests, input_tokens, output_tokens, slot_seconds, cold_starts = values
+    return Consumption(
+        int(requests), int(input_tokens), int(output_tokens), float(slot_seconds), int(cold_starts)
+    )

@@ -1,0 +1,104 @@
+"""Fair sharing by tokens: whose prompt the engine computes next.
+
+The Virtual Token Counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024):
+each tenant has a counter of the tokens it was served, divided by its weight; of the tenants that
+wait, the one with the lowest is next. One that begins to wait has its counter lifted to the lowest
+of those that wait, so that nobody saves up for later. So of two tenants that always have something
+waiting, neither gets more than the other, by their weights, but for a constant: about what one
+engine full of requests costs. Nothing is held back while there is room.
+
+Beyond the paper: a tenant that is next and has nothing running doesn't wait for one of the others'
+answers to end; up to as many again as there is room for may run so. Its first token comes soon
+under a flood of another's, and the flood pays with the time of its own.
+
+Pure: no tasks, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+INPUT_COST, OUTPUT_COST = 1, 2
+"""Of a token, as in the paper: an answer's is computed alone, a prompt's with the others."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One prompt's place: waiting until `advance` names it, then running, until it leaves."""
+
+    tenant: str
+    weight: int
+    input_tokens: int
+
+
+@dataclass
+class _Account:
+    counter: float = 0.0
+    running: int = 0
+    waiting: deque[Ticket] = field(default_factory=deque)
+
+
+class FairQueue:
+    """Lets `room` prompts run at a time. After `ask` and `leave` call `advance`."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._accounts: dict[str, _Account] = {}
+        self._running: set[Ticket] = set()
+        self._level = 0.0
+        """The counter of the tenant that was admitted last."""
+
+    def ask(self, tenant: str, weight: int, input_tokens: int) -> Ticket:
+        """Put a prompt in the queue."""
+        account = self._accounts.setdefault(tenant, _Account())
+        if not account.waiting:
+            waiting = (other.counter for other in self._accounts.values() if other.waiting)
+            account.counter = max(account.counter, min(waiting, default=self._level))
+        ticket = Ticket(tenant, weight, input_tokens)
+        account.waiting.append(ticket)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """End a prompt, running or waiting. Each ticket leaves once (ValueError otherwise)."""
+        account = self._accounts[ticket.tenant]
+        if ticket in self._running:
+            self._running.remove(ticket)
+            account.running -= 1
+        else:
+            account.waiting.remove(ticket)
+        self._forget_idle()
+
+    def charge(self, ticket: Ticket, output_tokens: int) -> None:
+        """Count tokens of a running prompt's answer, as they come."""
+        account = self._accounts[ticket.tenant]
+        account.counter += OUTPUT_COST * output_tokens / ticket.weight
+
+    def advance(self) -> list[Ticket]:
+        """Admit what there is room for, in turn."""
+        admitted = []
+        while ticket := self._next():
+            account = self._accounts[ticket.tenant]
+            account.waiting.popleft()
+            account.running += 1
+            self._running.add(ticket)
+            self._level = account.counter
+            account.counter += INPUT_COST * ticket.input_tokens / ticket.weight
+            admitted.append(ticket)
+        return admitted
+
+    def _next(self) -> Ticket | None:
+        waiting = [account for account in self._accounts.values() if account.waiting]
+        if not waiting:
+            return None
+        account = min(waiting, key=lambda account: (account.counter, account.running))
+        num_running = len(self._running)
+        if num_running < self._room or (not account.running and num_running < 2 * self._room):
+            return account.waiting[0]
+        return None
+
+    def _forget_idle(self) -> None:
+        """Forget all counters when nobody runs or waits: there is nothing to compare them with."""
+        if not self._running and not any(a.waiting for a in self._accounts.values()):
+            self._accounts.clear()
+            self._level = 0.0

@@ -1,0 +1,40 @@
+"""Usage as it happens, kept in memory until it is recorded."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+
+from adapters_registry.models import now
+from adapters_registry.records import Registry
+from adapters_registry.usage import Consumption, add_usage, hour_of
+
+
+class Showback:
+    """Adds up what tenants use, and records it now and then: a request touches no disk."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._unsaved: dict[tuple[datetime, str, str], Consumption] = {}
+        self._lock = threading.Lock()
+
+    def add(self, tenant: str, adapter: str, used: Consumption) -> None:
+        """Count a request that has ended."""
+        key = hour_of(now()), tenant, adapter
+        with self._lock:
+            self._unsaved[key] = self._unsaved.get(key, Consumption()) + used
+
+    def save(self) -> None:
+        """Record it; what can't be recorded is kept for the next time."""
+        with self._lock:
+            taken, self._unsaved = self._unsaved, {}
+        try:
+            if taken:
+                with self._registry.session() as session:
+                    for (hour, tenant, adapter), used in taken.items():
+                        add_usage(session, hour, tenant, adapter, used)
+        except BaseException:
+            with self._lock:
+                for key, used in taken.items():
+                    self._unsaved[key] = self._unsaved.get(key, Consumption()) + used
+            raise

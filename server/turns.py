@@ -1,0 +1,44 @@
+"""Turns in the engine, shared fairly among tenants: `fair_queue` carried out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from server import metrics
+from server.fair_queue import FairQueue, Ticket
+
+
+class Turns:
+    """Lets `room` prompts run in the engine at a time; further ones wait, by tenants' shares."""
+
+    def __init__(self, room: int) -> None:
+        self._queue = FairQueue(room)
+        self._waiting: dict[Ticket, asyncio.Event] = {}
+
+    @asynccontextmanager
+    async def turn(self, tenant: str, weight: int, input_tokens: int) -> AsyncIterator[Ticket]:
+        """Wait for a prompt's turn, and keep it while the context is open."""
+        ticket, started = self._queue.ask(tenant, weight, input_tokens), time.monotonic()
+        self._waiting[ticket] = asyncio.Event()
+        try:
+            self._advance()
+            if (admitted := self._waiting.get(ticket)) is not None:
+                await admitted.wait()
+            label = metrics.tenant_label(tenant)
+            metrics.QUEUE_SECONDS.labels(label, "share").observe(time.monotonic() - started)
+            yield ticket
+        finally:
+            self._waiting.pop(ticket, None)
+            self._queue.leave(ticket)
+            self._advance()
+
+    def charge(self, ticket: Ticket, output_tokens: int) -> None:
+        """Count tokens of a running prompt's answer, as they come."""
+        self._queue.charge(ticket, output_tokens)
+
+    def _advance(self) -> None:
+        for ticket in self._queue.advance():
+            self._waiting.pop(ticket).set()

@@ -1,0 +1,38 @@
+"""Tenants on the real engine: what one has sent tells nothing to another."""
+
+import httpx
+
+from tests.real_engine.running_server import RunningServer
+
+
+def key_of(server: RunningServer, tenant: str) -> str:
+    server.admin("POST", "/admin/tenants", json={"name": tenant})
+    made = server.admin("POST", "/admin/keys", json={"tenant": tenant})
+    return str(made.json()["key"])
+
+
+def prefix_hits(server: RunningServer) -> float:
+    lines = httpx.get(server.url + "/metrics", timeout=30).text.splitlines()
+    name = "vllm:prefix_cache_hits_total"
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_the_prefix_cache_is_divided_by_tenants(server: RunningServer) -> None:
+    secret = "The launch code of the lighthouse is not to be told to anybody. " * 40
+
+    def hits_of(key: str, **options: str) -> float:
+        before = prefix_hits(server)
+        body = {"model": "base", "prompt": secret, "max_tokens": 1, **options}
+        headers = {"Authorization": f"Bearer {key}"}
+        url = server.url + "/v1/completions"
+        assert httpx.post(url, json=body, headers=headers, timeout=120).status_code == 200
+        return prefix_hits(server) - before
+
+    acme, other = key_of(server, "acme"), key_of(server, "other")
+    assert hits_of(acme) == 0
+    assert hits_of(acme) > 0, "a tenant has its own prefixes again"
+    assert hits_of(other) == 0
+    assert hits_of(other, cache_salt="acme") == 0
+    assert hits_of(acme, cache_salt="mine") == 0
+    assert secret[:30] not in server.log.read_text()
+    assert acme.split("-", 2)[2] not in server.log.read_text()

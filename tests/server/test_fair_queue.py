@@ -1,0 +1,127 @@
+"""Fair sharing is decided here, by plain calls: simulated tenants on a simulated engine."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.fair_queue import INPUT_COST, OUTPUT_COST, FairQueue, Ticket
+
+MAX_INPUT, MAX_OUTPUT = 100, 50
+
+
+class Engine:
+    """Gives each running prompt a token a step; tenants ask as much as they are told to."""
+
+    def __init__(self, room: int, seed: int) -> None:
+        self.room, self.queue, self.random = room, FairQueue(room), random.Random(seed)
+        self.left: dict[Ticket, int] = {}
+        self.served: Counter[str] = Counter()
+        self.waiting: Counter[str] = Counter()
+        self.asked_at: dict[Ticket, int] = {}
+        self.waits: dict[str, list[int]] = {}
+        self.now = 0
+
+    def ask(self, tenant: str, weight: int = 1) -> None:
+        ticket = self.queue.ask(tenant, weight, self.random.randint(1, MAX_INPUT))
+        self.waiting[tenant] += 1
+        self.asked_at[ticket] = self.now
+
+    def step(self) -> None:
+        for ticket in self.queue.advance():
+            self.left[ticket] = self.random.randint(1, MAX_OUTPUT)
+            self.served[ticket.tenant] += INPUT_COST * ticket.input_tokens
+            self.waiting[ticket.tenant] -= 1
+            self.waits.setdefault(ticket.tenant, []).append(self.now - self.asked_at[ticket])
+        assert len(self.left) <= 2 * self.room
+        assert len(self.left) >= min(self.room, len(self.left) + self.waiting.total()), "idle"
+        for ticket in list(self.left):
+            self.queue.charge(ticket, 1)
+            self.served[ticket.tenant] += OUTPUT_COST
+            self.left[ticket] -= 1
+            if not self.left[ticket]:
+                del self.left[ticket]
+                self.queue.leave(ticket)
+        self.now += 1
+
+    def backlog(self, weights: dict[str, int], num_steps: int, depth: int = 30) -> None:
+        """Run with every tenant always having something waiting."""
+        for _ in range(num_steps):
+            for tenant, weight in weights.items():
+                while self.waiting[tenant] < depth:
+                    self.ask(tenant, weight)
+            self.step()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 8),
+    st.dictionaries(st.sampled_from("abcde"), st.integers(1, 4), min_size=2),
+    st.integers(0, 99),
+)
+def test_backlogged_tenants_are_served_by_weight(
+    room: int, weights: dict[str, int], seed: int
+) -> None:
+    """The paper's bound: a difference that doesn't grow, of what a full engine costs."""
+    engine = Engine(room, seed)
+    bound = 2 * (INPUT_COST * MAX_INPUT + OUTPUT_COST * 2 * room * MAX_OUTPUT)
+    for _ in range(10):
+        engine.backlog(weights, 50, depth=2 * room)
+        shares = [engine.served[tenant] / weight for tenant, weight in weights.items()]
+        assert max(shares) - min(shares) <= bound
+
+
+def test_jains_index_of_equal_backlogged_tenants() -> None:
+    engine = Engine(8, seed=1)
+    engine.backlog(dict.fromkeys("abcdefgh", 1), 2000)
+    served = engine.served.values()
+    assert sum(served) ** 2 / (len(served) * sum(s * s for s in served)) >= 0.98
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_a_flood_delays_itself(others: int) -> None:
+    """Tenants that ask now and then are served at once beside one that always has 200 waiting."""
+    engine = Engine(8, seed=2)
+    for step in range(3000):
+        while engine.waiting["flood"] < 200:
+            engine.ask("flood")
+        for number in range(others):
+            if step % 60 == number:
+                engine.ask(f"calm{number}")
+        engine.step()
+    for number in range(others):
+        assert max(engine.waits[f"calm{number}"]) == 0
+    assert engine.served["flood"] > engine.served["calm0"], "what is left over is used"
+
+
+def test_nobody_saves_up_for_later() -> None:
+    engine = Engine(4, seed=3)
+    engine.ask("late")
+    engine.backlog({"busy": 1}, 2000)
+    before = engine.served.copy()
+    engine.backlog({"busy": 1, "late": 1}, 1000)
+    late, busy = (engine.served[t] - before[t] for t in ("late", "busy"))
+    assert late / busy == pytest.approx(1, abs=0.15)
+
+
+def test_who_leaves_while_waiting_takes_no_turn() -> None:
+    queue = FairQueue(1)
+    first, second, third = (queue.ask("acme", 1, 1) for _ in range(3))
+    assert queue.advance() == [first]
+    queue.leave(second)
+    with pytest.raises(ValueError, match="not in deque"):
+        queue.leave(second)
+    queue.leave(first)
+    assert queue.advance() == [third]
+
+
+def test_the_next_tenant_without_any_running_need_not_wait() -> None:
+    queue = FairQueue(2)
+    flood = [queue.ask("flood", 1, 10) for _ in range(9)]
+    assert queue.advance() == flood[:2]
+    calm = [queue.ask("calm", 1, 10) for _ in range(2)]
+    assert queue.advance() == calm[:1]
+    queue.leave(flood[0])
+    assert queue.advance() == [], "there is still no room"
