@@ -14,6 +14,7 @@ import prometheus_client
 import pytest
 import yaml
 
+from adapters_registry.records import Registry
 from server import metrics
 from tests.helm.conftest import Manifests
 from tests.helm.programs import CHART, Helm
@@ -33,25 +34,25 @@ def expressions(helm: Helm) -> Iterator[str]:
             yield from (trigger["metadata"]["query"] for trigger in manifest["spec"]["triggers"])
 
 
-def known_metrics() -> set[str]:
+def known_metrics(registry: Registry) -> set[str]:
     vllm = importlib.util.find_spec("vllm")  # which importing would take seconds
     assert vllm is not None
     assert vllm.origin is not None
     declarations = Path(vllm.origin).parent / "v1" / "metrics" / "loggers.py"
     ours = {family.name for family in prometheus_client.REGISTRY.collect()}
-    ours |= {family.name for family in metrics.VersionCounts(dict).collect()}
+    ours |= {family.name for family in metrics.RegistryMetrics(registry).collect()}
     theirs = set(re.findall(r'name="(vllm:\w+)"', declarations.read_text()))
     return {name + suffix for name in ours | theirs for suffix in SUFFIXES}
 
 
-def test_every_metric_is_one_that_the_servers_have(helm4: Helm) -> None:
+def test_every_metric_is_one_that_the_servers_have(helm4: Helm, registry: Registry) -> None:
     used = {
         name
         for expression in expressions(helm4)
         for name in re.findall(r"\b((?:loraplex_|vllm:)\w+)", expression)
     }
     assert len(used) > 10
-    assert used <= known_metrics()
+    assert used <= known_metrics(registry)
 
 
 def test_promtool_takes_every_expression(helm4: Helm, tmp_path: Path) -> None:
