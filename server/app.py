@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -15,6 +17,7 @@ from server.engine.interface import Engine
 from server.errors import Unavailable
 from server.gate import Gate
 from server.lifecycle import Lifecycle
+from server.residency_metrics import residency_metrics
 from server.settings import Settings
 
 STALE_SECONDS = 3
@@ -41,11 +44,18 @@ def build_app(
     app.include_router(inference.router(engine, adapters, registry, lifecycle, base_name))
     app.include_router(listing.router(registry, adapters, base_name, registry.base.name))
     app.include_router(admin.router(registry, gate, adapters, settings))
-    _add_operations(app, registry, engine, lifecycle)
+    _add_operations(app, registry, engine, adapters, lifecycle, settings.max_loras)
     return app
 
 
-def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle) -> None:
+def _add_operations(
+    app: FastAPI,
+    registry: Registry,
+    engine: Engine,
+    adapters: Adapters,
+    lifecycle: Lifecycle,
+    max_loras: int,
+) -> None:
     of_the_registry = metrics.registry_metrics(registry)
 
     @app.get("/livez", tags=["operations"])
@@ -74,7 +84,9 @@ def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle:
         return JSONResponse(detail)
 
     @app.get("/metrics", tags=["operations"])
-    def scrape() -> Response:
+    async def scrape() -> Response:
         """Prometheus metrics, ours and vLLM's."""
-        text = generate_latest(REGISTRY) + generate_latest(of_the_registry)
+        of_residency = residency_metrics(adapters.snapshot(), max_loras)
+        parts = (REGISTRY, of_the_registry, of_residency)
+        text = await asyncio.to_thread(lambda: b"".join(map(generate_latest, parts)))
         return Response(text, media_type=CONTENT_TYPE_LATEST)
