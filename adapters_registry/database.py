@@ -8,6 +8,10 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from adapters_registry import migrations
 
+_POSTGRES_TIMEOUTS = {"connect_timeout": 5, "tcp_user_timeout": 5000}
+"""Seconds and milliseconds: a network that swallows packets would else hold a caller for minutes.
+See https://www.postgresql.org/docs/current/libpq-connect.html."""
+
 
 def open_database(url: str) -> Engine:
     """Connect to a SQLAlchemy URL and bring the schema up to date.
@@ -16,7 +20,9 @@ def open_database(url: str) -> Engine:
         SQLAlchemyError: it doesn't answer, or the URL is wrong.
         ImportError: the URL names a driver that isn't installed.
     """
-    engine = create_engine(_with_driver(url), pool_pre_ping=True)
+    database = _with_driver(url)
+    arguments = _POSTGRES_TIMEOUTS if database.get_backend_name() == "postgresql" else {}
+    engine = create_engine(database, pool_pre_ping=True, connect_args=arguments)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
     migrations.upgrade(engine)

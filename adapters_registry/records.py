@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -69,6 +70,7 @@ class Registry:
         self._session = sessionmaker(self.engine, expire_on_commit=False)
         self._lock = threading.RLock()
         self.catalog = Catalog()
+        self._refreshed_at = time.monotonic()
         content.clear_staging()
         with self.change() as change:
             if change.session.get(Tenant, DEFAULT_TENANT) is None:
@@ -247,10 +249,10 @@ class Registry:
             counts = {str(state): int(count) for state, count in rows}
         return {state.value: counts.get(state.value, 0) for state in VersionState}
 
-    def ping(self) -> None:
-        """Raise SQLAlchemy's error if the database doesn't answer."""
-        with self._session() as session:
-            session.execute(select(1))
+    @property
+    def stale_seconds(self) -> float:
+        """How long ago the catalog was known to be what the database says."""
+        return time.monotonic() - self._refreshed_at
 
     def close(self) -> None:
         """Close the database connections."""
@@ -259,7 +261,9 @@ class Registry:
     def refresh(self) -> None:
         """Take in what other processes have changed; cheap when that is nothing."""
         with self._lock, self._session() as session:
+            started = time.monotonic()
             self.catalog = read_changes(session, self.catalog)
+            self._refreshed_at = started
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -7,7 +7,6 @@ import asyncio
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
-from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.records import Registry
 from server import admin, errors, inference, listing, metrics
@@ -18,8 +17,12 @@ from server.engine.interface import Engine
 from server.errors import Unavailable
 from server.gate import Gate
 from server.lifecycle import Lifecycle
+from server.residency_metrics import residency_metrics
 from server.settings import Settings
 from server.showback import Showback
+
+STALE_SECONDS = 3
+"""A registry looked at twice a second and not seen for so long can't be reached."""
 
 
 def build_app(
@@ -43,12 +46,19 @@ def build_app(
     app.include_router(inference.router(engine, adapters, registry, lifecycle, showback, base_name))
     app.include_router(listing.router(registry, adapters, base_name, registry.base.name))
     app.include_router(admin.router(registry, keys, gate, adapters, showback, settings))
-    _add_operations(app, registry, engine, lifecycle)
+    _add_operations(app, registry, engine, adapters, lifecycle, settings.max_loras)
     return app
 
 
-def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle) -> None:
-    version_counts = metrics.version_registry(registry.count_versions)
+def _add_operations(
+    app: FastAPI,
+    registry: Registry,
+    engine: Engine,
+    adapters: Adapters,
+    lifecycle: Lifecycle,
+    max_loras: int,
+) -> None:
+    of_the_registry = metrics.registry_metrics(registry)
 
     @app.get("/livez", tags=["operations"])
     async def live() -> PlainTextResponse:
@@ -57,20 +67,28 @@ def _add_operations(app: FastAPI, registry: Registry, engine: Engine, lifecycle:
 
     @app.get("/readyz", tags=["operations"])
     async def ready() -> JSONResponse:
-        """Say whether requests are answered: the engine gives a token, the registry responds."""
+        """Say whether requests are answered: the engine gives a token.
+
+        A registry that can't be reached is a detail: what is known of it serves on, and with one
+        database for all servers, none would be left.
+        """
         if lifecycle.draining:
             raise Unavailable("the server is shutting down")
-        try:
-            await asyncio.to_thread(registry.ping)
-        except SQLAlchemyError as error:
-            raise Unavailable("the registry's database doesn't answer") from error
         await engine.probe()
         if not lifecycle.prepared:
             raise Unavailable("the demo adapters are being checked")
-        return JSONResponse({"status": "ready", "engine": engine.state.value})
+        stale_seconds = registry.stale_seconds
+        registry_state = {
+            "reachable": stale_seconds < STALE_SECONDS,
+            "stale_seconds": round(stale_seconds, 1),
+        }
+        detail = {"status": "ready", "engine": engine.state.value, "registry": registry_state}
+        return JSONResponse(detail)
 
     @app.get("/metrics", tags=["operations"])
-    def scrape() -> Response:
+    async def scrape() -> Response:
         """Prometheus metrics, ours and vLLM's."""
-        text = generate_latest(REGISTRY) + generate_latest(version_counts)
+        of_residency = residency_metrics(adapters.snapshot(), max_loras)
+        parts = (REGISTRY, of_the_registry, of_residency)
+        text = await asyncio.to_thread(lambda: b"".join(map(generate_latest, parts)))
         return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -16,6 +16,7 @@ APIError
 └── Unavailable         503  engine starting, restarting, draining
     ├── NotLoadable          an adapter that the engine refuses
     ├── ContentUnavailable   an adapter's files are missing or damaged
+    ├── RegistryUnavailable  its database doesn't answer: no changes now
     └── StoreUnavailable     a hub or an S3-compatible store doesn't answer
 """
 
@@ -167,6 +168,12 @@ class ContentUnavailable(Unavailable):
     code = "content_unavailable"
 
 
+class RegistryUnavailable(Unavailable):
+    """The registry's database doesn't answer; what is known of it goes on serving."""
+
+    code = "registry_unavailable"
+
+
 class StoreUnavailable(Unavailable):
     """A hub or an S3-compatible store that doesn't answer, or refuses the server."""
 
@@ -240,6 +247,11 @@ def to_api_error(error: Exception) -> APIError:
         case OperationalError(orig=sqlite3.Error(sqlite_errorcode=sqlite3.SQLITE_FULL)):
             return InsufficientStorage(
                 "the disk of LORAPLEX_DATA_DIR is full: free space there, then try again"
+            )
+        case OperationalError():
+            return RegistryUnavailable(
+                "the registry's database doesn't answer, so nothing can be changed or listed now; "
+                "adapters go on serving. Try again"
             )
         case RequestValidationError():
             first = error.errors()[0]

@@ -5,12 +5,16 @@ They stand in prometheus_client's default registry, beside vLLM's own `vllm:*`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapters_registry.records import Registry
 
 MAX_ADAPTER_LABELS = 1000
 OTHER = "other"
@@ -59,27 +63,33 @@ adapter_label = CappedLabels(MAX_ADAPTER_LABELS)
 tenant_label = CappedLabels(MAX_ADAPTER_LABELS)
 
 
-class VersionCounts(Collector):
-    """`loraplex_registry_versions{state}`, counted when scraped."""
+class RegistryMetrics(Collector):
+    """What is asked of the adapters' registry when scraped."""
 
-    def __init__(self, count: Callable[[], dict[str, int]]) -> None:
-        self._count = count
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the one gauge."""
-        gauge = GaugeMetricFamily(
+        """Yield the gauges; of versions none while the database doesn't answer."""
+        yield GaugeMetricFamily(
+            "loraplex_registry_stale_seconds",
+            "Time since the registry's database last answered.",
+            value=self._registry.stale_seconds,
+        )
+        versions = GaugeMetricFamily(
             "loraplex_registry_versions", "Registered versions.", labels=["state"]
         )
-        for state, count in self._count().items():
-            gauge.add_metric([state], count)
-        yield gauge
+        with contextlib.suppress(SQLAlchemyError):
+            for state, count in self._registry.count_versions().items():
+                versions.add_metric([state], count)
+            yield versions
 
 
-def version_registry(count: Callable[[], dict[str, int]]) -> CollectorRegistry:
-    """A registry of this app's own with the counts of its versions."""
-    registry = CollectorRegistry()
-    registry.register(VersionCounts(count))
-    return registry
+def registry_metrics(registry: Registry) -> CollectorRegistry:
+    """A registry of metrics of this app's own, for what its adapters' registry says."""
+    collectors = CollectorRegistry(auto_describe=False)
+    collectors.register(RegistryMetrics(registry))
+    return collectors
 
 
 class RequestCounting:

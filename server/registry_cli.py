@@ -99,6 +99,19 @@ def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def migrate() -> None:
+    """Bring the schema of the database up to date, as every server does at its start."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from adapters_registry.database import open_database
+
+    try:
+        open_database(load_settings().records_url).dispose()
+    except (ImportError, SQLAlchemyError) as error:
+        fail(f"LORAPLEX_DATABASE_URL: {str(error).splitlines()[0]}")
+
+
 @contextmanager
 def _opened(data_dir: Path | None) -> Iterator[tuple[Session, ContentStore]]:
     """The records and files of a data folder that no server uses; errors end the command."""

@@ -13,6 +13,7 @@ from adapters_registry.base import BaseSpec
 from adapters_registry.content import ContentStore
 from adapters_registry.records import Registry
 from tests.corpus import Recipe
+from tests.postgres import Postgres, programs
 from tests.s3_server import S3Server
 from tests.tiny import TINY_BASE, AdapterFactory
 
@@ -46,6 +47,16 @@ def registry(tmp_path: Path, tiny_base: BaseSpec, database_url: str) -> Iterator
     registry = Registry(database_url, ContentStore(tmp_path / "content"), tiny_base)
     yield registry
     registry.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    folder = programs()
+    if folder is None:
+        pytest.skip("PostgreSQL isn't installed (Debian's package postgresql)")
+    server = Postgres(folder)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from server.engine.arguments import default_max_running, engine_arguments
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
+from server.engine.lora_info import take_out_lora_info
 from server.engine.metering import meter
 from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
 from server.engine.probe import answer
@@ -252,6 +253,8 @@ def _build_client(arguments: Namespace) -> AsyncLLM:
     alone_on_cpu = current_platform.is_cpu() and config.parallel_config.world_size == 1
     with environment.threads(cpu.openmp_variables(cpu.read_machine()) if alone_on_cpu else {}):
         client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    if client.logger_manager:
+        take_out_lora_info(client.logger_manager.stat_loggers)
     if (fitted := config.model_config.max_model_len) < wanted:
         log.warning(
             "prompt and answer together may have %d tokens, not the base's %d: the KV cache holds "

@@ -297,6 +297,13 @@ def test_a_disconnected_stream_gives_its_lease_back(server: RunningServer) -> No
     raise AssertionError("the lease of a client that went away was kept")
 
 
+def test_the_gauge_of_adapters_is_ours_alone(server: RunningServer) -> None:
+    ask(server, "smart-home", LIGHTS)
+    lines = server.admin("GET", "/metrics").text.splitlines()
+    (gauge,) = [line for line in lines if line.startswith("vllm:lora_requests_info")]
+    assert "default/smart-home" in gauge
+
+
 def test_a_client_that_goes_away_gives_its_lease_back(server: RunningServer) -> None:
     body = {"model": "icd10-chapter", "messages": say("hi"), "max_tokens": 2000, "ignore_eos": True}
     headers = {"Authorization": f"Bearer {server.key}"}

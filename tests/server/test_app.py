@@ -315,6 +315,8 @@ async def test_metrics_count_requests_by_adapter(
     labels = f'adapter="default/home",code="200",endpoint="{CHAT}",tenant="default"'
     assert f"loraplex_requests_total{{{labels}}}" in text
     assert 'loraplex_registry_versions{state="ready"} 1.0' in text
+    assert 'loraplex_adapter_resident{adapter="default/home",tier="slot",version="1"} 1.0' in text
+    assert 'running_lora_adapters="default/home,home",waiting_lora_adapters=""}' in text
 
 
 async def test_failures_inside_are_500_and_counted_so(

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,14 @@ def test_folders_and_databases_that_are_not_the_servers(
     monkeypatch.setenv("LORAPLEX_DATABASE_URL", f"sqlite:///{tmp_path / 'other.db'}")
     run("gc", code=1)
     assert registry.content.path(digest).is_dir()
+
+
+def test_migrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tmp_path / "new.db"
+    monkeypatch.setenv("LORAPLEX_DATABASE_URL", f"sqlite:///{database}")
+    for _ in range(2):
+        run("migrate")
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM adapters").fetchone() == (0,)
+    monkeypatch.setenv("LORAPLEX_DATABASE_URL", f"sqlite:///{tmp_path / 'none' / 'new.db'}")
+    run("migrate", code=1)

@@ -150,3 +150,11 @@ def test_where_a_batch_names_its_adapters() -> None:
     source = inspect.getsource(outputs)
     assert "self.request_states: dict[str, RequestState]" in source
     assert "self.lora_request = lora_request" in source
+
+
+def test_the_gauge_of_running_adapters_can_be_taken_out() -> None:
+    loggers = importlib.import_module("vllm.v1.metrics.loggers")
+    record = inspect.getsource(loggers.PrometheusStatLogger.record)
+    assert "if self.gauge_lora_info is not None" in record
+    manager = inspect.getsource(loggers.StatLoggerManager.__init__)
+    assert "self.stat_loggers" in manager

@@ -1,0 +1,56 @@
+{{/* Values that don't fit together are refused here, each with the reason and the way out. */}}
+{{- define "loraplex.checks" -}}
+{{- $v := .Values -}}
+{{- $scaled := ne $v.autoscaling.kind "none" -}}
+{{- $most := int (ternary $v.autoscaling.maxReplicas $v.replicas $scaled) -}}
+{{- if and (gt $most 1) (not $v.database.secretName) -}}
+{{- fail (printf "%d servers need one database: SQLite is one server's. Set database.secretName to a Secret with a PostgreSQL URL." $most) -}}
+{{- end -}}
+{{- if and (gt $most 1) (not $v.settings.origin) -}}
+{{- fail (printf "%d servers need one place for adapters' files: set settings.origin to s3://bucket/prefix." $most) -}}
+{{- end -}}
+{{- if and $scaled (gt (int $v.autoscaling.minReplicas) $most) -}}
+{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas." -}}
+{{- end -}}
+{{- if and (eq $v.autoscaling.kind "hpa") (not $v.autoscaling.metrics) -}}
+{{- fail "autoscaling.kind hpa has no metrics to go by: set autoscaling.metrics (or kind keda with autoscaling.prometheusUrl)." -}}
+{{- end -}}
+{{- if and (eq $v.autoscaling.kind "keda") (not $v.autoscaling.prometheusUrl) -}}
+{{- fail "autoscaling.kind keda needs autoscaling.prometheusUrl." -}}
+{{- end -}}
+{{- if and $v.inferencePool.enabled (not $v.inferencePool.endpointPicker) -}}
+{{- fail "inferencePool needs inferencePool.endpointPicker, the Service of the endpoint picker." -}}
+{{- end -}}
+{{- if and $v.inferencePool.enabled $v.envoy.enabled -}}
+{{- fail "envoy and inferencePool both route by adapter: enable one of them." -}}
+{{- end -}}
+{{- if and (hasPrefix "/" (default "" $v.settings.base)) (not $v.modelsClaim) -}}
+{{- fail (printf "settings.base is the path %s, and no volume has it: set modelsClaim." $v.settings.base) -}}
+{{- end -}}
+{{- include "loraplex.checkMemory" . -}}
+{{- end }}
+
+{{- define "loraplex.checkMemory" -}}
+{{- $v := .Values -}}
+{{- $slots := int $v.settings.max_loras -}}
+{{- $host := int (default (mul 4 $slots) $v.settings.max_cpu_loras) -}}
+{{- if lt $host $slots -}}
+{{- fail (printf "settings.max_cpu_loras (%d) must be at least settings.max_loras (%d)." $host $slots) -}}
+{{- end -}}
+{{- $adapter := mulf $v.sizing.adapterMiBPerRank (float64 $v.settings.max_lora_rank) -}}
+{{- $base := mulf $v.sizing.baseGiB 1024.0 -}}
+{{- $memory := include "loraplex.mebibytes" (toString $v.resources.limits.memory) | float64 -}}
+{{- $need := addf (mulf $host $adapter) 2560.0 -}}
+{{- if gt (int $v.gpus) 0 -}}
+{{- $gpus := mulf $v.gpus $v.sizing.gpuGiB 1024.0 0.9 -}}
+{{- $onGpu := addf $base (mulf $slots $adapter) 1024.0 -}}
+{{- if gt $onGpu $gpus -}}
+{{- fail (printf "settings.max_loras: %d slots of rank %v and the base take %.0f MiB, and %v GPUs have %.0f: lower max_loras or max_lora_rank, or raise gpus (sizing says how large they are)." $slots $v.settings.max_lora_rank $onGpu $v.gpus $gpus) -}}
+{{- end -}}
+{{- else -}}
+{{- $need = addf $need $base (mulf 1024.0 (default 1 $v.settings.kv_cache_gib)) -}}
+{{- end -}}
+{{- if gt $need $memory -}}
+{{- fail (printf "resources.limits.memory: %d adapters of rank %v in host memory, and the server, take %.0f MiB, and there are %.0f: lower max_loras or max_cpu_loras, or raise the limit (sizing says how large they are)." $host $v.settings.max_lora_rank $need $memory) -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,57 @@
+{{- define "loraplex.name" -}}
+{{- if contains "loraplex" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-loraplex" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "loraplex.selector" -}}
+app.kubernetes.io/name: loraplex
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "loraplex.labels" -}}
+{{ include "loraplex.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "loraplex.server" -}}
+{{ include "loraplex.selector" . }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "loraplex.image" -}}
+{{- $build := ternary "gpu" "cpu" (gt (int .Values.gpus) 0) -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default (printf "%s-%s" .Chart.AppVersion $build) }}
+{{- end }}
+
+{{/* What the restricted pod security standard wants; files are written to volumes only. */}}
+{{- define "loraplex.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "loraplex.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "loraplex.databaseUrl" -}}
+- name: LORAPLEX_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.secretName }}
+      key: {{ .Values.database.secretKey }}
+{{- end }}
+
+{{/* A quantity of memory in MiB. */}}
+{{- define "loraplex.mebibytes" -}}
+{{- $number := regexFind "^[0-9.]+" . | float64 -}}
+{{- $unit := regexFind "[A-Za-z]*$" . -}}
+{{- $bytes := dict "" 1.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- divf (mulf $number (get $bytes $unit)) 1048576.0 -}}
+{{- end }}

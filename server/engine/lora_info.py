@@ -1,0 +1,22 @@
+"""Takes `vllm:lora_requests_info` from vLLM's metrics.
+
+vLLM adds a series for every combination of adapters that ever ran together, and removes none; ours
+(`server/residency_metrics.py`) has the same name, one series, and says what is in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+
+def take_out_lora_info(stat_loggers: list[Any]) -> None:
+    """Have vLLM's loggers neither keep nor show the gauge."""
+    for logger in stat_loggers:
+        gauge = getattr(logger, "gauge_lora_info", None)
+        if gauge is not None:
+            logger.gauge_lora_info = None
+            with contextlib.suppress(KeyError):  # by then vLLM may have made another registry
+                REGISTRY.unregister(gauge)

@@ -1,0 +1,75 @@
+"""The real Envoy and HAProxy on the configurations that are shipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deploy.stub_server import StubServer
+from tests.helm.programs import CHART, ROOT, fetch
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Proxy:
+    """One proxy process before two servers."""
+
+    def __init__(self, command: list[str], port: int, environment: dict[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(command, env=os.environ | environment)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def start_haproxy(folder: Path, servers: list[StubServer]) -> Proxy:
+    """`deploy/haproxy.cfg` as it is; addresses come from the environment."""
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("HAProxy isn't installed (Debian's package haproxy)")
+    port = free_port()
+    environment = {"SERVED_BASE_NAME": "base", "LISTEN": f"127.0.0.1:{port}"}
+    for number, server in enumerate(servers, 1):
+        environment[f"SERVER_{number}"] = f"127.0.0.1:{server.port}"
+    config = ROOT / "deploy" / "haproxy.cfg"
+    return Proxy([program, "-db", "-q", "-f", str(config)], port, environment)
+
+
+def start_envoy(folder: Path, servers: list[StubServer]) -> Proxy:
+    """What the chart renders, with the servers' and its own addresses changed."""
+    package = importlib.util.find_spec("envoy")
+    if package is None or package.origin is None:
+        pytest.skip("Envoy isn't installed (requirements/dev.txt)")
+    program = Path(package.origin).parent / "_bin" / "envoy"
+    rendered = fetch(4).render("--values", str(CHART / "ci" / "cpu-values.yaml"))
+    name = "demo-loraplex-envoy"
+    (found,) = (m for m in rendered if (m["kind"], m["metadata"]["name"]) == ("ConfigMap", name))
+    config = yaml.safe_load(found["data"]["envoy.yaml"])
+    port = free_port()
+    resources = config["static_resources"]
+    listener = resources["listeners"][0]["address"]["socket_address"]
+    listener |= {"address": "127.0.0.1", "port_value": port}
+    resources["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {
+            "endpoint": {
+                "address": {"socket_address": {"address": "127.0.0.1", "port_value": s.port}}
+            }
+        }
+        for s in servers
+    ]
+    file = folder / "envoy.yaml"
+    file.write_text(yaml.safe_dump(config))
+    options = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
+    return Proxy([str(program), "-c", str(file), *options], port, {})

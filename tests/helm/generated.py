@@ -1,0 +1,91 @@
+"""What the chart repeats: the server's settings in its schema, its values in its README.
+
+`make chart-docs` writes both; a test compares them with their sources.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from server.settings import RANK_LIMITS, Settings, group_of
+
+CHART = Path(__file__).parents[2] / "helm"
+README, SCHEMA = CHART / "README.md", CHART / "values.schema.json"
+BEGIN, END = "<!-- values -->\n", "<!-- end of values -->\n"
+SET_BY_THE_CHART = {"data_dir", "host", "port", "database_url"}
+
+
+def settings_of_the_chart() -> set[str]:
+    """The settings that `settings` may hold: the server's, but for those that the chart sets."""
+    fields = Settings.model_fields.items()
+    return {name for name, field in fields if group_of(field) != "Client"} - SET_BY_THE_CHART
+
+
+def schema() -> str:
+    """`values.schema.json`, with the server's settings as they are now."""
+    chart = json.loads(SCHEMA.read_text())
+    known = Settings.model_json_schema()["properties"]
+    chart["properties"]["settings"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["max_loras", "max_lora_rank", "drain_seconds"],
+        "properties": {name: _property(known[name]) for name in sorted(settings_of_the_chart())},
+    }
+    chart["properties"]["settings"]["properties"]["max_lora_rank"]["enum"] = list(RANK_LIMITS)
+    return json.dumps(chart, indent=2) + "\n"
+
+
+def _property(field: dict[str, Any]) -> dict[str, Any]:
+    """A setting's type and bounds; lists are written as one string in the environment."""
+    kind = next((k for k in field.get("anyOf", []) if k["type"] != "null"), field)
+    if kind["type"] == "array":
+        kind = {"type": "string"}
+    kept = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "minLength")
+    bounds = {key: kind[key] for key in kept if key in kind}
+    return {"description": field["description"], **bounds}
+
+
+def readme() -> str:
+    """`README.md`, with its table of values made of the comments in `values.yaml`."""
+    before, rest = README.read_text().split(BEGIN)
+    return before + BEGIN + values_table() + END + rest.split(END)[1]
+
+
+def values_table() -> str:
+    """A row for each value that has a comment, and for each leaf."""
+    rows = ["| value | default | what it sets |", "|---|---|---|"]
+    path: list[str] = []
+    comment: list[str] = []
+    text = (CHART / "values.yaml").read_text()
+    defaults = yaml.safe_load(text)
+    for line in text.splitlines():
+        bare = line.strip()
+        if bare.startswith("#"):
+            comment.append(bare.removeprefix("#").strip())
+        elif not bare:
+            comment = []
+        else:
+            key = bare.partition(":")[0]
+            path = [*path[: (len(line) - len(line.lstrip())) // 2], key]
+            value = _at(defaults, path)
+            is_leaf = not isinstance(value, dict) or not value or ": {" in bare
+            if comment or is_leaf:
+                shown = f"`{json.dumps(value)}`" if is_leaf else ""
+                rows.append(f"| `{'.'.join(path)}` | {shown} | {' '.join(comment)} |")
+            comment = []
+    return "\n".join(rows) + "\n"
+
+
+def _at(values: Any, path: list[str]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema())
+    README.write_text(readme())

@@ -1,0 +1,153 @@
+"""Two servers on one PostgreSQL: changes reach both; a database that is away stops no answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from adapters_registry.base import BaseSpec
+from adapters_registry.content import ContentStore
+from adapters_registry.records import Registry
+from server import app as app_module
+from server import process
+from server.adapters import Adapters
+from server.app import build_app
+from server.auth import Keys
+from server.gate import Gate
+from server.lifecycle import Lifecycle
+from server.settings import Settings
+from tests.postgres import Postgres
+from tests.server.answers import CHAT, assert_error
+from tests.server.fake_engine import FakeEngine
+from tests.tiny import AdapterFactory
+
+LIVE = "/admin/adapters/default/home/aliases/live"
+
+
+@dataclass
+class Server:
+    registry: Registry
+    client: httpx.AsyncClient
+
+    async def version(self) -> str:
+        """Which version answers the bare name."""
+        response = await self.client.post(CHAT, json={"model": "home"})
+        assert response.status_code == 200, response.text
+        return str(response.json()["model"])
+
+    async def promote(self, number: int) -> httpx.Response:
+        return await self.client.put(LIVE, json={"targets": [{"version": number, "weight": 100}]})
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> AsyncIterator[Server]:
+    """A server on a fake engine that follows the database; the first one makes the key."""
+    registry, engine = Registry(url, ContentStore(folder), base), FakeEngine()
+    keys, adapters = Keys(registry), Adapters.of(Settings(), engine, registry)
+    if not key:
+        key.append(keys.create("default", ["admin", "inference"]))
+    gate = Gate(registry, engine, adapters)
+    app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle())
+    following = asyncio.create_task(process.follow_changes(registry, adapters))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {key[0]}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://loraplex", headers=headers
+    ) as client:
+        yield Server(registry, client)
+    following.cancel()
+    registry.close()
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.new_database()
+
+
+@pytest_asyncio.fixture
+async def servers(
+    url: str,
+    tmp_path: Path,
+    tiny_base: BaseSpec,
+    make_adapter: AdapterFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[list[Server]]:
+    """Two of them with an adapter of two versions; they share the folder of its files."""
+    monkeypatch.setattr(process, "FOLLOW_INTERVAL_SECONDS", 0.01)
+    async with AsyncExitStack() as stack:
+        key: list[str] = []
+        both = [
+            await stack.enter_async_context(running(url, tmp_path / "content", tiny_base, key))
+            for _ in range(2)
+        ]
+        registry = both[0].registry
+        for seed in (1, 2):
+            stage = partial(copytree, make_adapter(seed=seed), dirs_exist_ok=True)
+            version, _ = registry.register("default", "home", "test", stage)
+            registry.accept(version, registry.check_files(version))
+
+        async def seen() -> bool:
+            return any(len(a.ready) == 2 for a in both[1].registry.catalog.adapters.values())
+
+        await until(seen)
+        yield both
+
+
+async def test_changes_through_either_are_seen_by_both(servers: list[Server]) -> None:
+    for through, other, number in ((*servers, 2), (*reversed(servers), 1)):
+        assert (await through.promote(number)).status_code == 200
+        assert await through.version() == f"default/home@{number}", "at once where it was made"
+
+        async def follows(server: Server = other, expected: int = number) -> bool:
+            return await server.version() == f"default/home@{expected}"
+
+        await until(follows)
+
+
+async def test_while_the_database_is_away(
+    servers: list[Server], url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "STALE_SECONDS", 0.5)
+
+    def reachable(server: Server, expected: bool) -> Callable[[], Awaitable[bool]]:
+        async def check() -> bool:
+            ready = await server.client.get("/readyz")
+            assert ready.status_code == 200, ready.text
+            return bool(ready.json()["registry"]["reachable"] is expected)
+
+        return check
+
+    with postgres.away(url):
+        for server in servers:
+            await until(reachable(server, False))
+            assert await server.version() == "default/home@1"
+            refused = await server.promote(2)
+            assert_error(refused, 503, "registry_unavailable")
+            assert int(refused.headers["retry-after"]) > 0
+            scraped = (await server.client.get("/metrics")).text
+            stale = next(x for x in scraped.splitlines() if x.startswith("loraplex_registry_stale"))
+            assert float(stale.split()[1]) >= 0.5
+            assert "loraplex_registry_versions{" not in scraped
+    for server in servers:
+        await until(reachable(server, True))
+        assert await server.version() == "default/home@1", "what was refused didn't happen"
+    assert (await servers[0].promote(2)).status_code == 200
+    assert (
+        'loraplex_registry_versions{state="ready"} 2'
+        in (await servers[1].client.get("/metrics")).text
+    )
