@@ -25,6 +25,7 @@ from server.auth import Keys
 from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.settings import Settings
+from server.showback import Showback
 from tests.postgres import Postgres
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
@@ -62,7 +63,8 @@ async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> Asy
     if not key:
         key.append(keys.create("default", ["admin", "inference"]))
     gate = Gate(registry, engine, adapters)
-    app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle())
+    showback = Showback(registry)
+    app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle(), showback)
     following = asyncio.create_task(process.follow_changes(registry, adapters))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {key[0]}"}
