@@ -12,8 +12,9 @@ import heapq
 import itertools
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 SLOT, HOST, DISK = "slot", "host", "disk"
@@ -63,14 +64,27 @@ class Served:
     e2e: float = 0.0
 
 
-def simulate(arrivals: Iterable[Arrival], setting: Setting, times: Times) -> list[Served]:
-    """Serve a trace, by time; requests for an adapter always go to the same replica."""
+def simulate(
+    arrivals: Iterable[Arrival],
+    setting: Setting,
+    times: Times,
+    resident: Mapping[str, str] = MappingProxyType({}),
+) -> list[Served]:
+    """Serve a trace, by time; requests for an adapter always go to the same replica.
+
+    `resident` says which adapters are in slots and in host memory when it begins.
+    """
     replicas = [_Replica(setting, times) for _ in range(setting.replicas)]
-    turns = itertools.cycle(range(setting.replicas))
+
+    def home(adapter: str) -> _Replica:
+        return replicas[zlib.crc32(adapter.encode()) % setting.replicas]
+
+    for adapter, tier in resident.items():
+        home(adapter).hold(adapter, tier)
+    turns = itertools.cycle(replicas)
     for arrival in arrivals:
-        name = arrival.adapter
-        chosen = next(turns) if name is None else zlib.crc32(name.encode()) % setting.replicas
-        replicas[chosen].arrive(arrival)
+        replica = next(turns) if arrival.adapter is None else home(arrival.adapter)
+        replica.arrive(arrival)
     return [served for replica in replicas for served in replica.finish()]
 
 
@@ -103,6 +117,12 @@ class _Replica:
         self._progress_at = 0.0
         self._plan = 0
         self._served: list[Served] = []
+
+    def hold(self, adapter: str, tier: str) -> None:
+        """Begin with an adapter resident, as far as there is room."""
+        if tier == SLOT and len(self._slots) < self._setting.max_loras:
+            self._slots[adapter] = _Slot(ready=True)
+        self._remember(adapter)
 
     def arrive(self, arrival: Arrival) -> None:
         """Let a request come at its time; those of a replica come in order."""
@@ -172,6 +192,10 @@ class _Replica:
 
     def _touch(self, adapter: str) -> None:
         self._slots.move_to_end(adapter)
+        self._remember(adapter)
+
+    def _remember(self, adapter: str) -> None:
+        """It is the latest used in host memory."""
         self._host[adapter] = None
         self._host.move_to_end(adapter)
         while len(self._host) > max(self._setting.host_cache, self._setting.max_loras):

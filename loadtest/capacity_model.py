@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -132,6 +132,15 @@ def arrivals_of(run: Recorded, base: str) -> list[Arrival]:
     ]
 
 
+def resident_at_first(run: Recorded) -> dict[str, str]:
+    """Adapters that their first request found in a slot or in host memory: they began there."""
+    found: dict[str, str] = {}
+    for request in run.requests:
+        if request.tier:
+            found.setdefault(name_of(request.model), request.tier)
+    return {name: tier for name, tier in found.items() if tier in (SLOT, HOST)}
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What a setting comes to; times in milliseconds, rates as shares of adapter requests."""
@@ -144,10 +153,12 @@ class Forecast:
     e2e_p99: float
 
 
-def forecast(arrivals: Sequence[Arrival], setting: Setting, model: Measured) -> Forecast:
+def forecast(
+    arrivals: Sequence[Arrival], setting: Setting, model: Measured, resident: Mapping[str, str]
+) -> Forecast:
     """Simulate a setting."""
     model.rng = np.random.default_rng(0)
-    return _forecast(setting, simulate(arrivals, setting, model))
+    return _forecast(setting, simulate(arrivals, setting, model, resident))
 
 
 def _forecast(setting: Setting, served: Sequence[Served]) -> Forecast:

@@ -10,7 +10,14 @@ from rich.table import Table
 
 from loadtest.arrivals import read_trace
 from loadtest.capacity import Arrival, Setting
-from loadtest.capacity_model import Forecast, arrivals_of, fit, forecast, measured
+from loadtest.capacity_model import (
+    Forecast,
+    arrivals_of,
+    fit,
+    forecast,
+    measured,
+    resident_at_first,
+)
 from loadtest.errors import LoadTestError
 from loadtest.recorded import Recorded
 from loadtest.scenario import Trace
@@ -37,16 +44,17 @@ def report(
     own = _own_setting(run, ran_with)
     model, recorded = fit(run), arrivals_of(run, _base(run))
     asked = recorded if trace is None else _arrivals(trace, recorded)
+    resident = resident_at_first(run)
     table = Table(*_COLUMNS, title="simulated; times in ms, shares of the adapters' requests")
     for count, cache, number in itertools.product(
         slots or sorted({max(1, own.max_loras // 2), own.max_loras, own.max_loras * 2}),
         host or [own.host_cache],
         replicas,
     ):
-        table.add_row(*_cells(forecast(asked, Setting(count, cache, number), model)))
+        table.add_row(*_cells(forecast(asked, Setting(count, cache, number), model, resident)))
     yield table
     check = Table("this run", *_COLUMNS[3:], title="the simulation against the run it learnt from")
-    simulated, real = forecast(recorded, own, model), measured(run, own)
+    simulated, real = forecast(recorded, own, model, resident), measured(run, own)
     check.add_row("simulated", *_cells(simulated)[3:])
     check.add_row("measured", *_cells(real)[3:])
     check.add_row("error", *_errors(simulated, real))

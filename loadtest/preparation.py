@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import tempfile
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +22,9 @@ from loadtest.scenario import Adapters, Scenario
 from loadtest.schedule import DEFAULT_TENANT, Turn
 from loadtest.truth import Answer, Truth
 
-ASKED_AT_ONCE = 16
-NUM_ASKED_ALONE = 24
-"""Golden prompts that are also asked one at a time."""
+CROWD = 16
+NUM_CROWDS = 8
+"""So many models are asked by crowds too, and how many a crowd is."""
 
 
 @dataclass
@@ -125,38 +123,33 @@ async def record_golden(
     key: str,
     models: list[str],
 ) -> None:
-    """Ask each model each golden prompt: among many, among others, and some alone.
+    """Ask each model each golden prompt, and of some models a crowd of the same.
 
-    What an answer differs by from one batch to another is the noise that `truth` must forgive.
+    What a crowd's answers differ by is the noise that `truth` must forgive. No two models are asked
+    at a time: a server that mixes them up must not do so in what counts as true.
 
     Raises:
         LoadTestError: one isn't answered.
     """
 
-    async def ask(turnstile: asyncio.Semaphore, model: str, prompt: int) -> Outcome:
+    async def ask(model: str, prompt: int) -> Outcome:
         turn = Turn(0, 0, scenario.truth.tokens, golden=prompt)
         body = dialect.adapt(request_body(model, turn, scenario.requests, []))
         outcome = Outcome("", model, 0.0, 0.0, 0.0, turn.tokens_out)
-        async with turnstile:
-            await exchange.send(make_call("/v1/completions", body, key), outcome)
+        await exchange.send(make_call("/v1/completions", body, key), outcome)
         if not outcome.ok:
             raise LoadTestError(f"{model}, {GOLDEN[prompt]!r}: {outcome.status} {outcome.detail}")
         return outcome
 
-    asked = [(model, prompt) for model in models for prompt in range(scenario.truth.prompts)]
-    others, alone = list(asked), list(asked)
-    random.Random(0).shuffle(others)
-    random.Random(1).shuffle(alone)
-    answers: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
-    for pairs, at_once in (
-        (asked, ASKED_AT_ONCE),
-        (others, ASKED_AT_ONCE),
-        (alone[:NUM_ASKED_ALONE], 1),
-    ):
-        turnstile = asyncio.Semaphore(at_once)
-        outcomes = await asyncio.gather(*(ask(turnstile, *pair) for pair in pairs))
-        for pair, outcome in zip(pairs, outcomes, strict=True):
-            answers[pair].append(outcome)
-    for (model, prompt), same in answers.items():
-        version = same[0].version if dialect.names_versions and same[0].version else model
-        truth.record(version, prompt, [Answer.of(outcome) for outcome in same])
+    prompts = range(scenario.truth.prompts)
+    for index, model in enumerate(models):
+        answers = [[outcome] for outcome in await asyncio.gather(*(ask(model, p) for p in prompts))]
+        if index < NUM_CROWDS:
+            crowd = [p for p in prompts for _ in range(CROWD // len(prompts))]
+            for p, outcome in zip(
+                crowd, await asyncio.gather(*(ask(model, p) for p in crowd)), strict=True
+            ):
+                answers[p].append(outcome)
+        for p, same in enumerate(answers):
+            version = same[0].version if dialect.names_versions and same[0].version else model
+            truth.record(version, p, [Answer.of(outcome) for outcome in same])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from loadtest.capacity import DISK, HOST, SLOT, Arrival, Served, Setting, simulate
-from loadtest.capacity_model import Measured, arrivals_of, fit, forecast, measured
+from loadtest.capacity_model import (
+    Measured,
+    arrivals_of,
+    fit,
+    forecast,
+    measured,
+    resident_at_first,
+)
 from loadtest.capacity_report import report
 from loadtest.errors import LoadTestError
 from loadtest.recorded import Recorded, Request
@@ -40,6 +47,17 @@ def test_an_adapter_is_loaded_once_and_then_there() -> None:
 def test_what_was_evicted_is_found_in_the_host_cache_until_that_is_full() -> None:
     tiers = [s.tier for s in serve((0, "a"), (5, "b"), (10, "a"), (15, "b"), (20, "c"), (25, "a"))]
     assert tiers == [DISK, DISK, HOST, HOST, DISK, DISK]
+
+
+def test_what_was_resident_when_it_began_is_found_there() -> None:
+    arrivals = [Arrival(at, adapter, 8, 2) for at, adapter in ((0, "a"), (5, "b"), (10, "c"))]
+    resident = {"a": SLOT, "b": HOST}
+    served = simulate(arrivals, Setting(1, 2), Constant(), resident)
+    assert [s.tier for s in served] == [SLOT, HOST, DISK]
+    run = made_up_run()
+    assert resident_at_first(run) == {}
+    late = Recorded(run.summary, run.requests[300:])
+    assert HOST in set(resident_at_first(late).values()) <= {SLOT, HOST}
 
 
 def test_a_slot_in_use_isnt_taken() -> None:
@@ -110,7 +128,7 @@ def made_up_run(seed: int = 1) -> Recorded:
 def test_a_run_is_found_again() -> None:
     run = made_up_run()
     setting = Setting(4, 16)
-    simulated = forecast(arrivals_of(run, "base"), setting, fit(run))
+    simulated = forecast(arrivals_of(run, "base"), setting, fit(run), {})
     real = measured(run, setting)
     assert simulated.slot_hits == pytest.approx(real.slot_hits, abs=0.03)
     assert simulated.host_hits == pytest.approx(real.host_hits, abs=0.03)

@@ -113,6 +113,7 @@ def test_what_cant_be_measured_is_exit_code_2(arguments: list[str], message: str
 
 def test_ctrl_c_keeps_a_partial_report(stub: tuple[Stub, str], scenario_file: Path) -> None:
     out = scenario_file.parent / "out"
+    scenario_file.write_text(SCENARIO.replace("share = 0.3", "share = 0.0"))
     command = [sys.executable, "-m", "server", "loadtest", "run", str(scenario_file)]
     command += ["--url", stub[1], "--out", str(out), "--duration", "60"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
