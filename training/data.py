@@ -191,22 +191,21 @@ def training_order(
     """Which example comes when, over as many passes as it takes: indices into `lengths`.
 
     Each pass is shuffled; then every 50 batches' worth is sorted by length and cut into batches, so
-    that little is padding, and the batches are shuffled. A pure function of its arguments, so that
-    a resumed run goes on where it was.
+    that little is padding, and those batches are shuffled. A pure function of its arguments, so
+    that a resumed run goes on where it was.
     """
     rng = random.Random(seed)
+    shuffled: list[int] = []
+    while len(shuffled) < num_examples:
+        shuffled += rng.sample(range(len(lengths)), len(lengths))
+    del shuffled[num_examples:]
     order: list[int] = []
-    while len(order) < num_examples:
-        shuffled = rng.sample(range(len(lengths)), len(lengths))
-        batches: list[list[int]] = []
-        for start in range(0, len(shuffled), 50 * batch_size):
-            similar = sorted(shuffled[start : start + 50 * batch_size], key=lambda i: lengths[i])
-            batches += [similar[i : i + batch_size] for i in range(0, len(similar), batch_size)]
+    for start in range(0, num_examples, 50 * batch_size):
+        similar = sorted(shuffled[start : start + 50 * batch_size], key=lengths.__getitem__)
+        batches = [similar[i : i + batch_size] for i in range(0, len(similar), batch_size)]
         rng.shuffle(batches)
-        # A pass's remainder comes last: within the pass it would shift the batches after it.
-        batches.sort(key=lambda batch: len(batch) < batch_size)
         order += [index for batch in batches for index in batch]
-    return order[:num_examples]
+    return order
 
 
 @dataclass(frozen=True)
