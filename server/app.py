@@ -18,6 +18,7 @@ from server.errors import Unavailable
 from server.gate import Gate
 from server.lifecycle import Lifecycle
 from server.residency_metrics import residency_metrics
+from server.security_headers import SecurityHeaders
 from server.settings import Settings
 from server.showback import Showback
 
@@ -42,6 +43,7 @@ def build_app(
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(metrics.RequestCounting)
+    app.add_middleware(SecurityHeaders)
     base_name = settings.served_base_name
     app.include_router(inference.router(engine, adapters, registry, lifecycle, showback, base_name))
     app.include_router(listing.router(registry, adapters, base_name, registry.base.name))

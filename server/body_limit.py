@@ -1,9 +1,16 @@
-"""How large a request's body may be, counted as it arrives: a header can lie, or be missing."""
+"""How large a request may be, and how slowly its body may come.
+
+The body is counted as it arrives: a header can lie, or be missing.
+"""
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import InvalidRequest, error_response
 
 _MIB = 1 << 20
 
@@ -11,10 +18,14 @@ MAX_BODY_MIB = 8
 """For everything but uploads: a prompt of 128k tokens is half a MiB."""
 UPLOAD_PATH = "/admin/adapters"
 FORM_OVERHEAD_BYTES = _MIB
+MAX_HEADERS_KIB = 32
+PAUSE_SECONDS = 30.0
+"""How long a body may pause."""
 
 
 class BodyLimit:
-    """ASGI middleware: a body over its limit is refused with 413 and not read to its end."""
+    """ASGI middleware: what is over its limit is refused (413, 431) and not read to its end; so is
+    a body that pauses too long (408)."""
 
     def __init__(self, app: ASGIApp, max_upload_mib: int) -> None:
         self.app, self.max_upload_mib = app, max_upload_mib
@@ -23,11 +34,22 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit, num_bytes = self._limit(scope), 0
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS_KIB * 1024:
+            error = InvalidRequest(f"the headers are over {MAX_HEADERS_KIB} KiB")
+            error.status = 431
+            await error_response(error, scope["path"])(scope, receive, send)
+            return
+        limit, num_bytes, complete = self._limit(scope), 0, False
 
         async def limited() -> Message:
-            nonlocal num_bytes
-            message = await receive()
+            nonlocal num_bytes, complete
+            try:
+                # Who has sent all of its body may be silent for as long as the answer takes.
+                async with asyncio.timeout(None if complete else PAUSE_SECONDS):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"nothing came for {PAUSE_SECONDS:g} s") from None
+            complete = not message.get("more_body", False)
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:
                 # An HTTPException passes through the framework's parsing as it is.

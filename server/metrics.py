@@ -119,7 +119,7 @@ class RequestCounting:
             state = scope.get("state", {})
             caller, route = state.get("caller"), scope.get("route")
             REQUESTS.labels(
-                tenant=caller.tenant if caller else "",
+                tenant=tenant_label(caller.tenant) if caller else "",
                 adapter=adapter_label(state.get("adapter", "")),
                 endpoint=route.path if route else "unknown",
                 code=str(status),
