@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Two images of the same server: `docker build --target cpu .` and `--target gpu .`.
-# Everything that is installed is locked, with hashes: requirements/*.hashes.txt (make lock).
+# Everything that is installed is locked, with hashes: requirements/*.hashes.txt (make hashes).
 # README.md says what of this was run, and where.
 
 FROM python:3.11-slim-bookworm AS python

@@ -1,6 +1,6 @@
 """A locked set again, with the sha256 of each wheel that Linux on x86-64 gets: for the Dockerfile.
 
-`make lock` has pip report what it would install, and hands the report over.
+`make hashes` has pip report what it would install, and hands the report over.
 """
 
 import json

@@ -29,7 +29,7 @@ def pins(*files: str) -> dict[str, str]:
 @pytest.mark.parametrize("engine", ["cpu", "gpu"])
 def test_the_hashed_locks_are_the_locks(engine: str) -> None:
     hashed = ROOT / "requirements" / f"{engine}.hashes.txt"
-    assert pins(hashed.name) == pins(f"{engine}.txt", "bundled-base.txt"), "run make lock"
+    assert pins(hashed.name) == pins(f"{engine}.txt", "bundled-base.txt"), "run make hashes"
     for line in hashed.read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9-]+==\S+ --hash=sha256:[0-9a-f]{64}", line)
 
