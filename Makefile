@@ -13,7 +13,11 @@ LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numb
 	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
 	model-hosting-container-standards detect-installer agent-detector
 
-.PHONY: serve test bench check lint install base demo-adapters chart-docs lock clean
+# What pip would install, and with which hashes: for the Dockerfile.
+REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report - -r requirements/bundled-base.txt
+HASHES := $(VENV)/bin/python requirements/hashes.py
+
+.PHONY: serve test bench check lint install base demo-adapters chart-docs lock hashes clean
 
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
@@ -54,6 +58,11 @@ lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 	env -u UV_FIND_LINKS $(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 \
 		--python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
 		requirements/gpu.in -o requirements/gpu.txt
+	$(MAKE) hashes
+
+hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again, for the Dockerfile.
+	$(REPORT) -r requirements/cpu.txt | $(HASHES) > requirements/cpu.hashes.txt
+	PIP_FIND_LINKS= $(REPORT) -r requirements/gpu.txt | $(HASHES) > requirements/gpu.hashes.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,15 @@
+"""A locked set again, with the sha256 of each wheel that Linux on x86-64 gets: for the Dockerfile.
+
+`make hashes` has pip report what it would install, and hands the report over.
+"""
+
+import json
+import re
+import sys
+
+lines = []
+for item in json.load(sys.stdin)["install"]:
+    name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
+    sha256 = item["download_info"]["archive_info"]["hashes"]["sha256"]
+    lines.append(f"{name}=={item['metadata']['version']} --hash=sha256:{sha256}")
+print("\n".join(sorted(lines)))

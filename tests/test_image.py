@@ -1,0 +1,76 @@
+"""The Dockerfile, as far as it can be checked without a container engine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings, variable_of
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+PIN = re.compile(r"^([\w.-]+)(?:\[.*\])?==(\S+)")
+
+
+def instructions(name: str) -> list[str]:
+    return re.findall(rf"^{name} (.*)$", DOCKERFILE, re.MULTILINE)
+
+
+def pins(*files: str) -> dict[str, str]:
+    lines = [line for file in files for line in (ROOT / "requirements" / file).open()]
+    found = (match.groups() for line in lines if (match := PIN.match(line)))
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+@pytest.mark.parametrize("engine", ["cpu", "gpu"])
+def test_the_hashed_locks_are_the_locks(engine: str) -> None:
+    hashed = ROOT / "requirements" / f"{engine}.hashes.txt"
+    assert pins(hashed.name) == pins(f"{engine}.txt", "bundled-base.txt"), "run make hashes"
+    for line in hashed.read_text().splitlines():
+        assert re.fullmatch(r"[a-z0-9-]+==\S+ --hash=sha256:[0-9a-f]{64}", line)
+
+
+def test_stages_and_targets() -> None:
+    stages: list[str] = []
+    for image, stage in (line.split(" AS ") for line in instructions("FROM")):
+        assert image in stages or re.fullmatch(r"python:3\.\d+-slim-\w+", image)
+        stages.append(stage)
+    assert {"cpu", "gpu"} <= set(stages)
+    for source in re.findall(r"--from=(\S+)", DOCKERFILE):
+        assert source in stages
+    assert instructions("USER") == ["10001:10001"], "the chart's user"
+
+
+def test_packages_are_installed_with_hashes_or_are_ours() -> None:
+    installs = [run for run in instructions("RUN") if "pip install" in run]
+    assert len(installs) == 4
+    for run in installs:
+        assert "--require-hashes" in run or run.endswith("--no-build-isolation .")
+
+
+def test_the_environment_is_known() -> None:
+    known = {variable_of(name) for name in Settings.model_fields}
+    assert set(re.findall(r"LORAPLEX_[A-Z_]+", DOCKERFILE)) <= known
+
+
+def test_the_context_holds_what_is_installed() -> None:
+    kept = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert all((ROOT / name).exists() for name in kept)
+    project = (ROOT / "pyproject.toml").read_text()
+    (packages,) = re.findall(r"^include = \[(.*)\]$", project, re.MULTILINE)
+    assert {name.strip(' "*') for name in packages.split(",")} <= set(kept)
+    assert {"README.md", "LICENSE", "NOTICE", "pyproject.toml", "requirements"} <= set(kept)
+
+
+def test_the_health_check_is_python(tmp_path: Path) -> None:
+    (check,) = re.findall(r'CMD \["python", "-c", "(.*)"\]', DOCKERFILE)
+    environment = {"LORAPLEX_PORT": "1"}  # where nobody listens
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
