@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 _LOCK = 0x10CA91EC
 """Any number that nothing else in the database locks."""
 
 
-def upgrade(engine: Engine) -> None:
-    """Apply the migrations that the database lacks, each in a transaction."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Apply the migrations that the database lacks, all or none."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            # Replicas that start together: one migrates, the others wait and find it done.
-            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin_postgresql
+    with begin(engine) as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
+
+
+@contextmanager
+def _begin_postgresql(engine: Engine) -> Iterator[Connection]:
+    with engine.begin() as connection:
+        # Replicas that start together: one migrates, the others wait and find it done.
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        yield connection
+
+
+@contextmanager
+def _begin_sqlite(engine: Engine) -> Iterator[Connection]:
+    """A transaction without foreign keys, which are checked at its end.
+
+    SQLite changes a table by making another in its place, and the references to it would stop that
+    (https://www.sqlite.org/lang_altertable.html, section 7). Python's driver begins no transaction
+    for changes of the schema, so that this is done by hand.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.detach()  # no other use of it: it has no foreign keys
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                raise RuntimeError(f"the migration would break references: {broken[:3]}")
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
