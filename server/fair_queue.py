@@ -7,9 +7,9 @@ of those that wait, so that nobody saves up for later. So of two tenants that al
 waiting, neither gets more than the other, by their weights, but for a constant: about what one
 engine full of requests costs. Nothing is held back while there is room.
 
-Beyond the paper: a tenant that is next and has nothing running doesn't wait for one of the others'
-answers to end; up to as many again as there is room for may run so. Its first token comes soon
-under a flood of another's, and the flood pays with the time of its own.
+Beyond the paper: a tenant that is next and has less than its share of the room running doesn't wait
+for one of the others' answers to end; up to as many again as there is room for may run so. Its
+first token comes soon under a flood of another's, and the flood pays with the time of its own.
 
 Pure: no tasks, no clock.
 """
@@ -35,6 +35,7 @@ class Ticket:
 @dataclass
 class _Account:
     counter: float = 0.0
+    weight: int = 1
     running: int = 0
     waiting: deque[Ticket] = field(default_factory=deque)
 
@@ -55,6 +56,7 @@ class FairQueue:
         if not account.waiting:
             waiting = (other.counter for other in self._accounts.values() if other.waiting)
             account.counter = max(account.counter, min(waiting, default=self._level))
+        account.weight = weight
         ticket = Ticket(tenant, weight, input_tokens)
         account.waiting.append(ticket)
         return ticket
@@ -93,9 +95,13 @@ class FairQueue:
             return None
         account = min(waiting, key=lambda account: (account.counter, account.running))
         num_running = len(self._running)
-        if num_running < self._room or (not account.running and num_running < 2 * self._room):
-            return account.waiting[0]
-        return None
+        below_share = account.running < self._share(account) and num_running < 2 * self._room
+        return account.waiting[0] if num_running < self._room or below_share else None
+
+    def _share(self, account: _Account) -> float:
+        """The part of the room that is a tenant's among those that run or wait, by weight."""
+        active = (a.weight for a in self._accounts.values() if a.running or a.waiting)
+        return self._room * account.weight / sum(active)
 
     def _forget_idle(self) -> None:
         """Forget all counters when nobody runs or waits: there is nothing to compare them with."""

@@ -117,11 +117,12 @@ def test_who_leaves_while_waiting_takes_no_turn() -> None:
     assert queue.advance() == [third]
 
 
-def test_the_next_tenant_without_any_running_need_not_wait() -> None:
-    queue = FairQueue(2)
+def test_the_next_tenant_below_its_share_need_not_wait() -> None:
+    queue = FairQueue(4)
     flood = [queue.ask("flood", 1, 10) for _ in range(9)]
-    assert queue.advance() == flood[:2]
-    calm = [queue.ask("calm", 1, 10) for _ in range(2)]
-    assert queue.advance() == calm[:1]
+    assert queue.advance() == flood[:4]
+    calm = [queue.ask("calm", 1, 1) for _ in range(3)]
+    queue.charge(flood[0], 5)
+    assert queue.advance() == calm[:2]
     queue.leave(flood[0])
     assert queue.advance() == [], "there is still no room"
