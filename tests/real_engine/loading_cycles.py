@@ -15,13 +15,15 @@ from typing import Any
 
 import psutil
 
-import loadtest.adapters
+from loadtest.adapters import LlamaShape, make_adapter
 from server.errors import Unavailable
 from tests.real_engine.one_engine import Version, running_engine, stream
 
 ADAPTERS, CYCLES = 5, 120
 NUM_TOKENS = 8
 SLOTS = 2
+LOUD = 0.12
+"""The size of adapters that each answer differently."""
 
 
 class Cycles:
@@ -34,8 +36,8 @@ class Cycles:
         self.adapters: list[Path] = []
         for number in range(ADAPTERS):
             self.adapters.append(directory / f"adapter{number}")
-            shape = loadtest.adapters.LlamaShape()
-            loadtest.adapters.make_adapter(self.adapters[-1], shape, rank=4 + number, seed=number)
+            shape = LlamaShape()
+            make_adapter(self.adapters[-1], shape, rank=4 + number, seed=number, size=LOUD)
 
     async def answer(self, version: Any = None, path: Path | None = None) -> Any:
         """The answer's tokens, and the log-probabilities of prompt and answer."""
@@ -156,7 +158,6 @@ def _logprobs(tokens: Any, entries: Any) -> list[float]:
 
 
 async def run(directory: Path) -> dict[str, Any]:
-    loadtest.adapters.UPDATE_SIZE = 0.12  # loud: each answers differently
     async with running_engine(max_loras=SLOTS, max_cpu_loras=SLOTS, kv_cache_gib=0.25) as engine:
         cycles = Cycles(engine, directory)
         return {
