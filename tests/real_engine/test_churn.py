@@ -211,7 +211,8 @@ async def test_every_answer_is_its_own_versions(tiny: RunningServer, directory: 
     leases = [line for line in metrics.splitlines() if line.startswith("loraplex_leases{")]
     assert leases
     assert all(line.endswith(" 0.0") for line in leases)
-    assert after < 1.05 * before, f"{before / 1e6:.0f} MB became {after / 1e6:.0f}"
+    # These are small: what adapters take is for `test_loading` to measure.
+    assert after < 1.1 * before, f"{before / 1e6:.0f} MB became {after / 1e6:.0f}"
     log = tiny.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log
