@@ -150,8 +150,12 @@ class HostMemory:
                     path = await self._fetches.run(self._content.fetch, version.digest)
                 await self._make_room(resident)
                 self.require_same_engine()
-                async with asyncio.timeout(self._load_seconds):
-                    await self._engine.prepare(version, path)
+                try:
+                    async with asyncio.timeout(self._load_seconds):
+                        await self._engine.prepare(version, path)
+                except TimeoutError:
+                    await self._engine.evict(version)  # or it would arrive later, unknown to us
+                    raise
             finally:
                 self._content.release(version.digest)
         resident.on(Event.LOADED)
@@ -188,7 +192,9 @@ class HostMemory:
 
     async def _evict(self, engine_id: int) -> None:
         try:
-            await self._engine.evict(self.versions[engine_id])
+            # A restarted engine has only what was loaded since, which isn't ours to take away.
+            if self._engine.generation == self._generation:
+                await self._engine.evict(self.versions[engine_id])
         finally:
             del self._evictions[engine_id]
             self.residency[engine_id].on(Event.GONE)

@@ -35,6 +35,7 @@ class FakeEngine:
         self.app_state = State()
         self.loads: list[str] = []
         self.aborted: list[str] = []
+        self.evicted: list[str] = []
         self.max_loras = 4
         self.slots: set[int] = set()
         self.host: set[int] = set()
@@ -83,6 +84,7 @@ class FakeEngine:
         self.slots.add(version.engine_id)
 
     async def evict(self, version: VersionRecord) -> None:
+        self.evicted.append(version.public_name)
         self.slots.discard(version.engine_id)
         self.host.discard(version.engine_id)
 

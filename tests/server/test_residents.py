@@ -195,6 +195,7 @@ async def test_a_load_that_takes_too_long_fails_only_its_own(
     engine.load_seconds = 1.0
     with pytest.raises(Unavailable, match=r"more than 0\.05 s"):
         await touch(residents, versions[0])
+    assert engine.evicted == ["default/n0@1"], "or the engine would have it unknown to us"
     await touch(residents, versions[1])
 
 
@@ -268,6 +269,16 @@ async def test_a_restarted_engine_is_told_nothing_of_before(
         with pytest.raises(Unavailable, match="restarted meanwhile"):
             await waiting
     assert engine.loads == loads
+
+
+async def test_what_leaves_a_dead_engine_stays_in_the_next(
+    residents: Residents, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    async with held(residents, versions[0]):
+        await residents.dismiss(versions[0])
+        engine.generation += 1
+    await until(lambda: not residents.host.versions)
+    assert engine.evicted == []
 
 
 async def test_lost_files_are_said(
