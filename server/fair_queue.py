@@ -7,9 +7,10 @@ of those that wait, so that nobody saves up for later. So of two tenants that al
 waiting, neither gets more than the other, by their weights, but for a constant: about what one
 engine full of requests costs. Nothing is held back while there is room.
 
-Beyond the paper: a tenant that is next and has less than its share of the room running doesn't wait
-for one of the others' answers to end; up to as many again as there is room for may run so. Its
-first token comes soon under a flood of another's, and the flood pays with the time of its own.
+Beyond the paper: a tenant that has less than its share of the room running, and would be next if
+what runs had cost it nothing, doesn't wait for one of the others' answers to end; up to as many
+again as there is room for may run so. Its first token comes soon under a flood of another's, and
+the flood pays with the time of its own.
 
 Pure: no tasks, no clock.
 """
@@ -30,6 +31,8 @@ class Ticket:
     tenant: str
     weight: int
     input_tokens: int
+    cost: float = 0.0
+    """What it has added to its tenant's counter."""
 
 
 @dataclass
@@ -37,6 +40,8 @@ class _Account:
     counter: float = 0.0
     weight: int = 1
     running: int = 0
+    cost_of_running: float = 0.0
+    """The part of the counter that is of prompts that run."""
     waiting: deque[Ticket] = field(default_factory=deque)
 
 
@@ -67,14 +72,16 @@ class FairQueue:
         if ticket in self._running:
             self._running.remove(ticket)
             account.running -= 1
+            account.cost_of_running = sum(
+                t.cost for t in self._running if t.tenant == ticket.tenant
+            )
         else:
             account.waiting.remove(ticket)
         self._forget_idle()
 
     def charge(self, ticket: Ticket, output_tokens: int) -> None:
         """Count tokens of a running prompt's answer, as they come."""
-        account = self._accounts[ticket.tenant]
-        account.counter += OUTPUT_COST * output_tokens / ticket.weight
+        self._add(ticket, OUTPUT_COST * output_tokens / ticket.weight)
 
     def advance(self) -> list[Ticket]:
         """Admit what there is room for, in turn."""
@@ -85,18 +92,29 @@ class FairQueue:
             account.running += 1
             self._running.add(ticket)
             self._level = account.counter
-            account.counter += INPUT_COST * ticket.input_tokens / ticket.weight
+            self._add(ticket, INPUT_COST * ticket.input_tokens / ticket.weight)
             admitted.append(ticket)
         return admitted
 
+    def _add(self, ticket: Ticket, cost: float) -> None:
+        account = self._accounts[ticket.tenant]
+        ticket.cost += cost
+        account.counter += cost
+        account.cost_of_running += cost
+
     def _next(self) -> Ticket | None:
         waiting = [account for account in self._accounts.values() if account.waiting]
-        if not waiting:
+        if not waiting or len(self._running) >= 2 * self._room:
             return None
-        account = min(waiting, key=lambda account: (account.counter, account.running))
-        num_running = len(self._running)
-        below_share = account.running < self._share(account) and num_running < 2 * self._room
-        return account.waiting[0] if num_running < self._room or below_share else None
+        least = min(account.counter for account in waiting)
+        if len(self._running) >= self._room:
+            waiting = [account for account in waiting if self._need_not_wait(account, least)]
+        waiting.sort(key=lambda account: (account.counter, account.running))
+        return waiting[0].waiting[0] if waiting else None
+
+    def _need_not_wait(self, account: _Account, least: float) -> bool:
+        has_share_left = account.running < self._share(account)
+        return has_share_left and account.counter - account.cost_of_running <= least
 
     def _share(self, account: _Account) -> float:
         """The part of the room that is a tenant's among those that run or wait, by weight."""

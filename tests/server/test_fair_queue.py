@@ -126,3 +126,16 @@ def test_the_next_tenant_below_its_share_need_not_wait() -> None:
     assert queue.advance() == calm[:2]
     queue.leave(flood[0])
     assert queue.advance() == [], "there is still no room"
+
+
+def test_prompts_of_one_moment_need_not_wait_for_each_other() -> None:
+    """The first one's cost doesn't put its tenant behind a flood of others."""
+    queue = FairQueue(4)
+    flood = [queue.ask("flood", 1, 10) for _ in range(9)]
+    assert queue.advance() == flood[:4]
+    calm = [queue.ask("calm", 1, 1000), queue.ask("calm", 1, 1000)]
+    assert queue.advance() == calm
+    for ticket in calm:
+        queue.leave(ticket)
+    queue.ask("calm", 1, 1000)
+    assert queue.advance() == [], "what has been answered is paid for"
