@@ -12,16 +12,21 @@ overtake earlier ones without bound. Here keys (engine ids of versions) take tur
   holder once a key has waited for a quantum, so that one long stream doesn't stop the queue.
   Requests of a closed holder wait in turn like everyone's; as it falls idle, its slot is taken.
   A holder that is closed no more admits what waits for it.
-* Slots go to the key whose request has waited longest, with everything that waits for it.
+* Slots go to the tenant that has the fewest; of its keys, and among such tenants, to the
+  one whose request has waited longest, with everything that waits for it. So one tenant's hundred
+  adapters don't stand between another's one and a slot; while nobody else waits it has them all.
 
-**Bound.** Let each admitted request last at most D seconds (D no less than the linger), M slots be
-without a pinned holder, and `advance` be called at every change and every deadline. A request
-whose key is the i-th to wait is admitted within ceil(i / M) * (quantum + D) seconds. For i <= M:
-after a quantum of waiting every unpinned holder is closed but those whose turn began meanwhile.
-These were ahead in the queue, i - 1 at most, each once, since later requests of theirs queue
-behind. So M - (i - 1) or more holders have admitted nothing since, and are idle D seconds later:
-enough for those still ahead and for this key. Behind the first M the same begins anew.
-With streams of unbounded length no bound exists: the caller gives up by `leave`.
+**Bound**, for one tenant. Let each admitted request last at most D seconds (D no less than the
+linger), M slots be without a pinned holder, and `advance` be called at every change and every
+deadline. A request whose key is the i-th to wait is admitted within ceil(i / M) * (quantum + D)
+seconds. For i <= M: after a quantum of waiting every unpinned holder is closed but those whose turn
+began meanwhile. These were ahead in the queue, i - 1 at most, each once, since later requests of
+theirs queue behind. So M - (i - 1) or more holders have admitted nothing since, and are idle D
+seconds later: enough for those still ahead and for this key. Behind the first M the same begins
+anew. With streams of unbounded length no bound exists: the caller gives up by `leave`.
+
+Among tenants: of what waits at one moment, the i-th key of a tenant with h slots comes after
+at most i + h keys of each other.
 
 Pure: no tasks, no I/O, and `now` (seconds, of a clock that never goes back) is an argument.
 """
@@ -29,6 +34,7 @@ Pure: no tasks, no I/O, and `now` (seconds, of a clock that never goes back) is 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 
 
@@ -43,6 +49,7 @@ class Ticket:
     key: int
     number: int
     asked_at: float
+    tenant: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class _Turn:
     """A key's time in a slot."""
 
     began: float
+    tenant: str
+    """Whose request began it."""
     leases: set[Ticket] = field(default_factory=set)
     idle_since: float = 0.0  # means something without leases only
 
@@ -75,9 +84,9 @@ class Slots:
         self._pinned: set[int] = set()
         self._numbers = itertools.count()
 
-    def ask(self, key: int, now: float) -> Ticket:
+    def ask(self, key: int, now: float, tenant: str = "") -> Ticket:
         """Put a request in the queue; a grant of `advance` admits it, maybe at once."""
-        ticket = Ticket(key, next(self._numbers), now)
+        ticket = Ticket(key, next(self._numbers), now, tenant)
         self._waiting.setdefault(key, []).append(ticket)
         return ticket
 
@@ -142,7 +151,7 @@ class Slots:
         return min((turn.idle_since + self._linger for _, turn in self._idle()), default=None)
 
     def _next_grant(self, now: float) -> Grant | None:
-        queue = sorted(self._waiting, key=lambda key: self._waiting[key][0].number)
+        queue = self._queue()
         closed = self._closed(queue, now)
         for key in queue:
             if self.holds(key) and key not in closed:
@@ -151,6 +160,16 @@ class Slots:
             return self._begin_turn(queue[0], now)
         victim = self._victim(closed, now) if queue else None
         return None if victim is None else self._begin_turn(queue[0], now, victim)
+
+    def _queue(self) -> list[int]:
+        """The keys that wait, the next one first."""
+        num_slots = Counter(t.tenant for key, t in self._turns.items() if key not in self._waiting)
+        places: dict[int, tuple[int, int]] = {}
+        for key in sorted(self._waiting, key=lambda key: self._waiting[key][0].number):
+            first = self._waiting[key][0]
+            places[key] = num_slots[first.tenant], first.number
+            num_slots[first.tenant] += 1
+        return sorted(places, key=places.__getitem__)
 
     def _closed(self, queue: list[int], now: float) -> set[int]:
         """Holders that admit nothing, because others wait and their quantum is over."""
@@ -162,7 +181,8 @@ class Slots:
             for key, turn in self._turns.items()
             if key not in self._pinned and turn.began + self._quantum <= now
         ]
-        long_wait = self._waiting[waiting[0]][0].asked_at + self._quantum <= now
+        longest = min(self._waiting[key][0].asked_at for key in waiting)
+        long_wait = longest + self._quantum <= now
         return set(over if long_wait else over[: len(waiting)])
 
     def _victim(self, closed: set[int], now: float) -> int | None:
@@ -186,7 +206,7 @@ class Slots:
         if victim is not None:
             del self._turns[victim]
         leases = self._turns.pop(key).leases if self.holds(key) else set()
-        self._turns[key] = _Turn(now, leases)
+        self._turns[key] = _Turn(now, self._waiting[key][0].tenant, leases)
         return self._admit(key, victim)
 
     def _admit(self, key: int, victim: int | None = None) -> Grant:

@@ -19,6 +19,7 @@ from server.admission import Grant, Slots, Ticket
 from server.engine.interface import Engine
 from server.errors import SlotTimeout, Unavailable
 from server.host_memory import HostMemory
+from server.metering import METER
 from server.residency import Event, Residency, Resident, State, Tier
 from server.workers import Workers
 
@@ -71,7 +72,9 @@ class Residents:
         """
         resident = self.host.entry(version)
         resident.used_at = time.monotonic()
-        ticket = self.slots.ask(version.engine_id, resident.used_at)
+        meter = METER.get()
+        asking = meter.tenant if meter else version.tenant
+        ticket = self.slots.ask(version.engine_id, resident.used_at, asking)
         granted: asyncio.Future[Install] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = granted
         resident.waiting += 1

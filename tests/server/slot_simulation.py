@@ -36,9 +36,15 @@ class Simulation:
     def at(self, time: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time, next(self._numbers), event))
 
-    def ask(self, key: int, duration: float, ended: Callable[[], None] = lambda: None) -> None:
+    def ask(
+        self,
+        key: int,
+        duration: float,
+        ended: Callable[[], None] = lambda: None,
+        tenant: str = "",
+    ) -> None:
         """Ask now; `ended` is called when the answer is complete."""
-        ticket = self.slots.ask(key, self.now)
+        ticket = self.slots.ask(key, self.now, tenant)
         keys = list(dict.fromkeys([other.key for other in self._waiting] + [key]))
         request = Request(key, duration, self.now, keys.index(key) + 1)
         self.requests.append(request)

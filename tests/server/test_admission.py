@@ -252,3 +252,38 @@ def test_a_removed_key_may_come_back() -> None:
     slots.advance(1)
     slots.leave(b, 2)
     assert slots.holds(B)
+
+
+def test_a_tenant_s_many_adapters_don_t_stand_before_another_s_one() -> None:
+    slots = two_slots()
+    running = slots.ask(A, 0, "flood")
+    slots.ask(B, 0, "flood")
+    slots.advance(0)
+    for key in range(10, 60):
+        slots.ask(key, 1, "flood")
+    slots.ask(C, 2, "calm")
+    slots.leave(running, 11)
+    assert keys(slots.advance(11)) == [C]
+
+
+def test_tenants_take_slots_in_turn_and_one_alone_has_them_all() -> None:
+    slots = Slots(6, quantum_seconds=10, linger_seconds=1)
+    for key in range(10, 15):
+        slots.ask(key, 0, "early")
+    for key in range(20, 22):
+        slots.ask(key, 1, "late")
+    assert keys(slots.advance(1)) == [10, 20, 11, 21, 12, 13]
+    alone = two_slots()
+    for key in (A, B, C):
+        alone.ask(key, 0, "early")
+    assert keys(alone.advance(0)) == [A, B]
+
+
+def test_a_tenant_with_one_slot_s_worth_of_work_is_next_after_each_of_a_flood_s() -> None:
+    slots = Slots(1, quantum_seconds=10, linger_seconds=0)
+    running = slots.ask(A, 0, "flood")
+    slots.advance(0)
+    slots.ask(B, 1, "flood")
+    slots.ask(C, 2, "calm")
+    slots.leave(running, 3)
+    assert keys(slots.advance(3)) == [C]

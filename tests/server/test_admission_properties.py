@@ -178,3 +178,30 @@ def test_every_wait_keeps_to_the_bound(
         turns = math.ceil(request.position / (num_slots - num_pins))
         assert request.waited is not None
         assert request.waited <= turns * (quantum + longest)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrivals=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=60),
+    num_slots=st.integers(1, 4),
+    quantum=st.integers(0, 20),
+)
+def test_nobody_starves_among_tenants_and_a_tenant_s_first_key_is_soon_next(
+    arrivals: list[tuple[int, int]], num_slots: int, quantum: int
+) -> None:
+    """Keys 1 to 9 belong to three tenants; a flood of a fourth has always ten waiting."""
+    longest = 5
+    simulation = Simulation(Slots(num_slots, quantum, linger_seconds=1))
+    for key in range(100, 110):
+        for again in range(20):
+            simulation.at(again, lambda key=key: simulation.ask(key, longest, tenant="flood"))
+    time = 0
+    for gap, key in arrivals:
+        time += gap
+        simulation.at(time, lambda key=key: simulation.ask(key, 1, tenant=f"calm{key % 3}"))
+    simulation.run()
+    assert len(simulation.requests) == 200 + len(arrivals)
+    for request in simulation.requests:
+        assert request.waited is not None
+        if request.key < 100:
+            assert request.waited <= math.ceil(9 / num_slots) * (quantum + longest)
