@@ -15,7 +15,7 @@ import shutil
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +41,19 @@ class ContentStore:
     """Immutable adapter directories below `root`; one process has the folder to itself."""
 
     def __init__(
-        self, root: Path, *, budget_bytes: int | None = None, origin: Origin | None = None
+        self,
+        root: Path,
+        *,
+        budget_bytes: int | None = None,
+        origin: Origin | None = None,
+        on_evict: Callable[[], object] = lambda: None,
     ) -> None:
-        """`budget_bytes` bounds what is kept and taken in together; None: the disk is the bound."""
+        """`budget_bytes` bounds what is kept and taken in together; None: the disk is the bound.
+
+        `on_evict` is told of each content that makes room for another.
+        """
         self.root, self.origin = root, origin
-        self._budget_bytes = budget_bytes
+        self._budget_bytes, self._on_evict = budget_bytes, on_evict
         self._staging = root / "staging"
         self._staging.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -242,11 +250,14 @@ class ContentStore:
         """Remove the least recently used content that the origin has, if any can go."""
         if self.origin is None:
             return False
-        return any(
+        evicted = any(
             self.origin.size_of(digest) is not None and self.discard(digest)
             for digest in self.sizes()
             if not self._holds[digest]
         )
+        if evicted:
+            self._on_evict()
+        return evicted
 
     def _remove(self, digest: str, *, unless_held: bool = False) -> bool:
         aside = self._staging / uuid.uuid4().hex

@@ -90,7 +90,8 @@ def _add_operations(
     @app.get("/metrics", tags=["operations"])
     async def scrape() -> Response:
         """Prometheus metrics, ours and vLLM's."""
-        of_residency = residency_metrics(adapters.snapshot(), max_loras)
+        disk_bytes = sum(registry.content.sizes().values())
+        of_residency = residency_metrics(adapters.snapshot(), max_loras, disk_bytes)
         parts = (REGISTRY, of_the_registry, of_residency)
         text = await asyncio.to_thread(lambda: b"".join(map(generate_latest, parts)))
         return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from adapters_registry.content import ContentStore
 from adapters_registry.errors import SourceRefused
 from adapters_registry.origin import Origin
+from server import metrics
 from server.settings import Settings, SettingsError
 
 
@@ -48,4 +49,9 @@ def open_content(settings: Settings) -> ContentStore:
     except SourceRefused as error:
         raise SettingsError(f"LORAPLEX_ORIGIN (--origin): {error}") from error
     folder = settings.data_dir / "content"
-    return ContentStore(folder, budget_bytes=settings.disk_budget_bytes, origin=origin)
+    return ContentStore(
+        folder,
+        budget_bytes=settings.disk_budget_bytes,
+        origin=origin,
+        on_evict=metrics.EVICTIONS.labels("disk", "capacity").inc,
+    )

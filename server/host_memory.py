@@ -99,9 +99,10 @@ class HostMemory:
         if load := self._loads.get(version.engine_id):
             await asyncio.wait([load])
 
-    def evict(self, engine_id: int) -> asyncio.Task[None]:
+    def evict(self, engine_id: int, reason: str = "capacity") -> asyncio.Task[None]:
         """Have a draining version leave the engine, as soon as the engine is done with it."""
         if engine_id not in self._evictions:
+            metrics.EVICTIONS.labels("host", reason).inc()
             self._leave_slot(engine_id)  # at once: no request may be admitted to it any more
             self._evictions[engine_id] = asyncio.create_task(self._evict(engine_id))
         return self._evictions[engine_id]
@@ -186,7 +187,6 @@ class HostMemory:
             await asyncio.sleep(ROOM_POLL_SECONDS)
         resident.on(Event.FETCHED)  # at once: from here on it counts
         for engine_id in leaving:
-            metrics.EVICTIONS.labels("host", "capacity").inc()
             self.residency[engine_id].on(Event.DISMISSED)
         await asyncio.gather(*map(self.evict, leaving))
 

@@ -25,6 +25,7 @@ from server.quotas import Quotas, limit_answer
 from server.residency import Tier
 from server.resolve import resolve
 from server.showback import Showback
+from server.timing import Timing
 from server.turns import Turns
 
 
@@ -43,20 +44,23 @@ def router(
         if lifecycle.draining:
             raise Unavailable("the server is shutting down; try another replica")
         engine.require_ready()
+        started = time.monotonic()
         caller: Caller = request.state.caller
         model, conversation = await _asked_for(request)
-        with lifecycle.running(), within_quota(request, caller.tenant):
+        with lifecycle.running(), within_quota(request, caller.tenant) as meter:
             version = resolve(model, caller, registry.catalog, base_name, conversation)
             request.state.adapter = version.adapter_id if version else base_name
             if version is None:
+                meter.timing = Timing(started, caller.tenant, base_name, "")
                 yield None
                 return
             async with adapters.lease(version) as tier:
                 request.state.tier, request.state.leased_at = tier, time.monotonic()
+                meter.timing = Timing(started, caller.tenant, version.adapter_id, tier.value)
                 yield version
 
     @contextmanager
-    def within_quota(request: Request, tenant: str) -> Iterator[None]:
+    def within_quota(request: Request, tenant: str) -> Iterator[Meter]:
         """Count the request and, when it has ended, its tokens."""
         record = registry.catalog.tenants.get(tenant)
         quota = record.quota if record else Quota()
@@ -65,8 +69,10 @@ def router(
         METER.set(meter)
         request.state.quota = quota
         try:
-            yield
+            yield meter
         finally:
+            if meter.timing:
+                meter.timing.end()
             quotas.leave(tenant, quota, meter.tokens, time.monotonic())
             if meter.tokens:
                 showback.add(tenant, request.state.adapter, _consumption(request, meter))

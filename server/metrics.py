@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adapters_registry.records import Registry
 
 MAX_ADAPTER_LABELS = 1000
+MAX_TIMED_LABELS = 100
+"""Pairs of tenant and adapter with histograms of their own: dozens of series for each."""
 OTHER = "other"
 
 REQUESTS = Counter(
@@ -39,7 +41,30 @@ QUEUE_SECONDS = Histogram(
     ["tenant", "reason"],
     buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
 )
-EVICTIONS = Counter("loraplex_evictions_total", "Versions sent off.", ["tier", "reason"])
+_TIMED = ["tenant", "adapter", "tier"]
+TIME_TO_FIRST_TOKEN = Histogram(
+    "loraplex_time_to_first_token_seconds",
+    "From a request's arrival to its first token, by the tier where its adapter was found.",
+    _TIMED,
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+)
+INTER_TOKEN_SECONDS = Histogram(
+    "loraplex_inter_token_seconds",
+    "Between the tokens of an answer, once for each step of the engine.",
+    _TIMED,
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+)
+REQUEST_SECONDS = Histogram(
+    "loraplex_request_seconds",
+    "From a request's arrival to the end of its answer.",
+    _TIMED,
+    buckets=(0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
+)
+EVICTIONS = Counter(
+    "loraplex_evictions_total",
+    "Versions sent off: for want of room (capacity), or out of service (dismissed, retired).",
+    ["tier", "reason"],
+)
 LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["adapter"])
 ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
 
@@ -49,18 +74,23 @@ class CappedLabels:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._known: set[str] = set()
+        self._known: set[tuple[str, ...]] = set()
 
     def __call__(self, value: str) -> str:
         """The value, or `other`."""
-        if value not in self._known and len(self._known) >= self._limit:
-            return OTHER
-        self._known.add(value)
-        return value
+        return self.of(value)[0]
+
+    def of(self, *values: str) -> tuple[str, ...]:
+        """The values, or as many times `other`."""
+        if values not in self._known and len(self._known) >= self._limit:
+            return (OTHER,) * len(values)
+        self._known.add(values)
+        return values
 
 
 adapter_label = CappedLabels(MAX_ADAPTER_LABELS)
 tenant_label = CappedLabels(MAX_ADAPTER_LABELS)
+timed_labels = CappedLabels(MAX_TIMED_LABELS)
 
 
 class RegistryMetrics(Collector):

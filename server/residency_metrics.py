@@ -26,8 +26,8 @@ _WANTED = (State.ABSENT.value, State.FETCHING.value, State.LOADING.value)
 class ResidencyMetrics(Collector):
     """The gauges of one snapshot, as `Adapters.snapshot` gives it."""
 
-    def __init__(self, snapshot: list[dict[str, Any]], max_loras: int) -> None:
-        self._snapshot, self._max_loras = snapshot, max_loras
+    def __init__(self, snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int) -> None:
+        self._snapshot, self._max_loras, self._disk_bytes = snapshot, max_loras, disk_bytes
 
     def collect(self) -> Iterable[Metric]:
         """Yield them; a series for each version in memory, and no more."""
@@ -36,7 +36,7 @@ class ResidencyMetrics(Collector):
             "1 for each version whose weights are in a slot or in host memory.",
             labels=["adapter", "version", "tier"],
         )
-        num_bytes = Counter(dict.fromkeys(_IN_MEMORY, 0))
+        num_bytes = Counter(dict.fromkeys(_IN_MEMORY, 0) | {Tier.DISK.value: self._disk_bytes})
         for row in self._snapshot:
             if row["tier"] in _IN_MEMORY:
                 adapter, _, version = row["model"].rpartition("@")
@@ -45,7 +45,7 @@ class ResidencyMetrics(Collector):
         yield resident
         tiers = GaugeMetricFamily(
             "loraplex_tier_bytes",
-            "Adapters' weights by the nearest tier that has them.",
+            "Adapters in slots, in host memory without a slot, and all files on disk.",
             labels=["tier"],
         )
         for tier, count in num_bytes.items():
@@ -73,8 +73,10 @@ def _asked_as(models: set[str]) -> set[str]:
     return adapters | {adapter.partition("/")[2] for adapter in adapters}
 
 
-def residency_metrics(snapshot: list[dict[str, Any]], max_loras: int) -> CollectorRegistry:
+def residency_metrics(
+    snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int
+) -> CollectorRegistry:
     """A registry of metrics for one scrape."""
     collectors = CollectorRegistry(auto_describe=False)
-    collectors.register(ResidencyMetrics(snapshot, max_loras))
+    collectors.register(ResidencyMetrics(snapshot, max_loras, disk_bytes))
     return collectors

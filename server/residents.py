@@ -130,7 +130,7 @@ class Residents:
         if resident.state is not State.DRAINING:
             self.host.forget(version.engine_id)
         elif not resident.in_use:
-            await self.host.evict(version.engine_id)
+            await self._evict(version.engine_id, resident)
         elif retired:
             await asyncio.sleep(deadline_seconds)
             if self.host.residency.has(version.engine_id, State.DRAINING):
@@ -142,7 +142,10 @@ class Residents:
         if resident.retired and resident.state is State.READY:  # wanted in its last moment
             resident.on(Event.DISMISSED)
         if resident.state is State.DRAINING:
-            self.host.evict(engine_id)
+            self._evict(engine_id, resident)
+
+    def _evict(self, engine_id: int, resident: Resident) -> asyncio.Task[None]:
+        return self.host.evict(engine_id, "retired" if resident.retired else "dismissed")
 
     async def _granted(self, granted: asyncio.Future[Install], version: VersionRecord) -> Install:
         """Wait for a slot; what brings the version into it."""

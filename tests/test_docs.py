@@ -4,8 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
+from adapters_registry.records import Registry
 from server import metrics
+from server.metrics import RegistryMetrics
+from server.residency_metrics import ResidencyMetrics
 from server.settings import Settings, group_of, variable_of
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +46,17 @@ def test_nothing_is_left_to_do_in_the_documents(text: str) -> None:
     assert "TODO" not in text
 
 
-def test_every_metric_has_our_prefix() -> None:
-    for metric in (metrics.REQUESTS, metrics.ADAPTER_LOAD_SECONDS, metrics.LEASES):
-        assert metric._name.startswith("loraplex_")
+def test_every_metric_is_documented_with_its_labels(registry: Registry) -> None:
+    documented = {
+        name.removesuffix("_total"): {label.strip() for label in labels.split(",")} - {""}
+        for name, labels in re.findall(r"^\| `(loraplex_\w+)` \|([^|]*)\|", README, re.MULTILINE)
+    }
+    declared = {
+        m._name: set(m._labelnames)
+        for m in vars(metrics).values()
+        if isinstance(m, MetricWrapperBase)
+    }
+    asked = [*RegistryMetrics(registry).collect()]
+    asked += ResidencyMetrics([], max_loras=1, disk_bytes=0).collect()
+    declared |= {m.name: set(m._labelnames) for m in asked if not m.name.startswith("vllm:")}
+    assert documented == declared

@@ -43,10 +43,16 @@ async def _counted(
     token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
     each_is_new = sampling.output_kind == RequestOutputKind.DELTA
     seen: dict[int, int] = {}
-    async with into.turn(len(token_ids or ())) as answered, aclosing(begin()) as outputs:
+    async with into.turn(len(token_ids or ())) as answer, aclosing(begin()) as outputs:
         async for output in outputs:
             for choice in output.outputs:
                 before = 0 if each_is_new else seen.get(choice.index, 0)
                 seen[choice.index] = len(choice.token_ids)
-                answered(len(choice.token_ids) - before)
+                answer.add(len(choice.token_ids) - before, choice.index, _since_first(output))
             yield output
+
+
+def _since_first(output: RequestOutput) -> float | None:
+    """Seconds from the first token to the last so far; None where vLLM keeps no statistics."""
+    stats = output.metrics
+    return stats.last_token_ts - stats.first_token_ts if stats else None

@@ -144,14 +144,23 @@ def test_an_unreachable_origin_while_fetching(
         registry.content.fetch(version.digest)
 
 
-def test_the_cache_stays_within_its_budget(replica: Replica, make_adapter: AdapterFactory) -> None:
+def test_the_cache_stays_within_its_budget(
+    replica: Replica, make_adapter: AdapterFactory, tmp_path: Path
+) -> None:
     first, second, third = (register(replica(), make_adapter(seed=seed)) for seed in range(3))
-    content = replica(budget_bytes=2 * first.size_bytes + 100).content
+    evictions: list[None] = []
+    content = ContentStore(
+        tmp_path / "cache",
+        budget_bytes=2 * first.size_bytes + 100,
+        origin=origin_of(replica()),
+        on_evict=lambda: evictions.append(None),
+    )
     content.fetch(first.digest)
     content.fetch(second.digest)
     content.fetch(first.digest)
     content.fetch(third.digest)
     assert set(content.sizes()) == {first.digest, third.digest}, "the least recently used went"
+    assert len(evictions) == 1
     content.hold(first.digest)
     content.hold(third.digest)
     with pytest.raises(InsufficientStorage):

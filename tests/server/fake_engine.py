@@ -19,6 +19,8 @@ from server.metering import METER
 
 INPUT_TOKENS, OUTPUT_TOKENS = 10, 20
 """What each answer costs."""
+DECODE_SECONDS = 0.19
+"""From an unstreamed answer's first token to its last, as the engine says it."""
 
 
 class Body(BaseModel):
@@ -112,15 +114,17 @@ class FakeEngine:
         meter = METER.get()
         assert meter is not None
         if not body.stream:
-            async with meter.turn(INPUT_TOKENS) as answered:
-                answered(body.max_tokens or OUTPUT_TOKENS)
+            async with meter.turn(INPUT_TOKENS) as answer:
+                answer.add(body.max_tokens or OUTPUT_TOKENS, since_first=DECODE_SECONDS)
         if not body.stream:
             return JSONResponse({"model": name})
 
         async def chunks():  # type: ignore[no-untyped-def]
-            async with meter.turn(INPUT_TOKENS):
+            async with meter.turn(INPUT_TOKENS) as answer:
+                answer.add(1)
                 yield f"data: {name}\n\n"
                 await self.stream_may_end.wait()
+                answer.add(1)
                 yield "data: [DONE]\n\n"
 
         return StreamingResponse(chunks(), media_type="text/event-stream")

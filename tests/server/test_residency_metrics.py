@@ -28,7 +28,7 @@ SNAPSHOT = [
 
 
 def test_resident_versions_and_their_bytes() -> None:
-    collectors = residency_metrics(SNAPSHOT, max_loras=4)
+    collectors = residency_metrics(SNAPSHOT, max_loras=4, disk_bytes=1000)
 
     def value(adapter: str, version: str, tier: str) -> float | None:
         labels = {"adapter": adapter, "version": version, "tier": tier}
@@ -38,14 +38,14 @@ def test_resident_versions_and_their_bytes() -> None:
     assert value("acme/mails", "1", "host") == 1
     assert value("acme/mails", "2", "disk") is None
     tiers = {t: collectors.get_sample_value("loraplex_tier_bytes", {"tier": t}) for t in Tier}
-    assert tiers == {Tier.SLOT: 100, Tier.HOST: 42, Tier.DISK: None, Tier.ORIGIN: None}
+    assert tiers == {Tier.SLOT: 100, Tier.HOST: 42, Tier.DISK: 1000, Tier.ORIGIN: None}
 
 
 def test_the_endpoint_pickers_gauge() -> None:
     before = time.time()
     (family,) = (
         f
-        for f in residency_metrics(SNAPSHOT, max_loras=4).collect()
+        for f in residency_metrics(SNAPSHOT, max_loras=4, disk_bytes=1000).collect()
         if f.name == "vllm:lora_requests_info"
     )
     (sample,) = family.samples
@@ -59,7 +59,7 @@ def test_the_endpoint_pickers_gauge() -> None:
 
 def test_the_gauge_is_there_with_nothing_in_memory() -> None:
     labels = {"max_lora": "4", "running_lora_adapters": "", "waiting_lora_adapters": ""}
-    collectors = residency_metrics([], max_loras=4)
+    collectors = residency_metrics([], max_loras=4, disk_bytes=0)
     assert collectors.get_sample_value("vllm:lora_requests_info", labels) is not None
     assert collectors.get_sample_value("loraplex_tier_bytes", {"tier": "slot"}) == 0
 

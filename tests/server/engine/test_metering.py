@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.metrics.stats import RequestStateStats
 
 from server.engine.metering import meter
 from server.metering import METER, Meter
@@ -30,7 +31,8 @@ class Client:
                 new = sampling.output_kind == RequestOutputKind.DELTA
                 token_ids = [7] if new else [7] * number
                 yield SimpleNamespace(
-                    outputs=[SimpleNamespace(index=i, token_ids=token_ids) for i in range(2)]
+                    outputs=[SimpleNamespace(index=i, token_ids=token_ids) for i in range(2)],
+                    metrics=RequestStateStats(first_token_ts=10.0, last_token_ts=10.0 + number / 4),
                 )
         finally:
             self.closed += 1
