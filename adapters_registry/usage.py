@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import func, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from adapters_registry.models import Usage
@@ -28,6 +29,7 @@ class Consumption:
         return Consumption(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
+_KEY = ("hour", "tenant", "adapter")
 COLUMNS = tuple(field.name for field in fields(Consumption))
 
 
@@ -36,24 +38,21 @@ def hour_of(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def add_usage(
-    session: Session, hour: datetime, tenant: str, adapter: str, used: Consumption
-) -> None:
-    """Add to what is recorded of an hour; several servers may."""
-    grow = (
-        update(Usage)
-        .where(Usage.hour == hour, Usage.tenant == tenant, Usage.adapter == adapter)
-        .values({name: getattr(Usage, name) + getattr(used, name) for name in COLUMNS})
-        .execution_options(synchronize_session=False)
-    )
-    if session.execute(grow).rowcount:  # type: ignore[attr-defined]
-        return
-    values = {name: getattr(used, name) for name in COLUMNS}
-    try:
-        with session.begin_nested():
-            session.add(Usage(hour=hour, tenant=tenant, adapter=adapter, **values))
-    except IntegrityError:  # another server was first
-        session.execute(grow)
+UsageKey = tuple[datetime, str, str]
+"""An hour, a tenant, an adapter."""
+
+
+def add_usage(session: Session, used: Mapping[UsageKey, Consumption]) -> None:
+    """Add to what is recorded; several servers may, at a time.
+
+    All take the rows in the same order, so that none waits for another that waits for it.
+    """
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    new = dialect.insert(Usage)
+    sums = {name: getattr(Usage, name) + getattr(new.excluded, name) for name in COLUMNS}
+    upsert = new.on_conflict_do_update(index_elements=list(_KEY), set_=sums)
+    rows = [{**dict(zip(_KEY, key, strict=True)), **asdict(used[key])} for key in sorted(used)]
+    session.connection().execute(upsert, rows)
 
 
 def read_usage(

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -53,6 +53,10 @@ class Times(Protocol):
         """To bring an adapter into a slot from there."""
 
 
+Route = Callable[[str, Sequence[int]], int]
+"""Which replica a request for an adapter goes to, by how many requests each has open."""
+
+
 @dataclass
 class Served:
     """What became of an arrival."""
@@ -69,8 +73,9 @@ def simulate(
     setting: Setting,
     times: Times,
     resident: Mapping[str, str] = MappingProxyType({}),
+    route: Route | None = None,
 ) -> list[Served]:
-    """Serve a trace, by time; requests for an adapter always go to the same replica.
+    """Serve a trace, by time; without a `route`, an adapter's requests go to the same replica.
 
     `resident` says which adapters are in slots and in host memory when it begins.
     """
@@ -80,10 +85,18 @@ def simulate(
         return replicas[zlib.crc32(adapter.encode()) % setting.replicas]
 
     for adapter, tier in resident.items():
-        home(adapter).hold(adapter, tier)
+        first = home(adapter) if route is None else replicas[route(adapter, [0] * len(replicas))]
+        first.hold(adapter, tier)
     turns = itertools.cycle(replicas)
     for arrival in arrivals:
-        replica = next(turns) if arrival.adapter is None else home(arrival.adapter)
+        if arrival.adapter is None:
+            replica = next(turns)
+        elif route is None:
+            replica = home(arrival.adapter)
+        else:
+            for other in replicas:
+                other.run_until(arrival.at)
+            replica = replicas[route(arrival.adapter, [other.num_open for other in replicas])]
         replica.arrive(arrival)
     return [served for replica in replicas for served in replica.finish()]
 
@@ -117,6 +130,7 @@ class _Replica:
         self._progress_at = 0.0
         self._plan = 0
         self._served: list[Served] = []
+        self.num_open = 0
 
     def hold(self, adapter: str, tier: str) -> None:
         """Begin with an adapter resident, as far as there is room."""
@@ -126,7 +140,8 @@ class _Replica:
 
     def arrive(self, arrival: Arrival) -> None:
         """Let a request come at its time; those of a replica come in order."""
-        self._run_until(arrival.at)
+        self.run_until(arrival.at)
+        self.num_open += 1
         served = Served(arrival)
         self._served.append(served)
         if arrival.adapter is None:
@@ -138,10 +153,11 @@ class _Replica:
 
     def finish(self) -> list[Served]:
         """Everything, when the last one is answered."""
-        self._run_until(float("inf"))
+        self.run_until(float("inf"))
         return self._served
 
-    def _run_until(self, until: float) -> None:
+    def run_until(self, until: float) -> None:
+        """Let happen what happens until then."""
         while self._events and self._events[0][0] <= until:
             at, _, event = heapq.heappop(self._events)
             event(at)
@@ -242,6 +258,7 @@ class _Replica:
         self._advance(now)
         ended = [stream for stream in self._streams if stream.tokens_left <= 1e-6]
         self._streams = [stream for stream in self._streams if stream.tokens_left > 1e-6]
+        self.num_open -= len(ended)
         for stream in ended:
             stream.served.e2e = now - stream.served.arrival.at
             if (adapter := stream.served.arrival.adapter) is not None:

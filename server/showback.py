@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime
 
 from adapters_registry.models import now
 from adapters_registry.records import Registry
-from adapters_registry.usage import Consumption, add_usage, hour_of
+from adapters_registry.usage import Consumption, UsageKey, add_usage, hour_of
 
 
 class Showback:
@@ -15,7 +14,7 @@ class Showback:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._unsaved: dict[tuple[datetime, str, str], Consumption] = {}
+        self._unsaved: dict[UsageKey, Consumption] = {}
         self._lock = threading.Lock()
 
     def add(self, tenant: str, adapter: str, used: Consumption) -> None:
@@ -31,8 +30,7 @@ class Showback:
         try:
             if taken:
                 with self._registry.session() as session:
-                    for (hour, tenant, adapter), used in taken.items():
-                        add_usage(session, hour, tenant, adapter, used)
+                    add_usage(session, taken)
         except BaseException:
             with self._lock:
                 for key, used in taken.items():

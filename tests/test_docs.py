@@ -15,6 +15,7 @@ from server.settings import Settings, group_of, variable_of
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "DESIGN.md").read_text()
+SCALING = (ROOT / "docs" / "scaling.md").read_text()
 
 
 def settings_table() -> str:
@@ -36,12 +37,13 @@ def test_every_setting_has_a_group() -> None:
 
 def test_files_named_in_the_documents_exist() -> None:
     for name in re.findall(
-        r"`((?:server|adapters_registry|training|loadtest|tests)/[\w/.]+)`", README + DESIGN
+        r"`((?:server|adapters_registry|training|loadtest|tests|deploy|docs)/[\w/.]+)`",
+        README + DESIGN + SCALING,
     ):
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("text", [README, DESIGN])
+@pytest.mark.parametrize("text", [README, DESIGN, SCALING])
 def test_nothing_is_left_to_do_in_the_documents(text: str) -> None:
     assert "TODO" not in text
 

@@ -27,6 +27,9 @@
 {{- if and (hasPrefix "/" (default "" $v.settings.base)) (not $v.modelsClaim) -}}
 {{- fail (printf "settings.base is the path %s, and no volume has it: set modelsClaim." $v.settings.base) -}}
 {{- end -}}
+{{- if and $v.monitoring.serviceMonitor $v.networkPolicy.enabled (not $v.networkPolicy.scrapeFrom) -}}
+{{- fail "monitoring.serviceMonitor: the NetworkPolicy lets nobody scrape. Set networkPolicy.scrapeFrom to Prometheus' peers, such as a namespaceSelector." -}}
+{{- end -}}
 {{- include "loraplex.checkMemory" . -}}
 {{- end }}
 

@@ -138,3 +138,9 @@ def test_clients_do_not_choose_the_server(url: str, servers: list[StubServer]) -
         headers, body = {"x-loraplex-route": theirs}, {"model": ADAPTERS[0]}
         answer = CLIENT.post(f"{url}/v1/completions", json=body, headers=headers)
         assert answer.json()["server"] == home
+
+
+def test_metrics_are_not_for_clients(url: str) -> None:
+    assert CLIENT.get(f"{url}/readyz").status_code == 200
+    for path in ("/metrics", "/metrics?name=up", "/%6Detrics"):
+        assert CLIENT.get(f"{url}{path}").status_code == 404

@@ -199,6 +199,7 @@ ORIGIN = {"settings.origin": '"s3://b/p"'}
             },
             "both route by adapter",
         ),
+        ({"monitoring.serviceMonitor": "true"}, "lets nobody scrape"),
         ({"settings.max_lora": 4}, "max_lora"),
         ({"settings.max_lora_rank": 12}, "max_lora_rank"),
         ({"replica": 2}, "replica"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,19 @@ def test_more_slots_more_hits_and_replicas_keep_their_adapters() -> None:
     assert hits[0] < hits[-1]
     over_two = simulate(arrivals, Setting(32, 64, replicas=2), Constant())
     assert sum(s.tier == DISK for s in over_two) == len({a.adapter for a in arrivals})
+
+
+def test_a_route_sees_how_many_requests_each_replica_has_open() -> None:
+    seen: list[tuple[str, list[int]]] = []
+
+    def to_the_emptiest(adapter: str, num_open: Sequence[int]) -> int:
+        seen.append((adapter, list(num_open)))
+        return list(num_open).index(min(num_open))
+
+    arrivals = [Arrival(at, "a", 8, 11) for at in (0.0, 0.5, 0.9, 9.0)]
+    served = simulate(arrivals, Setting(1, 2, replicas=2), Constant(), route=to_the_emptiest)
+    assert seen == [("a", [0, 0]), ("a", [1, 0]), ("a", [1, 1]), ("a", [0, 0])]
+    assert sorted(s.tier for s in served) == [DISK, DISK, HOST, SLOT]
 
 
 def made_up_run(seed: int = 1) -> Recorded:

@@ -64,7 +64,7 @@ def test_hours_add_up_and_are_told_apart(registry: Registry) -> None:
     hour = hour_of(now())
     for at, number in ((hour, 1), (hour, 2), (hour - timedelta(hours=1), 4)):
         with registry.session() as session:
-            add_usage(session, at, "acme", "base", Consumption(number, number, 0, 0.5))
+            add_usage(session, {(at, "acme", "base"): Consumption(number, number, 0, 0.5)})
     with registry.session() as session:
         assert read_usage(session, since=hour) == [("acme", "base", Consumption(3, 3, 0, 1.0))]
         assert read_usage(session, until=hour) == [("acme", "base", Consumption(4, 4, 0, 0.5))]
