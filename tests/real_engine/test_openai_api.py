@@ -364,3 +364,17 @@ def test_metrics_hold_vllms_and_ours(server: RunningServer) -> None:
     assert "vllm:num_requests_running" in text
     assert "loraplex_requests_total" in text
     assert 'loraplex_adapter_load_seconds_count{from_tier="disk",outcome="ok"}' in text
+
+
+def test_an_unstreamed_answer_has_a_time_to_its_first_token(server: RunningServer) -> None:
+    def seconds(name: str) -> float:
+        text = server.admin("GET", "/metrics").text
+        start = f'loraplex_{name}_seconds_sum{{adapter="default/smart-home"'
+        return sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith(start))
+
+    names = ("time_to_first_token", "inter_token", "request")
+    before = {name: seconds(name) for name in names}
+    ask(server, "smart-home", LIGHTS)
+    first_token, inter_token, request = (seconds(name) - before[name] for name in names)
+    assert 0 < first_token < request - inter_token
+    assert inter_token > 0
