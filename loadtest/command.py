@@ -32,11 +32,11 @@ class Finished:
 
 
 def measure(scenario: Scenario, target: Target, console: Console) -> Finished:
-    """Run a scenario, with its progress on the console; Ctrl-C ends it early, once begun.
+    """Run a scenario, its progress on the console; Ctrl-C or SIGTERM ends it early, once begun.
 
     Raises:
         LoadTestError: the server can't be measured.
-        KeyboardInterrupt: Ctrl-C before the load.
+        KeyboardInterrupt: Ctrl-C or SIGTERM before the load.
     """
     finished = uvloop.run(_measure(scenario, target, console))
     return Finished(finished, summarise(finished))
@@ -59,13 +59,17 @@ def _on_interrupt(view: LiveView, stop: asyncio.Event) -> Any:
         else:
             task.cancel()
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        loop.add_signal_handler(number, interrupt)
     try:
         yield
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def run_and_report(
@@ -80,7 +84,7 @@ def run_and_report(
 
     Raises:
         LoadTestError: the server can't be measured.
-        KeyboardInterrupt: Ctrl-C before the load.
+        KeyboardInterrupt: Ctrl-C or SIGTERM before the load.
     """
     finished = measure(scenario, target, console)
     write(finished, objectives, out)

@@ -1,12 +1,14 @@
 """Two runs side by side: ratios with intervals. Pure.
 
 Latencies of neighbouring requests depend on each other, so requests aren't drawn one by one: each
-run is cut into slices of time, and whole slices are drawn (a block bootstrap, Künsch 1989).
+run is cut into slices of time, and whole slices are drawn (a block bootstrap, Künsch 1989). Of
+several rounds whole rounds are drawn first, both runs of one together: what changes from round to
+round is in the intervals then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +25,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of both runs, and the ratio of the second to the first."""
+    """One measure of both sides, and the ratio of the second to the first."""
 
     name: str
     first: float
@@ -38,16 +40,16 @@ class Row:
         return not self.low <= 1 <= self.high
 
 
-def compare(first: Recorded, second: Recorded, seed: int = 0) -> list[Row]:
-    """Every measure that both runs have."""
+def compare(rounds: Sequence[tuple[Recorded, Recorded]], seed: int = 0) -> list[Row]:
+    """Every measure that both have, over one or several rounds of a run of each."""
     rows = []
     for name, (value_of, statistic) in _LATENCIES.items():
-        slices = [_sliced(run, value_of) for run in (first, second)]
-        if all(any(len(part) for part in parts) for parts in slices):
-            rows.append(_row(name, slices[0], slices[1], statistic, seed))
+        pairs = [(_sliced(a, value_of), _sliced(b, value_of)) for a, b in rounds]
+        if all(any(len(_joined(pair[side])) for pair in pairs) for side in (0, 1)):
+            rows.append(_row(name, pairs, statistic, seed))
     for name, amount in _RATES.items():
-        slices = [_rates(run, amount) for run in (first, second)]
-        rows.append(_row(name, slices[0], slices[1], lambda values: float(values.mean()), seed))
+        pairs = [(_rates(a, amount), _rates(b, amount)) for a, b in rounds]
+        rows.append(_row(name, pairs, lambda values: float(values.mean()), seed))
     return rows
 
 
@@ -100,26 +102,31 @@ def _rates(run: Recorded, amount: Callable[[Request], float]) -> list[Values]:
     return [np.array([rate]) for rate in totals / np.diff(edges)]
 
 
+def _joined(slices: Sequence[Values]) -> Values:
+    return np.concatenate(slices)
+
+
 def _row(
     name: str,
-    first: list[Values],
-    second: list[Values],
+    rounds: Sequence[tuple[list[Values], list[Values]]],
     statistic: Callable[[Values], float],
     seed: int,
 ) -> Row:
     rng = np.random.default_rng(seed)
-    a, b = statistic(np.concatenate(first)), statistic(np.concatenate(second))
+
+    def drawn(slices: list[Values]) -> Values:
+        return _joined([slices[i] for i in rng.integers(0, SLICES, SLICES)])
+
     ratios = []
     for _ in range(RESAMPLES):
-        drawn = [
-            np.concatenate([parts[i] for i in rng.integers(0, SLICES, SLICES)])
-            for parts in (first, second)
-        ]
-        if all(len(values) for values in drawn):
-            ratios.append(_ratio(statistic(drawn[0]), statistic(drawn[1])))
+        chosen = [rounds[i] for i in rng.integers(0, len(rounds), len(rounds))]
+        a, b = (_joined([drawn(pair[side]) for pair in chosen]) for side in (0, 1))
+        if len(a) and len(b):
+            ratios.append(_ratio(statistic(a), statistic(b)))
     tail = (1 - LEVEL) / 2 * 100
     low, high = np.percentile(ratios, [tail, 100 - tail])
-    return Row(name, a, b, _ratio(a, b), float(low), float(high))
+    first, second = (statistic(_joined([_joined(p[side]) for p in rounds])) for side in (0, 1))
+    return Row(name, first, second, _ratio(first, second), float(low), float(high))
 
 
 def _ratio(first: float, second: float) -> float:

@@ -1,16 +1,19 @@
-"""A server of our own, started for a measurement and stopped after it."""
+"""A server started for a measurement, and stopped after it: one of our own, or any other."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import httpx
 from rich.console import Console
@@ -43,26 +46,81 @@ def started_server(console: Console, *flags: str) -> Iterator[StartedServer]:
     Raises:
         LoadTestError: it doesn't become ready.
     """
-    with tempfile.TemporaryDirectory(prefix="loraplex-") as data_dir:
-        port = _free_port()
+    with (
+        tempfile.TemporaryDirectory(prefix="loraplex-") as data_dir,
+        contextlib.ExitStack() as stack,
+    ):
+        port = free_port()
         command = [sys.executable, "-m", "server", "serve", "--data-dir", data_dir]
         command += ["--port", str(port), *flags]
+        url = f"http://127.0.0.1:{port}"
+        with console.status("starting a server"):
+            process = stack.enter_context(running(command, f"{url}/readyz"))
+        yield StartedServer(process, url, (Path(data_dir) / "admin.key").read_text().strip())
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    ready_url: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    log: IO[Any] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server's process from when `ready_url` answers; it and its children are gone afterwards.
+
+    Meanwhile SIGTERM is what Ctrl-C is, so that it stops the server too.
+
+    Raises:
+        LoadTestError: it doesn't become ready.
+    """
+    with sigterm_interrupts():
         # A session of its own: Ctrl-C is for the measurement, which then stops it.
-        process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=log or sys.stderr,
+            stderr=subprocess.STDOUT if log else None,
+            start_new_session=True,
+        )
         try:
-            url = f"http://127.0.0.1:{port}"
-            with console.status("starting a server"):
-                _wait_until_ready(process, url)
-            yield StartedServer(process, url, (Path(data_dir) / "admin.key").read_text().strip())
+            _wait_until_ready(process, ready_url)
+            yield process
         finally:
-            process.terminate()
-            process.wait(STOP_SECONDS)
+            _stop(process)
 
 
-def _free_port() -> int:
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Until the end, SIGTERM raises KeyboardInterrupt. For the main thread only."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    finally:
+        # What it leaves behind: vLLM's own server may, its engine.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
@@ -73,7 +131,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
         if process.poll() is not None:
             raise LoadTestError(f"the server ended with code {process.returncode}")
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz", timeout=30).status_code == 200:
+            if httpx.get(url, timeout=30).status_code == 200:
                 return
         time.sleep(0.5)
     raise LoadTestError(f"the server wasn't ready within {START_SECONDS} s")

@@ -152,7 +152,7 @@ def compare(
     from loadtest.recorded import read_run
 
     def work() -> int:
-        rows = comparison.compare(read_run(first), read_run(second))
+        rows = comparison.compare([(read_run(first), read_run(second))])
         if as_json:
             print(json.dumps([vars(row) for row in rows]))
             return 0

@@ -111,7 +111,10 @@ def test_what_cant_be_measured_is_exit_code_2(arguments: list[str], message: str
     assert message in output
 
 
-def test_ctrl_c_keeps_a_partial_report(stub: tuple[Stub, str], scenario_file: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_a_partial_report(
+    stub: tuple[Stub, str], scenario_file: Path, number: signal.Signals
+) -> None:
     out = scenario_file.parent / "out"
     scenario_file.write_text(SCENARIO.replace("share = 0.3", "share = 0.0"))
     command = [sys.executable, "-m", "server", "loadtest", "run", str(scenario_file)]
@@ -120,7 +123,7 @@ def test_ctrl_c_keeps_a_partial_report(stub: tuple[Stub, str], scenario_file: Pa
     deadline = time.monotonic() + 60
     while stub[0].num_requests < 20 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "cut off" in output

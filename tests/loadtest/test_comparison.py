@@ -41,7 +41,7 @@ def row(rows: list[Row], name: str) -> Row:
 
 
 def test_a_slower_run_is_told_from_a_faster(tmp_path: Path) -> None:
-    rows = compare(record(tmp_path / "a", 1), record(tmp_path / "b", 2, slower=1.3))
+    rows = compare([(record(tmp_path / "a", 1), record(tmp_path / "b", 2, slower=1.3))])
     median = row(rows, "first token P50, ms")
     assert median.low < 1.3 < median.high
     assert median.differs
@@ -50,13 +50,13 @@ def test_a_slower_run_is_told_from_a_faster(tmp_path: Path) -> None:
 
 
 def test_equal_runs_are_within_their_intervals(tmp_path: Path) -> None:
-    rows = compare(record(tmp_path / "a", 1), record(tmp_path / "b", 2))
+    rows = compare([(record(tmp_path / "a", 1), record(tmp_path / "b", 2))])
     assert not row(rows, "first token P50, ms").differs
     assert not row(rows, "requests/s").differs
 
 
 def test_throughput_is_compared(tmp_path: Path) -> None:
-    rows = compare(record(tmp_path / "a", 1), record(tmp_path / "b", 2, rate=20))
+    rows = compare([(record(tmp_path / "a", 1), record(tmp_path / "b", 2, rate=20))])
     assert row(rows, "requests/s").ratio == pytest.approx(0.5, rel=0.03)
     assert row(rows, "output tokens/s").differs
 
