@@ -83,6 +83,12 @@ class Admin:
         if status != 200:
             raise LoadTestError(f"loading {name}: {status} {text[:300]}")
 
+    async def unload(self, name: str) -> None:
+        """vLLM's way: forget a name."""
+        status, text = await self._call("POST", "/v1/unload_lora_adapter", json={"lora_name": name})
+        if status != 200:
+            raise LoadTestError(f"unloading {name}: {status} {text[:300]}")
+
     async def promote(self, tenant: str, name: str, version: int) -> None:
         """Point `live` to a version."""
         path = f"/admin/adapters/{tenant}/{name}/aliases/live"

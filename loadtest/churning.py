@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from loadtest.admin import Admin
 from loadtest.churn import ChurnEvent
 from loadtest.errors import LoadTestError
 from loadtest.preparation import Weights
 from loadtest.scenario import Adapters
-from loadtest.truth import Change
+from loadtest.truth import NEVER, Change
+from loadtest.versions import Versions
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,15 @@ class ChurnRecord:
 class Churning:
     """Changes one server's adapters, one change at a time."""
 
-    admin: Admin
     adapters: dict[str, Adapters]
     place: Weights
-    live: dict[str, int]
-    """The server's number of each adapter's first live version."""
+    versions: Versions
     now: Callable[[], float]
     on_registered: Callable[[str], Awaitable[None]]
-    """Called with `name@number` before it is live."""
-    records: list[ChurnRecord] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
-    _numbers: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Called with the model by which the version can be asked for, before it is live."""
+    records: list[ChurnRecord]
+    changes: list[Change]
+    """Those of what names mean; one that is on its way, or failed, is acknowledged never."""
 
     def prepare(self, events: tuple[ChurnEvent, ...]) -> None:
         """Make the weights of all registrations, which would disturb the measurement."""
@@ -58,32 +56,23 @@ class Churning:
                 await self._apply(event, began)
             except LoadTestError as failure:
                 error = str(failure)
-            number = self._number(event.adapter, event.version)
             self.records.append(
-                ChurnRecord(event.at, began, self.now(), event.kind, event.adapter, number, error)
+                ChurnRecord(
+                    event.at, began, self.now(), event.kind, event.adapter, event.version, error
+                )
             )
 
-    def _number(self, adapter: str, version: int) -> int | None:
-        return self.live.get(adapter) if version == 0 else self._numbers.get((adapter, version))
-
     async def _apply(self, event: ChurnEvent, began: float) -> None:
-        part, name = self.adapters[event.adapter], event.adapter
+        part = self.adapters[event.adapter]
+        concerned = event.adapter, event.version, part
         if event.kind == "registration":
-            if name not in self.live:
-                raise LoadTestError("the server has no admin API, or not this adapter")
-            files = self.place.of(name, event.version, part)
-            registered = await self.admin.register(part.tenant, name, files, promote=False)
-            self._numbers[name, event.version] = registered
-            await self.on_registered(f"{name}@{registered}")
-            return
-        number = self._number(name, event.version)
-        if number is None:
-            raise LoadTestError(f"{name} has no such version: its registration failed")
-        if event.kind == "promotion":
-            await self.admin.promote(part.tenant, name, number)
-        elif event.kind == "rollback":
-            await self.admin.roll_back(part.tenant, name)
+            await self.on_registered(await self.versions.register(*concerned))
+        elif event.kind == "retirement":
+            await self.versions.retire(*concerned)
         else:
-            await self.admin.retire(part.tenant, name, number)
-            return
-        self.changes.append(Change(name, f"{part.tenant}/{name}@{number}", began, self.now()))
+            move = self.versions
+            version = move.public_name(*concerned)
+            change = Change(event.adapter, version, began, NEVER)
+            self.changes.append(change)
+            await (move.promote if event.kind == "promotion" else move.roll_back)(*concerned)
+            self.changes[-1] = replace(change, acknowledged=self.now())

@@ -19,7 +19,7 @@ from loadtest.exchange import Exchange, make_call
 from loadtest.outcome import Outcome
 from loadtest.prompts import GOLDEN, request_body
 from loadtest.scenario import Adapters, Scenario
-from loadtest.schedule import DEFAULT_TENANT, Turn
+from loadtest.schedule import DEFAULT_TENANT, golden_turn
 from loadtest.truth import Answer, Truth
 
 CROWD = 16
@@ -105,6 +105,10 @@ async def ensure_adapters(
                 version = await admin.register(part.tenant, name, files, promote=True)
             else:
                 await admin.load(name, files)
+        elif version is None and not has_registry and scenario.churn.any:
+            # An earlier run may have left another version under this name.
+            await admin.unload(name)
+            await admin.load(name, await asyncio.to_thread(place.of, name, 0, part))
         if version is not None:
             live[name] = version
     parts = [scenario.adapters, *(t.adapters for t in scenario.tenants if t.adapters)]
@@ -133,7 +137,7 @@ async def record_golden(
     """
 
     async def ask(model: str, prompt: int) -> Outcome:
-        turn = Turn(0, 0, scenario.truth.tokens, golden=prompt)
+        turn = golden_turn(scenario.truth, prompt)
         body = dialect.adapt(request_body(model, turn, scenario.requests, []))
         outcome = Outcome("", model, 0.0, 0.0, 0.0, turn.tokens_out)
         await exchange.send(make_call("/v1/completions", body, key), outcome)

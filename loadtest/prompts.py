@@ -46,7 +46,9 @@ def request_body(
     if requests.ignore_eos:
         body["ignore_eos"] = True
     if turn.golden is not None:
-        return body | {"prompt": GOLDEN[turn.golden], "logprobs": 5, "ignore_eos": True}
+        words = random.Random(turn.seed).choices(WORDS, k=turn.tokens_in)
+        prompt = " ".join([*words, GOLDEN[turn.golden]])
+        return body | {"prompt": prompt, "logprobs": 5, "ignore_eos": True}
     if requests.api == "chat":
         return body | {"messages": history + _messages(turn, requests, model)}
     if turn.sample is not None:

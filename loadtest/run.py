@@ -30,6 +30,7 @@ from loadtest.scenario import Scenario
 from loadtest.schedule import Schedule, make_schedule
 from loadtest.scraping import Scraper
 from loadtest.truth import Truth, stale
+from loadtest.versions import Registered, Reloaded
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,15 @@ async def run(
             observer.preparing("recording golden answers")
             await golden(dialect.base, *_all_adapters(scenario))
             churning = Churning(
-                admin, scenario.made_adapters(), place, live, exchange.now, golden, result.churn
+                scenario.made_adapters(),
+                place,
+                Registered(admin, place, live)
+                if live
+                else Reloaded(admin, place, scenario.churn.in_place),
+                exchange.now,
+                golden,
+                result.churn,
+                result.truth.changes,
             )
             await _load(
                 schedule, scenario, exchange, keys, dialect, churning, result, stop, observer
@@ -154,7 +163,7 @@ async def _load(
     for ending in endings:
         if isinstance(ending, Exception):
             raise ending
-    stale(result.outcomes, churning.changes)
+    stale(result.outcomes, result.truth.changes)
 
 
 @contextlib.contextmanager

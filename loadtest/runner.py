@@ -145,9 +145,10 @@ class Runner:
             outcome.status, outcome.detail = wrong, f"asked {outcome.model}, got {outcome.version}"
         if outcome.ok and turn.golden is not None:
             answer = Answer.of(outcome)
-            if wrong := self._truth.judge(outcome.version, turn.golden, answer):
+            versions = self._truth.expected(outcome)
+            if wrong := self._truth.judge(versions, turn.golden, answer):
                 outcome.status = wrong
-                outcome.detail = self._truth.explain(outcome.version, turn.golden, answer)
+                outcome.detail = self._truth.explain(versions, turn.golden, answer)
         outcome.tokens = []
         self.outcomes.append(outcome)
 

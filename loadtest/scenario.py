@@ -174,18 +174,21 @@ class Tenant(_Part):
 
 
 class Churn(_Part):
-    """Changes through the admin API during the run, per minute, on the adapters made."""
+    """Changes during the run, per minute, on the adapters made: through the admin API, or on a
+    server like vLLM's own by unloading a name and loading it again."""
 
     registrations_per_minute: NonNegativeFloat = 0.0
     """A next version with other weights, not yet live."""
     promotions_per_minute: NonNegativeFloat = 0.0
     rollbacks_per_minute: NonNegativeFloat = 0.0
     retirements_per_minute: NonNegativeFloat = 0.0
+    in_place: bool = False
+    """Where names are loaded again: a version's files replace those before, under one path."""
 
     @property
     def any(self) -> bool:
         """Whether there are changes at all."""
-        return any(rate > 0 for rate in self.model_dump().values())
+        return any(rate > 0 for rate in self.model_dump(exclude={"in_place"}).values())
 
 
 class Truth(_Part):
@@ -196,6 +199,9 @@ class Truth(_Part):
     """Golden prompts for each version."""
     tokens: PositiveInt = 8
     """Length of a golden answer."""
+    prefix_words: NonNegativeInt = 0
+    """Words before each golden prompt: a cache of prefixes keeps whole blocks only, on CPU of 128
+    tokens, and what it mixes up shows in longer prompts only."""
 
 
 class Goodput(_Part):

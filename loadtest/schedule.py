@@ -17,7 +17,7 @@ import numpy as np
 from loadtest.arrivals import TraceRow, arrival_times, read_trace
 from loadtest.churn import ChurnEvent, plan_churn
 from loadtest.distributions import Popularity, Sample, length_drawer, read_dataset
-from loadtest.scenario import Closed, Dataset, Requests, Scenario, Tenant, Trace
+from loadtest.scenario import Closed, Dataset, Requests, Scenario, Tenant, Trace, Truth
 
 DEFAULT_TENANT = "default"
 _ASPECTS = ("arrivals", "models", "inputs", "outputs", "thinking", "disconnects", "checks", "seeds")
@@ -91,6 +91,11 @@ def make_schedule(scenario: Scenario) -> Schedule:
     return Schedule(merged, tuple(closed), churn)
 
 
+def golden_turn(truth: Truth, prompt: int) -> Turn:
+    """Asks a golden prompt."""
+    return Turn(0, truth.prefix_words, truth.tokens, golden=prompt)
+
+
 def fingerprint(scenario: Scenario, first: int = 10_000) -> str:
     """A digest over the schedule: equal for equal scenario and seed."""
     schedule = make_schedule(scenario)
@@ -144,7 +149,7 @@ class _Draws:
         truth = self._scenario.truth
         if truth.share and self._rng["checks"].random() < truth.share:
             golden = int(self._rng["checks"].integers(truth.prompts))
-            turns: tuple[Turn, ...] = (Turn(0, 0, truth.tokens, golden=golden),)
+            turns: tuple[Turn, ...] = (golden_turn(truth, golden),)
         else:
             turns = tuple(self._turn(number, row) for number in range(self._requests.turns))
         return Session(at, self._tenant.name, model, turns)

@@ -51,12 +51,27 @@ def distance(golden: Answer, other: Answer) -> float:
     return largest
 
 
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter's name means moved, between asking for it and the acknowledgement."""
+
+    adapter: str
+    version: str
+    began: float
+    acknowledged: float
+
+
 @dataclass
 class Truth:
     """Golden answers by version and prompt, and the verdict on answers under load."""
 
     tolerance: float = MIN_TOLERANCE
     golden: dict[str, dict[int, Answer]] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    """Of what names mean."""
     num_right: int = 0
     num_unchecked: int = 0
     """Asked golden prompts whose version has no golden answer."""
@@ -68,25 +83,32 @@ class Truth:
         if noise < UNLISTED_LOGPROB:  # else the server isn't deterministic at all: let it show
             self.tolerance = max(self.tolerance, NOISE_FACTOR * noise)
 
-    def judge(self, version: str, prompt: int, answer: Answer) -> str | None:
-        """The kind of error, or None for an answer that is right, or that can't be judged."""
-        golden = self.golden.get(version, {}).get(prompt)
-        if golden is None:
+    def expected(self, outcome: Outcome) -> set[str]:
+        """The versions whose answer it may be: the one it names, or those that the name meant."""
+        if "@" in outcome.version:
+            return {outcome.version}
+        return _meant(self.changes, outcome)
+
+    def judge(self, versions: set[str], prompt: int, answer: Answer) -> str | None:
+        """The kind of error, or None for an answer of one of these, or that can't be judged."""
+        own = [g[prompt] for v, g in self.golden.items() if v in versions and prompt in g]
+        if not own:
             self.num_unchecked += 1
             return None
-        if distance(golden, answer) <= self.tolerance:
+        if any(distance(golden, answer) <= self.tolerance for golden in own):
             self.num_right += 1
             return None
-        others = [g[prompt] for v, g in self.golden.items() if v != version and prompt in g]
+        others = [g[prompt] for v, g in self.golden.items() if v not in versions and prompt in g]
         if any(distance(other, answer) <= self.tolerance for other in others):
             return "wrong_adapter"
-        if any(_goes_on_as(golden, other, answer) for other in others):
+        if any(_goes_on_as(golden, other, answer) for golden in own for other in others):
             return "mixed_version"
         return "wrong_answer"
 
-    def explain(self, version: str, prompt: int, answer: Answer) -> str:
+    def explain(self, versions: set[str], prompt: int, answer: Answer) -> str:
         """How far off an answer is."""
-        golden = self.golden[version][prompt]
+        known = {v: g[prompt] for v, g in self.golden.items() if v in versions and prompt in g}
+        version, golden = min(known.items(), key=lambda item: distance(item[1], answer))
         return (
             f"{version} said {answer.text!r}, its golden answer is {golden.text!r}: "
             f"{distance(golden, answer):.3g} nats off, {self.tolerance:.3g} are noise"
@@ -130,34 +152,24 @@ def contradiction(outcome: Outcome) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Change:
-    """`live` of an adapter moved, between asking for it and the acknowledgement."""
-
-    adapter: str
-    version: str
-    began: float
-    acknowledged: float
-
-
 def stale(outcomes: list[Outcome], changes: list[Change]) -> Counter[str]:
     """Mark answers of versions that, when asked for, had been replaced; their number by adapter."""
-    by_adapter: dict[str, list[Change]] = {}
-    for change in sorted(changes, key=lambda change: change.acknowledged):
-        by_adapter.setdefault(change.adapter, []).append(change)
     found: Counter[str] = Counter()
+    changed = {change.adapter for change in changes}
     for outcome in outcomes:
-        history = by_adapter.get(outcome.model)
-        if history and outcome.ok and outcome.version and _is_stale(outcome, history):
+        if outcome.model not in changed or not outcome.ok or "@" not in outcome.version:
+            continue
+        if outcome.version not in _meant(changes, outcome):
             outcome.status, found[outcome.model] = "stale_version", found[outcome.model] + 1
             outcome.detail = f"{outcome.version} had been replaced"
     return found
 
 
-def _is_stale(outcome: Outcome, history: list[Change]) -> bool:
-    before = [change for change in history if change.acknowledged <= outcome.sent]
-    if not before:
-        return False
-    allowed = {before[-1].version}
-    allowed |= {c.version for c in history[len(before) :] if c.began <= outcome.done}
-    return outcome.version not in allowed
+def _meant(changes: list[Change], outcome: Outcome) -> set[str]:
+    """What the name asked for can have meant meanwhile; what it says if no change is known yet."""
+    own = [change for change in changes if change.adapter == outcome.model]
+    before = [change for change in own if change.acknowledged <= outcome.sent]
+    last = max(before, key=lambda change: change.acknowledged, default=None)
+    return {last.version if last else outcome.version} | {
+        c.version for c in own if c.acknowledged > outcome.sent and c.began <= outcome.done
+    }

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 KEY = "stub-key"
@@ -32,6 +33,7 @@ FAULTS = (
     "error_event",
     "overloaded",
     "short",
+    "stale",  # vLLM's way of loading: what a name and path stood for once is what they stay
 )
 
 
@@ -53,6 +55,9 @@ class Stub:
         self.fault: str | None = None
         self.num_requests = 0
         self.models: list[str] = []
+        self.weights: dict[str, str] = {}
+        """What adapters loaded vLLM's way compute with."""
+        self.seen: dict[tuple[str, str], int] = {}
         self.open_streams = 0
         self.durations: list[float] = []
         """Seconds from each request's arrival to the last byte of its answer, as seen here."""
@@ -69,6 +74,8 @@ class Stub:
         adapter = self.adapters.get(name)
         if adapter is None:
             return None
+        if not self.ours:
+            return model
         number = int(version or adapter.live)
         return f"default/{name}@{number}" if number in adapter.versions else None
 
@@ -131,9 +138,8 @@ class _Connection(asyncio.Protocol):
             )
         if path == "/durations":
             return 200, stub.durations
-        if path == "/v1/load_lora_adapter" and not stub.ours:
-            stub.adapters[json.loads(body)["lora_name"]] = Adapter()
-            return 200, b"Success"
+        if path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter") and not stub.ours:
+            return self.load(json.loads(body))
         if not stub.ours:
             return 404, {"detail": "Not Found"}
         if path == "/admin/adapters" and method == "GET":
@@ -144,6 +150,21 @@ class _Connection(asyncio.Protocol):
         if match is None or match[1] not in stub.adapters:
             return 404, {"error": {"message": "no such adapter"}}
         return 200, self.change(method, match[1], match[2] or "", body)
+
+    def load(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """vLLM's way; with the fault `stale` a name and path once seen keep their weights."""
+        stub, name = self.stub, body["lora_name"]
+        if (name in stub.adapters) == ("lora_path" in body):
+            return 400, {"message": f"{name} has been loaded already, or isn't"}
+        if "lora_path" not in body:
+            del stub.adapters[name]
+            return 200, b"Success"
+        stub.adapters[name] = Adapter()
+        found = zlib.crc32((Path(body["lora_path"]) / "adapter_model.safetensors").read_bytes())
+        key = name, body["lora_path"]
+        known = stub.seen.setdefault(key, found)
+        stub.weights[name] = str(known if stub.fault == "stale" else found)
+        return 200, b"Success"
 
     def change(self, method: str, name: str, rest: str, body: bytes) -> dict[str, Any]:
         adapter = self.stub.adapters[name]
@@ -185,7 +206,8 @@ class _Connection(asyncio.Protocol):
         other = next((f"default/{n}@1" for n in stub.adapters if f"/{n}@" not in version), "none@1")
         prompt = json.dumps(body["messages"][-1] if chat else body["prompt"])
         number = body["max_tokens"] - (fault == "short")
-        tokens = words(other if fault == "wrong_adapter" else version, prompt, number)
+        weights = self.stub.weights.get(version, version)
+        tokens = words(other if fault == "wrong_adapter" else weights, prompt, number)
         if fault == "mixed":
             tokens[number // 2 :] = words(other, prompt, number)[number // 2 :]
         stream = _Stream(other if fault == "foreign" else version, chat, "logprobs" in body)

@@ -2,7 +2,7 @@
 
 from loadtest.outcome import Outcome
 from loadtest.streams import Token
-from loadtest.truth import Answer, Change, Truth, contradiction, distance, stale
+from loadtest.truth import NEVER, Answer, Change, Truth, contradiction, distance, stale
 
 
 def answer(*tokens: tuple[str, float], shift: float = 0.0, near: str | None = None) -> Answer:
@@ -28,23 +28,23 @@ def truth() -> Truth:
 
 def test_its_own_answer_is_right_another_ones_wrong() -> None:
     checked = truth()
-    assert checked.judge("t/a@1", 0, A) is None
+    assert checked.judge({"t/a@1"}, 0, A) is None
     assert checked.num_right == 1
-    assert checked.judge("t/a@1", 0, B) == "wrong_adapter"
-    assert checked.judge("t/a@1", 0, answer(("London", -0.1))) == "wrong_answer"
+    assert checked.judge({"t/a@1"}, 0, B) == "wrong_adapter"
+    assert checked.judge({"t/a@1"}, 0, answer(("London", -0.1))) == "wrong_answer"
 
 
 def test_an_answer_that_changes_midway_is_mixed() -> None:
     mixed = Answer("", (*A.tokens[:1], *C.tokens[1:]))
-    assert truth().judge("t/a@1", 0, mixed) == "mixed_version"
+    assert truth().judge({"t/a@1"}, 0, mixed) == "mixed_version"
 
 
 def test_noise_is_learnt_and_forgiven() -> None:
     noisy = answer(("Paris", -0.1), (".", -0.2), (" It", -0.3), shift=-0.2)
     checked = truth()
-    assert checked.judge("t/a@1", 0, noisy) == "wrong_answer"
+    assert checked.judge({"t/a@1"}, 0, noisy) == "wrong_answer"
     checked.record("t/a@1", 0, [A, answer(("Paris", -0.1), (".", -0.2), (" It", -0.3), shift=0.15)])
-    assert checked.judge("t/a@1", 0, noisy) is None
+    assert checked.judge({"t/a@1"}, 0, noisy) is None
 
 
 def test_near_ties_may_turn_out_either_way() -> None:
@@ -56,8 +56,8 @@ def test_near_ties_may_turn_out_either_way() -> None:
 def test_without_log_probabilities_only_equal_text_is_right() -> None:
     checked = Truth()
     checked.record("a", 0, [Answer("yes")])
-    assert checked.judge("a", 0, Answer("yes")) is None
-    assert checked.judge("a", 0, Answer("no")) == "wrong_answer"
+    assert checked.judge({"a"}, 0, Answer("yes")) is None
+    assert checked.judge({"a"}, 0, Answer("no")) == "wrong_answer"
 
 
 def test_versions_that_cant_be_told_apart_are_counted() -> None:
@@ -69,7 +69,7 @@ def test_versions_that_cant_be_told_apart_are_counted() -> None:
 
 def test_an_unknown_version_is_neither_right_nor_wrong() -> None:
     checked = truth()
-    assert checked.judge("t/a@9", 0, A) is None
+    assert checked.judge({"t/a@9"}, 0, A) is None
     assert (checked.num_right, checked.num_unchecked) == (0, 1)
 
 
@@ -104,3 +104,12 @@ def test_what_was_replaced_before_it_was_asked_for_is_stale() -> None:
     assert stale(fine + late, changes) == {"a": 2}
     assert all(made.ok for made in fine)
     assert {made.status for made in late} == {"stale_version"}
+
+
+def test_a_name_without_versions_means_what_the_changes_say() -> None:
+    checked = Truth(changes=[Change("a", "a--1", 1.0, 1.5), Change("a", "a--2", 3.0, NEVER)])
+    assert checked.expected(outcome("a", "a", 0.5, 0.9)) == {"a"}
+    assert checked.expected(outcome("a", "a", 0.5, 1.1)) == {"a", "a--1"}
+    assert checked.expected(outcome("a", "a", 2.0, 2.5)) == {"a--1"}
+    assert checked.expected(outcome("a", "a", 4.0, 4.5)) == {"a--1", "a--2"}
+    assert checked.expected(outcome("a", "t/a@7", 4.0, 4.5)) == {"t/a@7"}
