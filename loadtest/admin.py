@@ -53,6 +53,17 @@ class Admin:
         except (ValueError, KeyError, TypeError) as error:
             raise LoadTestError(f"{self.url}/v1/models: {status} {text[:200]}") from error
 
+    async def page(self, path: str) -> bytes:
+        """The body of a page.
+
+        Raises:
+            LoadTestError: there is none.
+        """
+        status, text = await self._call("GET", path)
+        if status != 200:
+            raise LoadTestError(f"{self.url}{path}: {status}")
+        return text.encode()
+
     async def has_registry(self) -> bool:
         """Whether there is our admin API."""
         return (await self._call("GET", "/admin/adapters?limit=1"))[0] != 404

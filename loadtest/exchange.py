@@ -1,19 +1,18 @@
-"""One streamed request over HTTP, timed, and what went wrong with it named.
-
-aiohttp on uvloop: sends 2,000 requests/s from one core, where httpx manages a few hundred.
-"""
+"""One streamed request over HTTP, timed, and what went wrong with it named."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
-
+from loadtest.connection import Connection
 from loadtest.outcome import HUNG_UP, UNFINISHED, Outcome
 from loadtest.scenario import Limits
 from loadtest.streams import Events, Reading, StreamBroken
@@ -49,19 +48,13 @@ class Exchange:
 
     def __init__(self, url: str, limits: Limits) -> None:
         """Connect on first use; the clock starts now."""
-        self._url = url.rstrip("/")
+        parts = urlsplit(url)
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
+        self._prefix, self._netloc = parts.path.rstrip("/"), parts.netloc.rpartition("@")[2]
+        self._limits = limits
+        self._idle: list[Connection] = []
         self.start_clock()
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(
-                total=limits.request_seconds,
-                sock_connect=CONNECT_SECONDS,
-                sock_read=limits.stall_seconds,
-            ),
-            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
 
     async def __aenter__(self) -> Exchange:
         return self
@@ -72,7 +65,8 @@ class Exchange:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._http.close()
+        for connection in self._idle:
+            connection.close()
 
     def start_clock(self) -> None:
         """Times count from now on."""
@@ -82,88 +76,99 @@ class Exchange:
         """Seconds since the clock was started."""
         return time.perf_counter() - self._start
 
-    async def get(self, path: str) -> bytes:
-        """The body of an open page.
-
-        Raises:
-            aiohttp.ClientError, TimeoutError: there is none.
-        """
-        async with self._http.get(self._url + path, raise_for_status=True) as response:
-            return await response.read()
-
     async def send(self, call: Call, outcome: Outcome) -> None:
         """Send a request and fill in its outcome; raises only when cancelled."""
-        reading = Reading()
-        headers = {"Authorization": f"Bearer {call.key}"} if call.key else {}
+        answer = _Answer(call, outcome, self.now)
         try:
-            async with self._http.post(
-                self._url + call.path, data=call.data, headers=headers
-            ) as response:
-                await self._read(response, call, outcome, reading)
+            connection = await self._connection()
+            await connection.ask(self._request(call), answer, self._limits)
+            if connection.is_open:
+                self._idle.append(connection)
         except asyncio.CancelledError:
             outcome.status, outcome.detail = UNFINISHED, "the run was over"
             raise
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            outcome.status, outcome.detail = kind_of(error), str(error) or type(error).__name__
         except StreamBroken as error:
             outcome.status, outcome.detail = error.status, str(error)
         finally:
             outcome.done = self.now()
-            _note(outcome, reading)
+            _note(outcome, answer.reading)
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, call: Call, outcome: Outcome, reading: Reading
-    ) -> None:
-        if response.status != 200:
-            text = (await response.content.read(MAX_ERROR_BYTES)).decode(errors="replace")
-            raise StreamBroken(f"http_{response.status}", text)
-        if response.content_type != "text/event-stream":
-            raise StreamBroken("garbage", f"content type {response.content_type}")
-        _note_headers(outcome, response)
-        events, last = Events(), 0.0
-        while data := await response.content.readany():
-            now = self.now()
-            for event in events.feed(data):
-                if not reading.take(event):
-                    continue
-                if outcome.first is None:
-                    outcome.first = now
-                else:
-                    outcome.gaps.append(now - last)
-                last = now
-                if call.hang_up_after and len(outcome.gaps) + 1 >= call.hang_up_after:
-                    outcome.status = HUNG_UP
-                    response.close()
-                    return
-        _check_whole(reading, events, call)
+    async def _connection(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and loop.time() - connection.idle_since < KEEPALIVE_SECONDS:
+                return connection
+            connection.close()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                made = loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                return (await made)[1]
+        except (OSError, TimeoutError) as error:
+            raise StreamBroken("connect", str(error) or "no connection in time") from error
+
+    def _request(self, call: Call) -> bytes:
+        key = f"Authorization: Bearer {call.key}\r\n" if call.key else ""
+        head = (
+            f"POST {self._prefix}{call.path} HTTP/1.1\r\nHost: {self._netloc}\r\n{key}"
+            "Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
+            f"Content-Length: {len(call.data)}\r\n\r\n"
+        )
+        return head.encode() + call.data
 
 
-def kind_of(error: Exception) -> str:
-    """The kind of error that an exception of the transport is."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
-        return "connect"
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return "stall"
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, aiohttp.ServerConnectionError | aiohttp.ClientPayloadError | OSError):
-        return "reset"
-    return "garbage"
+class _Answer:
+    """Reads the answer to one call into its outcome."""
 
+    def __init__(self, call: Call, outcome: Outcome, now: Callable[[], float]) -> None:
+        self.reading = Reading()
+        self._call, self._outcome, self._now = call, outcome, now
+        self._events, self._last = Events(), 0.0
+        self._refusal: tuple[int, bytes] | None = None
 
-def _check_whole(reading: Reading, events: Events, call: Call) -> None:
-    if events.rest.strip() or not (reading.done or reading.finished):
-        raise StreamBroken("truncated", "the stream ended before the answer did")
-    got, asked = reading.tokens_out, call.body["max_tokens"]
-    if call.wants_all_tokens and got is not None and got < asked:
-        raise StreamBroken("short", f"{asked} tokens asked, {got} generated")
+    def begin(self, status: int, headers: dict[str, str]) -> None:
+        """Note who answers; a refusal's text is still to come."""
+        if status != 200:
+            self._refusal = status, b""
+            return
+        kind = headers.get("content-type", "")
+        if kind.partition(";")[0].strip() != "text/event-stream":
+            raise StreamBroken("garbage", f"content type {kind}")
+        self._outcome.tier = headers.get("x-adapter-tier", "")
+        if "x-adapter-version" in headers:
+            self._outcome.version = f"{headers.get('x-adapter-id')}@{headers['x-adapter-version']}"
 
+    def take(self, data: bytes) -> bool:
+        """Time the tokens; True where the client hangs up."""
+        if self._refusal is not None:
+            status, text = self._refusal
+            self._refusal = status, text + data[: MAX_ERROR_BYTES - len(text)]
+            return False
+        outcome, now = self._outcome, self._now()
+        for event in self._events.feed(data):
+            if not self.reading.take(event):
+                continue
+            if outcome.first is None:
+                outcome.first = now
+            else:
+                outcome.gaps.append(now - self._last)
+            self._last = now
+            if self._call.hang_up_after and len(outcome.gaps) + 1 >= self._call.hang_up_after:
+                outcome.status = HUNG_UP
+                return True
+        return False
 
-def _note_headers(outcome: Outcome, response: aiohttp.ClientResponse) -> None:
-    outcome.tier = response.headers.get("x-adapter-tier", "")
-    version = response.headers.get("x-adapter-version")
-    if version is not None:
-        outcome.version = f"{response.headers.get('x-adapter-id')}@{version}"
+    def end(self) -> None:
+        """Is it whole?"""
+        if self._refusal is not None:
+            status, text = self._refusal
+            raise StreamBroken(f"http_{status}", text.decode(errors="replace"))
+        reading, call = self.reading, self._call
+        if self._events.rest.strip() or not (reading.done or reading.finished):
+            raise StreamBroken("truncated", "the stream ended before the answer did")
+        got, asked = reading.tokens_out, call.body["max_tokens"]
+        if call.wants_all_tokens and got is not None and got < asked:
+            raise StreamBroken("short", f"{asked} tokens asked, {got} generated")
 
 
 def _note(outcome: Outcome, reading: Reading) -> None:

@@ -119,7 +119,7 @@ async def run(
                 result.truth.changes,
             )
             await _load(
-                schedule, scenario, exchange, keys, dialect, churning, result, stop, observer
+                schedule, scenario, admin, exchange, keys, dialect, churning, result, stop, observer
             )
     return result
 
@@ -132,6 +132,7 @@ def _all_adapters(scenario: Scenario) -> list[str]:
 async def _load(
     schedule: Schedule,
     scenario: Scenario,
+    admin: Admin,
     exchange: Exchange,
     keys: dict[str, str],
     dialect: Dialect,
@@ -143,7 +144,7 @@ async def _load(
     await asyncio.to_thread(churning.prepare, schedule.churn)
     runner = Runner(scenario, exchange, result.truth, keys, dialect)
     result.outcomes = runner.outcomes
-    scraper = Scraper(exchange, result.pages)
+    scraper = Scraper(admin, exchange.now, result.pages)
     with _no_long_pauses():
         exchange.start_clock()
         cpu = time.process_time()

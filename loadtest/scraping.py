@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.exchange import Exchange
+from loadtest.admin import Admin
+from loadtest.errors import LoadTestError
 
 EVERY_SECONDS = 1.0
 PATH = "/metrics"
@@ -18,19 +19,20 @@ PATH = "/metrics"
 class Scraper:
     """Pages of `/metrics` with their times: reading them would delay the load."""
 
-    exchange: Exchange
+    admin: Admin
+    now: Callable[[], float]
     pages: list[tuple[float, bytes]] = field(default_factory=list)
 
     async def run(self) -> None:
         """Take a page a second until cancelled; give up where there is none."""
         while True:
             try:
-                page = await self.exchange.get(PATH)
-            except (aiohttp.ClientError, TimeoutError, OSError):
+                page = await self.admin.page(PATH)
+            except LoadTestError:
                 if not self.pages:
                     return
             else:
-                self.pages.append((self.exchange.now(), page))
+                self.pages.append((self.now(), page))
             await asyncio.sleep(EVERY_SECONDS)
 
 

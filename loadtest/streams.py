@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 DONE = b"[DONE]"
 
 
@@ -85,7 +87,7 @@ class Reading:
             self.done = True
             return False
         try:
-            chunk = json.loads(data)
+            chunk = from_json(data)
             if "error" in chunk:
                 raise StreamBroken("stream_error", json.dumps(chunk["error"])[:300])
             self._note_model(chunk.get("model"))
