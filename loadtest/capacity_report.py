@@ -59,6 +59,7 @@ def report(
     check.add_row("measured", *_cells(real)[3:])
     check.add_row("error", *_errors(simulated, real))
     yield check
+    yield error_line(simulated, real)
     if not any(request.tier for request in run.requests):
         yield "the run doesn't tell tiers (x-adapter-tier): loads are taken to cost nothing"
 
@@ -100,6 +101,19 @@ def _cells(found: Forecast) -> list[str]:
     times = [f"{value:.0f}" for value in (found.ttft_p50, found.ttft_p99, found.e2e_p99)]
     sizes = [str(size) for size in (setting.max_loras, setting.host_cache, setting.replicas)]
     return [*sizes, *shares, *times]
+
+
+def error_line(simulated: Forecast, real: Forecast) -> str:
+    """How far off the simulation of the run itself is, in one line."""
+    rows = zip(
+        _COLUMNS[3:],
+        _errors(simulated, real),
+        _cells(simulated)[3:],
+        _cells(real)[3:],
+        strict=True,
+    )
+    parts = [f"{name} {off} ({made} / {had})" for name, off, made, had in rows if had != "nan%"]
+    return f"error (simulated / measured): {', '.join(parts)}"
 
 
 def _errors(simulated: Forecast, real: Forecast) -> list[str]:

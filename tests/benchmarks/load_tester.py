@@ -1,6 +1,6 @@
 """Is the load tester fast enough, and do its figures agree with vLLM's own client?
 
-    python -m tests.benchmarks.load_tester speed [--rate 2000] [--seconds 10]
+    python -m tests.benchmarks.load_tester speed [--rate 2100] [--seconds 10]
     python -m tests.benchmarks.load_tester agreement [--rate 20] [--requests 400] [--runs 3]
 
 Both measure the stub server, in a process of its own on the second core; the tester has the first.
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.what == "speed":
-        speed(arguments.rate or 2000, arguments.seconds)
+        speed(arguments.rate or 2100, arguments.seconds)
     else:
         agreement(arguments.rate or 20, arguments.requests, arguments.runs)
 

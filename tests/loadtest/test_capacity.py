@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -153,7 +154,11 @@ def test_a_run_is_found_again() -> None:
 
 
 def test_the_report_shows_the_error() -> None:
-    table, check = report(made_up_run(), None, [2, 8], None, [1, 2], None)
+    table, check, line = report(made_up_run(), None, [2, 8], None, [1, 2], None)
+    assert isinstance(line, str)
+    found = re.search(r"TTFT P50 ([+-]\d+)% \((\d+) / (\d+)\)", line)
+    assert found
+    assert int(found[1]) == pytest.approx((int(found[2]) / int(found[3]) - 1) * 100, abs=1.5)
     assert (table.row_count, check.row_count) == (4, 3)  # type: ignore[union-attr]
 
 
