@@ -106,12 +106,15 @@ class Truth:
         return "wrong_answer"
 
     def explain(self, versions: set[str], prompt: int, answer: Answer) -> str:
-        """How far off an answer is."""
-        known = {v: g[prompt] for v, g in self.golden.items() if v in versions and prompt in g}
-        version, golden = min(known.items(), key=lambda item: distance(item[1], answer))
+        """How far off an answer is, and whose it is."""
+        known = {v: g[prompt] for v, g in self.golden.items() if prompt in g}
+        far = {v: distance(golden, answer) for v, golden in known.items()}
+        version = min(versions & known.keys(), key=far.__getitem__)
+        others = [v for v in known if v not in versions and far[v] <= self.tolerance]
         return (
-            f"{version} said {answer.text!r}, its golden answer is {golden.text!r}: "
-            f"{distance(golden, answer):.3g} nats off, {self.tolerance:.3g} are noise"
+            f"{version} said {answer.text!r}, its golden answer is {known[version].text!r}: "
+            f"{far[version]:.3g} nats off, {self.tolerance:.3g} are noise"
+            + (f"; it is that of {', '.join(others)}" if others else "")
         )
 
     def blind_share(self) -> float:

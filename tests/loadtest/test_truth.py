@@ -31,6 +31,7 @@ def test_its_own_answer_is_right_another_ones_wrong() -> None:
     assert checked.judge({"t/a@1"}, 0, A) is None
     assert checked.num_right == 1
     assert checked.judge({"t/a@1"}, 0, B) == "wrong_adapter"
+    assert checked.explain({"t/a@1"}, 0, B).endswith("; it is that of t/b@1")
     assert checked.judge({"t/a@1"}, 0, answer(("London", -0.1))) == "wrong_answer"
 
 
