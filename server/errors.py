@@ -255,6 +255,8 @@ def to_api_error(error: Exception) -> APIError:
             )
         case RequestValidationError():
             first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                return InvalidRequest(f"the body is no JSON: {first['ctx']['error']}")
             param = ".".join(str(part) for part in first["loc"] if part != "body") or None
             return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)
         case HTTPException():
