@@ -33,6 +33,21 @@ async def test_a_body_that_pauses_too_long(
     assert (await client.post(CHAT, content=body(0), headers=json)).status_code == 200
 
 
+async def test_a_body_that_drips(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    json = {"content-type": "application/json"}
+    response = await client.post(CHAT, content=body(), headers=json)
+    assert "too slowly" in str(assert_error(response, 408, "invalid_request")["message"])
+
+
 async def test_who_has_sent_its_body_may_wait_for_the_answer(
     client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
