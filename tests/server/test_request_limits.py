@@ -1,4 +1,4 @@
-"""Requests that are too large or too slow; what every answer says to browsers."""
+"""Requests that are too large, too slow or malformed; what every answer says to browsers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -95,3 +95,16 @@ async def test_malformed_bodies(client: httpx.AsyncClient, content: bytes) -> No
         response = await client.request(method, path, content=content, headers=headers)
         assert 400 <= response.status_code < 500 or path == CHAT, (path, response.text)
         assert response.status_code != 500, path
+
+
+async def test_keys_with_stray_whitespace(client: httpx.AsyncClient) -> None:
+    key = client.headers.pop("Authorization").removeprefix("Bearer ")
+    for name, value in (
+        ("authorization", f"Bearer  {key} "),
+        ("authorization", f"bearer {key}\t"),
+        ("x-api-key", f" {key}\t"),
+    ):
+        assert (await client.get("/v1/models", headers={name: value})).status_code == 200
+    for value in (f"Bearer {key[:20]} {key[20:]}", f"Bearer{key}", f"{key}", "Bearer ", " "):
+        response = await client.get("/v1/models", headers={"authorization": value})
+        assert_error(response, 401, "invalid_api_key")
