@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # Two images of the same server: `docker build --target cpu .` and `--target gpu .`.
 # Everything that is installed is locked, with hashes: requirements/*.hashes.txt (make hashes).
+# rouge-score has no wheel: setuptools, as pip finds it, builds one of its hashed source.
 # README.md says what of this was run, and where.
 
 FROM python:3.11-slim-bookworm AS python
@@ -15,14 +16,15 @@ FROM build AS build-cpu
 # PyTorch's CPU build isn't on the package index; pytorch.org, "Get started", names this one.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements/cpu.hashes.txt requirements/
-RUN pip install --require-hashes --no-deps --only-binary :all: \
+RUN pip install --require-hashes --no-deps --only-binary :all: --no-binary rouge-score \
     --extra-index-url "$TORCH_INDEX" -r requirements/cpu.hashes.txt
 COPY . .
 RUN pip install --no-deps --no-build-isolation .
 
 FROM build AS build-gpu
 COPY requirements/gpu.hashes.txt requirements/
-RUN pip install --require-hashes --no-deps --only-binary :all: -r requirements/gpu.hashes.txt
+RUN pip install --require-hashes --no-deps --only-binary :all: --no-binary rouge-score \
+    -r requirements/gpu.hashes.txt
 COPY . .
 RUN pip install --no-deps --no-build-isolation .
 

@@ -13,8 +13,16 @@ LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numb
 	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
 	model-hosting-container-standards detect-installer agent-detector
 
-# What pip would install, and with which hashes: for the Dockerfile.
-REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report - -r requirements/bundled-base.txt
+# The hashes are those of the files that Linux on x86-64 gets with Python 3.11; elsewhere the same
+# versions are installed without them. Where another index has other files: `make serve HASHED=`.
+HASHED ?= $(filter x86_64-3.11,$(shell uname -m)-$(shell $(PYTHON) -c \
+	'import sys; print("%d.%d" % sys.version_info[:2])'))
+ENGINE_SET := $(if $(HASHED),--require-hashes -r requirements/$(ENGINE).hashes.txt, \
+	-r requirements/$(ENGINE).txt -r requirements/bundled-base.txt)
+DEV_SET := $(if $(HASHED),--require-hashes -r requirements/dev.hashes.txt,-r requirements/dev.txt)
+
+# What pip would install, and with which hashes.
+REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
 
 .PHONY: serve test bench check lint install base demo-adapters chart-docs lock hashes clean
@@ -60,20 +68,23 @@ lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 		requirements/gpu.in -o requirements/gpu.txt
 	$(MAKE) hashes
 
-hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again, for the Dockerfile.
-	$(REPORT) -r requirements/cpu.txt | $(HASHES) > requirements/cpu.hashes.txt
-	PIP_FIND_LINKS= $(REPORT) -r requirements/gpu.txt | $(HASHES) > requirements/gpu.hashes.txt
+hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again.
+	$(REPORT) -r requirements/cpu.txt -r requirements/bundled-base.txt \
+		| $(HASHES) > requirements/cpu.hashes.txt
+	PIP_FIND_LINKS= $(REPORT) -r requirements/gpu.txt -r requirements/bundled-base.txt \
+		| $(HASHES) > requirements/gpu.hashes.txt
+	$(REPORT) -r requirements/dev.txt | $(HASHES) > requirements/dev.hashes.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-$(INSTALLED): requirements/$(ENGINE).txt requirements/bundled-base.txt pyproject.toml
+$(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pyproject.toml
 	@echo "installing the locked $(ENGINE) set into $(VENV) (about two minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --no-deps -r requirements/$(ENGINE).txt -r requirements/bundled-base.txt
+	$(PIP) --no-deps $(ENGINE_SET)
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt
-	$(PIP) --no-deps -r requirements/dev.txt
+$(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt requirements/dev.hashes.txt
+	$(PIP) --no-deps $(DEV_SET)
 	touch $@

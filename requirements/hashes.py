@@ -1,4 +1,4 @@
-"""A locked set again, with the sha256 of each wheel that Linux on x86-64 gets: for the Dockerfile.
+"""A locked set again, with the sha256 of each file that Python 3.11 on x86-64 Linux gets.
 
 `make hashes` has pip report what it would install, and hands the report over.
 """

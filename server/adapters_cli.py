@@ -21,8 +21,23 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+def _owner(context: typer.Context, tenant: str) -> str:
+    """The tenant that was named, or else the key's own."""
+    if tenant or context.resilient_parsing:  # a shell completes a command
+        return tenant
+    return str(call("GET", "/admin/whoami").json()["tenant"])
+
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-TenantFlag = Annotated[str, typer.Option(help="Whose adapter it is.")]
+TenantFlag = Annotated[
+    str,
+    typer.Option(
+        help="Whose adapter it is; default: the key's own tenant.",
+        callback=_owner,
+        show_default=False,
+    ),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Even if aliases point to it.")]
 Name = Annotated[str, typer.Argument(help="The adapter's name.")]
 Version = Annotated[int, typer.Argument(help="The version's number.")]
@@ -38,7 +53,7 @@ def register(
         str,
         typer.Argument(help="A directory here, which is uploaded, or a source for the server."),
     ],
-    tenant: TenantFlag = "default",
+    tenant: TenantFlag = "",
     promote: Annotated[bool, typer.Option("--promote", help="Make it live when ready.")] = False,
     allow_base_mismatch: Annotated[
         bool, typer.Option("--allow-base-mismatch", help="Its config may name another base.")
@@ -122,7 +137,7 @@ def list_adapters(
 
 
 @app.command()
-def show(name: Name, tenant: TenantFlag = "default", as_json: JsonFlag = False) -> None:
+def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
     """Show an adapter with all its versions."""
     adapter = call("GET", _path(tenant, name)).json()
     if as_json:
@@ -151,7 +166,7 @@ def show(name: Name, tenant: TenantFlag = "default", as_json: JsonFlag = False) 
 
 @app.command()
 def promote(
-    name: Name, version: Version, tenant: TenantFlag = "default", as_json: JsonFlag = False
+    name: Name, version: Version, tenant: TenantFlag = "", as_json: JsonFlag = False
 ) -> None:
     """Make a version live for every request from now on."""
     _point(tenant, name, [{"version": version}], {}, as_json)
@@ -164,7 +179,7 @@ def canary(
     weight: Annotated[
         int, typer.Option(min=0, max=100, help="Its share of requests in per cent; 0 ends it.")
     ] = 10,
-    tenant: TenantFlag = "default",
+    tenant: TenantFlag = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Give a version a share of the requests for the bare name; the live version has the rest."""
@@ -177,28 +192,26 @@ def canary(
 
 
 @app.command()
-def rollback(name: Name, tenant: TenantFlag = "default", as_json: JsonFlag = False) -> None:
+def rollback(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
     """Point live back to the version it had before."""
     alias = call("POST", f"{_path(tenant, name)}/rollback").json()
     _print_alias(f"{tenant}/{name}", alias, as_json)
 
 
 @app.command()
-def pin(name: Name, version: PinnedVersion = None, tenant: TenantFlag = "default") -> None:
+def pin(name: Name, version: PinnedVersion = None, tenant: TenantFlag = "") -> None:
     """Keep a version in a slot of the engine."""
     _pin("PUT", tenant, name, version)
 
 
 @app.command()
-def unpin(name: Name, version: PinnedVersion = None, tenant: TenantFlag = "default") -> None:
+def unpin(name: Name, version: PinnedVersion = None, tenant: TenantFlag = "") -> None:
     """Let a version make room again."""
     _pin("DELETE", tenant, name, version)
 
 
 @app.command()
-def retire(
-    name: Name, version: Version, tenant: TenantFlag = "default", force: ForceFlag = False
-) -> None:
+def retire(name: Name, version: Version, tenant: TenantFlag = "", force: ForceFlag = False) -> None:
     """Take a version out of service, for good."""
     params = {"force": str(force).lower()}
     call("DELETE", f"{_path(tenant, name)}/versions/{version}", params=params)
@@ -206,7 +219,7 @@ def retire(
 
 
 @app.command()
-def delete(name: Name, tenant: TenantFlag = "default", force: ForceFlag = False) -> None:
+def delete(name: Name, tenant: TenantFlag = "", force: ForceFlag = False) -> None:
     """Retire every version and forget the adapter."""
     call("DELETE", _path(tenant, name), params={"force": str(force).lower()})
     print(f"{tenant}/{name} is deleted")
@@ -219,7 +232,7 @@ def share(
         list[str] | None, typer.Option("--with", help="A tenant that may use it; repeatable.")
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Every tenant may use it.")] = False,
-    tenant: TenantFlag = "default",
+    tenant: TenantFlag = "",
 ) -> None:
     """Say which other tenants may use an adapter; without any, none may any more."""
     body = {"shared_with": with_ or [], "public": public}

@@ -29,7 +29,7 @@ from server.errors import APIError, Forbidden, Unauthenticated, error_response
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
 """What answers without a key; everything else is closed, whether it exists or not."""
-TENANT_PATHS = ("/admin/adapters", "/admin/audit", "/admin/usage")
+TENANT_PATHS = ("/admin/adapters", "/admin/audit", "/admin/usage", "/admin/whoami")
 """What the scope `adapters` opens, for the caller's own; the rest of `/admin` is for admins."""
 
 

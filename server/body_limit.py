@@ -6,6 +6,7 @@ The body is counted as it arrives: a header can lie, or be missing.
 from __future__ import annotations
 
 import asyncio
+import time
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,12 +21,13 @@ UPLOAD_PATH = "/admin/adapters"
 FORM_OVERHEAD_BYTES = _MIB
 MAX_HEADERS_KIB = 32
 PAUSE_SECONDS = 30.0
-"""How long a body may pause."""
+"""How long a body may pause, and how long it may take beside what its size allows."""
+LEAST_BYTES_A_SECOND = 16 * 1024
 
 
 class BodyLimit:
     """ASGI middleware: what is over its limit is refused (413, 431) and not read to its end; so is
-    a body that pauses too long (408)."""
+    a body that pauses too long or comes too slowly (408)."""
 
     def __init__(self, app: ASGIApp, max_upload_mib: int) -> None:
         self.app, self.max_upload_mib = app, max_upload_mib
@@ -40,15 +42,19 @@ class BodyLimit:
             await error_response(error, scope["path"])(scope, receive, send)
             return
         limit, num_bytes, complete = self._limit(scope), 0, False
+        waited_seconds = 0.0
 
         async def limited() -> Message:
-            nonlocal num_bytes, complete
+            nonlocal num_bytes, complete, waited_seconds
+            left = PAUSE_SECONDS + num_bytes / LEAST_BYTES_A_SECOND - waited_seconds
+            asked = time.monotonic()
             try:
                 # Who has sent all of its body may be silent for as long as the answer takes.
-                async with asyncio.timeout(None if complete else PAUSE_SECONDS):
+                async with asyncio.timeout(None if complete else min(left, PAUSE_SECONDS)):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"nothing came for {PAUSE_SECONDS:g} s") from None
+                raise HTTPException(408, "the body came too slowly: send it again") from None
+            waited_seconds += time.monotonic() - asked
             complete = not message.get("more_body", False)
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:

@@ -29,7 +29,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from adapters_registry import errors as registry_errors
@@ -253,8 +253,15 @@ def to_api_error(error: Exception) -> APIError:
                 "the registry's database doesn't answer, so nothing can be changed or listed now; "
                 "adapters go on serving. Try again"
             )
+        case DataError() | UnicodeEncodeError():
+            return InvalidRequest(
+                "a value can't be kept: text may hold neither NUL nor half a surrogate pair, and a "
+                "time must be before the year 10000"
+            )
         case RequestValidationError():
             first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                return InvalidRequest(f"the body is no JSON: {first['ctx']['error']}")
             param = ".".join(str(part) for part in first["loc"] if part != "body") or None
             return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)
         case HTTPException():

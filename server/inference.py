@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -47,7 +47,7 @@ def router(
         started = time.monotonic()
         caller: Caller = request.state.caller
         model, conversation = await _asked_for(request)
-        with lifecycle.running(), within_quota(request, caller.tenant) as meter:
+        async with within_quota(request, caller.tenant) as meter:
             version = resolve(model, caller, registry.catalog, base_name, conversation)
             request.state.adapter = version.adapter_id if version else base_name
             if version is None:
@@ -59,8 +59,8 @@ def router(
                 meter.timing = Timing(started, caller.tenant, version.adapter_id, tier.value)
                 yield version
 
-    @contextmanager
-    def within_quota(request: Request, tenant: str) -> Iterator[Meter]:
+    @asynccontextmanager
+    async def within_quota(request: Request, tenant: str) -> AsyncIterator[Meter]:
         """Count the request and, when it has ended, its tokens."""
         record = registry.catalog.tenants.get(tenant)
         quota = record.quota if record else Quota()
@@ -69,7 +69,9 @@ def router(
         METER.set(meter)
         request.state.quota = quota
         try:
-            yield meter
+            with lifecycle.running():
+                yield meter
+                await meter.ended()
         finally:
             if meter.timing:
                 meter.timing.end()

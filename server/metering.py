@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from server.fair_queue import Ticket
 from server.timing import Timing
 from server.turns import Turns
+
+LAST_COUNT_SECONDS = 1.0
+"""How long a request that was given up may take to leave the engine, and still be charged."""
 
 
 @dataclass
@@ -22,6 +26,8 @@ class Meter:
     input_tokens: int = 0
     output_tokens: int = 0
     timing: Timing | None = None
+    _num_open: int = 0
+    _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def tokens(self) -> int:
@@ -31,9 +37,26 @@ class Meter:
     @asynccontextmanager
     async def turn(self, input_tokens: int) -> AsyncIterator[Answer]:
         """Wait until a prompt may run; what is yielded counts tokens of its answer."""
-        async with self.turns.turn(self.tenant, self.weight, input_tokens) as ticket:
-            self.input_tokens += input_tokens
-            yield Answer(self, ticket)
+        self._num_open += 1
+        try:
+            async with self.turns.turn(self.tenant, self.weight, input_tokens) as ticket:
+                self.input_tokens += input_tokens
+                yield Answer(self, ticket)
+        finally:
+            self._num_open -= 1
+            if not self._num_open:
+                self._all_ended.set()
+
+    async def ended(self) -> None:
+        """Wait until no prompt has its turn any more.
+
+        Where the client has gone away vLLM cancels its handler and doesn't wait for it.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_COUNT_SECONDS):
+                while self._num_open:
+                    self._all_ended.clear()
+                    await self._all_ended.wait()
 
 
 @dataclass
@@ -45,11 +68,15 @@ class Answer:
     _last: dict[int, float] = field(default_factory=dict)
     """When each choice's last tokens came."""
 
+    def charge(self, tokens: int) -> None:
+        """Count tokens that nobody will see come."""
+        self.meter.output_tokens += tokens
+        self.meter.turns.charge(self.ticket, tokens)
+
     def add(self, tokens: int, choice: int = 0, since_first: float | None = None) -> None:
         """Count tokens of a choice as they come; `since_first` as in `Timing.tokens`."""
         if tokens:
-            self.meter.output_tokens += tokens
-            self.meter.turns.charge(self.ticket, tokens)
+            self.charge(tokens)
             if timing := self.meter.timing:
                 before = self._last.get(choice)
                 self._last[choice] = timing.tokens(tokens, before, since_first)

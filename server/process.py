@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from server.auth import Keys
 from server.data_dir import open_content, own_data_dir
 from server.engine.environment import prepare_environment
 from server.gate import Gate
+from server.http_server import HttpServer
 from server.lifecycle import Lifecycle
 from server.settings import Settings, SettingsError
 from server.showback import Showback
@@ -42,14 +42,6 @@ FOLLOW_INTERVAL_SECONDS = 0.5
 BOOKKEEPING_INTERVAL_SECONDS = 10
 
 Books = Sequence[Callable[[], None]]
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end the engine's clients mid-stream."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> int:
@@ -132,8 +124,9 @@ async def _run(
         log_level="info" if settings.log_level == "debug" else "warning",
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
+        ws="none",
     )
-    server = _Server(config)
+    server = HttpServer(config)
     signalled = _watch_signals()
     http = asyncio.create_task(server.serve(sockets=[listener]))
     engine_is_up = asyncio.Event()

@@ -97,7 +97,10 @@ def train(
     register: Annotated[
         str | None, typer.Option(help="Register the adapter under this name on LORAPLEX_URL.")
     ] = None,
-    tenant: Annotated[str, typer.Option(help="Whose adapter it is registered as.")] = "default",
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Whose adapter it is registered as; default: the key's own tenant."),
+    ] = None,
 ) -> None:
     """Train an adapter, or with --method full a whole model; score it on what was held out."""
     from training.recipe import load_recipe, make_recipe
@@ -178,14 +181,16 @@ def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, pla
     Console().print(table)
 
 
-def _register(name: str, tenant: str, directory: Path, record: RunRecord) -> None:
+def _register(name: str, tenant: str | None, directory: Path, record: RunRecord) -> None:
     """Upload the adapter as the name's next version, with what is known of its training."""
     from server.adapters_cli import print_verdict, upload
 
     facts = asdict(record)
     kept = ("base", "base_sha256", "base_quantization", "data_sha256", "evaluation", "recipe")
     metadata: dict[str, Any] = {"training": {key: facts[key] for key in kept}}
-    form = {"name": name, "tenant": tenant, "metadata": json.dumps(metadata)}
+    form = {"name": name, "metadata": json.dumps(metadata)}
+    if tenant is not None:
+        form["tenant"] = tenant
     print_verdict(upload(directory, form).json())
 
 

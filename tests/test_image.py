@@ -26,10 +26,11 @@ def pins(*files: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
-@pytest.mark.parametrize("engine", ["cpu", "gpu"])
-def test_the_hashed_locks_are_the_locks(engine: str) -> None:
-    hashed = ROOT / "requirements" / f"{engine}.hashes.txt"
-    assert pins(hashed.name) == pins(f"{engine}.txt", "bundled-base.txt"), "run make hashes"
+@pytest.mark.parametrize("locked", ["cpu", "gpu", "dev"])
+def test_the_hashed_locks_are_the_locks(locked: str) -> None:
+    hashed = ROOT / "requirements" / f"{locked}.hashes.txt"
+    bundled = [] if locked == "dev" else ["bundled-base.txt"]
+    assert pins(hashed.name) == pins(f"{locked}.txt", *bundled), "run make hashes"
     for line in hashed.read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9-]+==\S+ --hash=sha256:[0-9a-f]{64}", line)
 

@@ -11,6 +11,8 @@ from adapters_registry.records import Registry
 from server.admin.bodies import AuditBody, AuditPage
 from server.auth import Caller
 
+MAX_ID = (1 << 63) - 1
+
 
 def router(registry: Registry) -> APIRouter:
     """The audit route."""
@@ -22,7 +24,9 @@ def router(registry: Registry) -> APIRouter:
         tenant: str | None = None,
         subject: Annotated[str | None, Query(examples=["default/smart-home@live"])] = None,
         action: Annotated[str | None, Query(examples=["alias.point"])] = None,
-        before: Annotated[int | None, Query(description="`next` of the page before.")] = None,
+        before: Annotated[
+            int | None, Query(description="`next` of the page before.", le=MAX_ID)
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> AuditPage:
         """List changes, newest first, a page at a time; with the scope `adapters` one's own."""

@@ -1,4 +1,4 @@
-"""Tenants and their keys; for admins only."""
+"""Tenants and their keys; but for `whoami`, for admins only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adapters_registry.tenants import (
     set_quota,
 )
 from server.admin.idempotency import IdempotencyHeader, idempotency
-from server.auth import Keys
+from server.auth import Caller, Keys
 
 MAX_QUOTA = 1 << 53  # beyond it, numbers aren't exact in every client's JSON
 
@@ -111,6 +111,14 @@ class CreatedKey(KeyBody):
     key: str = Field(description="The whole key, shown this once.")
 
 
+class CallerBody(BaseModel):
+    """Who asks."""
+
+    tenant: str
+    scopes: list[str]
+    key_id: str = Field(description="The key's public part.")
+
+
 class KeyPage(BaseModel):
     """A page of keys, oldest first."""
 
@@ -191,6 +199,12 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
         page = found[start : start + limit]
         following = page[-1].id if len(found) > start + limit else None
         return KeyPage(data=[KeyBody.of(key) for key in page], next=following)
+
+    @routes.get("/whoami")
+    async def say_who_asks(request: Request) -> CallerBody:
+        """Say whose key asks, and what it may do; with the scope `adapters` or `admin`."""
+        caller: Caller = request.state.caller
+        return CallerBody(tenant=caller.tenant, scopes=sorted(caller.scopes), key_id=caller.key_id)
 
     @routes.delete("/keys/{key_id}", status_code=204)
     async def revoke(key_id: str) -> None:

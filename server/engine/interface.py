@@ -37,7 +37,7 @@ Handler = Callable[[Any, Request, VersionRecord | None], Awaitable[Response]]
 class Endpoint:
     """One route of OpenAI's or Anthropic's API: the type of its body, and what answers it."""
 
-    body: type
+    body: Any
     handler: Handler
 
 

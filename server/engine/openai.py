@@ -10,14 +10,16 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from adapters_registry.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response
 from server.engine.interface import Endpoint
+from server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -85,7 +87,7 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
                 _leased.reset(token)
             return map_response(response)
 
-        return Endpoint(body, answer)
+        return Endpoint(Annotated[body, WrapValidator(_parse)], answer)
 
     return {
         "/v1/chat/completions": embed(ChatCompletionRequest, chat.create_chat_completion),
@@ -93,6 +95,21 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
         "/v1/responses": embed(ResponsesRequest, responses.create_responses),
         "/v1/messages": embed(AnthropicMessagesRequest, anthropic.create_messages),
     }
+
+
+def _parse(body: Any, parse: ValidatorFunctionWrapHandler) -> Any:
+    """Parse a body; whatever vLLM's validators raise is the client's error.
+
+    They see it before its types are checked, so that they may also fail on what they find there.
+    """
+    try:
+        return parse(body)
+    except ValueError:  # pydantic's own, which says where
+        raise
+    except Exception as error:
+        if (mapped := map_exception(error)).status < 500:
+            raise mapped from error
+        raise InvalidRequest(f"the body has a field of a wrong type: {error}") from error
 
 
 def cache_salt(tenant: str, given: str | None) -> str:

@@ -1,6 +1,9 @@
 """Tenants on the real engine: what one has sent tells nothing to another."""
 
+import time
+
 import httpx
+import pytest
 
 from tests.real_engine.running_server import RunningServer
 
@@ -36,3 +39,31 @@ def test_the_prefix_cache_is_divided_by_tenants(server: RunningServer) -> None:
     assert hits_of(acme, cache_salt="mine") == 0
     assert secret[:30] not in server.log.read_text()
     assert acme.split("-", 2)[2] not in server.log.read_text()
+
+
+@pytest.mark.parametrize("body", [{}, {"n": 2}])
+def test_an_answer_that_is_cut_off_is_charged(server: RunningServer, body: dict[str, int]) -> None:
+    tenant = f"impatient-{body.get('n', 1)}"
+    key = key_of(server, tenant)
+
+    def output_tokens() -> int:
+        rows = server.admin("GET", f"/admin/usage?tenant={tenant}").json()["data"]
+        return sum(row["output_tokens"] for row in rows)
+
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            server.url + "/v1/completions",
+            json={
+                "model": "base",
+                "prompt": "Once",
+                "max_tokens": 4000,
+                "ignore_eos": True,
+                **body,
+            },
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=5,
+        )
+    deadline = time.monotonic() + 30
+    while not output_tokens() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert 0 < output_tokens() < 4000

@@ -1,4 +1,4 @@
-"""Requests that are too large or too slow; what every answer says to browsers."""
+"""Requests that are too large, too slow or malformed; what every answer says to browsers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,6 +31,21 @@ async def test_a_body_that_pauses_too_long(
     response = await client.post(CHAT, content=body(30), headers=json)
     assert response.status_code == 408
     assert (await client.post(CHAT, content=body(0), headers=json)).status_code == 200
+
+
+async def test_a_body_that_drips(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    json = {"content-type": "application/json"}
+    response = await client.post(CHAT, content=body(), headers=json)
+    assert "too slowly" in str(assert_error(response, 408, "invalid_request")["message"])
 
 
 async def test_who_has_sent_its_body_may_wait_for_the_answer(
@@ -80,3 +95,16 @@ async def test_malformed_bodies(client: httpx.AsyncClient, content: bytes) -> No
         response = await client.request(method, path, content=content, headers=headers)
         assert 400 <= response.status_code < 500 or path == CHAT, (path, response.text)
         assert response.status_code != 500, path
+
+
+async def test_keys_with_stray_whitespace(client: httpx.AsyncClient) -> None:
+    key = client.headers.pop("Authorization").removeprefix("Bearer ")
+    for name, value in (
+        ("authorization", f"Bearer  {key} "),
+        ("authorization", f"bearer {key}\t"),
+        ("x-api-key", f" {key}\t"),
+    ):
+        assert (await client.get("/v1/models", headers={name: value})).status_code == 200
+    for value in (f"Bearer {key[:20]} {key[20:]}", f"Bearer{key}", f"{key}", "Bearer ", " "):
+        response = await client.get("/v1/models", headers={"authorization": value})
+        assert_error(response, 401, "invalid_api_key")

@@ -10,9 +10,11 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from adapters_registry.catalog import VersionRecord
+from adapters_registry.records import Registry
 from server import cli
 from server.auth import Keys
 from tests.server.answers import CHAT
+from tests.tiny import AdapterFactory
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +88,16 @@ def test_usage_and_audit(home: VersionRecord, app: FastAPI, keys: Keys) -> None:
     assert (entry["action"], entry["subject"]) == ("tenant.create", "acme")
     assert entry["actor"].startswith("key ")
     assert "when" in run("audit", "--action", "tenant.create")
+
+
+def test_the_keys_own_tenant_is_the_default(
+    keys: Keys, registry: Registry, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("tenants", "create", "acme")
+    run("adapters", "register", "bot", str(make_adapter()), "--tenant", "acme")
+    assert "no adapter default/bot" in run("adapters", "show", "bot", code=1)
+    monkeypatch.setenv("LORAPLEX_API_KEY", keys.create("acme", ["adapters"]))
+    assert json.loads(run("adapters", "show", "bot", "--json"))["tenant"] == "acme"
+    run("adapters", "register", "new", str(make_adapter()))
+    assert ("acme", "new") in registry.catalog.adapters
+    run("adapters", "delete", "bot", "--force")
