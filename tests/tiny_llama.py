@@ -8,9 +8,15 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from server.bundled_base import ensure_bundled_base
 
 
-def make_tiny_llama(directory: Path, hidden: int = 64) -> Path:
-    """Write one, with the bundled base's tokenizer and chat template."""
+def make_tiny_llama(directory: Path, hidden: int = 64, *, bytes_only: bool = False) -> Path:
+    """Write one, with the bundled base's tokenizer and chat template.
+
+    With `bytes_only` the vocabulary is of bytes and special tokens: a tiny model's time goes mostly
+    into its head.
+    """
     tokenizer = AutoTokenizer.from_pretrained(ensure_bundled_base())
+    if bytes_only:
+        tokenizer = tokenizer.train_new_from_iterator([], vocab_size=0)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

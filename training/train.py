@@ -28,6 +28,7 @@ from training.data import (
     training_order,
 )
 from training.errors import TrainingError
+from training.free_memory import free_memory
 from training.lora import add_lora, lora_config, save_adapter
 from training.memory import MIB, Shape, training_memory
 from training.recipe import Recipe
@@ -106,16 +107,12 @@ def train(
 
 
 def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
-    """Refuse what the plan says won't fit in the memory that is free.
+    """Refuse what the plan says won't fit in the memory that is free, here or in the container.
 
     Raises:
         TrainingError: with the plan's figures.
     """
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0]
+    free = free_memory()
     length = max(len(sample.input_ids) for sample in samples)
     answers = sum(label != IGNORED_LABEL for sample in samples for label in sample.labels)
     share = answers / sum(len(sample.input_ids) for sample in samples)

@@ -9,7 +9,8 @@ from tests.tiny_llama import make_tiny_llama
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("base") / "tiny-llama")
+    directory = tmp_path_factory.mktemp("base") / "tiny-llama"
+    return make_tiny_llama(directory, bytes_only=True)
 
 
 @pytest.fixture(autouse=True)

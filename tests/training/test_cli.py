@@ -1,6 +1,7 @@
 """The training commands as a person would call them, on a tiny base."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,13 @@ def test_too_little_memory_is_refused_with_figures(
 ) -> None:
     from psutil import virtual_memory
 
-    little = virtual_memory()._replace(available=5 << 20)
+    little = virtual_memory()._replace(available=1 << 20)
     monkeypatch.setattr("psutil.virtual_memory", lambda: little)
     out = tmp_path / "out"
     arguments = ("train", out, "--base", tiny_llama, "--data", data, *FAST)
     text = run(*arguments, code=2)
-    assert "MiB by the plan (weights 12, quantisation 0" in text
-    assert "5 are free" in text
+    assert re.search(r"takes [2-9] MiB by the plan \(weights 0, .* activations [1-9]", text), text
+    assert "and 1 are free" in text
     run(*arguments, "--force")
     assert out.is_dir()
 

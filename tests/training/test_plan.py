@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
+from tests.tiny_llama import make_tiny_llama
 from training.base_model import load_model
 from training.errors import TrainingError
 from training.lora import add_lora
@@ -17,6 +18,12 @@ from training.memory import Shape, activation_bytes, training_memory
 from training.plan import Hardware, advise, estimate, estimate_all, slots_and_context
 from training.recipe import Recipe, make_recipe
 from training.trainer import answer_loss
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a real vocabulary, whose logits are the larger part of what is kept."""
+    return make_tiny_llama(tmp_path_factory.mktemp("base") / "tiny-llama")
 
 
 def shape_of(base: Path) -> Shape:

@@ -1,0 +1,40 @@
+"""How much memory a training run may take: what is free, within the container's limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where a container sees its own control group: version 2, or version 1's controllers."""
+
+
+def free_memory(cgroups: Path = CGROUPS) -> int:
+    """Bytes: of the GPU if there is one, else of the machine, or of the container if less."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    machine: int = psutil.virtual_memory().available
+    groups = (
+        (cgroups, "memory.max", "memory.current"),
+        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    )
+    rooms = [_room(*group) for group in groups]
+    return min([machine, *(room for room in rooms if room is not None)])
+
+
+def _room(group: Path, limit_file: str, usage_file: str) -> int | None:
+    """What a control group leaves; None if it isn't there or has no limit.
+
+    The page cache counts as used there, though it gives way.
+    """
+    try:
+        limit = int((group / limit_file).read_text())
+        usage = int((group / usage_file).read_text())
+        lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+    except (OSError, ValueError):  # the limit may be the word "max"
+        return None
+    pages = {name.removeprefix("total_"): int(size) for name, size in lines}
+    cache = pages.get("inactive_file", 0) + pages.get("active_file", 0)
+    return max(0, limit - usage + cache)
