@@ -38,7 +38,8 @@ def read_conversations(path: Path) -> list[Conversation]:
         DataError: the file is missing or empty, or has bad lines; all of them are listed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(), which also splits at characters that JSON strings may hold as they are.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"can't read the training data {path}: {error}") from error
     conversations: list[Conversation] = []

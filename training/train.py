@@ -60,22 +60,22 @@ def train(
     from transformers import set_seed
 
     require_new(out)
+    config = Checkpoint.open(base).config
     tokenizer = load_tokenizer(base)
     if recipe.has_adapter:
-        lora_config(recipe, num_layers=Checkpoint.open(base).config["num_hidden_layers"])
-    kept, held_out = split_off(conversations, recipe.validation_share, recipe.seed)
-    samples, validation = (
-        tokenize_all(tokenizer, part, recipe.max_length, recipe.truncate)
-        for part in (kept, held_out)
-    )
+        lora_config(recipe, num_layers=config["num_hidden_layers"])
+    tokenized = tokenize_all(tokenizer, conversations, recipe.max_length, recipe.truncate)
+    samples, validation = split_off(tokenized, recipe.validation_share, recipe.seed)
     if not force:
         _check_memory(base, recipe, samples)
     quantization = quantization_in_training(base, recipe.method)
     name, digest = short_name(str(base.absolute())), base_digest(base)
     record = begin_record(recipe, name, digest, quantization, conversations, len(validation))
-    checkpoints = _open_checkpoints(out, record, resume=resume)
+    checkpoints = _checkpoints_for(out, record, resume=resume)
     set_seed(recipe.seed)
     model = _load(base, recipe)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    record.write_json(checkpoints)
     record.num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lengths = [len(sample.input_ids) for sample in samples]
     num_examples = recipe.num_steps * recipe.batch_size
@@ -131,8 +131,8 @@ def checkpoints_of(out: Path) -> Path:
     return out.absolute().with_name(f"{out.name}.checkpoints")
 
 
-def _open_checkpoints(out: Path, record: RunRecord, *, resume: bool) -> Path:
-    """The directory of checkpoints, empty or of this very job.
+def _checkpoints_for(out: Path, record: RunRecord, *, resume: bool) -> Path:
+    """The directory of checkpoints: of this very job, or yet to be made.
 
     Raises:
         TrainingError: it holds another run's, or this one's and `resume` isn't said.
@@ -150,8 +150,6 @@ def _open_checkpoints(out: Path, record: RunRecord, *, resume: bool) -> Path:
             )
     elif resume:
         raise TrainingError(f"there is nothing to resume: {directory} holds no run")
-    directory.mkdir(parents=True, exist_ok=True)
-    record.write_json(directory)
     return directory
 
 

@@ -14,6 +14,7 @@ from training.data import (
     tokenize,
     tokenize_all,
     training_order,
+    write_conversations,
 )
 from training.errors import DataError
 
@@ -66,6 +67,16 @@ def test_collator_pads_and_masks() -> None:
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
     assert batch["labels"].tolist() == [[-100, 2, 3], [4, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    conversations = [exchange(f"line{end}end", "yes") for end in "\n\r\x0b\x85\u2028"]
+    write_conversations(tmp_path / "data.jsonl", conversations)
+    assert read_conversations(tmp_path / "data.jsonl") == conversations
+    text = (tmp_path / "data.jsonl").read_text(encoding="utf-8")
+    windows = "\ufeff" + text.replace("\n", "\r\n")
+    (tmp_path / "windows.jsonl").write_text(windows, encoding="utf-8", newline="")
+    assert read_conversations(tmp_path / "windows.jsonl") == conversations
 
 
 def test_both_forms_are_read(tmp_path: Path) -> None:
