@@ -27,7 +27,7 @@ MAX_DIFFERENCE = 1e-4
 MAX_DIVERGENCE = 1e-3
 """BF16: bound on the mean KL divergence, in nats; rounding the weights leaves about 2e-4."""
 MIN_TOP1 = 0.99
-"""BF16: bound on the share of positions with the same most likely token."""
+"""BF16: bound on the share of positions with the same most likely token, near ties aside."""
 OVER = ("trained", "original", "nf4")
 
 

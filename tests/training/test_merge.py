@@ -16,7 +16,7 @@ from training.base_model import load_model
 from training.errors import TrainingError
 from training.merge import merge_adapter
 from training.nf4 import round_checkpoint_to_nf4, round_to_nf4
-from training.parity import probe_texts
+from training.parity import parity_of, probe_texts
 
 
 def make_adapter(base: Path, directory: Path, seed: int = 1, **config: Any) -> Path:
@@ -75,6 +75,14 @@ def test_merged_in_bfloat16_is_a_whole_model_directory(tiny_llama: Path, tmp_pat
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     model = AutoModelForCausalLM.from_pretrained(out)
     assert model.dtype == torch.bfloat16
+
+
+def test_rounding_may_swap_tokens_that_are_nearly_as_likely() -> None:
+    expected = torch.tensor([[0.50, 0.48, 0.02], [0.55, 0.43, 0.02], [0.9, 0.05, 0.05]]).log()
+    swapped = expected[:, [1, 0, 2]]
+    parity = parity_of(expected, torch.cat([swapped[:2], expected[2:]]))
+    assert parity.top1 == pytest.approx(2 / 3), "the second pair is too far apart"
+    assert parity.divergence > 0
 
 
 def test_files_of_bounded_size(
