@@ -28,8 +28,8 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_REASONS = 100
 MAX_CHANGE = 1.0
 """Bound on |scale * B * A| / |W| (Frobenius) of a module: trained ones have 0.02 to 0.09."""
-NF4_COST = "exact match 0.72 over the NF4 base, 0.45 over the unrounded one"
-"""Of a QLoRA adapter on held-out smart-home examples."""
+NF4_COST = "exact match 0.72 and 0.70 over the NF4 base, 0.45 and 0.68 over the unrounded one"
+"""Of two QLoRA adapters on held-out smart-home examples (training/RESULTS.md)."""
 MAX_ENTRY = 65504.0
 """Bound on entries of A, B and scale * B: float16's largest, so that no cast overflows."""
 
@@ -169,7 +169,7 @@ def _check_rounding(
     )
     message = (
         f"it was trained over {learned}, and this server's base has {served}: it is another model "
-        f"here (measured on the bundled base, trained over NF4: {NF4_COST})"
+        f"here (measured on the bundled base, two adapters trained over NF4: {NF4_COST})"
     )
     if over == "nf4":
         message += "; `loraplex quantize --method nf4` makes the base that it belongs over"
