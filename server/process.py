@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORCED_CLOSE_SECONDS = 2
+KEEP_ALIVE_SECONDS = 75
+"""More than proxies keep idle connections to us (mostly 60): a request that is on its way to a
+connection as we close it fails, or is sent again."""
 FOLLOW_INTERVAL_SECONDS = 0.5
 BOOKKEEPING_INTERVAL_SECONDS = 10
 
@@ -123,6 +126,7 @@ async def _run(
         app,
         log_level="info" if settings.log_level == "debug" else "warning",
         access_log=settings.log_level == "debug",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
         ws="none",
     )

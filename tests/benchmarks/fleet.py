@@ -19,10 +19,11 @@ from tests.postgres import Postgres, programs
 from tests.real_engine.running_server import RunningServer
 from tests.s3_server import S3Server
 
-SLOTS, HOST_BUDGET = 4, 8
+SLOTS, HOST_BUDGET = 4, 6
 FLAGS = ("--kv-cache-gib", "1", "--max-loras", str(SLOTS), "--max-cpu-loras", str(HOST_BUDGET))
 FLAGS += ("--max-lora-rank", "8", "--drain-seconds", "60")
 NUM_REPLICAS = 2
+START_SECONDS = 280
 
 
 class Replica:
@@ -103,7 +104,9 @@ def started_fleet(folder: Path) -> Iterator[Fleet]:
             replica = Replica(folder / f"replica{number + 1}", database_url)
             replicas.append(replica)
             stack.callback(lambda replica=replica: replica.process.stop())
-            replica.process.wait_until_ready()
+            _wait_for_key(replicas[0])
+        for replica in replicas:
+            replica.process.wait_until_ready(START_SECONDS)
         proxies = []
         for name, start in (("envoy", start_envoy), ("haproxy", start_haproxy)):
             (folder / name).mkdir()
@@ -114,6 +117,15 @@ def started_fleet(folder: Path) -> Iterator[Fleet]:
             stack.callback(proxy.stop)
             wait_for(proxy)
         yield Fleet(postgres, replicas, *proxies, replicas[0].process.key)
+
+
+def _wait_for_key(first: Replica) -> None:
+    """Until the first replica has made the admin key, so that the others make none."""
+    deadline = time.monotonic() + START_SECONDS
+    while not (first.process.data_dir / "admin.key").is_file():
+        assert time.monotonic() < deadline, first.process.log.read_text()
+        time.sleep(0.2)
+    time.sleep(1)
 
 
 def wait_for(proxy: Proxy) -> None:

@@ -16,7 +16,7 @@ from loadtest.runner import Runner
 from loadtest.scenario import Adapters, Arrivals, Closed, Fixed, Limits, Requests, Scenario, Uniform
 from tests.benchmarks.fleet import Fleet
 
-NUM_ADAPTERS = 12
+NUM_ADAPTERS = 8
 """Of each proxy: with the hash, a replica's host memory holds its share of them, but not all."""
 CLIENTS = 4
 """Of each proxy, where something happens under load."""

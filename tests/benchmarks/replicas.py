@@ -26,7 +26,7 @@ from rich.table import Table
 from loadtest.adapters import LlamaShape, make_adapter
 from loadtest.client import Client
 from loadtest.scenario import Closed, Poisson
-from tests.benchmarks.fleet import NUM_REPLICAS, Fleet, Replica, started_fleet
+from tests.benchmarks.fleet import NUM_REPLICAS, START_SECONDS, Fleet, Replica, started_fleet
 from tests.benchmarks.fleet_load import (
     CLIENTS,
     NUM_ADAPTERS,
@@ -46,7 +46,6 @@ AWAY_SECONDS = 30
 SETTLE_SECONDS = 5
 """A proxy looks whether a server is ready every two."""
 LOOK_SECONDS = 10
-READY_SECONDS = 280
 
 Rows = dict[str, int | float | str]
 Phase = Callable[[Fleet], Awaitable[dict[str, Rows]]]
@@ -125,7 +124,7 @@ async def kill(fleet: Fleet) -> dict[str, Rows]:
 
 async def database(fleet: Fleet) -> dict[str, Rows]:
     """PostgreSQL stops for a while under load; changes are tried meanwhile, and afterwards."""
-    await _second_version(fleet)
+    await register_second_version(fleet)
     refused: Counter[str] = Counter()
     readiness: Counter[str] = Counter()
     async with under_load(fleet) as loads, _admin(fleet) as http:
@@ -182,7 +181,7 @@ async def _all_homes(fleet: Fleet) -> dict[str, int]:
 
 
 async def _ready(replica: Replica) -> None:
-    await asyncio.to_thread(replica.process.wait_until_ready, READY_SECONDS)
+    await asyncio.to_thread(replica.process.wait_until_ready, START_SECONDS)
 
 
 def _admin(fleet: Fleet) -> httpx.AsyncClient:
@@ -228,7 +227,7 @@ async def _first_answer_of(http: httpx.AsyncClient, replica: Replica, version: i
             return sent_at
 
 
-async def _register(fleet: Fleet, prefixes: list[str]) -> None:
+async def register_all(fleet: Fleet, prefixes: list[str]) -> None:
     """The adapters of the phases, through Envoy, so that both replicas take in their share."""
 
     async def register(client: Client, name: str, seed: int) -> None:
@@ -239,12 +238,13 @@ async def _register(fleet: Fleet, prefixes: list[str]) -> None:
 
     names = [f"{prefix}-{number}" for prefix in prefixes for number in range(NUM_ADAPTERS)]
     async with Client(fleet.envoy.url, fleet.key) as client:
-        for start in range(0, len(names), CLIENTS):
+        await register(client, names[0], 0)  # whereby the bucket comes to be
+        for start in range(1, len(names), CLIENTS):
             some = enumerate(names[start : start + CLIENTS], start)
             await asyncio.gather(*(register(client, name, seed) for seed, name in some))
 
 
-async def _second_version(fleet: Fleet) -> None:
+async def register_second_version(fleet: Fleet) -> None:
     with tempfile.TemporaryDirectory() as parent:
         make_adapter(Path(parent) / "a", LlamaShape(), rank=4, seed=1000)
         async with Client(fleet.envoy.url, fleet.key) as client:
@@ -265,7 +265,7 @@ async def measure(names: list[str], console: Console) -> dict[str, dict[str, Row
     parent = tempfile.TemporaryDirectory(prefix="loraplex-fleet-")
     with parent as folder, started_fleet(Path(folder)) as fleet:
         prefixes = ["envoy", "haproxy", *(["by-turns"] if "affinity" in names else [])]
-        await _register(fleet, prefixes)
+        await register_all(fleet, prefixes)
         for name in names:
             results[name] = await PHASES[name](fleet)
             console.print(table(name, results[name]))
