@@ -114,7 +114,7 @@ def started_fleet(folder: Path) -> Iterator[Fleet]:
         (folder / "by_turns").mkdir()
         proxies.append(start_envoy(folder / "by_turns", replicas, by_turns=True))
         for proxy in proxies:
-            stack.callback(proxy.stop)
+            stack.callback(proxy.kill)
             wait_for(proxy)
         yield Fleet(postgres, replicas, *proxies, replicas[0].process.key)
 

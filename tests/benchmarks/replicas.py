@@ -25,10 +25,10 @@ from rich.table import Table
 
 from loadtest.adapters import LlamaShape, make_adapter
 from loadtest.client import Client
+from loadtest.errors import LoadTestError
 from loadtest.scenario import Closed, Poisson
 from tests.benchmarks.fleet import NUM_REPLICAS, START_SECONDS, Fleet, Replica, started_fleet
 from tests.benchmarks.fleet_load import (
-    CLIENTS,
     NUM_ADAPTERS,
     find_homes,
     loaded,
@@ -39,10 +39,11 @@ from tests.benchmarks.fleet_load import (
 
 MODERATE_RATE = 1.5
 """Requests a second; the two engines have one core each, which others use too."""
-MODERATE_SECONDS = 45
+MODERATE_SECONDS = 40
 OVERLOAD_SECONDS = 15
 OVERLOAD_CLIENTS = 12
 AWAY_SECONDS = 30
+REGISTRATIONS, TRIES = 2, 10
 SETTLE_SECONDS = 5
 """A proxy looks whether a server is ready every two."""
 LOOK_SECONDS = 10
@@ -229,26 +230,36 @@ async def _first_answer_of(http: httpx.AsyncClient, replica: Replica, version: i
 
 async def register_all(fleet: Fleet, prefixes: list[str]) -> None:
     """The adapters of the phases, through Envoy, so that both replicas take in their share."""
-
-    async def register(client: Client, name: str, seed: int) -> None:
-        with tempfile.TemporaryDirectory() as parent:
-            directory = Path(parent) / name
-            await asyncio.to_thread(make_adapter, directory, LlamaShape(), rank=4, seed=seed)
-            await client.register(name, directory)
-
     names = [f"{prefix}-{number}" for prefix in prefixes for number in range(NUM_ADAPTERS)]
+    queue = iter(enumerate(names))
     async with Client(fleet.envoy.url, fleet.key) as client:
-        await register(client, names[0], 0)  # whereby the bucket comes to be
-        for start in range(1, len(names), CLIENTS):
-            some = enumerate(names[start : start + CLIENTS], start)
-            await asyncio.gather(*(register(client, name, seed) for seed, name in some))
+
+        async def work() -> None:
+            for seed, name in queue:
+                await register(client, name, seed)
+
+        await asyncio.gather(*(work() for _ in range(REGISTRATIONS)))
+
+
+async def register(client: Client, name: str, seed: int) -> None:
+    """One random adapter; again where the S3 server, on a busy machine, wasn't up to it."""
+    with tempfile.TemporaryDirectory() as parent:
+        directory = Path(parent) / name
+        await asyncio.to_thread(make_adapter, directory, LlamaShape(), rank=4, seed=seed)
+        for attempts_left in reversed(range(TRIES)):
+            try:
+                await client.register(name, directory)
+                return
+            except LoadTestError as error:
+                if not attempts_left or "store_unavailable" not in str(error):
+                    raise
+            await asyncio.sleep(SETTLE_SECONDS)
 
 
 async def register_second_version(fleet: Fleet) -> None:
-    with tempfile.TemporaryDirectory() as parent:
-        make_adapter(Path(parent) / "a", LlamaShape(), rank=4, seed=1000)
-        async with Client(fleet.envoy.url, fleet.key) as client:
-            await client.register("envoy-0", Path(parent) / "a")
+    """Of the adapter that is then promoted to and fro."""
+    async with Client(fleet.envoy.url, fleet.key) as client:
+        await register(client, "envoy-0", 1000)
 
 
 PHASES: dict[str, Phase] = {

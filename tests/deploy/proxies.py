@@ -36,7 +36,7 @@ class Proxy:
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(command, env=os.environ | environment)
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
 

@@ -36,7 +36,7 @@ def proxy(
 ) -> Iterator[Proxy]:
     proxy = PROXIES[request.param](tmp_path_factory.mktemp("proxy"), both)
     yield proxy
-    proxy.stop()
+    proxy.kill()
 
 
 @pytest.fixture
