@@ -131,14 +131,16 @@ async def database(fleet: Fleet) -> dict[str, Rows]:
     async with under_load(fleet) as loads, _admin(fleet) as http:
         await asyncio.sleep(SETTLE_SECONDS)
         await asyncio.to_thread(fleet.postgres.halt)
-        ends_at = time.monotonic() + AWAY_SECONDS
-        while time.monotonic() < ends_at:
-            await asyncio.sleep(SETTLE_SECONDS)
-            for replica in fleet.replicas:
-                answer = await _promote(http, replica, 1)
-                refused[f"{answer.status_code} {answer.json()['error']['code']}"] += 1
-                readiness[await _readiness(http, replica)] += 1
-        await asyncio.to_thread(fleet.postgres.start)
+        try:
+            ends_at = time.monotonic() + AWAY_SECONDS
+            while time.monotonic() < ends_at:
+                await asyncio.sleep(SETTLE_SECONDS)
+                for replica in fleet.replicas:
+                    answer = await _promote(http, replica, 1)
+                    refused[f"{answer.status_code} {answer.json()['error']['code']}"] += 1
+                    readiness[await _readiness(http, replica)] += 1
+        finally:
+            await asyncio.to_thread(fleet.postgres.start)
         back_at = time.monotonic()
         caught_up = await _until_reachable(http, fleet) - back_at
         seen = [await _promotion_seen(http, fleet, through) for through in range(NUM_REPLICAS)]
