@@ -214,7 +214,9 @@ class ContentStore:
 
     def _bring(self, digest: str) -> None:
         state = "damaged" if self.path(digest).is_dir() else "missing"
-        log.error("content sha256:%s is %s on disk", digest[:12], state)
+        is_new_here = state == "missing" and self.origin is not None
+        level = logging.INFO if is_new_here else logging.ERROR
+        log.log(level, "content sha256:%s is %s on disk", digest[:12], state)
         if self.origin is None:
             raise ContentUnavailable(
                 f"content sha256:{digest[:12]} is {state} on disk: register the same files again, "

@@ -2,7 +2,7 @@
 
 Also what follows from changes of the registry: versions that lose their last alias, or are retired,
 leave the engine as soon as nothing runs on them; those that an alias now points to are brought to
-host memory before a request asks.
+host memory before a request asks, where another version of the adapter is there.
 """
 
 from __future__ import annotations
@@ -159,8 +159,11 @@ class Adapters:
 
     def _follow_adapter(self, before: AdapterRecord | None, now: AdapterRecord) -> None:
         was, targets = _targets(before), _targets(now)
+        here = self.residents.host.versions
+        # Elsewhere the first request brings it up: of many replicas few are asked for an adapter.
+        is_asked_for = any(version.engine_id in here for version in now.versions.values())
         for version in now.versions.values():
-            if version.engine_id not in self.residents.host.versions:
+            if version.engine_id not in here:
                 continue
             if version.state in (VersionState.RETIRED, VersionState.REJECTED):
                 self._retire(version)
@@ -168,7 +171,7 @@ class Adapters:
                 self._start(self.residents.dismiss(version))
         if before is not None:
             for number in targets - was:
-                if number in now.ready:
+                if is_asked_for and number in now.ready:
                     self.prefetch(now.ready[number])
             self._follow_pins(before, now)
 

@@ -74,7 +74,7 @@ def _add_operations(
         A registry that can't be reached is a detail: what is known of it serves on, and with one
         database for all servers, none would be left.
         """
-        if lifecycle.draining:
+        if lifecycle.leaving or lifecycle.draining:
             raise Unavailable("the server is shutting down")
         await engine.probe()
         if not lifecycle.prepared:

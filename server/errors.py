@@ -218,6 +218,9 @@ def install(app: FastAPI) -> None:
         registry_errors.RegistryError,
         RequestValidationError,
         HTTPException,
+        # By name: what only `Exception` matches is raised again behind the answer, and the server
+        # then ends the connection and logs the whole trace.
+        OperationalError,
         Exception,
     ):
         app.add_exception_handler(kind, handle)

@@ -13,6 +13,8 @@ class Lifecycle:
     def __init__(self, *, prepared: bool = True) -> None:
         self.prepared = prepared
         """False while something is still to be done before the first request is welcome."""
+        self.leaving = False
+        """Still at work, but routers should look for another server."""
         self.draining = False
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -30,8 +32,15 @@ class Lifecycle:
             if not self._num_running:
                 self._idle.set()
 
-    async def drain(self, seconds: float) -> bool:
-        """Refuse new requests and wait for the running ones; False if some were still running."""
+    async def drain(self, seconds: float, notice_seconds: float = 0) -> bool:
+        """Refuse new requests and wait for the running ones; False if some were still running.
+
+        New ones are refused once routers have had notice, and meanwhile `leaving` says it. A router
+        that balances load would else prefer the server that refuses, as the one with least to do.
+        """
+        self.leaving = True
+        if notice_seconds:
+            await asyncio.sleep(notice_seconds)
         self.draining = True
         if self._idle.is_set():
             return True

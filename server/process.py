@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORCED_CLOSE_SECONDS = 2
+KEEP_ALIVE_SECONDS = 75
+"""More than proxies keep idle connections to us (mostly 60): a request that is on its way to a
+connection as we close it fails, or is sent again."""
 FOLLOW_INTERVAL_SECONDS = 0.5
 BOOKKEEPING_INTERVAL_SECONDS = 10
 
@@ -123,6 +126,7 @@ async def _run(
         app,
         log_level="info" if settings.log_level == "debug" else "warning",
         access_log=settings.log_level == "debug",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
         ws="none",
     )
@@ -146,7 +150,7 @@ async def _run(
             if task.done():
                 log.error("giving up: %s", task.exception() or "the HTTP server ended")
                 return 1
-        await _drain(lifecycle, settings.drain_seconds, signalled)
+        await _drain(lifecycle, settings, signalled)
         return 0
     finally:
         lifecycle.draining = True
@@ -193,20 +197,39 @@ def _save(books: Books) -> None:
             log.error("usage, or when keys were last used, can't be recorded: %s", error)
 
 
-def _watch_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
-    signalled = asyncio.Event()
+class _Signalled(asyncio.Event):
+    """Set by SIGTERM and SIGINT."""
+
+    last: int | None = None
+    """Which one it was."""
+
+    def on(self, number: int) -> None:
+        self.last = number
+        self.set()
+
+
+def _watch_signals() -> _Signalled:
+    signalled = _Signalled()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled.set)
+        loop.add_signal_handler(number, signalled.on, number)
     return signalled
 
 
-async def _drain(lifecycle: Lifecycle, seconds: float, signalled: asyncio.Event) -> None:
-    """Let open streams finish; a second signal ends the waiting."""
-    log.info("draining: new requests are refused, open ones have %g s", seconds)
+async def _drain(lifecycle: Lifecycle, settings: Settings, signalled: _Signalled) -> None:
+    """Let open streams finish; a second signal ends the waiting.
+
+    Routers get notice of a SIGTERM; Ctrl-C comes from a person, who waits.
+    """
+    seconds = settings.drain_seconds
+    notice_seconds = settings.notice_seconds if signalled.last == signal.SIGTERM else 0
+    log.info(
+        "leaving: new requests are refused after %g s, open ones then have %g s",
+        notice_seconds,
+        seconds,
+    )
     signalled.clear()
-    drained = asyncio.create_task(lifecycle.drain(seconds))
+    drained = asyncio.create_task(lifecycle.drain(seconds, notice_seconds))
     again = asyncio.create_task(signalled.wait())
     await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
     if not (drained.done() and drained.result()):

@@ -130,6 +130,13 @@ class Settings(BaseSettings):
     drain_seconds: float = _field(
         30, "Server", "How long open streams may go on after SIGTERM or Ctrl-C.", ge=0
     )
+    notice_seconds: float = _field(
+        5,
+        "Server",
+        "How long after SIGTERM new requests are still answered, while /readyz says 503 and "
+        "routers take note.",
+        ge=0,
+    )
     max_engine_restarts: int = _field(
         3, "Server", "How often in ten minutes a dead engine is restarted before giving up.", ge=0
     )

@@ -38,11 +38,20 @@ class Postgres:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._count = 0
-        data = self._directory / "data"
-        self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", data)
+        self._data = self._directory / "data"
+        self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", self._data)
+        self.start()
+
+    def start(self) -> None:
+        """Start, at first and after `halt`; returns when connections are taken."""
         options = f"-p {self._port} -k {self._directory} -c listen_addresses=127.0.0.1"
         log = self._directory / "log"
-        self._run("pg_ctl", "-w", "-D", data, "-l", log, "-o", f"{options} -c fsync=off", "start")
+        arguments = ("-w", "-D", self._data, "-l", log, "-o", f"{options} -c fsync=off")
+        self._run("pg_ctl", *arguments, "start")
+
+    def halt(self) -> None:
+        """Stop as an administrator does: connections end, what is committed stays."""
+        self._run("pg_ctl", "-D", self._data, "-m", "fast", "stop")
 
     def new_database(self) -> str:
         """The URL of a new, empty database."""
@@ -69,7 +78,7 @@ class Postgres:
                 connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._directory / "data", "-m", "immediate", "stop")
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _run(self, program: str, *arguments: object) -> None:

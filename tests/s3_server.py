@@ -54,7 +54,7 @@ class S3Server:
             "-s3.port.lance=0",
         ]
         command += ["-s3.port.iceberg=0"]
-        command += [f"-s3.config={self._config}", "-master.volumeSizeLimitMB=64"]
+        command += [f"-s3.config={self._config}", "-master.volumeSizeLimitMB=64", "-volume.max=64"]
         command += [f"-{name}.port={port}" for name, port in self._ports.items()]
         with (self._directory / "log").open("a") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -7,12 +7,13 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import yaml
 
-from tests.deploy.stub_server import StubServer
 from tests.helm.programs import CHART, ROOT, fetch
 
 
@@ -22,6 +23,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Server(Protocol):
+    """Whatever listens on a port of the loopback interface."""
+
+    port: int
+
+
 class Proxy:
     """One proxy process before two servers."""
 
@@ -29,12 +36,12 @@ class Proxy:
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(command, env=os.environ | environment)
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
 
 
-def start_haproxy(folder: Path, servers: list[StubServer]) -> Proxy:
+def start_haproxy(folder: Path, servers: Sequence[Server]) -> Proxy:
     """`deploy/haproxy.cfg` as it is; addresses come from the environment."""
     program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
@@ -47,8 +54,11 @@ def start_haproxy(folder: Path, servers: list[StubServer]) -> Proxy:
     return Proxy([program, "-db", "-q", "-f", str(config)], port, environment)
 
 
-def start_envoy(folder: Path, servers: list[StubServer]) -> Proxy:
-    """What the chart renders, with the servers' and its own addresses changed."""
+def start_envoy(folder: Path, servers: Sequence[Server], *, by_turns: bool = False) -> Proxy:
+    """What the chart renders, with the servers' and its own addresses changed.
+
+    `by_turns`: round robin instead of the hash, to compare with.
+    """
     package = importlib.util.find_spec("envoy")
     if package is None or package.origin is None:
         pytest.skip("Envoy isn't installed (requirements/dev.txt)")
@@ -69,6 +79,10 @@ def start_envoy(folder: Path, servers: list[StubServer]) -> Proxy:
         }
         for s in servers
     ]
+    if by_turns:
+        cluster = resources["clusters"][0]
+        cluster["lb_policy"] = "ROUND_ROBIN"
+        del cluster["common_lb_config"]["consistent_hashing_lb_config"]
     file = folder / "envoy.yaml"
     file.write_text(yaml.safe_dump(config))
     options = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]

@@ -302,6 +302,9 @@ async def test_readiness(
     assert_error(await client.get("/readyz"), 503, "engine_unavailable")
     assert (await client.get("/livez")).status_code == 200
     engine.state = EngineState.READY
+    lifecycle.leaving = True
+    assert_error(await client.get("/readyz"), 503, "engine_unavailable")
+    assert (await client.post(CHAT, json={"model": "base"})).status_code == 200
     lifecycle.draining = True
     assert_error(await client.get("/readyz"), 503, "engine_unavailable")
     assert_error(await client.post(CHAT, json={"model": "base"}), 503, "engine_unavailable")

@@ -1,6 +1,8 @@
 """What another server changes is seen; a database that is away for a while does no harm."""
 
 import asyncio
+from functools import partial
+from shutil import copytree
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -11,6 +13,9 @@ from adapters_registry.records import Registry
 from adapters_registry.retirement import delete_adapter
 from server import process
 from server.adapters import Adapters
+from server.settings import Settings
+from tests.server.fake_engine import FakeEngine
+from tests.tiny import AdapterFactory
 
 
 async def test_changes_are_followed_past_a_database_that_was_away(
@@ -38,3 +43,22 @@ async def test_changes_are_followed_past_a_database_that_was_away(
     following.cancel()
     assert not failures
     other.close()
+
+
+async def test_a_promotion_is_brought_up_where_the_adapter_is_asked_for(
+    registry: Registry, home: VersionRecord, make_adapter: AdapterFactory
+) -> None:
+    engines = [FakeEngine(), FakeEngine()]
+    asked, other = (Adapters.of(Settings(), engine, registry) for engine in engines)
+    async with asked.lease(home):
+        pass
+    stage = partial(copytree, make_adapter(seed=2), dirs_exist_ok=True)
+    version, _ = registry.register("default", "home", "test", stage, promote=True)
+    registry.accept(version, registry.check_files(version))
+    for adapters in (asked, other):
+        adapters.follow(registry.catalog)
+    async with asyncio.timeout(5):
+        while len(engines[0].loads) < 2:
+            await asyncio.sleep(0.01)
+    assert engines[0].loads == ["default/home@1", "default/home@2"]
+    assert not engines[1].loads

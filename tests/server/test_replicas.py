@@ -66,7 +66,7 @@ async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> Asy
     showback = Showback(registry)
     app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle(), showback)
     following = asyncio.create_task(process.follow_changes(registry, adapters))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app)
     headers = {"Authorization": f"Bearer {key[0]}"}
     async with httpx.AsyncClient(
         transport=transport, base_url="http://loraplex", headers=headers

@@ -1,0 +1,127 @@
+"""A server of ours as a process of its own, but for the engine: real sockets, signals, registry.
+
+python -m tests.deploy.replica PORT DATABASE_URL CONTENT_FOLDER
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+
+from adapters_registry.base import BaseSpec
+from adapters_registry.catalog import VersionRecord
+from adapters_registry.content import ContentStore
+from adapters_registry.records import Registry
+from server import process
+from server.adapters import Adapters
+from server.app import build_app
+from server.auth import Keys
+from server.engine.interface import Endpoint
+from server.gate import Gate
+from server.lifecycle import Lifecycle
+from server.settings import Settings
+from server.showback import Showback
+from tests.server.fake_engine import Body, FakeEngine
+from tests.tiny import TINY_BASE
+
+NUM_TOKENS, TOKEN_SECONDS = 8, 0.02
+START_SECONDS = 60
+NOTICE_SECONDS = 4
+
+
+class Replica:
+    """One such process; it may end and start again at the same address."""
+
+    def __init__(self, port: int, database_url: str, content: Path) -> None:
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "tests.deploy.replica", str(port), database_url]
+        self._command.append(str(content))
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; returns before it answers."""
+        self.process = subprocess.Popen(self._command)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_ready():
+            assert self.process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server isn't ready"
+            time.sleep(0.1)
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(START_SECONDS)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class StreamingEngine(FakeEngine):
+    """Answers completions token by token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_running = 100
+        self.endpoints = {"/v1/completions": Endpoint(Body, self._complete)}
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        on_ready()
+        await asyncio.Event().wait()
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+    async def _complete(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
+        name = version.public_name if version else "base"
+
+        async def tokens() -> AsyncIterator[str]:
+            for _ in range(NUM_TOKENS):
+                await asyncio.sleep(TOKEN_SECONDS)
+                choice = {"index": 0, "text": "x", "finish_reason": None}
+                yield f"data: {json.dumps({'model': name, 'choices': [choice]})}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(tokens(), media_type="text/event-stream")
+
+
+def serve(port: int, database_url: str, content: Path) -> int:
+    """Until a signal ends it; the exit code."""
+    settings = Settings(port=port, notice_seconds=NOTICE_SECONDS)
+    base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
+    registry = Registry(database_url, ContentStore(content), base)
+    keys, engine, lifecycle = Keys(registry), StreamingEngine(), Lifecycle()
+    adapters = Adapters.of(settings, engine, registry)
+    gate, showback = Gate(registry, engine, adapters), Showback(registry)
+    app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle, showback)
+
+    async def prepare(engine_is_up: asyncio.Event) -> None:
+        await engine_is_up.wait()
+
+    books = (keys.save_last_used, showback.save)
+    with process._listen(settings) as listener:
+        parts = settings, app, listener, registry, books, adapters, engine, lifecycle, prepare
+        return asyncio.run(process._run(*parts))
+
+
+if __name__ == "__main__":
+    port, database_url, content = sys.argv[1:]
+    sys.exit(serve(int(port), database_url, Path(content)))
