@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import statistics
@@ -21,14 +22,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import openai
-
+from loadtest.exchange import Exchange, make_call
+from loadtest.outcome import Outcome
+from loadtest.scenario import Limits
 from tests.real_engine.running_server import RunningServer
 from tests.real_engine.test_tenants import key_of
 
 CALM, FLOOD = "calm", "flood"
 TENANTS = (CALM, FLOOD, "third", "fourth")
 ANSWER_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Whose requests are sent, and by what."""
+
+    exchange: Exchange
+    key: str
 
 
 @dataclass
@@ -51,36 +61,38 @@ class Seen:
         }
 
 
-async def ask(api: openai.AsyncOpenAI, ends_at: float, seen: Seen) -> None:
-    started, is_first = time.monotonic(), True
+async def ask(api: Tenant, ends_at: float, seen: Seen) -> None:
+    body = {
+        "model": "base",
+        "prompt": f"{time.monotonic_ns()} is a number. Tell me a long story about it and its kin.",
+        "max_tokens": ANSWER_TOKENS,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    now = api.exchange.now()
+    outcome = Outcome(api.key, "base", now, now, now, ANSWER_TOKENS)
     seen.asked += 1
-    stream = await api.completions.create(
-        model="base",
-        prompt=f"{time.monotonic_ns()} is a number. Tell me a long story about it and its kin.",
-        max_tokens=ANSWER_TOKENS,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    async for _ in stream:
-        if is_first:
-            seen.ttft.append(time.monotonic() - started)
-            is_first = False
-        seen.tokens += time.monotonic() < ends_at
+    await api.exchange.send(make_call("/v1/completions", body, api.key), outcome)
+    if not outcome.ok or outcome.first is None:
+        raise RuntimeError(f"{outcome.status}: {outcome.detail}")
+    seen.ttft.append(outcome.first - now)
+    came = itertools.accumulate(outcome.gaps, initial=outcome.first)
+    seen.tokens += sum(moment < ends_at for moment in came)
 
 
-async def client(api: openai.AsyncOpenAI, ends_at: float, seen: Seen) -> None:
+async def client(api: Tenant, ends_at: float, seen: Seen) -> None:
     """Ask again and again."""
-    while time.monotonic() < ends_at:
+    while api.exchange.now() < ends_at:
         await ask(api, ends_at, seen)
 
 
-async def arrivals(api: openai.AsyncOpenAI, rate: float, ends_at: float, seen: Seen) -> None:
+async def arrivals(api: Tenant, rate: float, ends_at: float, seen: Seen) -> None:
     """Ask `rate` times a second on average, whatever answers take; the same times every time."""
     gaps = random.Random(0)
     async with asyncio.TaskGroup() as requests:
-        due = time.monotonic() + gaps.expovariate(rate)
+        due = api.exchange.now() + gaps.expovariate(rate)
         while due < ends_at:
-            await asyncio.sleep(due - time.monotonic())
+            await asyncio.sleep(due - api.exchange.now())
             requests.create_task(ask(api, ends_at, seen))
             due += gaps.expovariate(rate)
 
@@ -88,30 +100,29 @@ async def arrivals(api: openai.AsyncOpenAI, rate: float, ends_at: float, seen: S
 class Fleet:
     """The tenants of one server."""
 
-    def __init__(self, server: RunningServer, seconds: float) -> None:
-        self._url, self._seconds = f"{server.url}/v1", seconds
-        self._keys = {tenant: key_of(server, tenant) for tenant in TENANTS}
+    def __init__(self, server: RunningServer, exchange: Exchange, seconds: float) -> None:
+        self._exchange, self._seconds = exchange, seconds
+        self._tenants = {name: Tenant(exchange, key_of(server, name)) for name in TENANTS}
 
     async def phase(self, clients: dict[str, int], rate: float = 0) -> dict[str, Any]:
         """Run so many clients of each tenant, and with a rate the calm one's arrivals."""
-        seen = {tenant: Seen() for tenant in clients}
-        ends_at = time.monotonic() + self._seconds
+        seen = {tenant: Seen() for tenant in (*clients, *([CALM] if rate else []))}
+        ends_at = self._exchange.now() + self._seconds
         async with asyncio.TaskGroup() as running:
             if rate:
-                seen[CALM] = Seen()
-                running.create_task(arrivals(self._api(CALM), rate, ends_at, seen[CALM]))
+                running.create_task(arrivals(self._tenants[CALM], rate, ends_at, seen[CALM]))
             for tenant, number in clients.items():
                 for _ in range(number):
-                    running.create_task(client(self._api(tenant), ends_at, seen[tenant]))
+                    running.create_task(client(self._tenants[tenant], ends_at, seen[tenant]))
         return {tenant: found.summary(self._seconds) for tenant, found in seen.items()}
 
-    def _api(self, tenant: str) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(
-            base_url=self._url, api_key=self._keys[tenant], max_retries=0, timeout=300
-        )
+
+async def measure(server: RunningServer, seconds: float, room: int, rate: float) -> dict[str, Any]:
+    async with Exchange(server.url, Limits()) as exchange:
+        return await compare(Fleet(server, exchange, seconds), room, rate)
 
 
-async def measure(fleet: Fleet, room: int, rate: float) -> dict[str, Any]:
+async def compare(fleet: Fleet, room: int, rate: float) -> dict[str, Any]:
     flood = 8 * room // 2
     await fleet.phase({CALM: 2, FLOOD: room})  # warm-up
     alone = await fleet.phase({}, rate)
@@ -147,8 +158,8 @@ def main() -> None:
         server = RunningServer(Path(folder) / "var", *flags)
         try:
             server.wait_until_ready()
-            fleet = Fleet(server, arguments.seconds)
-            found = asyncio.run(measure(fleet, arguments.max_running, arguments.rate))
+            room, rate = arguments.max_running, arguments.rate
+            found = asyncio.run(measure(server, arguments.seconds, room, rate))
             print(json.dumps(found, indent=1))
         finally:
             server.stop()
