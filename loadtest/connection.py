@@ -36,6 +36,8 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         """Whether another request may be sent."""
         self.idle_since = 0.0
+        self.has_heard = False
+        """Whether any byte of the answer to the last request has come."""
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._headers: dict[str, str] = {}
@@ -51,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._sink, self._limits = sink, limits
         self._ended = self._loop.create_future()
         self._headers, self._body = {}, []
-        self._is_complete = self._has_begun = self.is_open = False
+        self._is_complete = self._has_begun = self.is_open = self.has_heard = False
         self._parser = httptools.HttpResponseParser(self)
         self._began = self._heard = self._loop.time()
         self._watch()
@@ -102,7 +104,7 @@ class Connection(asyncio.Protocol):
         if self.is_open or self._ended.done():  # nobody has asked
             self.close()
             return
-        self._heard = self._loop.time()
+        self._heard, self.has_heard = self._loop.time(), True
         try:
             self._parser.feed_data(data)
             if self._body:

@@ -80,10 +80,7 @@ class Exchange:
         """Send a request and fill in its outcome; raises only when cancelled."""
         answer = _Answer(call, outcome, self.now)
         try:
-            connection = await self._connection()
-            await connection.ask(self._request(call), answer, self._limits)
-            if connection.is_open:
-                self._idle.append(connection)
+            await self._ask(self._request(call), answer)
         except asyncio.CancelledError:
             outcome.status, outcome.detail = UNFINISHED, "the run was over"
             raise
@@ -93,13 +90,33 @@ class Exchange:
             outcome.done = self.now()
             _note(outcome, answer.reading)
 
-    async def _connection(self) -> Connection:
-        loop = asyncio.get_running_loop()
+    async def _ask(self, request: bytes, answer: _Answer) -> None:
+        connection = self._idle_connection()
+        if connection:
+            try:
+                await connection.ask(request, answer, self._limits)
+            except StreamBroken as error:
+                if error.status != "reset" or connection.has_heard:
+                    raise
+                # The server had closed it after the last answer: no word of this one.
+                connection = None
+        if connection is None:
+            connection = await self._connect()
+            await connection.ask(request, answer, self._limits)
+        if connection.is_open:
+            self._idle.append(connection)
+
+    def _idle_connection(self) -> Connection | None:
+        now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open and loop.time() - connection.idle_since < KEEPALIVE_SECONDS:
+            if connection.is_open and now - connection.idle_since < KEEPALIVE_SECONDS:
                 return connection
             connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 made = loop.create_connection(Connection, self._host, self._port, ssl=self._tls)

@@ -24,15 +24,25 @@ CLOSED = HEAD + b"Connection: close\r\n\r\n" + EVENTS
 
 
 @asynccontextmanager
-async def server(answer: bytes, *, cut: int | None = None, close: bool = False) -> AsyncIterator:
-    """Gives every request these bytes, `cut` at a time; yields its URL and its connections."""
+async def server(
+    answer: bytes, *, cut: int | None = None, close: bool = False, mute_after: int = 1000
+) -> AsyncIterator:
+    """Gives every request these bytes, `cut` at a time; yields its URL and its connections.
+
+    After `mute_after` answers a connection's next request is read, and the connection closed.
+    """
     peers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peers.append(writer)
+        num_answered = 0
         while head := await reader.readuntil(b"\r\n\r\n"):
             length = next(line for line in head.split(b"\r\n") if b"Content-Length" in line)
             await reader.readexactly(int(length.split(b":")[1]))
+            if num_answered == mute_after:
+                writer.close()
+                return
+            num_answered += 1
             for start in range(0, len(answer), cut or len(answer)):
                 writer.write(answer[start : start + (cut or len(answer))])
                 await asyncio.sleep(0)
@@ -111,6 +121,15 @@ async def test_what_isnt_an_answer_is_named(answer: bytes, status: str) -> None:
 async def test_waiting_has_limits(limits: dict[str, float], status: str) -> None:
     async with server(CHUNKED[:-7]) as (url, _):
         assert [o.status for o in await ask(url, **limits)] == [status]
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_replaced() -> None:
+    async with server(SIZED, mute_after=1) as (url, connections):
+        assert [outcome.status for outcome in await ask(url, 3)] == ["ok"] * 3
+        assert len(connections) == 3
+    async with server(SIZED, mute_after=0) as (url, connections):
+        assert [outcome.status for outcome in await ask(url)] == ["reset"]
+        assert len(connections) == 1, "one that is new isn't asked twice"
 
 
 async def test_nobody_there() -> None:
