@@ -18,6 +18,15 @@ class Server(StrEnum):
     """llama.cpp's server: `lora` lists ids, in the order of its `--lora` arguments."""
 
 
+def chosen_lora(adapter: int | None) -> list[dict[str, Any]]:
+    """llama.cpp's `lora` for one of its adapters, or for none of them.
+
+    Those not named are off, but an empty list means the server's default: all of them, at full
+    scale, also with `--lora-init-without-apply`.
+    """
+    return [{"id": 0, "scale": 0.0}] if adapter is None else [{"id": adapter, "scale": 1.0}]
+
+
 @dataclass(frozen=True)
 class Dialect:
     """One server's way."""
@@ -37,8 +46,7 @@ class Dialect:
         if self.server is Server.OPENAI:
             return body
         chosen = self.adapters.get(body["model"])
-        lora = [] if chosen is None else [{"id": chosen, "scale": 1.0}]
-        return body | {"lora": lora, "cache_prompt": False}
+        return body | {"lora": chosen_lora(chosen), "cache_prompt": False}
 
     @property
     def names_versions(self) -> bool:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from loadtest.adapters import LlamaShape
 from loadtest.client import TIMEOUT_SECONDS, Client, Generation, LoadTestError
+from loadtest.dialect import chosen_lora
 from loadtest.scenarios.lora_overhead import register_adapters
 
 ROUNDS = 3
@@ -57,7 +58,7 @@ class LlamaCpp:
             "ignore_eos": True,
             "temperature": 0,
             "cache_prompt": False,
-            "lora": [] if adapter is None else [{"id": adapter, "scale": 1.0}],
+            "lora": chosen_lora(adapter),
         }
         answer = (await self._http.post("/completion", json=body)).raise_for_status().json()
         if answer["tokens_predicted"] != TOKENS_OUT:
