@@ -343,6 +343,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/admin/keys/{key_id}",
         "/admin/usage",
         "/admin/audit",
+        "/admin/whoami",
         "/livez",
         "/readyz",
         "/metrics",
