@@ -157,11 +157,15 @@ async def test_what_a_server_died_with_is_asked_again_unless_it_changes_somethin
 
 
 def test_clients_do_not_choose_the_server(url: str, servers: list[StubServer]) -> None:
-    home = ask(url, ADAPTERS[0])
+    num_compared = 0
     for theirs in ADAPTERS[1:]:  # the header by which Envoy routes
+        before = ask(url, ADAPTERS[0])
         headers, body = {"x-loraplex-route": theirs}, {"model": ADAPTERS[0]}
         answer = CLIENT.post(f"{url}/v1/completions", json=body, headers=headers)
-        assert answer.json()["server"] == home
+        if ask(url, ADAPTERS[0]) == before:  # else the adapter has just found another home
+            assert answer.json()["server"] == before
+            num_compared += 1
+    assert num_compared >= len(ADAPTERS) - 4
 
 
 def test_metrics_are_not_for_clients(url: str) -> None:
