@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 import uvicorn
 
 HEADER_SECONDS = 20.0
-"""How long after its start, or last answer, a connection may take to send a request's headers."""
+"""How long a connection may take to send a request's headers: from its start, or from when uvicorn
+would have closed it for being idle after an answer."""
 TICKS_A_LOOK = 10
 """uvicorn ticks ten times a second."""
 
@@ -29,7 +30,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._waiting = WaitingConnections()
+        self._waiting = WaitingConnections(config.timeout_keep_alive)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -47,7 +48,12 @@ class HttpServer(uvicorn.Server):
 class WaitingConnections:
     """Since when connections have had no request to be answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float) -> None:
+        """`idle_seconds`: how long one may stay without a request after an answer.
+
+        uvicorn sees to that itself, but no longer once a byte has come.
+        """
+        self._idle_seconds = idle_seconds
         self._since: WeakKeyDictionary[Any, tuple[Any, float]] = WeakKeyDictionary()
 
     def overdue(self, connections: Iterable[Any], now: float) -> list[Any]:
@@ -64,6 +70,6 @@ class WaitingConnections:
             seen, since = self._since.get(connection, (None, now))
             if connection not in self._since or seen is not last:
                 self._since[connection] = last, now
-            elif now - since > HEADER_SECONDS:
+            elif now - since > HEADER_SECONDS + (self._idle_seconds if last else 0):
                 late.append(connection)
         return late

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from server import body_limit, http_server
 from server.auth import Keys
 from server.http_server import HEADER_SECONDS, HttpServer, WaitingConnections
+from server.process import KEEP_ALIVE_SECONDS
 from tests.server.answers import CHAT
 from tests.server.fake_engine import FakeEngine
 
@@ -85,16 +86,18 @@ async def test_an_answer_may_take_longer(port: int, keys: Keys, engine: FakeEngi
         assert (await answer).text.endswith("[DONE]\n\n")
 
 
+def request(*, answered: bool) -> SimpleNamespace:
+    return SimpleNamespace(response_complete=answered)
+
+
+class Connection:
+    def __init__(self, cycle: SimpleNamespace | None) -> None:
+        self.cycle = cycle
+
+
 def test_whose_time_is_up() -> None:
-    def request(*, answered: bool) -> SimpleNamespace:
-        return SimpleNamespace(response_complete=answered)
-
-    class Connection:
-        def __init__(self, cycle: SimpleNamespace | None) -> None:
-            self.cycle = cycle
-
     new, busy, idle = Connection(None), Connection(request(answered=False)), Connection(None)
-    waiting = WaitingConnections()
+    waiting = WaitingConnections(idle_seconds=0)
     overdue: Callable[[float], list[Connection]] = lambda now: waiting.overdue(  # noqa: E731
         [new, busy, idle], now
     )
@@ -105,3 +108,12 @@ def test_whose_time_is_up() -> None:
     busy.cycle = request(answered=True)
     assert overdue(2 * HEADER_SECONDS + 1) == [new, idle]
     assert overdue(3 * HEADER_SECONDS + 2) == [new, busy, idle]
+
+
+def test_a_proxys_idle_connection_is_its_own_to_close() -> None:
+    """Closed by us, it could be when a request is on its way to it."""
+    waiting = WaitingConnections(KEEP_ALIVE_SECONDS)
+    connections = [Connection(request(answered=True))]
+    assert waiting.overdue(connections, 0) == []
+    assert waiting.overdue(connections, KEEP_ALIVE_SECONDS) == []
+    assert waiting.overdue(connections, KEEP_ALIVE_SECONDS + HEADER_SECONDS + 1) == connections
