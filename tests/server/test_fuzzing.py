@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
-from datetime import timedelta
 from functools import partial
 from shutil import copytree
 from typing import Any
@@ -26,12 +25,10 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
 from adapters_registry.errors import SourceRefused
-from adapters_registry.keys import create_key, new_key, revoke_key
-from adapters_registry.models import now
 from adapters_registry.records import Registry
 from adapters_registry.tenants import Quota, create_tenant, set_quota
-from server import auth
 from server.auth import OPEN_PATHS, Keys
+from tests.server.callers import make_callers
 from tests.server.fake_engine import FakeEngine
 from tests.server.test_isolation import ADMINS_ONLY
 from tests.tiny import AdapterFactory
@@ -106,23 +103,7 @@ def callers(
     restore: Callable[[], dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, str]:
-    """A key of every kind."""
-    both, (expired, revoked) = ["inference", "adapters"], (new_key(), new_key())
-    soon, later = now() + timedelta(minutes=1), now() + timedelta(hours=1)
-    registry.apply(create_key, expired, "acme", both, expires_at=soon)
-    registry.apply(create_key, revoked, "acme", both)
-    registry.apply(revoke_key, revoked.split("-")[1])
-    monkeypatch.setattr(auth, "now", lambda: later)
-    return {
-        "none": "",
-        "garbage": "lpx-x-" + "y" * 43,
-        "expired": expired,
-        "revoked": revoked,
-        "own, inference": keys.create("acme", ["inference"]),
-        "own": keys.create("acme", both),
-        "other": keys.create("other", both),
-        "admin": keys.create("default", ["admin", "inference"]),
-    }
+    return make_callers(registry, keys, monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from functools import partial
 from shutil import copytree
 
@@ -11,18 +10,16 @@ import pytest
 from fastapi import FastAPI
 
 from adapters_registry.catalog import VersionRecord
-from adapters_registry.keys import create_key, new_key, revoke_key
-from adapters_registry.models import now
 from adapters_registry.records import Registry
 from adapters_registry.sharing import share_adapter
 from adapters_registry.tenants import create_tenant
 from server import auth
 from server.auth import Keys
 from tests.server.answers import CHAT, assert_error, files_of
+from tests.server.callers import make_callers
 from tests.tiny import AdapterFactory
 
 Ask = Callable[..., Awaitable[httpx.Response]]
-EVERYTHING = ["inference", "adapters"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,23 +38,7 @@ def bot(registry: Registry, make_adapter: AdapterFactory) -> VersionRecord:
 
 @pytest.fixture
 def callers(registry: Registry, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A key of every kind."""
-    ended, revoked = new_key(), new_key()
-    later = now() + timedelta(hours=1)
-    registry.apply(create_key, ended, "acme", EVERYTHING, expires_at=now() + timedelta(minutes=1))
-    registry.apply(create_key, revoked, "acme", EVERYTHING)
-    registry.apply(revoke_key, revoked.split("-")[1])
-    monkeypatch.setattr(auth, "now", lambda: later)
-    return {
-        "none": "",
-        "garbage": "lpx-x-" + "y" * 43,
-        "expired": ended,
-        "revoked": revoked,
-        "own, inference": keys.create("acme", ["inference"]),
-        "own": keys.create("acme", EVERYTHING),
-        "other": keys.create("other", EVERYTHING),
-        "admin": keys.create("default", ["admin", "inference"]),
-    }
+    return make_callers(registry, keys, monkeypatch)
 
 
 def with_key(app: FastAPI, key: str) -> Ask:

@@ -1,0 +1,35 @@
+"""Keys of every kind of caller."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from adapters_registry.keys import create_key, new_key, revoke_key
+from adapters_registry.models import now
+from adapters_registry.records import Registry
+from server import auth
+from server.auth import Keys
+
+EVERYTHING = ["inference", "adapters"]
+
+
+def make_callers(registry: Registry, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A key of every kind, by its name; the tenants are acme and other, the time an hour later."""
+    ended, revoked = new_key(), new_key()
+    later = now() + timedelta(hours=1)
+    registry.apply(create_key, ended, "acme", EVERYTHING, expires_at=now() + timedelta(minutes=1))
+    registry.apply(create_key, revoked, "acme", EVERYTHING)
+    registry.apply(revoke_key, revoked.split("-")[1])
+    monkeypatch.setattr(auth, "now", lambda: later)
+    return {
+        "none": "",
+        "garbage": "lpx-x-" + "y" * 43,
+        "expired": ended,
+        "revoked": revoked,
+        "own, inference": keys.create("acme", ["inference"]),
+        "own": keys.create("acme", EVERYTHING),
+        "other": keys.create("other", EVERYTHING),
+        "admin": keys.create("default", ["admin", "inference"]),
+    }
