@@ -72,6 +72,7 @@ class FairQueue:
         if ticket in self._running:
             self._running.remove(ticket)
             account.running -= 1
+            # Added up again, so that no rounding error stays.
             account.cost_of_running = sum(
                 t.cost for t in self._running if t.tenant == ticket.tenant
             )
