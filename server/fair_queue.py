@@ -10,7 +10,9 @@ engine full of requests costs. Nothing is held back while there is room.
 Beyond the paper: a tenant that has less than its share of the room running, and would be next if
 what runs had cost it nothing, doesn't wait for one of the others' answers to end; up to as many
 again as there is room for may run so. Its first token comes soon under a flood of another's, and
-the flood pays with the time of its own.
+the flood pays with the time of its own. And while several tenants are served, prompts of one begin
+a few at a time (`prefill_tokens`): else a flood whose answers end together fills a step of the
+engine with prompts, and everybody's next token waits for all of them.
 
 Pure: no tasks, no clock.
 """
@@ -33,6 +35,8 @@ class Ticket:
     input_tokens: int
     cost: float = 0.0
     """What it has added to its tenant's counter."""
+    prefilled: bool = False
+    """Whether its answer has begun."""
 
 
 @dataclass
@@ -42,14 +46,20 @@ class _Account:
     running: int = 0
     cost_of_running: float = 0.0
     """The part of the counter that is of prompts that run."""
+    prefilling: int = 0
+    """Tokens of its prompts that run and have no answer yet."""
     waiting: deque[Ticket] = field(default_factory=deque)
 
 
 class FairQueue:
-    """Lets `room` prompts run at a time. After `ask` and `leave` call `advance`."""
+    """Lets `room` prompts run at a time. After `ask`, `charge` and `leave` call `advance`.
 
-    def __init__(self, room: int) -> None:
-        self._room = room
+    While several tenants are served, more than one prompt of a tenant may be without an answer only
+    if together they have no more than `prefill_tokens`.
+    """
+
+    def __init__(self, room: int, prefill_tokens: int) -> None:
+        self._room, self._prefill_tokens = room, prefill_tokens
         self._accounts: dict[str, _Account] = {}
         self._running: set[Ticket] = set()
         self._level = 0.0
@@ -72,6 +82,7 @@ class FairQueue:
         if ticket in self._running:
             self._running.remove(ticket)
             account.running -= 1
+            self._end_prefill(ticket)
             # Added up again, so that no rounding error stays.
             account.cost_of_running = sum(
                 t.cost for t in self._running if t.tenant == ticket.tenant
@@ -82,6 +93,7 @@ class FairQueue:
 
     def charge(self, ticket: Ticket, output_tokens: int) -> None:
         """Count tokens of a running prompt's answer, as they come."""
+        self._end_prefill(ticket)
         self._add(ticket, OUTPUT_COST * output_tokens / ticket.weight)
 
     def advance(self) -> list[Ticket]:
@@ -91,11 +103,17 @@ class FairQueue:
             account = self._accounts[ticket.tenant]
             account.waiting.popleft()
             account.running += 1
+            account.prefilling += ticket.input_tokens
             self._running.add(ticket)
             self._level = account.counter
             self._add(ticket, INPUT_COST * ticket.input_tokens / ticket.weight)
             admitted.append(ticket)
         return admitted
+
+    def _end_prefill(self, ticket: Ticket) -> None:
+        if not ticket.prefilled:
+            ticket.prefilled = True
+            self._accounts[ticket.tenant].prefilling -= ticket.input_tokens
 
     def _add(self, ticket: Ticket, cost: float) -> None:
         account = self._accounts[ticket.tenant]
@@ -108,10 +126,17 @@ class FairQueue:
         if not waiting or len(self._running) >= 2 * self._room:
             return None
         least = min(account.counter for account in waiting)
+        waiting = [account for account in waiting if self._may_prefill(account)]
         if len(self._running) >= self._room:
             waiting = [account for account in waiting if self._need_not_wait(account, least)]
         waiting.sort(key=lambda account: (account.counter, account.running))
         return waiting[0].waiting[0] if waiting else None
+
+    def _may_prefill(self, account: _Account) -> bool:
+        together = account.prefilling + account.waiting[0].input_tokens
+        return (
+            len(self._accounts) == 1 or not account.prefilling or together <= self._prefill_tokens
+        )
 
     def _need_not_wait(self, account: _Account, least: float) -> bool:
         has_share_left = account.running < self._share(account)

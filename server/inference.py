@@ -82,7 +82,7 @@ def router(
                 metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
                 metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)
 
-    quotas, turns = Quotas(), Turns(engine.max_running)
+    quotas, turns = Quotas(), Turns(engine.max_running, engine.prefill_tokens)
     routes = APIRouter(tags=["inference"])
     for path, endpoint in engine.endpoints.items():
         routes.add_api_route(

@@ -68,18 +68,13 @@ class Answer:
     _last: dict[int, float] = field(default_factory=dict)
     """When each choice's last tokens came."""
 
-    def charge(self, tokens: int) -> None:
-        """Count tokens that nobody will see come."""
-        self.meter.output_tokens += tokens
-        self.meter.turns.charge(self.ticket, tokens)
-
-    def add(self, tokens: int, choice: int = 0, since_first: float | None = None) -> None:
-        """Count tokens of a choice as they come; `since_first` as in `Timing.tokens`."""
+    def add(self, tokens: int, choice: int = 0) -> None:
+        """Count tokens of a choice, as the engine gives them."""
         if tokens:
-            self.charge(tokens)
+            self.meter.output_tokens += tokens
+            self.meter.turns.charge(self.ticket, tokens)
             if timing := self.meter.timing:
-                before = self._last.get(choice)
-                self._last[choice] = timing.tokens(tokens, before, since_first)
+                self._last[choice] = timing.tokens(tokens, self._last.get(choice))
 
 
 METER: ContextVar[Meter | None] = ContextVar("meter", default=None)

@@ -127,6 +127,13 @@ class Settings(BaseSettings):
         "CPU, else 256.",
         ge=1,
     )
+    prefill_tokens: int | None = _field(
+        None,
+        "Server",
+        "Prompt tokens that a step of the engine computes of a long prompt, or of several of one "
+        "tenant, while others are served. Default: 64 on CPU, else 512.",
+        ge=1,
+    )
     drain_seconds: float = _field(
         30, "Server", "How long open streams may go on after SIGTERM or Ctrl-C.", ge=0
     )

@@ -19,22 +19,16 @@ class Timing:
         self._request = metrics.REQUEST_SECONDS.labels(*labels)
         self._started, self._answers = started, False
 
-    def tokens(self, count: int, before: float | None, since_first: float | None) -> float:
+    def tokens(self, count: int, before: float | None) -> float:
         """Observe tokens of one choice that come now; the time, for the next call's `before`.
 
-        Observed once a call: their mean distance. `before` is when the choice's last ones came.
-        Where they are its first ones, the first of them came `since_first` seconds ago; several at
-        once of which that isn't known are left out.
+        Observed once a call: their mean distance from `before`, when the choice's last ones came.
         """
         now = time.monotonic()
-        is_first, self._answers = not self._answers, True
-        if before is None:
-            if since_first is None and count > 1:
-                return now
-            before, count = now - (since_first or 0.0), count - 1
-            if is_first:
-                self._first_token.observe(before - self._started)
-        if count:
+        if not self._answers:
+            self._answers = True
+            self._first_token.observe(now - self._started)
+        if before is not None:
             self._inter_token.observe((now - before) / count)
         return now
 

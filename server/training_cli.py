@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.api_client import call
+
 if TYPE_CHECKING:
     from training.datasets import Split
     from training.recipe import Recipe
@@ -128,6 +130,8 @@ def train(
         plan = load_recipe(recipe, **changes) if recipe else make_recipe(changes)
         if register and not plan.has_adapter:
             _refuse("--register takes adapters; serve a whole model with loraplex serve --base")
+        if register:
+            call("GET", "/admin/whoami")  # said now, not after the training: no server, or no right
         split = data_of(plan, data, test)
         base = base_or_bundled(base)
         record = run(base, split.train, plan, output, resume=resume, force=force)

@@ -14,8 +14,9 @@ from server.fair_queue import FairQueue, Ticket
 class Turns:
     """Lets `room` prompts run in the engine at a time; further ones wait, by tenants' shares."""
 
-    def __init__(self, room: int) -> None:
-        self._queue = FairQueue(room)
+    def __init__(self, room: int, prefill_tokens: int) -> None:
+        """`prefill_tokens`: as in `FairQueue`."""
+        self._queue = FairQueue(room, prefill_tokens)
         self._waiting: dict[Ticket, asyncio.Event] = {}
 
     @asynccontextmanager
@@ -37,7 +38,10 @@ class Turns:
 
     def charge(self, ticket: Ticket, output_tokens: int) -> None:
         """Count tokens of a running prompt's answer, as they come."""
+        is_first = not ticket.prefilled
         self._queue.charge(ticket, output_tokens)
+        if is_first:
+            self._advance()
 
     def _advance(self) -> None:
         for ticket in self._queue.advance():

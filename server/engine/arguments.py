@@ -23,6 +23,7 @@ MANAGED = {
     "max-cpu-loras": "--max-cpu-loras",
     "worker-extension-cls": "nothing: it is ours",
     "lora-target-modules": "nothing: adapters touch the linear layers",
+    "long-prefill-token-threshold": "--prefill-tokens",
     "host": "--host",
     "port": "--port",
     "api-key": "`loraplex keys`",
@@ -96,6 +97,7 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "max-cpu-loras": _NEVER_FULL,
         "worker-extension-cls": "server.engine.worker.WorkerExtension",
         "kv-cache-memory-bytes": _kv_cache_bytes(settings, Path(base), on_cpu=on_cpu),
+        "long-prefill-token-threshold": prefill_tokens(settings),
         "tool-call-parser": tool_call_parser(base),
         # With vLLM's default, tool arguments that break the tool's schema come back.
         "tool-strict-level": "parameter",
@@ -134,6 +136,14 @@ def default_max_running() -> int:
     from vllm.platforms import current_platform
 
     return 32 if current_platform.is_cpu() else 256
+
+
+def prefill_tokens(settings: Settings) -> int:
+    """What a step computes of a long prompt beside others: each of their tokens waits for it."""
+    from vllm.platforms import current_platform
+
+    wanted = settings.prefill_tokens or (64 if current_platform.is_cpu() else 512)
+    return min(wanted, settings.max_model_len or wanted)  # vLLM refuses to start with more
 
 
 def tool_call_parser(base: str) -> str:

@@ -67,6 +67,8 @@ class Engine(Protocol):
     state: EngineState
     max_running: int
     """How many prompts are given to it at a time."""
+    prefill_tokens: int
+    """How many of a tenant's prompt tokens a step should compute while others are served."""
     generation: int
     """Counts starts: what was loaded into an earlier generation is gone."""
     app_state: State

@@ -19,7 +19,7 @@ from starlette.datastructures import State
 
 from adapters_registry.catalog import VersionRecord
 from server.engine import cpu, environment
-from server.engine.arguments import default_max_running, engine_arguments
+from server.engine.arguments import default_max_running, engine_arguments, prefill_tokens
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
@@ -65,6 +65,7 @@ class EngineSupervisor(AdapterLoading):
         self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path)
         self._arguments: Namespace = engine_arguments(settings, base)
         self.max_running = settings.max_running or default_max_running()
+        self.prefill_tokens = prefill_tokens(settings)
         self._max_restarts = settings.max_engine_restarts
         self._client: AsyncLLM | None = None
         self._probe: asyncio.Task[None] | None = None

@@ -81,6 +81,7 @@ class StreamingEngine(FakeEngine):
     def __init__(self) -> None:
         super().__init__()
         self.max_running = 100
+        self.prefill_tokens = 100
         self.endpoints = {"/v1/completions": Endpoint(Body, self._complete)}
 
     async def run(self, on_ready: Callable[[], None]) -> None:

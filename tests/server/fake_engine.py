@@ -19,8 +19,6 @@ from server.metering import METER
 
 INPUT_TOKENS, OUTPUT_TOKENS = 10, 20
 """What each answer costs."""
-DECODE_SECONDS = 0.19
-"""From an unstreamed answer's first token to its last, as the engine says it."""
 
 
 class Body(BaseModel):
@@ -33,6 +31,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.state = EngineState.READY
         self.max_running = 2
+        self.prefill_tokens = 100
         self.generation = 1
         self.app_state = State()
         self.loads: list[str] = []
@@ -115,7 +114,8 @@ class FakeEngine:
         assert meter is not None
         if not body.stream:
             async with meter.turn(INPUT_TOKENS) as answer:
-                answer.add(body.max_tokens or OUTPUT_TOKENS, since_first=DECODE_SECONDS)
+                for _ in range(body.max_tokens or OUTPUT_TOKENS):
+                    answer.add(1)
         if not body.stream:
             return JSONResponse({"model": name})
 

@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from server.fair_queue import INPUT_COST, OUTPUT_COST, FairQueue, Ticket
 
 MAX_INPUT, MAX_OUTPUT = 100, 50
+PREFILL_TOKENS = 10_000
+"""More than anybody has."""
 
 
 class Engine:
     """Gives each running prompt a token a step; tenants ask as much as they are told to."""
 
-    def __init__(self, room: int, seed: int) -> None:
-        self.room, self.queue, self.random = room, FairQueue(room), random.Random(seed)
+    def __init__(self, room: int, seed: int, prefill_tokens: int = PREFILL_TOKENS) -> None:
+        self.room, self.random = room, random.Random(seed)
+        self.queue = FairQueue(room, prefill_tokens)
+        self.keeps_room = prefill_tokens < PREFILL_TOKENS
         self.left: dict[Ticket, int] = {}
         self.served: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
@@ -36,7 +40,8 @@ class Engine:
             self.waiting[ticket.tenant] -= 1
             self.waits.setdefault(ticket.tenant, []).append(self.now - self.asked_at[ticket])
         assert len(self.left) <= 2 * self.room
-        assert len(self.left) >= min(self.room, len(self.left) + self.waiting.total()), "idle"
+        wanted = len(self.left) + self.waiting.total()
+        assert self.keeps_room or len(self.left) >= min(self.room, wanted), "idle"
         for ticket in list(self.left):
             self.queue.charge(ticket, 1)
             self.served[ticket.tenant] += OUTPUT_COST
@@ -107,7 +112,7 @@ def test_nobody_saves_up_for_later() -> None:
 
 
 def test_who_leaves_while_waiting_takes_no_turn() -> None:
-    queue = FairQueue(1)
+    queue = FairQueue(1, PREFILL_TOKENS)
     first, second, third = (queue.ask("acme", 1, 1) for _ in range(3))
     assert queue.advance() == [first]
     queue.leave(second)
@@ -118,7 +123,7 @@ def test_who_leaves_while_waiting_takes_no_turn() -> None:
 
 
 def test_the_next_tenant_below_its_share_need_not_wait() -> None:
-    queue = FairQueue(4)
+    queue = FairQueue(4, PREFILL_TOKENS)
     flood = [queue.ask("flood", 1, 10) for _ in range(9)]
     assert queue.advance() == flood[:4]
     calm = [queue.ask("calm", 1, 1) for _ in range(3)]
@@ -130,7 +135,7 @@ def test_the_next_tenant_below_its_share_need_not_wait() -> None:
 
 def test_prompts_of_one_moment_need_not_wait_for_each_other() -> None:
     """The first one's cost doesn't put its tenant behind a flood of others."""
-    queue = FairQueue(4)
+    queue = FairQueue(4, PREFILL_TOKENS)
     flood = [queue.ask("flood", 1, 10) for _ in range(9)]
     assert queue.advance() == flood[:4]
     calm = [queue.ask("calm", 1, 1000), queue.ask("calm", 1, 1000)]
@@ -139,3 +144,33 @@ def test_prompts_of_one_moment_need_not_wait_for_each_other() -> None:
         queue.leave(ticket)
     queue.ask("calm", 1, 1000)
     assert queue.advance() == [], "what has been answered is paid for"
+
+
+def test_prompts_of_one_of_several_tenants_begin_a_few_at_a_time() -> None:
+    queue = FairQueue(8, prefill_tokens=25)
+    calm = queue.ask("calm", 1, 1000)
+    flood = [queue.ask("flood", 1, 10) for _ in range(9)]
+    assert queue.advance() == [calm, *flood[:2]], "no prompt is too long by itself"
+    second = queue.ask("calm", 1, 1)
+    assert queue.advance() == []
+    queue.charge(flood[0], 1)
+    queue.charge(flood[0], 1)
+    assert queue.advance() == [flood[2]]
+    queue.leave(flood[1])
+    assert queue.advance() == [flood[3]]
+    queue.charge(calm, 1)
+    assert queue.advance() == [second]
+
+
+def test_the_prompts_of_one_tenant_alone_begin_at_once() -> None:
+    queue = FairQueue(8, prefill_tokens=25)
+    tickets = [queue.ask("flood", 1, 10) for _ in range(9)]
+    assert queue.advance() == tickets[:8]
+
+
+@pytest.mark.parametrize("prefill_tokens", [1, 150])
+def test_few_prompts_at_a_time_are_shared_as_fairly(prefill_tokens: int) -> None:
+    engine = Engine(8, 4, prefill_tokens)
+    engine.backlog(dict.fromkeys("abc", 1), 2000)
+    served = engine.served.values()
+    assert max(served) / min(served) < 1.05

@@ -2,11 +2,12 @@
 
 import asyncio
 
+from server.fair_queue import Ticket
 from server.turns import Turns
 
 
 async def test_turns_are_taken_and_given_back_whatever_happens() -> None:
-    turns, order = Turns(1), []
+    turns, order = Turns(1, 100), []
     may_end = asyncio.Event()
 
     async def request(tenant: str) -> None:
@@ -30,3 +31,23 @@ async def test_turns_are_taken_and_given_back_whatever_happens() -> None:
     await waiting[1]
     async with asyncio.timeout(5):
         await request("calm")
+
+
+async def test_an_answers_first_token_lets_the_next_prompt_of_its_tenant_in() -> None:
+    turns, may_end = Turns(8, 15), asyncio.Event()
+    tickets: dict[str, list[Ticket]] = {"flood": [], "calm": []}
+
+    async def request(tenant: str) -> None:
+        async with turns.turn(tenant, 1, 10) as ticket:
+            tickets[tenant].append(ticket)
+            await may_end.wait()
+
+    async with asyncio.TaskGroup() as running:
+        for tenant in ("calm", "flood", "flood", "flood"):
+            running.create_task(request(tenant))
+        await asyncio.sleep(0.01)
+        for num_begun in (1, 2, 3):
+            assert len(tickets["flood"]) == num_begun
+            turns.charge(tickets["flood"][-1], 1)
+            await asyncio.sleep(0.01)
+        may_end.set()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from server import adapters_cli
+from server import adapters_cli, training_cli
 from server.cli import app
 from tests.llama import LLAMA31_8B
 from training.data import exchange, write_conversations
@@ -37,11 +37,15 @@ def test_train_evaluates_registers_merges_and_combines(
     sent: dict[str, Any] = {}
 
     def call(method: str, path: str, **arguments: Any) -> httpx.Response:
+        if path == "/admin/whoami":
+            assert not (tmp_path / "pong").exists(), "asked before the training"
+            return httpx.Response(200)
         sent.update(arguments)
         answer = {"model": "default/pong@1", "state": "ready", "digest": "0" * 64}
         return httpx.Response(201, json=answer)
 
-    monkeypatch.setattr(adapters_cli, "call", call)
+    for module in (adapters_cli, training_cli):
+        monkeypatch.setattr(module, "call", call)
     out, base = tmp_path / "pong", ("--base", tiny_llama)
     text = run(
         *("train", out, *base, "--data", data, "--test", data, *FAST, "--register", "pong"),
@@ -68,7 +72,7 @@ def test_train_evaluates_registers_merges_and_combines(
 
 
 def test_what_is_asked_wrongly_is_one_line_and_code_2(
-    tiny_llama: Path, data: Path, tmp_path: Path
+    tiny_llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, out = ("--base", tiny_llama), tmp_path / "out"
     assert "give --data or --recipe" in run("train", out, *base, code=2)
@@ -76,6 +80,8 @@ def test_what_is_asked_wrongly_is_one_line_and_code_2(
     assert "method must be" in run(*arguments, "--method", "ia3", code=2)
     text = run(*arguments, "--method", "full", "--register", "x", code=2)
     assert "--register takes adapters" in text
+    monkeypatch.setenv("LORAPLEX_URL", "http://127.0.0.1:1")
+    assert "no answer from http://127.0.0.1:1" in run(*arguments, "--register", "x", code=1)
     assert "no weight" in run("combine", out, data, f"{data}=x", *base, code=2)
     assert "is no adapter" in run("merge", data, out, *base, code=2)
     assert "--method is w4a16 or nf4" in run("quantize", out, *base, "--method", "q", code=2)

@@ -16,6 +16,8 @@ def test_settings_become_arguments() -> None:
     )
     assert arguments.kv_cache_memory_bytes == int(1.5 * 2**30)
     assert arguments.max_model_len == -1, "the longest that the KV cache holds"
+    assert arguments.long_prefill_token_threshold == 64
+    assert engine_arguments(Settings(max_model_len=16), "m").long_prefill_token_threshold == 16
     assert arguments.lora_modules is None
     assert "q_proj" in arguments.lora_target_modules
     assert "lm_head" not in arguments.lora_target_modules

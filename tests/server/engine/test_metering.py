@@ -1,4 +1,4 @@
-"""Tokens are counted where vLLM's handlers call the engine."""
+"""Tokens are counted where they leave the engine, whatever the handlers ask for."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,100 +6,96 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.metrics.stats import RequestStateStats
 
 from server.engine.metering import meter
 from server.metering import METER, Meter
 from server.turns import Turns
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
+NUM_CHOICES = NUM_STEPS = 2
 
 
 class Client:
-    """Gives two choices of five tokens each, in the way that the parameters ask for."""
+    """Gives two choices three tokens in each of two steps; `generate` shows them at the end."""
 
-    def __init__(self, *, stops_at: int | None = None) -> None:
-        self.closed = 0
-        self.stops_at = stops_at
-        self.output_processor = SimpleNamespace(request_states={})
+    def __init__(self) -> None:
+        self.output_processor = SimpleNamespace(request_states={}, process_outputs=self._process)
+        self.num_closed = self.num_processed = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
-    async def abort(self, request_id: str) -> None:
+    def _process(self, outputs: list[Any], timestamp: float) -> int:
+        self.num_processed += len(outputs)
+        return len(outputs)
+
+    async def generate(self, _prompt: Any, _sampling: Any, request_id: str) -> AsyncIterator[str]:
         states = self.output_processor.request_states
-        if any(state.external_req_id == request_id for state in states.values()):
-            states.clear()
-
-    async def generate(
-        self, _prompt: Any, sampling: SamplingParams, request_id: str
-    ) -> AsyncIterator[Any]:
+        choices = range(NUM_CHOICES)
+        ids = [f"{choice}_{request_id}-{len(states)}" for choice in choices]
+        for choice in choices:
+            states[ids[choice]] = SimpleNamespace(external_req_id=request_id, request_index=choice)
+        outputs = [SimpleNamespace(request_id=i, new_token_ids=[7, 7, 7]) for i in (*ids, "gone")]
         try:
-            for number in range(1, 6):
-                detokenizer = SimpleNamespace(num_output_tokens=lambda number=number: number)
-                for i in range(2):
-                    self.output_processor.request_states[i] = SimpleNamespace(
-                        external_req_id=request_id, request_index=i, detokenizer=detokenizer
-                    )
-                if number == self.stops_at:
-                    await asyncio.Event().wait()
-                if sampling.output_kind == RequestOutputKind.FINAL_ONLY and number < 5:
-                    continue
-                new = sampling.output_kind == RequestOutputKind.DELTA
-                token_ids = [7] if new else [7] * number
-                yield SimpleNamespace(
-                    outputs=[SimpleNamespace(index=i, token_ids=token_ids) for i in range(2)],
-                    metrics=RequestStateStats(first_token_ts=10.0, last_token_ts=10.0 + number / 4),
-                )
-        except asyncio.CancelledError:
-            await self.abort(request_id)
-            raise
+            for _ in range(NUM_STEPS):
+                assert self.output_processor.process_outputs(outputs, timestamp=1.0) == 3
+            await self.may_end.wait()
+            yield "an answer"
         finally:
-            self.closed += 1
+            self.num_closed += 1
+            for each in ids:
+                del states[each]
 
 
-@pytest.mark.parametrize("kind", list(RequestOutputKind))
-async def test_every_kind_of_output(kind: RequestOutputKind) -> None:
+@pytest.fixture
+def client() -> Any:
     client: Any = Client()
     meter(client)
-    METER.set(current := Meter(Turns(4), "acme"))
-    sampling = SamplingParams(output_kind=kind)
+    return client
+
+
+@pytest.fixture
+def current() -> Meter:
+    return Meter(Turns(4, 100), "acme")
+
+
+async def test_tokens_are_counted_as_the_engine_gives_them(client: Any, current: Meter) -> None:
+    METER.set(current)
     for number in (1, 2):
-        assert [output async for output in client.generate(PROMPT, sampling, "id")]
-        assert (current.input_tokens, current.output_tokens) == (3 * number, 10 * number)
+        assert [output async for output in client.generate(PROMPT, None, "id")] == ["an answer"]
+        assert (current.input_tokens, current.output_tokens) == (3 * number, 12 * number)
+    assert client.num_processed == 12
 
 
-async def test_a_client_that_goes_away_is_charged_so_far_and_ends_the_request() -> None:
-    client: Any = Client()
-    meter(client)
-    METER.set(current := Meter(Turns(4), "acme"))
-    outputs = client.generate(PROMPT, SamplingParams(output_kind=RequestOutputKind.DELTA), "id")
-    await anext(outputs)
-    await outputs.aclose()
-    assert (current.tokens, client.closed) == (3 + 2, 1)
-
-
-@pytest.mark.parametrize("kind", list(RequestOutputKind))
-async def test_what_is_cut_off_is_charged_once(kind: RequestOutputKind) -> None:
-    client: Any = Client(stops_at=4)
-    meter(client)
-    METER.set(current := Meter(Turns(4), "acme"))
+async def test_who_goes_away_is_charged_so_far_and_ends_the_request(
+    client: Any, current: Meter
+) -> None:
+    METER.set(current)
+    client.may_end.clear()
 
     async def answer() -> None:
-        async for _ in client.generate(PROMPT, SamplingParams(output_kind=kind), "id"):
+        async for _ in client.generate(PROMPT, None, "id"):
             pass
 
     running = asyncio.create_task(answer())
-    await asyncio.sleep(0)
-    for _ in range(2):
-        await client.abort("somebody else's")
+    await asyncio.sleep(0.01)
+    assert (current.output_tokens, client.num_closed) == (12, 0)
     running.cancel()
     await current.ended()
-    in_steps = kind == RequestOutputKind.DELTA
-    assert (current.input_tokens, current.output_tokens) == (3, 6 if in_steps else 8)
+    assert (current.tokens, client.num_closed) == (15, 1)
 
 
-async def test_the_servers_own_requests_are_not_counted() -> None:
-    client: Any = Client()
-    meter(client)
+async def test_requests_side_by_side_are_counted_apart(client: Any, current: Meter) -> None:
+    async def answers(meter: Meter, request_id: str, number: int) -> None:
+        METER.set(meter)
+        for _ in range(number):
+            async for _ in client.generate(PROMPT, None, request_id):
+                await asyncio.sleep(0)
+
+    other = Meter(Turns(4, 100), "other")
+    await asyncio.gather(answers(current, "a", 1), answers(other, "b", 3))
+    assert (current.output_tokens, other.output_tokens) == (12, 36)
+
+
+async def test_the_servers_own_requests_are_not_counted(client: Any) -> None:
     METER.set(None)
-    sampling = SamplingParams(output_kind=RequestOutputKind.DELTA)
-    assert [output async for output in client.generate(PROMPT, sampling, "id")]
+    assert [output async for output in client.generate(PROMPT, None, "id")]
