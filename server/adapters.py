@@ -52,6 +52,7 @@ class Adapters:
         """With the limits of the settings."""
         limits = Limits(
             slots=settings.max_loras,
+            room=2 * engine.max_running,
             host=settings.host_adapters,
             quantum_seconds=settings.slot_quantum_seconds,
             linger_seconds=LINGER_SECONDS,

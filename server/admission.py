@@ -3,7 +3,8 @@
 The engine computes at most `max_loras` adapters at a time. Handed more, it lets later requests
 overtake earlier ones without bound. Here keys (engine ids of versions) take turns instead:
 
-* A key that holds a slot admits its requests at once.
+* A key that holds a slot admits its requests at once, of one tenant's `room` at a time: a flood
+  that waits for its turns in the engine has left soon after its key is closed.
 * A key that holds none waits for a free slot, or for one whose holder is idle: without requests
   for `linger_seconds`. A chat that asks again right after an answer keeps its slot that way; the
   idea is anticipatory scheduling (Iyer and Druschel, SOSP 2001), made for disks.
@@ -16,9 +17,9 @@ overtake earlier ones without bound. Here keys (engine ids of versions) take tur
   one whose request has waited longest, with everything that waits for it. So one tenant's hundred
   adapters don't stand between another's one and a slot; while nobody else waits it has them all.
 
-**Bound**, for one tenant. Let each admitted request last at most D seconds (D no less than the
-linger), M slots be without a pinned holder, and `advance` be called at every change and every
-deadline. A request whose key is the i-th to wait is admitted within ceil(i / M) * (quantum + D)
+**Bound**, for one tenant with less than `room`. Let each admitted request last at most D seconds (D
+no less than the linger), M slots be without a pinned holder, `advance` be called at every change
+and deadline. A request whose key is the i-th to wait is admitted within ceil(i / M) * (quantum + D)
 seconds. For i <= M: after a quantum of waiting every unpinned holder is closed but those whose turn
 began meanwhile. These were ahead in the queue, i - 1 at most, each once, since later requests of
 theirs queue behind. So M - (i - 1) or more holders have admitted nothing since, and are idle D
@@ -34,6 +35,7 @@ Pure: no tasks, no I/O, and `now` (seconds, of a clock that never goes back) is 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -69,14 +71,19 @@ class _Turn:
     tenant: str
     """Whose request began it."""
     leases: set[Ticket] = field(default_factory=set)
+    num_leases: Counter[str] = field(default_factory=Counter)
+    """Of each tenant."""
     idle_since: float = 0.0  # means something without leases only
 
 
 class Slots:
     """Gives `num_slots` slots to keys in turn. After any change call `advance`."""
 
-    def __init__(self, num_slots: int, quantum_seconds: float, linger_seconds: float) -> None:
-        self._num_slots = num_slots
+    def __init__(
+        self, num_slots: int, quantum_seconds: float, linger_seconds: float, room: float = math.inf
+    ) -> None:
+        """`room`: how many requests of one tenant a key admits at a time."""
+        self._num_slots, self._room = num_slots, room
         self._quantum = quantum_seconds
         self._linger = linger_seconds
         self._turns: dict[int, _Turn] = {}  # in the order in which they began
@@ -96,6 +103,7 @@ class Slots:
         turn = self._turns.get(key)
         if turn and ticket in turn.leases:
             turn.leases.remove(ticket)
+            turn.num_leases[ticket.tenant] -= 1
             turn.idle_since = now
         elif ticket in self._waiting.get(key, ()):
             self._waiting[key].remove(ticket)
@@ -162,14 +170,24 @@ class Slots:
         return None if victim is None else self._begin_turn(queue[0], now, victim)
 
     def _queue(self) -> list[int]:
-        """The keys that wait, the next one first."""
-        num_slots = Counter(t.tenant for key, t in self._turns.items() if key not in self._waiting)
-        places: dict[int, tuple[int, int]] = {}
-        for key in sorted(self._waiting, key=lambda key: self._waiting[key][0].number):
-            first = self._waiting[key][0]
-            places[key] = num_slots[first.tenant], first.number
-            num_slots[first.tenant] += 1
+        """The keys that wait and have room, the next one first."""
+        keys = [key for key in self._waiting if self._admissible(key)]
+        num_slots = Counter(t.tenant for key, t in self._turns.items() if key not in keys)
+        places: dict[int, tuple[int, float, int]] = {}
+        for key in sorted(keys, key=self._in_line_since):
+            tenant = self._waiting[key][0].tenant
+            places[key] = num_slots[tenant], *self._in_line_since(key)
+            num_slots[tenant] += 1
         return sorted(places, key=places.__getitem__)
+
+    def _in_line_since(self, key: int) -> tuple[float, int]:
+        """When a key's first request, or its turn's end, put it in the queue; and what comes first.
+
+        What waited for room on a holder stands behind whoever asked before its turn was over.
+        """
+        first, turn = self._waiting[key][0], self._turns.get(key)
+        turn_ended = turn.began + self._quantum if turn else first.asked_at
+        return max(first.asked_at, turn_ended), first.number
 
     def _closed(self, queue: list[int], now: float) -> set[int]:
         """Holders that admit nothing, because others wait and their quantum is over."""
@@ -205,11 +223,25 @@ class Slots:
         """Give a key a slot, or the first in the queue, a closed holder, its next quantum."""
         if victim is not None:
             del self._turns[victim]
-        leases = self._turns.pop(key).leases if self.holds(key) else set()
-        self._turns[key] = _Turn(now, self._waiting[key][0].tenant, leases)
+        turn = self._turns.pop(key, _Turn(now, ""))
+        turn.began, turn.tenant = now, self._waiting[key][0].tenant
+        self._turns[key] = turn
         return self._admit(key, victim)
 
+    def _admissible(self, key: int) -> bool:
+        """Whether any request that waits for a key needn't wait for one on it."""
+        turn = self._turns.get(key)
+        return turn is None or any(
+            turn.num_leases[ticket.tenant] < self._room for ticket in self._waiting[key]
+        )
+
     def _admit(self, key: int, victim: int | None = None) -> Grant:
-        tickets = self._waiting.pop(key)
-        self._turns[key].leases.update(tickets)
-        return Grant(key, tuple(tickets), victim)
+        turn, admitted, left = self._turns[key], [], []
+        for ticket in self._waiting.pop(key):
+            has_room = turn.num_leases[ticket.tenant] < self._room
+            (admitted if has_room else left).append(ticket)
+            turn.num_leases[ticket.tenant] += has_room
+        turn.leases.update(admitted)
+        if left:
+            self._waiting[key] = left
+        return Grant(key, tuple(admitted), victim)

@@ -29,6 +29,8 @@ class Limits:
     """How many versions, and how long."""
 
     slots: int
+    room: int
+    """Requests of one tenant that a version in a slot admits at a time."""
     host: int
     quantum_seconds: float
     linger_seconds: float
@@ -47,7 +49,7 @@ class Residents:
     ) -> None:
         """`fetches`: the threads that bring files from the origin."""
         self._engine, self._limits = engine, limits
-        self.slots = Slots(limits.slots, limits.quantum_seconds, limits.linger_seconds)
+        self.slots = Slots(limits.slots, limits.quantum_seconds, limits.linger_seconds, limits.room)
         residency = Residency(limits.host, self.slots.holds)
         self.host = HostMemory(
             engine, content, fetches, residency, limits.load_seconds, self._leave_slot
@@ -148,17 +150,20 @@ class Residents:
         return self.host.evict(engine_id, "retired" if resident.retired else "dismissed")
 
     async def _granted(self, granted: asyncio.Future[Install], version: VersionRecord) -> Install:
-        """Wait for a slot; what brings the version into it."""
+        """Wait for a slot; what brings the version into it.
+
+        Behind its own tenant's requests on a version that has one, a request waits on.
+        """
         started, limit = time.monotonic(), self._limits.slot_wait_seconds
         try:
-            async with asyncio.timeout(limit):
-                return await granted
-        except TimeoutError:
-            raise SlotTimeout(
-                f"no slot for {version.public_name} came free within {limit:g} s; try again, or "
-                "have LORAPLEX_MAX_LORAS raised",
-                param="model",
-            ) from None
+            while not (await asyncio.wait({granted}, timeout=limit))[0]:
+                if not self.slots.holds(version.engine_id):
+                    raise SlotTimeout(
+                        f"no slot for {version.public_name} came free within {limit:g} s; try "
+                        "again, or have LORAPLEX_MAX_LORAS raised",
+                        param="model",
+                    )
+            return granted.result()
         finally:
             tenant = metrics.tenant_label(version.tenant)
             metrics.QUEUE_SECONDS.labels(tenant, "slot").observe(time.monotonic() - started)
@@ -184,10 +189,8 @@ class Residents:
             self._installs[grant.key] = install
         resident = self.host.residency[grant.key]
         for ticket in grant.tickets:
-            granted = self._waiting.pop(ticket)
             resident.waiting, resident.leases = resident.waiting - 1, resident.leases + 1
-            if not granted.done():  # it is cancelled where the client has just gone
-                granted.set_result(install)
+            self._waiting.pop(ticket).set_result(install)
 
     async def _install(self, engine_id: int) -> None:
         """Bring a version that holds a slot here into the engine's.

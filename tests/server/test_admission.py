@@ -207,6 +207,34 @@ def test_an_unpinned_key_makes_room_again() -> None:
     assert [grant.victim for grant in slots.advance(50)] == [A]
 
 
+def test_a_key_admits_few_of_one_tenant_at_a_time_and_others_at_once() -> None:
+    slots = Slots(1, quantum_seconds=10, linger_seconds=1, room=2)
+    flood = [slots.ask(A, 0, "flood") for _ in range(5)]
+    calm = slots.ask(A, 0, "calm")
+    assert slots.advance(0) == [Grant(A, (*flood[:2], calm))]
+    assert slots.advance(0) == []
+    slots.leave(flood[0], 1)
+    assert slots.advance(1) == [Grant(A, (flood[2],))]
+    slots.leave(flood[3], 2)
+    slots.leave(flood[1], 2)
+    assert slots.advance(2) == [Grant(A, (flood[4],))]
+
+
+def test_a_closed_key_is_free_after_the_few_that_it_had_admitted() -> None:
+    slots = Slots(1, quantum_seconds=10, linger_seconds=1, room=2)
+    flood = [slots.ask(A, 0, "flood") for _ in range(5)]
+    slots.advance(0)
+    other = slots.ask(B, 1, "calm")
+    slots.leave(flood[0], 2)
+    assert keys(slots.advance(2)) == [A], "its quantum isn't over"
+    slots.leave(flood[1], 11)
+    assert slots.advance(11) == []
+    slots.leave(flood[2], 12)
+    assert slots.advance(12) == [Grant(B, (other,), victim=A)]
+    slots.leave(other, 13)
+    assert slots.advance(14) == [Grant(A, tuple(flood[3:]), victim=B)]
+
+
 def test_one_slot_stays_without_a_pin() -> None:
     slots = two_slots()
     slots.pin(A)

@@ -1,6 +1,7 @@
 """Slots under any order of events, against what must hold after each."""
 
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -205,3 +206,39 @@ def test_nobody_starves_among_tenants_and_a_tenant_s_first_key_is_soon_next(
         assert request.waited is not None
         if request.key < 100:
             assert request.waited <= math.ceil(9 / num_slots) * (quantum + longest)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 6), st.integers(1, 8), st.integers(1, 15), st.sampled_from("ab")),
+        max_size=80,
+    ),
+    num_slots=st.integers(1, 4),
+    quantum=st.integers(0, 20),
+    room=st.integers(1, 3),
+)
+def test_with_little_room_on_each_key_everybody_gets_in(
+    arrivals: list[tuple[int, int, int, str]], num_slots: int, quantum: int, room: int
+) -> None:
+    simulation = Simulation(Slots(num_slots, quantum, linger_seconds=1, room=room))
+    running: Counter[tuple[int, str]] = Counter()
+    time = 0
+    for gap, key, duration, tenant in arrivals:
+        time += gap
+        simulation.at(
+            time,
+            lambda key=key, duration=duration, tenant=tenant: simulation.ask(
+                key, duration, tenant=tenant
+            ),
+        )
+    simulation.run()
+    assert len(simulation.requests) == len(arrivals)
+    events = []
+    for request, (_, key, duration, tenant) in zip(simulation.requests, arrivals, strict=True):
+        assert request.waited is not None
+        begins = request.asked_at + request.waited
+        events += [(begins + duration, -1, key, tenant), (begins, 1, key, tenant)]
+    for _, change, key, tenant in sorted(events):
+        running[key, tenant] += change
+        assert running[key, tenant] <= room

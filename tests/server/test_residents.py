@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -15,8 +16,10 @@ from adapters_registry.catalog import VersionRecord
 from adapters_registry.records import Registry
 from server import residency
 from server.errors import APIError, SlotTimeout, Unavailable
+from server.metering import METER, Meter
 from server.residency import State, Tier
 from server.residents import Limits, Residents
+from server.turns import Turns
 from server.workers import Workers
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
@@ -24,6 +27,7 @@ from tests.tiny import AdapterFactory
 SLOTS, HOST = 2, 4
 LIMITS = Limits(
     slots=SLOTS,
+    room=8,
     host=HOST,
     quantum_seconds=0.05,
     linger_seconds=0.0,
@@ -129,7 +133,7 @@ async def test_slots_and_host_memory_keep_to_their_budgets(
 async def test_who_waits_too_long_is_told(
     registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
 ) -> None:
-    limits = Limits(1, 4, 0.0, 0.0, slot_wait_seconds=0.05, load_seconds=2.0)
+    limits = Limits(1, 8, 4, 0.0, 0.0, slot_wait_seconds=0.05, load_seconds=2.0)
     residents = make(registry, engine, limits)
     async with held(residents, versions[0]):
         with pytest.raises(SlotTimeout):
@@ -138,10 +142,44 @@ async def test_who_waits_too_long_is_told(
     await touch(residents, versions[1])
 
 
+async def test_a_flood_whose_prompts_take_turns_gives_its_slots_back_soon(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    limits = replace(LIMITS, room=4, quantum_seconds=0.02)
+    residents, turns, ended = make(registry, engine, limits), Turns(2, 100), []
+
+    async def ask(version: VersionRecord, tenant: str) -> None:
+        METER.set(Meter(turns, tenant))
+        async with residents.hold(version), turns.turn(tenant, 1, 10):
+            await asyncio.sleep(0.002)
+        ended.append(tenant)
+
+    async with asyncio.TaskGroup() as running:
+        for number in range(400):
+            running.create_task(ask(versions[number % SLOTS], "flood"))
+        await until(lambda: len(ended) >= 2)
+        await running.create_task(ask(versions[SLOTS], "calm"))
+        assert len(ended) < 200
+    assert len(ended) == 401
+
+
+async def test_behind_requests_of_ones_own_one_waits_on(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    limits = replace(LIMITS, room=1, slot_wait_seconds=0.02)
+    residents = make(registry, engine, limits)
+    async with held(residents, versions[0]) as let_go:
+        second = asyncio.create_task(touch(residents, versions[0]))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        let_go()
+        await second
+
+
 async def test_a_client_that_leaves_frees_its_place(
     registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
 ) -> None:
-    residents = make(registry, engine, Limits(1, 4, 0.0, 0.0, 60.0, 2.0))
+    residents = make(registry, engine, Limits(1, 8, 4, 0.0, 0.0, 60.0, 2.0))
     async with held(residents, versions[0]) as let_go:
         first = asyncio.create_task(touch(residents, versions[1]))
         second = asyncio.create_task(touch(residents, versions[2]))
@@ -190,7 +228,7 @@ async def test_a_failed_load_fails_its_own_and_pauses(
 async def test_a_load_that_takes_too_long_fails_only_its_own(
     registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
 ) -> None:
-    residents = make(registry, engine, Limits(2, 4, 0.0, 0.0, 60.0, load_seconds=0.5))
+    residents = make(registry, engine, Limits(2, 8, 4, 0.0, 0.0, 60.0, load_seconds=0.5))
     await touch(residents, versions[1])
     engine.load_seconds = 10.0
     with pytest.raises(Unavailable, match=r"more than 0\.5 s"):
