@@ -236,7 +236,9 @@ class Slots:
         )
 
     def _admit(self, key: int, victim: int | None = None) -> Grant:
-        turn, admitted, left = self._turns[key], [], []
+        turn = self._turns[key]
+        admitted: list[Ticket] = []
+        left: list[Ticket] = []
         for ticket in self._waiting.pop(key):
             has_room = turn.num_leases[ticket.tenant] < self._room
             (admitted if has_room else left).append(ticket)
