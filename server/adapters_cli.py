@@ -15,6 +15,7 @@ from rich.table import Table
 
 from adapters_registry.content import ADAPTER_FILES
 from server.api_client import call
+from server.tables import print_table
 
 app = typer.Typer(
     help="Register, list, promote, roll back and retire adapters of a running server.",
@@ -133,7 +134,7 @@ def list_adapters(
             str(adapter["rank"] or "-"),
             _size(adapter["size_bytes"]),
         )
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()
@@ -161,7 +162,7 @@ def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None
             version["created_at"][:19],
             "\n".join(reason["message"] for reason in version["reasons"]),
         )
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()

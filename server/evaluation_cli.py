@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.tables import print_table
 from server.training_cli import BaseFlag, base_or_bundled, explained
 
 if TYPE_CHECKING:
@@ -144,10 +145,11 @@ def compare(
                 progress=status.update,
             )
         write_report(comparison, output, price)
-    table = Table(*columns(comparison), title=f"{comparison.num_examples} held-out examples")
-    for cells in table_rows(comparison, price):
+    head, *facts = zip(columns(comparison), *table_rows(comparison, price), strict=True)
+    table = Table(*head, title=f"{comparison.num_examples} held-out examples")
+    for cells in facts:
         table.add_row(*cells)
-    console.print(table)
+    print_table(table)
     console.print(recommendation(comparison), soft_wrap=True, highlight=False)
     console.print(f"report: {output / REPORT_HTML}", soft_wrap=True, highlight=False)
 
@@ -225,7 +227,7 @@ def _print(
     for name, summary in summaries.items():
         table.add_row(name, *(f"{summary[column]:.4f}" for column in columns))
     console = Console()
-    console.print(table)
+    print_table(table)
     first = next(iter(scores))
     for name, gap in differences.items():
         verdict = "significant" if gap.is_significant else "not significant"

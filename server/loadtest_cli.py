@@ -15,6 +15,7 @@ from rich.table import Table
 from server import residency_cli, workload_cli
 from server.settings import load_settings
 from server.started_server import started_server
+from server.tables import print_table
 from server.workload_cli import Duration, Kind, Load, Out, Place, Seed, Slo, Url, WeightsDir
 
 app = typer.Typer(help="Measure a server under load.", no_args_is_help=True)
@@ -79,7 +80,7 @@ def run(
     except LoadTestError as error:
         console.print(f"loraplex: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    Console().print(table)
+    print_table(table)
     print(json.dumps(result))
 
 

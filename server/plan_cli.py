@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.tables import print_table
 from server.training_cli import base_or_bundled, explained
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _print_training(shape: Shape, estimates: list[Estimate], advice: Advice) -> 
     if any(e.cost is not None for e in estimates):
         table.add_row("cost", *(f"{e.cost or 0:.2f}" for e in estimates))
     console = Console()
-    console.print(table)
+    print_table(table)
     console.print(f"choose: {advice.method or 'nothing fits'}")
     for reason in advice.reasons:
         console.print(f"  {reason}", soft_wrap=True)

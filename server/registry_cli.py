@@ -15,6 +15,7 @@ from rich.table import Table
 
 from server.api_client import fail
 from server.settings import SettingsError, load_settings
+from server.tables import print_table
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -67,7 +68,7 @@ def gc(
     table = Table("where", "digest", "size")
     for where, digest, size_bytes in rows:
         table.add_row(where, digest[:12], _size(size_bytes))
-    Console().print(table)
+    print_table(table)
     print(f"{_size(total_bytes)} {'would be' if dry_run else 'were'} removed")
 
 
@@ -93,7 +94,7 @@ def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
         for finding in wrong:
             table.add_row(finding.digest[:12], finding.state, ", ".join(finding.versions))
         if wrong:
-            Console().print(table)
+            print_table(table)
         print(f"{len(findings)} checked, {len(wrong)} not as they should be")
     if wrong:
         raise typer.Exit(1)

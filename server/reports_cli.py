@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from server.api_client import call
+from server.tables import print_table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 TenantFlag = Annotated[str | None, typer.Option(help="Only this tenant's.")]
@@ -39,7 +39,7 @@ def usage(
     table = Table("tenant", "adapter", "requests", "tokens in", "out", "slot s", "cold starts")
     for row in rows:
         table.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
+    print_table(table)
 
 
 def audit(
@@ -67,4 +67,4 @@ def audit(
             entry["subject"],
             *states,
         )
-    Console().print(table)
+    print_table(table)

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from server.api_client import call
+from server.tables import print_table
 
 tenants_app = typer.Typer(help="Tenants of a running server.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of a running server.", no_args_is_help=True)
@@ -38,7 +38,7 @@ def list_tenants(as_json: JsonFlag = False) -> None:
     table = Table("tenant", "adapters", "created")
     for tenant in tenants:
         table.add_row(tenant["name"], str(tenant["num_adapters"]), _time(tenant["created_at"]))
-    Console().print(table)
+    print_table(table)
 
 
 @tenants_app.command("show")
@@ -131,7 +131,7 @@ def list_keys(
         table.add_row(
             key["id"], key["tenant"], ", ".join(key["scopes"]), key["label"], *map(_time, times)
         )
-    Console().print(table)
+    print_table(table)
 
 
 @keys_app.command("revoke")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.api_client import call
+from server.tables import print_table
 
 if TYPE_CHECKING:
     from training.datasets import Split
@@ -182,7 +183,7 @@ def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, pla
     for metric, value in after.items():
         expected = f"{plan.expected[metric]:.2f}" if metric in plan.expected else ""
         table.add_row(metric, f"{before[metric]:.3f}", f"{value:.3f}", expected)
-    Console().print(table)
+    print_table(table)
 
 
 def _register(name: str, tenant: str | None, directory: Path, record: RunRecord) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from training.data import Conversation, split_off, write_conversations
 from training.errors import TrainingError
-from training.metrics import Difference, Scores, paired_difference
+from training.metrics import Difference, Scores, difference_of_runs
 from training.recipe import LEARNING_RATES, METHODS, Recipe
 from training.trial import Result, run_trial
 
@@ -45,6 +45,8 @@ class Row:
     learning_rate: float | None
     scores: Scores
     """Of each held-out example, the mean over seeds."""
+    runs: list[Scores]
+    """Of each seed."""
     by_seed: list[float] = field(default_factory=list)
     peak_memory_mib: float = 0
     seconds_per_step: float = 0
@@ -142,7 +144,8 @@ def compare(
     rows = []
     for arm in arms:
         if arm.recipe is None:
-            rows.append(Row(arm.name, "", None, trial(arm.name, None, "prompted").scores))
+            scores = trial(arm.name, None, "prompted").scores
+            rows.append(Row(arm.name, "", None, scores, [scores]))
             continue
         recipe = _with_steps(arm, minutes, trial)
         rates = [LEARNING_RATES[recipe.method] * factor for factor in rate_factors]
@@ -194,6 +197,7 @@ def _row(name: str, method: str, rate: float, results: list[Result], metric: str
         method,
         rate,
         Scores(values, results[0].scores.num_tokens),
+        [result.scores for result in results],
         by_seed=[result.scores.mean(metric) for result in results],
         peak_memory_mib=statistics.mean(record["peak_memory_mib"] for record in records),
         seconds_per_step=statistics.mean(result.seconds_per_step for result in results),
@@ -205,13 +209,11 @@ def _row(name: str, method: str, rate: float, results: list[Result], metric: str
 
 
 def summarise(rows: list[Row], metric: str, num_examples: int, num_seeds: int) -> Comparison:
-    """Who is best, and how far behind it each other is, over the same examples."""
+    """Who is best, and how far behind it each other is, over the same examples and any seeds."""
     sign = -1 if metric == "loss" else 1
     best = max(rows, key=lambda row: sign * row.scores.mean(metric))
     behind = {
-        row.name: paired_difference(best.scores, row.scores, metric)
-        for row in rows
-        if row is not best
+        row.name: difference_of_runs(best.runs, row.runs, metric) for row in rows if row is not best
     }
     return Comparison(metric, num_examples, num_seeds, rows, behind, best.name)
 
@@ -257,7 +259,8 @@ def to_json(comparison: Comparison) -> str:
     """Everything but the single examples' scores."""
     rows = []
     for row in comparison.rows:
-        facts = asdict(row)
+        facts = asdict(replace(row, runs=[]))
+        del facts["runs"]
         facts["scores"] = row.scores.summary()
         rows.append(facts)
     facts = asdict(replace(comparison, rows=[])) | {"rows": rows}

@@ -83,7 +83,7 @@ text-align: left }} img {{ max-width: 100% }}
 <h1>Which method</h1>
 <p><strong>{html.escape(recommendation(comparison))}</strong></p>
 <p>{comparison.num_examples} held-out examples, {comparison.num_seeds} seeds; intervals by
-the paired bootstrap over examples.</p>
+the paired bootstrap over examples and seeds.</p>
 <table><tr>{head}</tr>
 {body}</table>
 <p><img alt="Quality of each arm, and validation loss over time"

@@ -1,11 +1,13 @@
 """What a flood by one tenant costs another, on the real engine.
 
 python -m tests.benchmarks.fair_sharing [--max-running 8] [--seconds 40] [--rate 2]
+    [--flood-words 0] [--prefill-tokens N]
 
 Prints one JSON object. `alone`: a calm tenant's requests, Poisson arrivals of one seed, by
 themselves. `flooded`: the same beside another tenant whose clients always have eight times its
-share of the engine's room waiting or running. `contended`: both want more than their share.
-`equal`: four such tenants, with Jain's index of their tokens.
+share of the engine's room waiting or running, with so many words more in each prompt.
+`contended`: both want more than their share. `equal`: four such tenants, with Jain's index of
+their tokens.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Tenant:
 
     exchange: Exchange
     key: str
+    words: int = 0
+    """In each prompt, beside the common ones."""
 
 
 @dataclass
@@ -50,6 +54,8 @@ class Seen:
     asked: int = 0
     ttft: list[float] = field(default_factory=list)
     """Seconds from asking to the first token."""
+    gaps: list[float] = field(default_factory=list)
+    """Seconds from each token to the next."""
 
     def summary(self, seconds: float) -> dict[str, Any]:
         return {
@@ -57,14 +63,18 @@ class Seen:
             "asked_tokens_per_second": round(self.asked * ANSWER_TOKENS / seconds, 1),
             "ttft_p50_ms": round(1000 * statistics.median(self.ttft)),
             "ttft_p95_ms": round(1000 * statistics.quantiles(self.ttft, n=20)[-1]),
+            "gap_p50_ms": round(1000 * statistics.median(self.gaps)),
+            "gap_p99_ms": round(1000 * statistics.quantiles(self.gaps, n=100)[-1]),
             "answers": len(self.ttft),
         }
 
 
 async def ask(api: Tenant, ends_at: float, seen: Seen) -> None:
+    more = "".join(f" {random.randrange(1000)}" for _ in range(api.words))
     body = {
         "model": "base",
-        "prompt": f"{time.monotonic_ns()} is a number. Tell me a long story about it and its kin.",
+        "prompt": f"{time.monotonic_ns()} is a number. Tell me a long story about it and its kin."
+        + more,
         "max_tokens": ANSWER_TOKENS,
         "stream": True,
         "ignore_eos": True,
@@ -76,6 +86,7 @@ async def ask(api: Tenant, ends_at: float, seen: Seen) -> None:
     if not outcome.ok or outcome.first is None:
         raise RuntimeError(f"{outcome.status}: {outcome.detail}")
     seen.ttft.append(outcome.first - now)
+    seen.gaps += outcome.gaps
     came = itertools.accumulate(outcome.gaps, initial=outcome.first)
     seen.tokens += sum(moment < ends_at for moment in came)
 
@@ -100,9 +111,14 @@ async def arrivals(api: Tenant, rate: float, ends_at: float, seen: Seen) -> None
 class Fleet:
     """The tenants of one server."""
 
-    def __init__(self, server: RunningServer, exchange: Exchange, seconds: float) -> None:
+    def __init__(
+        self, server: RunningServer, exchange: Exchange, seconds: float, flood_words: int
+    ) -> None:
         self._exchange, self._seconds = exchange, seconds
-        self._tenants = {name: Tenant(exchange, key_of(server, name)) for name in TENANTS}
+        words = {FLOOD: flood_words}
+        self._tenants = {
+            name: Tenant(exchange, key_of(server, name), words.get(name, 0)) for name in TENANTS
+        }
 
     async def phase(self, clients: dict[str, int], rate: float = 0) -> dict[str, Any]:
         """Run so many clients of each tenant, and with a rate the calm one's arrivals."""
@@ -117,9 +133,10 @@ class Fleet:
         return {tenant: found.summary(self._seconds) for tenant, found in seen.items()}
 
 
-async def measure(server: RunningServer, seconds: float, room: int, rate: float) -> dict[str, Any]:
+async def measure(server: RunningServer, given: argparse.Namespace) -> dict[str, Any]:
     async with Exchange(server.url, Limits()) as exchange:
-        return await compare(Fleet(server, exchange, seconds), room, rate)
+        fleet = Fleet(server, exchange, given.seconds, given.flood_words)
+        return await compare(fleet, given.max_running, given.rate)
 
 
 async def compare(fleet: Fleet, room: int, rate: float) -> dict[str, Any]:
@@ -152,15 +169,17 @@ def main() -> None:
     parser.add_argument("--max-running", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--rate", type=float, default=2, help="the calm tenant's requests/s")
+    parser.add_argument("--flood-words", type=int, default=0)
+    parser.add_argument("--prefill-tokens", help="the server's setting; default: its own")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        flags = ("--max-running", str(arguments.max_running))
+        flags = ["--max-running", str(arguments.max_running)]
+        if arguments.prefill_tokens:
+            flags += ["--prefill-tokens", arguments.prefill_tokens]
         server = RunningServer(Path(folder) / "var", *flags)
         try:
             server.wait_until_ready()
-            room, rate = arguments.max_running, arguments.rate
-            found = asyncio.run(measure(server, arguments.seconds, room, rate))
-            print(json.dumps(found, indent=1))
+            print(json.dumps(asyncio.run(measure(server, arguments)), indent=1))
         finally:
             server.stop()
 

@@ -136,11 +136,13 @@ def row(name: str, method: str, hits: int, memory: int = 0) -> Row:
         "rouge_l": [1.0] * 100,
         "loss": [1.0] * 100,
     }
+    scores = Scores(values, [1] * 100)
     return Row(
         name,
         method,
         None if not method else 0.1,
-        Scores(values, [1] * 100),
+        scores,
+        [scores],
         [hits / 100],
         peak_memory_mib=memory,
     )

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from training.metrics import Scores, paired_difference, score_answers
+from training.metrics import Scores, difference_of_runs, paired_difference, score_answers
 
 RIGHT = ['{"intent": "on", "area": "hall"}', '{"intent": "off"}']
 
@@ -50,6 +50,17 @@ def test_the_bootstrap_agrees_with_the_normal_interval() -> None:
     assert difference.low == pytest.approx(gaps.mean() - error, abs=0.01)
     assert difference.high == pytest.approx(gaps.mean() + error, abs=0.01)
     assert difference.is_significant
+
+
+def test_a_lucky_seed_is_no_merit() -> None:
+    def run(hits: int) -> Scores:
+        return Scores({"exact_match": [float(i < hits) for i in range(100)]})
+
+    steady, lucky = [run(40), run(40), run(40)], [run(30), run(40), run(80)]
+    assert not difference_of_runs(lucky, steady, "exact_match").is_significant
+    better = difference_of_runs([run(50), run(49), run(51)], steady, "exact_match")
+    assert better.mean == pytest.approx(0.1)
+    assert better.is_significant
 
 
 def test_the_same_answers_do_not_differ() -> None:
