@@ -2,28 +2,35 @@
 
 The Virtual Token Counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024):
 each tenant has a counter of the tokens it was served, divided by its weight; of the tenants that
-wait, the one with the lowest is next. One that begins to wait has its counter lifted to the lowest
-of those that wait, so that nobody saves up for later. So of two tenants that always have something
-waiting, neither gets more than the other, by their weights, but for a constant: about what one
-engine full of requests costs. Nothing is held back while there is room.
+wait, the one with the lowest is next. One that begins to wait has its counter lifted to near the
+lowest of those that wait, so that nobody saves up for later. So of two tenants that always have
+something waiting, neither gets more than the other, by their weights, but for a constant: about
+what two engines full of requests cost. Nothing is held back while there is room.
 
-Beyond the paper: a tenant that has less than its share of the room running, and would be next if
-what runs had cost it nothing, doesn't wait for one of the others' answers to end; up to as many
-again as there is room for may run so. Its first token comes soon under a flood of another's, and
-the flood pays with the time of its own. And while several tenants are served, prompts of one begin
-a few at a time (`prefill_tokens`): else a flood whose answers end together fills a step of the
-engine with prompts, and everybody's next token waits for all of them.
+Beyond the paper: a tenant doesn't wait for one of the others' answers to end if it has less than
+its share of the room running, and would be next if what runs had cost it nothing; or if it was
+served so much less lately that half an engine full wouldn't make up for it (the lifting leaves it
+up to a whole one for that). As many again as there is room for may run so. Its first token comes
+soon under a flood of another's, and the flood pays with the time of its own. And while several
+tenants are served, prompts of one begin a few at a time (`prefill_tokens`): else a flood whose
+answers end together fills a step of the engine with prompts, and everybody's next token waits for
+all of them.
 
 Pure: no tasks, no clock.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 INPUT_COST, OUTPUT_COST = 1, 2
 """Of a token, as in the paper: an answer's is computed alone, a prompt's with the others."""
+
+
+NUM_REMEMBERED = 32
+"""Prompts over which the mean cost of one is taken, roughly."""
 
 
 @dataclass(eq=False)
@@ -64,13 +71,16 @@ class FairQueue:
         self._running: set[Ticket] = set()
         self._level = 0.0
         """The counter of the tenant that was admitted last."""
+        self._mean_cost = math.inf
+        """Of the prompts that ended lately; not known before one has."""
 
     def ask(self, tenant: str, weight: int, input_tokens: int) -> Ticket:
         """Put a prompt in the queue."""
         account = self._accounts.setdefault(tenant, _Account())
         if not account.waiting:
             waiting = (other.counter for other in self._accounts.values() if other.waiting)
-            account.counter = max(account.counter, min(waiting, default=self._level))
+            lowest = min(waiting, default=self._level)
+            account.counter = max(account.counter, lowest - self._full_engine / weight)
         account.weight = weight
         ticket = Ticket(tenant, weight, input_tokens)
         account.waiting.append(ticket)
@@ -82,6 +92,7 @@ class FairQueue:
         if ticket in self._running:
             self._running.remove(ticket)
             account.running -= 1
+            self._remember(ticket.cost * ticket.weight)
             self._end_prefill(ticket)
             # Added up again, so that no rounding error stays.
             account.cost_of_running = sum(
@@ -110,6 +121,10 @@ class FairQueue:
             admitted.append(ticket)
         return admitted
 
+    def _remember(self, cost: float) -> None:
+        before = cost if math.isinf(self._mean_cost) else self._mean_cost
+        self._mean_cost = before + (cost - before) / NUM_REMEMBERED
+
     def _end_prefill(self, ticket: Ticket) -> None:
         if not ticket.prefilled:
             ticket.prefilled = True
@@ -125,12 +140,11 @@ class FairQueue:
         waiting = [account for account in self._accounts.values() if account.waiting]
         if not waiting or len(self._running) >= 2 * self._room:
             return None
-        least = min(account.counter for account in waiting)
-        waiting = [account for account in waiting if self._may_prefill(account)]
+        may = [account for account in waiting if self._may_prefill(account)]
         if len(self._running) >= self._room:
-            waiting = [account for account in waiting if self._need_not_wait(account, least)]
-        waiting.sort(key=lambda account: (account.counter, account.running))
-        return waiting[0].waiting[0] if waiting else None
+            may = [account for account in may if self._need_not_wait(account, waiting)]
+        may.sort(key=lambda account: (account.counter, account.running))
+        return may[0].waiting[0] if may else None
 
     def _may_prefill(self, account: _Account) -> bool:
         together = account.prefilling + account.waiting[0].input_tokens
@@ -138,9 +152,17 @@ class FairQueue:
             len(self._accounts) == 1 or not account.prefilling or together <= self._prefill_tokens
         )
 
-    def _need_not_wait(self, account: _Account, least: float) -> bool:
-        has_share_left = account.running < self._share(account)
-        return has_share_left and account.counter - account.cost_of_running <= least
+    def _need_not_wait(self, account: _Account, waiting: list[_Account]) -> bool:
+        least = min(other.counter for other in waiting)
+        if account.running < self._share(account):
+            return account.counter - account.cost_of_running <= least
+        others = min((a.counter for a in waiting if a is not account), default=-math.inf)
+        return account.counter + self._full_engine / account.weight / 2 < others
+
+    @property
+    def _full_engine(self) -> float:
+        """What as many prompts as there is room for cost."""
+        return self._room * self._mean_cost
 
     def _share(self, account: _Account) -> float:
         """The part of the room that is a tenant's among those that run or wait, by weight."""

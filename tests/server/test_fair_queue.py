@@ -126,7 +126,7 @@ def test_the_next_tenant_below_its_share_need_not_wait() -> None:
     queue = FairQueue(4, PREFILL_TOKENS)
     flood = [queue.ask("flood", 1, 10) for _ in range(9)]
     assert queue.advance() == flood[:4]
-    calm = [queue.ask("calm", 1, 1) for _ in range(3)]
+    calm = [queue.ask("calm", 1, 30) for _ in range(3)]
     queue.charge(flood[0], 5)
     assert queue.advance() == calm[:2]
     queue.leave(flood[0])
@@ -174,3 +174,20 @@ def test_few_prompts_at_a_time_are_shared_as_fairly(prefill_tokens: int) -> None
     engine.backlog(dict.fromkeys("abc", 1), 2000)
     served = engine.served.values()
     assert max(served) / min(served) < 1.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bursts_of_a_tenant_below_its_share_need_not_wait(seed: int) -> None:
+    """By Poisson's law: half its share of the tokens, at times more than its share of the room."""
+    engine = Engine(8, seed)
+    share_of_room = 8 / 2
+    steps_per_request = (MAX_OUTPUT / 2) / (share_of_room / 2)
+    for _ in range(6000):
+        while engine.waiting["flood"] < 32:
+            engine.ask("flood")
+        if engine.random.random() < 1 / steps_per_request:
+            engine.ask("calm")
+        engine.step()
+    waits = sorted(engine.waits["calm"])
+    assert waits[int(0.95 * len(waits))] <= 1
+    assert engine.served["flood"] > 1.5 * engine.served["calm"]
