@@ -11,10 +11,9 @@ Beyond the paper: a tenant doesn't wait for one of the others' answers to end if
 its share of the room running, and would be next if what runs had cost it nothing; or if it was
 served so much less lately that half an engine full wouldn't make up for it (the lifting leaves it
 up to a whole one for that). As many again as there is room for may run so. Its first token comes
-soon under a flood of another's, and the flood pays with the time of its own. And while several
-tenants are served, prompts of one begin a few at a time (`prefill_tokens`): else a flood whose
-answers end together fills a step of the engine with prompts, and everybody's next token waits for
-all of them.
+soon under a flood of another's, and the flood pays with the time of its own. And prompts of one
+tenant begin a few at a time (`prefill_tokens`): else a flood of long ones, or one whose answers end
+together, fills a step of the engine with prompts, and everybody's next token waits for all of them.
 
 Pure: no tasks, no clock.
 """
@@ -29,6 +28,8 @@ INPUT_COST, OUTPUT_COST = 1, 2
 """Of a token, as in the paper: an answer's is computed alone, a prompt's with the others."""
 
 
+ALONE = 8
+"""A step with that many times the prompts costs nobody else, until somebody comes."""
 NUM_REMEMBERED = 32
 """Prompts over which the mean cost of one is taken, roughly."""
 
@@ -61,8 +62,8 @@ class _Account:
 class FairQueue:
     """Lets `room` prompts run at a time. After `ask`, `charge` and `leave` call `advance`.
 
-    While several tenants are served, more than one prompt of a tenant may be without an answer only
-    if together they have no more than `prefill_tokens`.
+    More than one prompt of a tenant may be without an answer only if together they have no more
+    than `prefill_tokens`; `ALONE` times as many while only one tenant is served.
     """
 
     def __init__(self, room: int, prefill_tokens: int) -> None:
@@ -148,9 +149,8 @@ class FairQueue:
 
     def _may_prefill(self, account: _Account) -> bool:
         together = account.prefilling + account.waiting[0].input_tokens
-        return (
-            len(self._accounts) == 1 or not account.prefilling or together <= self._prefill_tokens
-        )
+        factor = ALONE if len(self._accounts) == 1 else 1
+        return not account.prefilling or together <= factor * self._prefill_tokens
 
     def _need_not_wait(self, account: _Account, waiting: list[_Account]) -> bool:
         least = min(other.counter for other in waiting)

@@ -33,6 +33,7 @@ from tests.real_engine.test_tenants import key_of
 CALM, FLOOD = "calm", "flood"
 TENANTS = (CALM, FLOOD, "third", "fourth")
 ANSWER_TOKENS = 32
+PATIENT = Limits(stall_seconds=200, request_seconds=400, drain_seconds=400)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Fleet:
 
 
 async def measure(server: RunningServer, given: argparse.Namespace) -> dict[str, Any]:
-    async with Exchange(server.url, Limits()) as exchange:
+    async with Exchange(server.url, PATIENT) as exchange:
         fleet = Fleet(server, exchange, given.seconds, given.flood_words)
         return await compare(fleet, given.max_running, given.rate)
 

@@ -162,10 +162,12 @@ def test_prompts_of_one_of_several_tenants_begin_a_few_at_a_time() -> None:
     assert queue.advance() == [second]
 
 
-def test_the_prompts_of_one_tenant_alone_begin_at_once() -> None:
-    queue = FairQueue(8, prefill_tokens=25)
-    tickets = [queue.ask("flood", 1, 10) for _ in range(9)]
-    assert queue.advance() == tickets[:8]
+def test_more_prompts_of_one_tenant_alone_begin_at_once() -> None:
+    queue = FairQueue(8, prefill_tokens=20)
+    tickets = [queue.ask("flood", 1, 30) for _ in range(9)]
+    assert queue.advance() == tickets[:5]
+    queue.charge(tickets[0], 1)
+    assert queue.advance() == tickets[5:6]
 
 
 @pytest.mark.parametrize("prefill_tokens", [1, 150])
