@@ -121,7 +121,7 @@ def compare(
 ) -> None:
     """Train by each method on your data, and say which pays: table, HTML, PNG, recommendation."""
     from server.training_cli import data_of
-    from training.compare import RATE_FACTORS, make_arms, recommendation
+    from training.compare import RATE_FACTORS, caveats, make_arms, recommendation
     from training.compare import compare as run
     from training.comparison_report import REPORT_HTML, columns, table_rows, write_report
     from training.recipe import METHODS, load_recipe, make_recipe
@@ -150,7 +150,8 @@ def compare(
     for cells in facts:
         table.add_row(*cells)
     print_table(table)
-    console.print(recommendation(comparison), soft_wrap=True, highlight=False)
+    for line in (recommendation(comparison), *caveats(comparison)):
+        console.print(line, soft_wrap=True, highlight=False)
     console.print(f"report: {output / REPORT_HTML}", soft_wrap=True, highlight=False)
 
 

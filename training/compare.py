@@ -53,6 +53,8 @@ class Row:
     train_seconds: float = 0
     num_trainable: int = 0
     artefact_bytes: int = 0
+    rate_is_at_edge: bool = False
+    """Whether it was the lowest or highest that was tried: another may be better."""
     validation: list[list[float]] = field(default_factory=list)
     """Seconds of training and validation loss, of the first seed."""
 
@@ -154,7 +156,9 @@ def compare(
             trial(f"{arm.name} seed{seed}", replace(recipe, learning_rate=rate, seed=seed), "test")
             for seed in seeds
         ]
-        rows.append(_row(arm.name, recipe.method, rate, results, metric))
+        row = _row(arm.name, recipe.method, rate, results, metric)
+        row.rate_is_at_edge = len(rates) > 1 and rate in (min(rates), max(rates))
+        rows.append(row)
     return summarise(rows, metric, len(test), len(seeds))
 
 
@@ -248,6 +252,16 @@ def recommendation(comparison: Comparison, margin: float = 0.01) -> str:
     return text
 
 
+def caveats(comparison: Comparison) -> list[str]:
+    """What speaks against taking the table as it is, a line each."""
+    return [
+        f"{row.name}: {row.learning_rate:.2g} is at the edge of the rates that were tried; repeat "
+        "with more of --rate, as factors of the method's own"
+        for row in comparison.rows
+        if row.rate_is_at_edge
+    ]
+
+
 def _is_as_good(row: Row, comparison: Comparison, margin: float) -> bool:
     if row.name == comparison.best:
         return True
@@ -264,4 +278,5 @@ def to_json(comparison: Comparison) -> str:
         facts["scores"] = row.scores.summary()
         rows.append(facts)
     facts = asdict(replace(comparison, rows=[])) | {"rows": rows}
-    return json.dumps(facts | {"recommendation": recommendation(comparison)}, indent=1)
+    facts |= {"recommendation": recommendation(comparison), "caveats": caveats(comparison)}
+    return json.dumps(facts, indent=1)

@@ -6,7 +6,7 @@ import base64
 import html
 from pathlib import Path
 
-from training.compare import Comparison, Row, recommendation, seconds_to_target, to_json
+from training.compare import Comparison, Row, caveats, recommendation, seconds_to_target, to_json
 
 REPORT_JSON, REPORT_PNG, REPORT_HTML = "comparison.json", "comparison.png", "comparison.html"
 
@@ -73,6 +73,7 @@ def write_report(comparison: Comparison, out: Path, price_per_hour: float | None
         for cells in table_rows(comparison, price_per_hour)
     )
     image = base64.b64encode((out / REPORT_PNG).read_bytes()).decode()
+    notes = "".join(f"<p>{html.escape(caveat)}</p>\n" for caveat in caveats(comparison))
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Which method</title>
 <style>
@@ -82,7 +83,7 @@ text-align: left }} img {{ max-width: 100% }}
 </style>
 <h1>Which method</h1>
 <p><strong>{html.escape(recommendation(comparison))}</strong></p>
-<p>{comparison.num_examples} held-out examples, {comparison.num_seeds} seeds; intervals by
+{notes}<p>{comparison.num_examples} held-out examples, {comparison.num_seeds} seeds; intervals by
 the paired bootstrap over examples and seeds.</p>
 <table><tr>{head}</tr>
 {body}</table>

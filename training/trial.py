@@ -6,7 +6,9 @@ It has a process of its own, so that its peak memory is its own, and goes on whe
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -48,13 +50,17 @@ def run_trial(
 ) -> Result:
     """Train by a recipe (empty: the base as it is) and score on a file, unless that is done.
 
+    What another job has left in the directory goes.
+
     Raises:
         TrainingError: it can't be run; says why.
     """
+    job = _job(base, recipe, train_on, score_on)
+    if (directory / TRIAL_FILE).is_file() and (directory / TRIAL_FILE).read_text() != job:
+        shutil.rmtree(directory)
     if not (directory / RESULT_FILE).is_file():
         directory.mkdir(parents=True, exist_ok=True)
-        job = {"base": str(base), "recipe": recipe, "train": str(train_on), "score": str(score_on)}
-        (directory / TRIAL_FILE).write_text(json.dumps(job, indent=1) + "\n")
+        (directory / TRIAL_FILE).write_text(job)
         command = [sys.executable, "-m", "training.trial", str(directory)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -62,6 +68,19 @@ def run_trial(
     found = json.loads((directory / RESULT_FILE).read_text())
     scores = Scores(found["scores"]["values"], found["scores"]["num_tokens"])
     return Result(scores, found["record"], found["artefact_bytes"])
+
+
+def _job(base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path) -> str:
+    """All that the result depends on but the base's weights, which its path stands for."""
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (train_on, score_on)]
+    job = {
+        "base": str(base),
+        "recipe": recipe,
+        "train": str(train_on),
+        "score": str(score_on),
+        "data_sha256": digests,
+    }
+    return json.dumps(job, indent=1) + "\n"
 
 
 def carry_out(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from training.compare import (
     PROMPT,
     Comparison,
     Row,
+    caveats,
     compare,
     make_arms,
     recommendation,
@@ -69,6 +71,13 @@ def test_every_arm_searches_its_rate_and_runs_with_every_seed(
     repeated = compare(tiny_llama, TRAIN, TEST, arms, tmp_path / "out", **options)
     assert len(in_this_process) == 5, "what is done isn't done again"
     assert repeated == comparison
+    assert [line.partition(":")[0] for line in caveats(comparison)] == ["lora r=2"]
+
+    changed = make_arms(replace(RECIPE, num_steps=3), ["lora"], [], [])
+    compare(tiny_llama, TRAIN, TEST, changed, tmp_path / "out", **options)
+    assert in_this_process[5:] == in_this_process[1:5], "another job's result isn't taken"
+    compare(tiny_llama, TRAIN, TEST[:2], changed[:1], tmp_path / "out", **options)
+    assert in_this_process[9:] == ["prompt-only"]
 
 
 def test_equal_time_measures_the_pace_first(
