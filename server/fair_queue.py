@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 
 INPUT_COST, OUTPUT_COST = 1, 2
 """Of a token, as in the paper: an answer's is computed alone, a prompt's with the others."""
-
-
 ALONE = 8
 """A step with that many times the prompts costs nobody else, until somebody comes."""
 NUM_REMEMBERED = 32

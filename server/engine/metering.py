@@ -61,4 +61,4 @@ async def _in_turn(
                 async for output in outputs:
                     yield output
         finally:
-            del answers[request_id]
+            answers.pop(request_id, None)
