@@ -1,5 +1,6 @@
 """Tenants on the real engine: what one has sent tells nothing to another."""
 
+import asyncio
 import time
 
 import httpx
@@ -67,3 +68,26 @@ def test_an_answer_that_is_cut_off_is_charged(server: RunningServer, body: dict[
     while not output_tokens() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert 0 < output_tokens() < 4000
+
+
+async def test_another_s_long_prompts_are_not_waited_for(server: RunningServer) -> None:
+    """They are computed in parts, one at a time, whoever asked first."""
+    flood, calm = key_of(server, "long-winded"), key_of(server, "terse")
+    ended: list[str] = []
+
+    async def ask(key: str, prompt: str) -> None:
+        response = await client.post(
+            server.url + "/v1/completions",
+            json={"model": "base", "prompt": prompt, "max_tokens": 1},
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        assert response.status_code == 200, response.text
+        ended.append(key)
+
+    async with httpx.AsyncClient(timeout=120) as client, asyncio.TaskGroup() as requests:
+        for number in range(6):
+            requests.create_task(ask(flood, f"{number}. " + "And so it went on and on. " * 200))
+        await asyncio.sleep(0.2)
+        await ask(calm, "Hello")
+        assert len(ended) <= 3
+    assert len(ended) == 7
