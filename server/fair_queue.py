@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 INPUT_COST, OUTPUT_COST = 1, 2
@@ -136,36 +137,42 @@ class FairQueue:
         account.cost_of_running += cost
 
     def _next(self) -> Ticket | None:
-        waiting = [account for account in self._accounts.values() if account.waiting]
-        if not waiting or len(self._running) >= 2 * self._room:
+        if len(self._running) >= 2 * self._room:
             return None
-        may = [account for account in waiting if self._may_prefill(account)]
-        if len(self._running) >= self._room:
-            may = [account for account in may if self._need_not_wait(account, waiting)]
-        may.sort(key=lambda account: (account.counter, account.running))
-        return may[0].waiting[0] if may else None
+        waiting = sorted(
+            (account for account in self._accounts.values() if account.waiting),
+            key=lambda account: (account.counter, account.running),
+        )
+        may = filter(self._may_prefill, waiting)
+        if waiting and len(self._running) >= self._room:
+            may = self._who_need_not_wait(waiting, may)
+        account = next(may, None)
+        return account.waiting[0] if account else None
 
     def _may_prefill(self, account: _Account) -> bool:
         together = account.prefilling + account.waiting[0].input_tokens
         factor = ALONE if len(self._accounts) == 1 else 1
         return not account.prefilling or together <= factor * self._prefill_tokens
 
-    def _need_not_wait(self, account: _Account, waiting: list[_Account]) -> bool:
-        least = min(other.counter for other in waiting)
-        if account.running < self._share(account):
-            return account.counter - account.cost_of_running <= least
-        others = min((a.counter for a in waiting if a is not account), default=-math.inf)
-        return account.counter + self._full_engine / account.weight / 2 < others
+    def _who_need_not_wait(
+        self, waiting: list[_Account], may: Iterator[_Account]
+    ) -> Iterator[_Account]:
+        """Of some that wait, who goes beyond the room; `waiting` has all, by their counters."""
+        active = sum(a.weight for a in self._accounts.values() if a.running or a.waiting)
+        first, least = waiting[0], waiting[0].counter
+        second = waiting[1].counter if len(waiting) > 1 else -math.inf
+        for account in may:
+            share = self._room * account.weight / active
+            if account.running < share:
+                if account.counter - account.cost_of_running <= least:
+                    yield account
+            elif account is first and least + self._full_engine / account.weight / 2 < second:
+                yield account
 
     @property
     def _full_engine(self) -> float:
         """What as many prompts as there is room for cost."""
         return self._room * self._mean_cost
-
-    def _share(self, account: _Account) -> float:
-        """The part of the room that is a tenant's among those that run or wait, by weight."""
-        active = (a.weight for a in self._accounts.values() if a.running or a.waiting)
-        return self._room * account.weight / sum(active)
 
     def _forget_idle(self) -> None:
         """Forget all counters when nobody runs or waits: there is nothing to compare them with."""
