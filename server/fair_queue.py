@@ -143,7 +143,7 @@ class FairQueue:
             (account for account in self._accounts.values() if account.waiting),
             key=lambda account: (account.counter, account.running),
         )
-        may = filter(self._may_prefill, waiting)
+        may: Iterator[_Account] = filter(self._may_prefill, waiting)
         if waiting and len(self._running) >= self._room:
             may = self._who_need_not_wait(waiting, may)
         account = next(may, None)
