@@ -171,7 +171,7 @@ class Slots:
 
     def _queue(self) -> list[int]:
         """The keys that wait and have room, the next one first."""
-        keys = [key for key in self._waiting if self._admissible(key)]
+        keys = {key for key in self._waiting if self._admissible(key)}
         num_slots = Counter(t.tenant for key, t in self._turns.items() if key not in keys)
         places: dict[int, tuple[int, float, int]] = {}
         for key in sorted(keys, key=self._in_line_since):
