@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from training.data import Conversation, split_off, write_conversations
 from training.errors import TrainingError
 from training.metrics import Difference, Scores, difference_of_runs
@@ -43,11 +45,8 @@ class Row:
     name: str
     method: str
     learning_rate: float | None
-    scores: Scores
-    """Of each held-out example, the mean over seeds."""
     runs: list[Scores]
     """Of each seed."""
-    by_seed: list[float] = field(default_factory=list)
     peak_memory_mib: float = 0
     seconds_per_step: float = 0
     train_seconds: float = 0
@@ -59,9 +58,22 @@ class Row:
     """Seconds of training and validation loss, of the first seed."""
 
     @property
-    def spread(self) -> float:
+    def scores(self) -> Scores:
+        """Of each held-out example, the mean over seeds."""
+        first = self.runs[0]
+        values = {
+            metric: np.mean([run.values[metric] for run in self.runs], axis=0).tolist()
+            for metric in first.values
+        }
+        return Scores(values, first.num_tokens)
+
+    def by_seed(self, metric: str) -> list[float]:
+        """A metric's mean of each run."""
+        return [run.mean(metric) for run in self.runs]
+
+    def spread(self, metric: str) -> float:
         """Standard deviation over seeds."""
-        return statistics.stdev(self.by_seed) if len(self.by_seed) > 1 else 0.0
+        return statistics.stdev(self.by_seed(metric)) if len(self.runs) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -146,8 +158,7 @@ def compare(
     rows = []
     for arm in arms:
         if arm.recipe is None:
-            scores = trial(arm.name, None, "prompted").scores
-            rows.append(Row(arm.name, "", None, scores, [scores]))
+            rows.append(Row(arm.name, "", None, [trial(arm.name, None, "prompted").scores]))
             continue
         recipe = _with_steps(arm, minutes, trial)
         rates = [LEARNING_RATES[recipe.method] * factor for factor in rate_factors]
@@ -156,7 +167,7 @@ def compare(
             trial(f"{arm.name} seed{seed}", replace(recipe, learning_rate=rate, seed=seed), "test")
             for seed in seeds
         ]
-        row = _row(arm.name, recipe.method, rate, results, metric)
+        row = _row(arm.name, recipe.method, rate, results)
         row.rate_is_at_edge = len(rates) > 1 and rate in (min(rates), max(rates))
         rows.append(row)
     return summarise(rows, metric, len(test), len(seeds))
@@ -185,14 +196,7 @@ def _best_rate(
     return max(tried, key=tried.__getitem__)
 
 
-def _row(name: str, method: str, rate: float, results: list[Result], metric: str) -> Row:
-    values = {
-        key: [
-            statistics.mean(found)
-            for found in zip(*(r.scores.values[key] for r in results), strict=True)
-        ]
-        for key in results[0].scores.values
-    }
+def _row(name: str, method: str, rate: float, results: list[Result]) -> Row:
     records: list[dict[str, Any]] = [result.record for result in results]
     first = records[0]
     pace = first["train_seconds"] / max(1, first["num_steps_run"])
@@ -200,9 +204,7 @@ def _row(name: str, method: str, rate: float, results: list[Result], metric: str
         name,
         method,
         rate,
-        Scores(values, results[0].scores.num_tokens),
         [result.scores for result in results],
-        by_seed=[result.scores.mean(metric) for result in results],
         peak_memory_mib=statistics.mean(record["peak_memory_mib"] for record in records),
         seconds_per_step=statistics.mean(result.seconds_per_step for result in results),
         train_seconds=statistics.mean(record["train_seconds"] for record in records),
@@ -275,7 +277,7 @@ def to_json(comparison: Comparison) -> str:
     for row in comparison.rows:
         facts = asdict(replace(row, runs=[]))
         del facts["runs"]
-        facts["scores"] = row.scores.summary()
+        facts |= {"scores": row.scores.summary(), "by_seed": row.by_seed(comparison.metric)}
         rows.append(facts)
     facts = asdict(replace(comparison, rows=[])) | {"rows": rows}
     facts |= {"recommendation": recommendation(comparison), "caveats": caveats(comparison)}

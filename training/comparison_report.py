@@ -50,7 +50,7 @@ def _cells(row: Row, comparison: Comparison, target: float, price: float | None)
     reached = seconds_to_target(row, target)
     return [
         row.name,
-        f"{quality} ({row.spread:.3f})",
+        f"{quality} ({row.spread(comparison.metric):.3f})",
         behind or "best",
         *common,
         f"{row.learning_rate:.2g}",
@@ -103,7 +103,8 @@ def _plot(comparison: Comparison, file: Path) -> None:
     names = [row.name for row in comparison.rows]
     quality.bar(names, [row.scores.mean(comparison.metric) for row in comparison.rows], alpha=0.6)
     for place, row in enumerate(comparison.rows):
-        quality.plot([place] * len(row.by_seed), row.by_seed, "k.")
+        seeds = row.by_seed(comparison.metric) if row.method else []
+        quality.plot([place] * len(seeds), seeds, "k.")
         if row.validation:
             pace.plot(*zip(*row.validation, strict=True), "o-", label=row.name)
     quality.set(ylabel=comparison.metric)

@@ -64,7 +64,7 @@ def test_every_arm_searches_its_rate_and_runs_with_every_seed(
     assert (prompt.name, prompt.num_trainable, prompt.learning_rate) == (PROMPT, 0, None)
     assert lora.num_trainable > 0
     assert lora.artefact_bytes > 0
-    assert len(lora.by_seed) == 2
+    assert len(lora.by_seed("loss")) == 2
     assert lora.peak_memory_mib > 0
     assert lora.learning_rate in {0.0001, 0.001}
     assert len(lora.scores.values["loss"]) == 3
@@ -150,9 +150,7 @@ def row(name: str, method: str, hits: int, memory: int = 0) -> Row:
         name,
         method,
         None if not method else 0.1,
-        scores,
         [scores],
-        [hits / 100],
         peak_memory_mib=memory,
     )
 
