@@ -11,10 +11,10 @@ from collections.abc import Collection
 
 from sqlalchemy import select
 
-from adapters_registry.changes import Change
-from adapters_registry.content import ContentStore
-from adapters_registry.models import Version, VersionState
-from adapters_registry.origin import Origin
+from adapters_registry.content.origin import Origin
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.change import Change
+from adapters_registry.records.tables import Version, VersionState
 
 NEEDS_CONTENT = (VersionState.PENDING, VersionState.CHECKING, VersionState.READY)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from adapters_registry.catalog import version_record
-from adapters_registry.content import ContentStore
+from adapters_registry.content.store import ContentStore
 from adapters_registry.garbage import NEEDS_CONTENT
-from adapters_registry.models import Version
+from adapters_registry.records.catalog import version_record
+from adapters_registry.records.tables import Version
 
 
 class ContentState(enum.StrEnum):

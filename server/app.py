@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
+from fastapi import FastAPI
 
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
-
-from adapters_registry.records import Registry
-from server import admin, errors, inference, listing, metrics
-from server.adapters import Adapters
-from server.auth import Authentication, Keys
-from server.body_limit import BodyLimit
+from adapters_registry.registry import Registry
+from server import errors
+from server.api import admin, inference, models
+from server.api.operations import add_operations
+from server.auth import Keys
 from server.engine.interface import Engine
-from server.errors import Unavailable
-from server.gate import Gate
+from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
-from server.residency_metrics import residency_metrics
-from server.security_headers import SecurityHeaders
+from server.middleware.authentication import Authentication
+from server.middleware.body_limit import BodyLimit
+from server.middleware.request_counting import RequestCounting
+from server.middleware.security_headers import SecurityHeaders
+from server.residency.leases import Leases
 from server.settings import Settings
-from server.showback import Showback
-
-STALE_SECONDS = 3
-"""A registry looked at twice a second and not seen for so long can't be reached."""
+from server.tenancy.usage import UsageBuffer
 
 
 def build_app(
@@ -31,10 +26,10 @@ def build_app(
     registry: Registry,
     keys: Keys,
     engine: Engine,
-    adapters: Adapters,
+    leases: Leases,
     gate: Gate,
     lifecycle: Lifecycle,
-    showback: Showback,
+    usage_buffer: UsageBuffer,
 ) -> FastAPI:
     """Put the parts together; starts nothing."""
     app = FastAPI(title="Loraplex", redoc_url=None)
@@ -42,56 +37,13 @@ def build_app(
     errors.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
-    app.add_middleware(metrics.RequestCounting)
+    app.add_middleware(RequestCounting)
     app.add_middleware(SecurityHeaders)
     base_name = settings.served_base_name
-    app.include_router(inference.router(engine, adapters, registry, lifecycle, showback, base_name))
-    app.include_router(listing.router(registry, adapters, base_name, registry.base.name))
-    app.include_router(admin.router(registry, keys, gate, adapters, showback, settings))
-    _add_operations(app, registry, engine, adapters, lifecycle, settings.max_loras)
+    app.include_router(
+        inference.router(engine, leases, registry, lifecycle, usage_buffer, base_name)
+    )
+    app.include_router(models.router(registry, leases, base_name, registry.base.name))
+    app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings))
+    add_operations(app, registry, engine, leases, lifecycle, settings.max_loras)
     return app
-
-
-def _add_operations(
-    app: FastAPI,
-    registry: Registry,
-    engine: Engine,
-    adapters: Adapters,
-    lifecycle: Lifecycle,
-    max_loras: int,
-) -> None:
-    of_the_registry = metrics.registry_metrics(registry)
-
-    @app.get("/livez", tags=["operations"])
-    async def live() -> PlainTextResponse:
-        """Say that this process answers."""
-        return PlainTextResponse("ok\n")
-
-    @app.get("/readyz", tags=["operations"])
-    async def ready() -> JSONResponse:
-        """Say whether requests are answered: the engine gives a token.
-
-        A registry that can't be reached is a detail: what is known of it serves on, and with one
-        database for all servers, none would be left.
-        """
-        if lifecycle.leaving or lifecycle.draining:
-            raise Unavailable("the server is shutting down")
-        await engine.probe()
-        if not lifecycle.prepared:
-            raise Unavailable("the demo adapters are being checked")
-        stale_seconds = registry.stale_seconds
-        registry_state = {
-            "reachable": stale_seconds < STALE_SECONDS,
-            "stale_seconds": round(stale_seconds, 1),
-        }
-        detail = {"status": "ready", "engine": engine.state.value, "registry": registry_state}
-        return JSONResponse(detail)
-
-    @app.get("/metrics", tags=["operations"])
-    async def scrape() -> Response:
-        """Prometheus metrics, ours and vLLM's."""
-        disk_bytes = sum(registry.content.sizes().values())
-        of_residency = residency_metrics(adapters.snapshot(), max_loras, disk_bytes)
-        parts = (REGISTRY, of_the_registry, of_residency)
-        text = await asyncio.to_thread(lambda: b"".join(map(generate_latest, parts)))
-        return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -8,12 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from fastapi import Request
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adapters_registry.audit import ACTOR, Actor
-from adapters_registry.keys import (
-    ADAPTERS,
+from adapters_registry.names import DEFAULT_TENANT
+from adapters_registry.records.keys import (
     ADMIN,
     INFERENCE,
     create_key,
@@ -21,16 +18,10 @@ from adapters_registry.keys import (
     new_key,
     note_use,
 )
-from adapters_registry.models import now
-from adapters_registry.names import DEFAULT_TENANT
-from adapters_registry.records import Registry
-from adapters_registry.tenants import no_tenant
-from server.errors import APIError, Forbidden, Unauthenticated, error_response
-
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
-"""What answers without a key; everything else is closed, whether it exists or not."""
-TENANT_PATHS = ("/admin/adapters", "/admin/audit", "/admin/usage", "/admin/whoami")
-"""What the scope `adapters` opens, for the caller's own; the rest of `/admin` is for admins."""
+from adapters_registry.records.tables import now
+from adapters_registry.records.tenants import no_tenant
+from adapters_registry.registry import Registry
+from server.errors import Forbidden, Unauthenticated
 
 
 @dataclass(frozen=True)
@@ -111,49 +102,7 @@ class Keys:
                 note_use(session, dict(last_used))
 
 
-class Authentication:
-    """ASGI middleware: closed by default; puts the `Caller` into the request's state."""
-
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        self.app, self.keys = app, keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            try:
-                caller = self._admit(scope)
-                scope.setdefault("state", {})["caller"] = caller
-                host, _ = scope.get("client") or ("", 0)
-                ACTOR.set(Actor(f"key {caller.key_id}", host))
-            except APIError as error:
-                await error_response(error, scope["path"])(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-    def _admit(self, scope: Scope) -> Caller:
-        caller = self.keys.authenticate(_presented_key(Headers(scope=scope)))
-        if not caller.scopes & (allowed := _allowing(scope["path"])):
-            raise Forbidden(f"this API key lacks the scope {' or '.join(sorted(allowed))}")
-        return caller
-
-
 def require_admin(request: Request) -> None:
     """A route's dependency: raise `Forbidden` unless the caller is an admin."""
     if not request.state.caller.is_admin:
         raise Forbidden(f"this API key lacks the scope {ADMIN}")
-
-
-def _allowing(path: str) -> frozenset[str]:
-    """The scopes of which a caller needs one."""
-    if path.startswith("/v1/"):
-        return frozenset({INFERENCE})
-    if any(path == open_ or path.startswith(open_ + "/") for open_ in TENANT_PATHS):
-        return frozenset({ADMIN, ADAPTERS})
-    return frozenset({ADMIN})
-
-
-def _presented_key(headers: Headers) -> str | None:
-    """The key of OpenAI's header, or of Anthropic's (`x-api-key`)."""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and credentials:
-        return credentials.strip()
-    return headers.get("x-api-key", "").strip()

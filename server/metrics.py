@@ -5,16 +5,7 @@ They stand in prometheus_client's default registry, beside vLLM's own `vllm:*`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from adapters_registry.records import Registry
+from prometheus_client import Counter, Gauge, Histogram
 
 MAX_ADAPTER_LABELS = 1000
 MAX_TIMED_LABELS = 100
@@ -91,66 +82,3 @@ class CappedLabels:
 adapter_label = CappedLabels(MAX_ADAPTER_LABELS)
 tenant_label = CappedLabels(MAX_ADAPTER_LABELS)
 timed_labels = CappedLabels(MAX_TIMED_LABELS)
-
-
-class RegistryMetrics(Collector):
-    """What is asked of the adapters' registry when scraped."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield the gauges; of versions none while the database doesn't answer."""
-        yield GaugeMetricFamily(
-            "loraplex_registry_stale_seconds",
-            "Time since the registry's database last answered.",
-            value=self._registry.stale_seconds,
-        )
-        versions = GaugeMetricFamily(
-            "loraplex_registry_versions", "Registered versions.", labels=["state"]
-        )
-        with contextlib.suppress(SQLAlchemyError):
-            for state, count in self._registry.count_versions().items():
-                versions.add_metric([state], count)
-            yield versions
-
-
-def registry_metrics(registry: Registry) -> CollectorRegistry:
-    """A registry of metrics of this app's own, for what its adapters' registry says."""
-    collectors = CollectorRegistry(auto_describe=False)
-    collectors.register(RegistryMetrics(registry))
-    return collectors
-
-
-class RequestCounting:
-    """ASGI middleware: counts each answered request, and those of inference still running."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status = 499  # nginx's code for "the client went away", if nothing is sent
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watch)
-        except Exception:
-            status = 500
-            raise
-        finally:
-            state = scope.get("state", {})
-            caller, route = state.get("caller"), scope.get("route")
-            REQUESTS.labels(
-                tenant=tenant_label(caller.tenant) if caller else "",
-                adapter=adapter_label(state.get("adapter", "")),
-                endpoint=route.path if route else "unknown",
-                code=str(status),
-            ).inc()

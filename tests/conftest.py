@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ContentStore
-from adapters_registry.records import Registry
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.registry import Registry
 from tests.corpus import Recipe
 from tests.postgres import Postgres, programs
 from tests.s3_server import S3Server

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 
 Tensors = dict[str, np.ndarray]
 

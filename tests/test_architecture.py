@@ -14,23 +14,37 @@ ALLOWED = {
     "loadtest": {"loadtest"},
 }
 COMMANDS = {
-    "server/evaluation_cli.py": {"training"},
-    "server/export_cli.py": {"training"},
-    "server/plan_cli.py": {"training"},
-    "server/training_cli.py": {"training"},
-    "server/loadtest_cli.py": {"loadtest", "training"},
-    "server/residency_cli.py": {"loadtest"},
-    "server/started_server.py": {"loadtest"},
-    "server/workload_cli.py": {"loadtest"},
+    "server/cli/evaluation.py": {"training"},
+    "server/cli/export.py": {"training"},
+    "server/cli/plan.py": {"training"},
+    "server/cli/training.py": {"training"},
+    "server/cli/loadtest.py": {"loadtest", "training"},
+    "server/cli/measurements.py": {"loadtest"},
+    "server/cli/workloads.py": {"loadtest"},
 }
 """The command line is where packages meet; it imports them when a command is called."""
+FOLDERS_OF_THE_SERVER = (
+    ("cli",),
+    ("process",),
+    ("app",),
+    ("api",),
+    ("gate",),
+    ("residency",),
+    ("middleware", "engine"),
+    ("tenancy",),
+    ("auth",),
+    ("lifecycle", "workers", "bundled_base"),
+    ("errors", "metrics", "settings"),
+)
+"""Parts of `server/` in the order of a request: each may import those of later lines only."""
+LARGEST_FOLDER = 14
 READERS_OF_THE_ENVIRONMENT = {
     "server/settings.py",
     "server/engine/environment.py",
-    "server/engine/plugin.py",
+    "server/engine/worker/plugin.py",
     "server/bundled_base/__init__.py",
     "server/bundled_base/prepare.py",
-    "training/archives.py",
+    "training/data/archives.py",
 }
 
 
@@ -38,15 +52,18 @@ def sources() -> list[Path]:
     return [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imports(file: Path, *, at_import_only: bool = False) -> set[str]:
-    tree = ast.parse(file.read_text())
-    nodes = tree.body if at_import_only else ast.walk(tree)
+def imports(file: Path, *, within_functions: bool = True) -> set[str]:
+    """Return the modules that a file imports; those under `TYPE_CHECKING` count, too."""
     modules: set[str] = set()
-    for node in nodes:
+    pending: list[ast.AST] = [ast.parse(file.read_text())]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        if within_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            pending.extend(ast.iter_child_nodes(node))
     return modules
 
 
@@ -76,11 +93,12 @@ def test_no_import_cycles() -> None:
     graph = {}
     for file in sources():
         name = name_of(file)[:-3].replace("/", ".").removesuffix(".__init__")
-        graph[name] = {m for m in imports(file, at_import_only=True) if m in modules} - {name}
-    done: set[str] = set()
-    while ready := {name for name in graph.keys() - done if graph[name] <= done}:
-        done |= ready
-    assert not graph.keys() - done, "these import each other"
+        graph[name] = {m for m in imports(file, within_functions=False) if m in modules} - {name}
+    while ends := {name for name, used in graph.items() if not used}:
+        graph = {name: used - ends for name, used in graph.items() if name not in ends}
+    while unused := graph.keys() - set().union(*graph.values()):
+        graph = {name: used for name, used in graph.items() if name not in unused}
+    assert not graph, "these import each other"
 
 
 @pytest.mark.parametrize("file", sources(), ids=name_of)
@@ -93,3 +111,29 @@ def test_the_environment_is_read_in_one_place(file: Path) -> None:
 @pytest.mark.parametrize("file", sources(), ids=name_of)
 def test_files_stay_small(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= 350, "is a second noun hiding in it?"
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if module.startswith("server.") else ""
+
+
+def test_the_folders_of_the_server_import_downwards() -> None:
+    line_of = {part: line for line, parts in enumerate(FOLDERS_OF_THE_SERVER) for part in parts}
+    parts, upwards = set(), set()
+    for file in sources():
+        name = name_of(file)[:-3].replace("/", ".").removesuffix(".__init__")
+        if not (part := part_of(name)) or part == "__main__":
+            continue
+        parts.add(part)
+        for used in {part_of(module) for module in imports(file)} & line_of.keys() - {part}:
+            if line_of[used] <= line_of[part]:
+                upwards.add(f"{name} imports {used}")
+    assert not upwards
+    assert parts <= line_of.keys() | {""}, "a part of server/ that has no place in the order yet"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_stay_small(package: str) -> None:
+    for folder in [ROOT / package, *(ROOT / package).rglob("*/")]:
+        modules = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+        assert len(modules) <= LARGEST_FOLDER, f"{name_of(folder)}: make a folder of some"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from adapters_registry.records import Registry
+from adapters_registry.registry import Registry
 from server import metrics
-from server.metrics import RegistryMetrics
-from server.residency_metrics import ResidencyMetrics
+from server.api.registry_metrics import RegistryMetrics
+from server.residency.metrics import ResidencyMetrics
 from server.settings import Settings, group_of, variable_of
 
 ROOT = Path(__file__).parent.parent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adapters_registry.content.s3 import S3_SCHEME
 from adapters_registry.errors import SourceRefused
-from adapters_registry.s3 import S3_SCHEME
 from adapters_registry.sources.bucket import find_in_bucket
 from adapters_registry.sources.hub import HUB_SCHEME, find_on_hub
 from adapters_registry.sources.local import find_local

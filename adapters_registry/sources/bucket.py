@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters_registry.content import ADAPTER_FILES
-from adapters_registry.s3 import Bucket
+from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.s3 import Bucket
 from adapters_registry.sources.source import Source, missing_file
 
 

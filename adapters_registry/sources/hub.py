@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adapters_registry.content import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.source import Source, missing_file
 

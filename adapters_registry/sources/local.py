@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from adapters_registry.content import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES
 from adapters_registry.errors import SourceRefused
 from adapters_registry.sources.source import Source, missing_file
 
@@ -31,7 +31,7 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
             raise SourceRefused(f"{source} isn't below LORAPLEX_LOCAL_ROOTS")
         if not path.is_dir():
             raise SourceRefused(f"{source} is no directory on the server")
-        sizes = {name: _size_of(path / name) for name in ADAPTER_FILES}
+        sizes = {name: size_of(path / name) for name in ADAPTER_FILES}
     except (OSError, ValueError) as error:
         raise SourceRefused(f"the source can't be read: {error}") from error
 
@@ -46,7 +46,7 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
     return Source(source, sum(sizes.values()), stage)
 
 
-def _size_of(file: Path) -> int:
+def size_of(file: Path) -> int:
     with _open_regular(file) as handle:
         return os.fstat(handle.fileno()).st_size
 

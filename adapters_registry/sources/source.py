@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters_registry.content import CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import SourceRefused
 
 _MIB = 1 << 20

@@ -95,7 +95,7 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
         "max-loras": settings.max_loras,
         "max-lora-rank": settings.max_lora_rank,
         "max-cpu-loras": _NEVER_FULL,
-        "worker-extension-cls": "server.engine.worker.WorkerExtension",
+        "worker-extension-cls": "server.engine.worker.extension.WorkerExtension",
         "kv-cache-memory-bytes": _kv_cache_bytes(settings, Path(base), on_cpu=on_cpu),
         "long-prefill-token-threshold": prefill_tokens(settings),
         "tool-call-parser": tool_call_parser(base),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from adapters_registry.base import BaseSpec
+from adapters_registry.check.base import BaseSpec
 
 _GIB = 1 << 30
 

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.datastructures import State
 
-from adapters_registry.catalog import VersionRecord
+from adapters_registry.records.catalog import VersionRecord
 
 
 class EngineState(enum.StrEnum):
@@ -53,7 +53,7 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True)
-class Resident:
+class EngineContents:
     """What the engine itself says it holds, by engine id."""
 
     slots: list[int]
@@ -89,7 +89,7 @@ class Engine(Protocol):
             Unavailable: the engine isn't there, or died.
         """
 
-    async def resident(self) -> Resident:
+    async def resident(self) -> EngineContents:
         """What is in slots and host memory; `Unavailable` where the engine isn't there."""
 
     async def install(

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from adapters_registry.catalog import VersionRecord
-from server.engine.interface import Resident
-from server.engine.worker import Answer
+from adapters_registry.records.catalog import VersionRecord
+from server.engine.interface import EngineContents
+from server.engine.worker.extension import WorkerReply
 from server.errors import NotLoadable, Unavailable
 
 log = logging.getLogger(__name__)
@@ -38,26 +38,26 @@ class AdapterLoading(ABC):
             NotLoadable: they can't be read, or aren't fit to be used; nothing is kept then.
             Unavailable: the engine isn't there, or died.
         """
-        engine_id, name = version.engine_id, version.public_name
-        await self.call_workers("loraplex_prepare", engine_id, name, str(path))
-        while Answer.READING in (
-            answers := await self.call_workers("loraplex_prepared", engine_id)
+        version_id, name = version.version_id, version.public_name
+        await self.call_workers("loraplex_prepare", version_id, name, str(path))
+        while WorkerReply.READING in (
+            answers := await self.call_workers("loraplex_prepared", version_id)
         ):
             await asyncio.sleep(POLL_SECONDS)
-        wrong = [answer for answer in answers if answer != Answer.READY]
+        wrong = [answer for answer in answers if answer != WorkerReply.READY]
         if wrong:
             await self.evict(version)
             log.error("%s could not be loaded: %s", name, wrong[0])
             raise NotLoadable(f"{name} could not be loaded: {wrong[0]}", param="model")
 
-    async def resident(self) -> Resident:
+    async def resident(self) -> EngineContents:
         """What the first worker has; the others have their parts of the same.
 
         Raises:
             Unavailable: the engine isn't there, or died.
         """
         answers = await self.call_workers("loraplex_residency")
-        return Resident(**answers[0])
+        return EngineContents(**answers[0])
 
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
@@ -70,13 +70,13 @@ class AdapterLoading(ABC):
         Raises:
             Unavailable: the engine isn't ready, or the version isn't prepared.
         """
-        answers = [str(Answer.IN_USE)]
-        while Answer.IN_USE in answers:
+        answers = [str(WorkerReply.IN_USE)]
+        while WorkerReply.IN_USE in answers:
             kept = sorted({*keep(), *self.ids_in_use()})
-            answers = await self.call_workers("loraplex_install", version.engine_id, kept)
-            if Answer.UNKNOWN in answers:
+            answers = await self.call_workers("loraplex_install", version.version_id, kept)
+            if WorkerReply.UNKNOWN in answers:
                 raise Unavailable(f"{version.public_name} isn't in the engine's memory; try again")
-            if Answer.IN_USE in answers:
+            if WorkerReply.IN_USE in answers:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def evict(self, version: VersionRecord) -> None:
@@ -86,10 +86,10 @@ class AdapterLoading(ABC):
         ended but are still in its batch. Nothing to do where the engine is gone.
         """
         with suppress(Unavailable):
-            answers = [str(Answer.IN_USE)]
-            while Answer.IN_USE in answers:
-                while version.engine_id in self.ids_in_use():
+            answers = [str(WorkerReply.IN_USE)]
+            while WorkerReply.IN_USE in answers:
+                while version.version_id in self.ids_in_use():
                     await asyncio.sleep(POLL_SECONDS)
-                answers = await self.call_workers("loraplex_evict", version.engine_id)
-                if Answer.IN_USE in answers:
+                answers = await self.call_workers("loraplex_evict", version.version_id)
+                if WorkerReply.IN_USE in answers:
                     await asyncio.sleep(POLL_SECONDS)

@@ -1,7 +1,7 @@
 """Takes `vllm:lora_requests_info` from vLLM's metrics.
 
 vLLM adds a series for every combination of adapters that ever ran together, and removes none; ours
-(`server/residency_metrics.py`) has the same name, one series, and says what is in memory.
+(`server/residency/metrics.py`) has the same name, one series, and says what is in memory.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from server.metering import METER, Answer, Meter
+from server.tenancy.meter import Meter, TokenCounter, current_meter
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
@@ -20,7 +20,7 @@ def meter(client: AsyncLLM) -> None:
     """Have `client` ask and tell the `Meter` of the request that calls its `generate`."""
     generate, processor = client.generate, client.output_processor
     process_outputs = processor.process_outputs
-    answers: dict[str, Answer] = {}
+    answers: dict[str, TokenCounter] = {}
 
     def metered(
         prompt: Any, sampling_params: SamplingParams, request_id: str, *args: Any, **options: Any
@@ -31,7 +31,7 @@ def meter(client: AsyncLLM) -> None:
             )
             return outputs
 
-        if (current := METER.get()) is None:
+        if (current := current_meter.get()) is None:
             return begin()
         return _in_turn(begin, prompt, request_id, current, answers)
 
@@ -51,7 +51,7 @@ async def _in_turn(
     prompt: Any,
     request_id: str,
     into: Meter,
-    answers: dict[str, Answer],
+    answers: dict[str, TokenCounter],
 ) -> AsyncGenerator[RequestOutput, None]:
     token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
     async with into.turn(len(token_ids or ())) as answer:

@@ -16,7 +16,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
-from adapters_registry.catalog import VersionRecord
+from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response
 from server.engine.interface import Endpoint
 from server.errors import InvalidRequest
@@ -33,24 +33,24 @@ _ENGINE_FIELDS = {
 }
 """What steers the engine and so isn't for clients, with the values that change nothing."""
 
-_leased: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", default=None)
+current_lora: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", default=None)
 
 
 class LeasedAdapters(Mapping[str, Any]):
     """Stands in for vLLM's table of adapters: any name is the running request's leased version."""
 
     def __getitem__(self, name: str) -> LoRARequest:
-        leased = _leased.get()
+        leased = current_lora.get()
         if leased is None:
             raise KeyError(name)
         return leased
 
     def __iter__(self) -> Iterator[str]:
-        leased = _leased.get()
+        leased = current_lora.get()
         return iter([] if leased is None else [leased.lora_name])
 
     def __len__(self) -> int:
-        return 0 if _leased.get() is None else 1
+        return 0 if current_lora.get() is None else 1
 
 
 def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
@@ -58,7 +58,7 @@ def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(
-        lora_name=version.public_name, lora_int_id=version.engine_id, lora_path=str(path)
+        lora_name=version.public_name, lora_int_id=version.version_id, lora_path=str(path)
     )
 
 
@@ -78,13 +78,13 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
             _strip_engine_fields(request)
             request.cache_salt = cache_salt(raw.state.caller.tenant, request.cache_salt)
             leased = lora_request(version, content_path(version.digest)) if version else None
-            token = _leased.set(leased)
+            token = current_lora.set(leased)
             try:
                 response = await handler(request, _without_engine_headers(raw))
             except Exception as error:
                 raise map_exception(error) from error
             finally:
-                _leased.reset(token)
+                current_lora.reset(token)
             return map_response(response)
 
         return Endpoint(Annotated[body, WrapValidator(_parse)], answer)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 from starlette.datastructures import State
 
-from adapters_registry.catalog import VersionRecord
+from adapters_registry.records.catalog import VersionRecord
 from server.engine import cpu, environment
 from server.engine.arguments import default_max_running, engine_arguments, prefill_tokens
 from server.engine.errors import map_exception
@@ -153,7 +153,7 @@ class EngineSupervisor(AdapterLoading):
         requests = [
             request_id
             for request_id, adapter in self._adapters_by_request().items()
-            if adapter.lora_int_id == version.engine_id
+            if adapter.lora_int_id == version.version_id
         ]
         await client.abort(requests, internal=True)
 

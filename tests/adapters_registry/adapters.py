@@ -7,9 +7,9 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-from adapters_registry.catalog import VersionRecord
 from adapters_registry.errors import AdapterRejected
-from adapters_registry.records import Registry
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
 
 
 def take_in(

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ContentStore, digest_of
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.adapter_files import digest_of
+from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InsufficientStorage
 from adapters_registry.garbage import collect_garbage
-from adapters_registry.models import VersionState
-from adapters_registry.records import Registry
-from adapters_registry.retirement import delete_adapter, retire_version
+from adapters_registry.records.retirement import delete_adapter, retire_version
+from adapters_registry.records.tables import VersionState
+from adapters_registry.registry import Registry
 from tests.adapters_registry.adapters import register, take_in
 from tests.tiny import AdapterFactory
 

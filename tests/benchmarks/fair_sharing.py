@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.exchange import Exchange, make_call
-from loadtest.outcome import Outcome
-from loadtest.scenario import Limits
+from loadtest.drive.request import Exchange, make_call
+from loadtest.outcome.request_outcome import Outcome
+from loadtest.plan.scenario import Limits
 from tests.real_engine.running_server import RunningServer
 from tests.real_engine.test_tenants import key_of
 

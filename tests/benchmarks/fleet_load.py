@@ -8,12 +8,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from loadtest.client import Client, Generation
-from loadtest.outcome import UNFINISHED, WRONG, Outcome
-from loadtest.run import Observer, Run, Target
-from loadtest.run import run as run_load
-from loadtest.runner import Runner
-from loadtest.scenario import Adapters, Arrivals, Closed, Fixed, Limits, Requests, Scenario, Uniform
+from loadtest.drive.run import Observer, Target
+from loadtest.drive.run import run as run_load
+from loadtest.drive.runner import Runner
+from loadtest.measurements.client import Client, Generation
+from loadtest.outcome.request_outcome import UNFINISHED, WRONG, Outcome
+from loadtest.outcome.run_record import Run
+from loadtest.plan.scenario import (
+    Adapters,
+    Arrivals,
+    Closed,
+    Fixed,
+    Limits,
+    Requests,
+    Scenario,
+    Uniform,
+)
 from tests.benchmarks.fleet import Fleet
 
 NUM_ADAPTERS = 8

@@ -25,21 +25,21 @@ from typing import Any
 import httpx
 import numpy as np
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ContentStore
-from adapters_registry.keys import INFERENCE
-from adapters_registry.records import Registry
-from adapters_registry.tenants import Quota, create_tenant
-from server.adapters import Adapters
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.keys import INFERENCE
+from adapters_registry.records.tenants import Quota, create_tenant
+from adapters_registry.registry import Registry
+from server.api.resolve import resolve
 from server.app import build_app
 from server.auth import Keys
 from server.errors import ModelNotFound
-from server.gate import Gate
+from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
-from server.quotas import Quotas
-from server.resolve import resolve
+from server.residency.leases import Leases
 from server.settings import Settings
-from server.showback import Showback
+from server.tenancy.quotas import Quotas
+from server.tenancy.usage import UsageBuffer
 from tests.corpus import Recipe
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import TINY_BASE
@@ -65,8 +65,8 @@ def open_registry(folder: Path) -> tuple[Registry, str]:
 async def time_requests(registry: Registry, key: str, method: str, path: str) -> dict[str, Any]:
     """Both requests, so often, in random order."""
     settings, engine = Settings(), FakeEngine()
-    adapters = Adapters.of(settings, engine, registry)
-    gate, showback = Gate(registry, engine, adapters), Showback(registry)
+    adapters = Leases.of(settings, engine, registry)
+    gate, showback = Gate(registry, engine, adapters), UsageBuffer(registry)
     app = build_app(
         settings, registry, Keys(registry), engine, adapters, gate, Lifecycle(), showback
     )

@@ -27,9 +27,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.command import measure
-from loadtest.run import Target
-from loadtest.scenario import Scenario
+from loadtest.command.run import measure
+from loadtest.drive.run import Target
+from loadtest.plan.scenario import Scenario
 from server.bundled_base import ensure_bundled_base
 from tests.loadtest.stub_server import BASE, KEY
 

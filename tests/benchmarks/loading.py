@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from loadtest.adapters import LlamaShape, make_adapter
+from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from server.engine.openai import lora_request
 from tests.real_engine.one_engine import Version, running_engine, stream
 

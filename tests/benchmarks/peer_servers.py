@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.scenario import Scenario
+from loadtest.plan.scenario import Scenario
+from loadtest.started_server import free_port, running
 from server.bundled_base import ensure_bundled_base
-from server.started_server import free_port, running
 
 SLOTS, KV_CACHE_GIB = 8, 2
 STREAMS = 16

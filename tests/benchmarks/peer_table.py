@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.comparison import Row, compare
-from loadtest.outcome import WRONG
-from loadtest.recorded import Recorded
+from loadtest.outcome.request_outcome import WRONG
+from loadtest.report.comparison import Row, compare
+from loadtest.report.recorded import Recorded
 
 MEASURES = (
     "output tokens/s",

@@ -27,13 +27,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest.adapters import LlamaShape
+from loadtest.drive.preparation import Weights
+from loadtest.drive.random_adapters import LlamaShape
 from loadtest.errors import LoadTestError
-from loadtest.preparation import Weights
-from loadtest.recorded import read_run
-from loadtest.scenario import Scenario
-from loadtest.scenario_file import load_scenario
-from server.started_server import sigterm_interrupts
+from loadtest.plan.scenario import Scenario
+from loadtest.plan.scenario_file import load_scenario
+from loadtest.report.recorded import read_run
+from loadtest.started_server import sigterm_interrupts
 from tests.benchmarks.peer_servers import PEERS, Contestant, Started, ours, started
 from tests.benchmarks.peer_table import Contest, Part, markdown
 

@@ -20,21 +20,21 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert
 
-from adapters_registry.aliases import point_alias
-from adapters_registry.base import BaseSpec
-from adapters_registry.catalog import Target
-from adapters_registry.content import ContentStore
-from adapters_registry.models import Adapter, Alias, Version, VersionState
-from adapters_registry.records import Registry
-from loadtest.adapters import LlamaShape, make_adapter
-from server.adapters import Adapters
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.aliases import point_alias
+from adapters_registry.records.catalog import Target
+from adapters_registry.records.tables import Adapter, Alias, Version, VersionState
+from adapters_registry.registry import Registry
+from loadtest.drive.random_adapters import LlamaShape, make_adapter
+from server.api.resolve import resolve
 from server.app import build_app
 from server.auth import Caller, Keys
-from server.gate import Gate
+from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
-from server.resolve import resolve
+from server.residency.leases import Leases
 from server.settings import Settings
-from server.showback import Showback
+from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import FakeEngine
 
 NUM_ADAPTERS, NUM_VERSIONS = 10_000, 3
@@ -144,10 +144,10 @@ async def measure_http(registry: Registry, root: Path) -> dict[str, float]:
     key = keys.create("default", ["admin", "inference"])
     settings = Settings(data_dir=root, local_roots=(root,))
     engine = FakeEngine()
-    adapters = Adapters.of(settings, engine, registry)
+    adapters = Leases.of(settings, engine, registry)
     gate = Gate(registry, engine, adapters)
     app = build_app(
-        settings, registry, keys, engine, adapters, gate, Lifecycle(), Showback(registry)
+        settings, registry, keys, engine, adapters, gate, Lifecycle(), UsageBuffer(registry)
     )
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)

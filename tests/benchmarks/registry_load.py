@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from adapters_registry.aliases import point_alias
-from adapters_registry.base import BaseSpec
-from adapters_registry.catalog import Target
-from adapters_registry.content import ContentStore
-from adapters_registry.models import now
-from adapters_registry.records import Registry
-from adapters_registry.usage import Consumption, add_usage, hour_of
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.aliases import point_alias
+from adapters_registry.records.catalog import Target
+from adapters_registry.records.tables import now
+from adapters_registry.records.usage import Consumption, add_usage, hour_of
+from adapters_registry.registry import Registry
 from tests.benchmarks.registry import NUM_ADAPTERS, NUM_VERSIONS, SMOLLM2, fill, timed
 from tests.postgres import Postgres, programs
 

@@ -23,10 +23,10 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.adapters import LlamaShape, make_adapter
-from loadtest.client import Client
+from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from loadtest.errors import LoadTestError
-from loadtest.scenario import Closed, Poisson
+from loadtest.measurements.client import Client
+from loadtest.plan.scenario import Closed, Poisson
 from tests.benchmarks.fleet import NUM_REPLICAS, START_SECONDS, Fleet, Replica, started_fleet
 from tests.benchmarks.fleet_load import (
     NUM_ADAPTERS,

@@ -5,8 +5,8 @@
 Prints two tables. Popularity is Zipf's. Requests go to servers by a ring of hashes, as in Envoy and
 HAProxy: each adapter's to one server, unless that has more than its share of open requests
 ("Consistent Hashing with Bounded Loads", Mirrokni et al., 2016). Slots, host memory and engine are
-the load tester's model (`loadtest/capacity.py`). How long tokens take is assumed here (`Assumed`);
-the shares hardly depend on it.
+the load tester's model (`loadtest/capacity/simulation.py`). How long tokens take is assumed here
+(`Assumed`); the shares hardly depend on it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.capacity import DISK, HOST, SLOT, Arrival, Served, Setting, simulate
+from loadtest.capacity.simulation import DISK, HOST, SLOT, Arrival, Served, Setting, simulate
 
 NUM_ADAPTERS, NUM_SERVERS, NUM_ALIKE = 10_000, 100, 5
 EXPONENTS = (1.0, 0.8)

@@ -18,19 +18,19 @@ import httpx
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.catalog import VersionRecord
-from adapters_registry.content import ContentStore
-from adapters_registry.records import Registry
-from server import process
-from server.adapters import Adapters
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
 from server.app import build_app
 from server.auth import Keys
 from server.engine.interface import Endpoint
-from server.gate import Gate
+from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
+from server.process import serve as server_process
+from server.residency.leases import Leases
 from server.settings import Settings
-from server.showback import Showback
+from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import Body, FakeEngine
 from tests.tiny import TINY_BASE
 
@@ -110,17 +110,17 @@ def serve(port: int, database_url: str, content: Path) -> int:
     base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
     registry = Registry(database_url, ContentStore(content), base)
     keys, engine, lifecycle = Keys(registry), StreamingEngine(), Lifecycle()
-    adapters = Adapters.of(settings, engine, registry)
-    gate, showback = Gate(registry, engine, adapters), Showback(registry)
+    adapters = Leases.of(settings, engine, registry)
+    gate, showback = Gate(registry, engine, adapters), UsageBuffer(registry)
     app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle, showback)
 
     async def prepare(engine_is_up: asyncio.Event) -> None:
         await engine_is_up.wait()
 
     books = (keys.save_last_used, showback.save)
-    with process._listen(settings) as listener:
+    with server_process._listen(settings) as listener:
         parts = settings, app, listener, registry, books, adapters, engine, lifecycle, prepare
-        return asyncio.run(process._run(*parts))
+        return asyncio.run(server_process._run(*parts))
 
 
 if __name__ == "__main__":

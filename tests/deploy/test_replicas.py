@@ -15,9 +15,9 @@ from shutil import copytree
 import httpx
 import pytest
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ContentStore
-from adapters_registry.records import Registry
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.registry import Registry
 from server.auth import Keys
 from tests.corpus import Recipe
 from tests.deploy.proxies import Proxy, free_port, start_envoy, start_haproxy

@@ -14,9 +14,9 @@ import prometheus_client
 import pytest
 import yaml
 
-from adapters_registry.records import Registry
-from server import metrics
-from server.residency_metrics import ResidencyMetrics
+from adapters_registry.registry import Registry
+from server.api.registry_metrics import RegistryMetrics
+from server.residency.metrics import ResidencyMetrics
 from tests.helm.conftest import Manifests
 from tests.helm.programs import CHART, Helm
 
@@ -41,7 +41,7 @@ def known_metrics(registry: Registry) -> set[str]:
     assert vllm.origin is not None
     declarations = Path(vllm.origin).parent / "v1" / "metrics" / "loggers.py"
     ours = {family.name for family in prometheus_client.REGISTRY.collect()}
-    ours |= {family.name for family in metrics.RegistryMetrics(registry).collect()}
+    ours |= {family.name for family in RegistryMetrics(registry).collect()}
     ours |= {family.name for family in ResidencyMetrics([], max_loras=1, disk_bytes=0).collect()}
     theirs = set(re.findall(r'name="(vllm:\w+)"', declarations.read_text()))
     return {name + suffix for name in ours | theirs for suffix in SUFFIXES}

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from loadtest.adapters import LlamaShape
-from loadtest.run import Run, Target, run
-from loadtest.scenario import Scenario
+from loadtest.drive.random_adapters import LlamaShape
+from loadtest.drive.run import Target, run
+from loadtest.outcome.run_record import Run
+from loadtest.plan.scenario import Scenario
 from tests.loadtest.stub_server import KEY, Stub
 
 TINY = LlamaShape(layers=1, hidden=8, mlp=8, kv=8)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.client import Client
+from loadtest.measurements.client import Client
 
 BASE = "base"
 

@@ -12,13 +12,13 @@ import psutil
 import pytest
 from rich.console import Console
 
-from loadtest import comparison, report
 from loadtest.errors import LoadTestError
-from loadtest.measures import summarise
-from loadtest.outcome import Outcome
-from loadtest.recorded import Recorded, read_run
-from loadtest.run import Run
-from loadtest.scenario import Scenario
+from loadtest.outcome.request_outcome import Outcome
+from loadtest.outcome.run_record import Run
+from loadtest.plan.scenario import Scenario
+from loadtest.report import comparison, report
+from loadtest.report.measures import summarise
+from loadtest.report.recorded import Recorded, read_run
 from tests.benchmarks import peers
 from tests.benchmarks.peer_servers import Contestant, Started
 from tests.benchmarks.peer_table import Contest, Part, markdown

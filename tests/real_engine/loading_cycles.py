@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from loadtest.adapters import LlamaShape, make_adapter
+from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from server.errors import Unavailable
 from tests.real_engine.one_engine import Version, running_engine, stream
 
@@ -81,7 +81,7 @@ class Cycles:
             leaving, staying, coming = ((turn + n) % ADAPTERS for n in range(3))
             in_slots = [staying, leaving]
             await self._ask([0, *[1 + n for n in in_slots]], versions, copies, found)
-            kept = [version.engine_id for n, version in enumerate(versions) if n != leaving]
+            kept = [version.version_id for n, version in enumerate(versions) if n != leaving]
             await self.engine.install(versions[coming], lambda kept=kept: kept)
         self.residency_when_full = await self.residency()
         for version in versions:
@@ -100,9 +100,9 @@ class Cycles:
         await self.engine.install(version)
         await self.engine.install(third)
         running = asyncio.create_task(self.answer(version, self.adapters[0]))
-        while version.engine_id not in self.engine.ids_in_use():
+        while version.version_id not in self.engine.ids_in_use():
             await asyncio.sleep(0)
-        takeover = asyncio.create_task(self.engine.install(other, lambda: [third.engine_id]))
+        takeover = asyncio.create_task(self.engine.install(other, lambda: [third.version_id]))
         eviction = asyncio.create_task(self.engine.evict(version))
         answer = await running
         await asyncio.gather(takeover, eviction)
@@ -110,7 +110,7 @@ class Cycles:
         residency = await self.residency()
         for left in (other, third):
             await self.engine.evict(left)
-        return {"answer": answer, "after": after, "gone": version.engine_id, **residency}
+        return {"answer": answer, "after": after, "gone": version.version_id, **residency}
 
     async def refused(self) -> dict[str, Any]:
         """What can't be read, and what was never prepared."""

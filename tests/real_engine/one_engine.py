@@ -20,7 +20,7 @@ from server.settings import Settings
 class Version:
     """What an engine wants to know of a `VersionRecord`."""
 
-    engine_id: int
+    version_id: int
     public_name: str
 
 

@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from server.bundled_base import ensure_bundled_base
-from server.demo import DEMO_DIR
+from server.process.demo import DEMO_DIR
 from tests.four_bit import dequantized
 from tests.real_engine.running_server import RunningServer
 from tests.real_engine.test_openai_api import (

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ADAPTER_FILES
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.adapter_files import ADAPTER_FILES
 from server.bundled_base import bundled_base_directory
 from tests.corpus import ALL_MODULES, MALFORMED, Recipe, Tensors, each, valid
 from tests.real_engine.running_server import RunningServer

@@ -10,8 +10,8 @@ import openai
 import psutil
 import pytest
 
-from server.demo import DEMO_DIR
 from server.engine.cpu import openmp_variables, read_machine
+from server.process.demo import DEMO_DIR
 from tests.real_engine.running_server import RunningServer
 
 LIGHTS = "Turn on the lights in the kitchen"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters_registry.base import BaseSpec
+from adapters_registry.check.base import BaseSpec
 from tests.corpus import ALL_MODULES, Recipe, each
 from tests.real_engine.mixed_batch import Answer, Batch, answer_batches
 

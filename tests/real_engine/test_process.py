@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.demo import DEMO_DIR
+from server.process.demo import DEMO_DIR
 from tests.real_engine.running_server import RunningServer
 
 HELLO = [{"role": "user", "content": "Tell me a long story."}]

@@ -15,15 +15,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from server.cli import app
+from server.cli.main import app
 from tests.real_engine.running_server import RunningServer
 from tests.tiny_llama import make_tiny_llama
-from training.candidates import Candidate, LocalModel, ServedModel
-from training.data import Conversation, exchange, write_conversations
-from training.evaluate import evaluate
-from training.merge import merge_adapter
-from training.recipe import make_recipe
-from training.train import train
+from training.data.conversations import Conversation, exchange, write_conversations
+from training.data.recipe import make_recipe
+from training.evaluation.candidates import Candidate, LocalModel, ServedModel
+from training.evaluation.evaluate import evaluate
+from training.export.merge import merge_adapter
+from training.run.train import train
 
 PING = [exchange("ping", "pong"), exchange("tick", "tock")]
 COLOUR = [exchange("colour?", "red")]

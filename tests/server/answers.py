@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from adapters_registry.content import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES
 
 CHAT = "/v1/chat/completions"
 

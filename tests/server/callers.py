@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from adapters_registry.keys import create_key, new_key, revoke_key
-from adapters_registry.models import now
-from adapters_registry.records import Registry
+from adapters_registry.records.keys import create_key, new_key, revoke_key
+from adapters_registry.records.tables import now
+from adapters_registry.registry import Registry
 from server import auth
 from server.auth import Keys
 

@@ -10,15 +10,15 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-from adapters_registry.catalog import VersionRecord
-from adapters_registry.records import Registry
-from server.adapters import Adapters
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
 from server.app import build_app
 from server.auth import Keys
-from server.gate import Gate
+from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
+from server.residency.leases import Leases
 from server.settings import Settings
-from server.showback import Showback
+from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
 
@@ -39,8 +39,8 @@ def lifecycle() -> Lifecycle:
 
 
 @pytest.fixture
-def adapters(engine: FakeEngine, registry: Registry) -> Adapters:
-    return Adapters.of(Settings(), engine, registry)
+def leases(engine: FakeEngine, registry: Registry) -> Leases:
+    return Leases.of(Settings(), engine, registry)
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def app(
     registry: Registry,
     keys: Keys,
     engine: FakeEngine,
-    adapters: Adapters,
+    leases: Leases,
     lifecycle: Lifecycle,
     tmp_path: Path,
 ) -> FastAPI:
     settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_adapter_mib=1)
-    gate = Gate(registry, engine, adapters)
+    gate = Gate(registry, engine, leases)
     return build_app(
-        settings, registry, keys, engine, adapters, gate, lifecycle, Showback(registry)
+        settings, registry, keys, engine, leases, gate, lifecycle, UsageBuffer(registry)
     )
 
 

@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.datastructures import State
 
-from adapters_registry.catalog import VersionRecord
-from server.engine.interface import Endpoint, EngineState, ProbeAnswer, Resident
+from adapters_registry.records.catalog import VersionRecord
+from server.engine.interface import Endpoint, EngineContents, EngineState, ProbeAnswer
 from server.errors import NotLoadable, Unavailable
-from server.metering import METER
+from server.tenancy.meter import current_meter
 
 INPUT_TOKENS, OUTPUT_TOKENS = 10, 20
 """What each answer costs."""
@@ -69,25 +69,25 @@ class FakeEngine:
         self.loads.append(version.public_name)
         if version.public_name in self.fails_to_load:
             raise NotLoadable(f"{version.public_name} could not be loaded")
-        self.host.add(version.engine_id)
+        self.host.add(version.version_id)
 
-    async def resident(self) -> Resident:
-        return Resident(sorted(self.slots), sorted(self.host))
+    async def resident(self) -> EngineContents:
+        return EngineContents(sorted(self.slots), sorted(self.host))
 
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
     ) -> None:
         self.require_ready()
-        assert version.engine_id in self.host, "not prepared"
+        assert version.version_id in self.host, "not prepared"
         kept = set(keep())
-        if len(self.slots | {version.engine_id}) > self.max_loras:
+        if len(self.slots | {version.version_id}) > self.max_loras:
             self.slots.discard(next(holder for holder in self.slots if holder not in kept))
-        self.slots.add(version.engine_id)
+        self.slots.add(version.version_id)
 
     async def evict(self, version: VersionRecord) -> None:
         self.evicted.append(version.public_name)
-        self.slots.discard(version.engine_id)
-        self.host.discard(version.engine_id)
+        self.slots.discard(version.version_id)
+        self.host.discard(version.version_id)
 
     async def abort(self, version: VersionRecord) -> None:
         self.aborted.append(version.public_name)
@@ -103,14 +103,14 @@ class FakeEngine:
                 x + self.noise * (self.num_asked % 3 == 2) for x in self.base_answer.logprobs
             )
             return replace(self.base_answer, logprobs=tuple(logprobs))
-        assert version.engine_id in self.slots
+        assert version.version_id in self.slots
         if self.on_ask:
             await self.on_ask()
         return self.answer
 
     async def _answer(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"
-        meter = METER.get()
+        meter = current_meter.get()
         assert meter is not None
         if not body.stream:
             async with meter.turn(INPUT_TOKENS) as answer:

@@ -9,11 +9,11 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from adapters_registry.records import Registry, VersionRecord
-from server import residency
+from adapters_registry.registry import Registry, VersionRecord
 from server.auth import Keys
 from server.engine.interface import EngineState
 from server.lifecycle import Lifecycle
+from server.residency import states
 from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
@@ -98,7 +98,7 @@ async def test_a_failed_load_fails_its_own_requests_and_is_tried_again_after_a_p
     home: VersionRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(residency, "FIRST_PAUSE_SECONDS", 0.4)
+    monkeypatch.setattr(states, "FIRST_PAUSE_SECONDS", 0.4)
     engine.fails_to_load = {"default/home@1"}
     for _ in range(2):
         response = await client.post(CHAT, json={"model": "home"})

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ContentStore
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import Conflict, InvalidKey, NotFound
-from adapters_registry.keys import create_key, new_key, read_keys, revoke_key
-from adapters_registry.models import now
-from adapters_registry.records import Registry
-from adapters_registry.tenants import create_tenant, delete_tenant
+from adapters_registry.records.keys import create_key, new_key, read_keys, revoke_key
+from adapters_registry.records.tables import now
+from adapters_registry.records.tenants import create_tenant, delete_tenant
+from adapters_registry.registry import Registry
 from server import auth
 from server.auth import Keys
 from server.errors import Unauthenticated

@@ -25,9 +25,10 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
 from adapters_registry.errors import SourceRefused
-from adapters_registry.records import Registry
-from adapters_registry.tenants import Quota, create_tenant, set_quota
-from server.auth import OPEN_PATHS, Keys
+from adapters_registry.records.tenants import Quota, create_tenant, set_quota
+from adapters_registry.registry import Registry
+from server.auth import Keys
+from server.middleware.authentication import OPEN_PATHS
 from tests.server.callers import make_callers
 from tests.server.fake_engine import FakeEngine
 from tests.server.test_isolation import ADMINS_ONLY

@@ -9,12 +9,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from adapters_registry.catalog import VersionRecord
-from adapters_registry.records import Registry
-from adapters_registry.sharing import share_adapter
-from adapters_registry.tenants import create_tenant
-from server import auth
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.sharing import share_adapter
+from adapters_registry.records.tenants import create_tenant
+from adapters_registry.registry import Registry
 from server.auth import Keys
+from server.middleware import authentication
 from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.callers import make_callers
 from tests.tiny import AdapterFactory
@@ -58,7 +58,7 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
         (method.upper(), path)
         for path, methods in app.openapi()["paths"].items()
         for method in methods
-        if path not in auth.OPEN_PATHS
+        if path not in authentication.OPEN_PATHS
     ]
 
 

@@ -4,9 +4,9 @@ import httpx
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapters_registry.catalog import VersionRecord
-from server.adapters import Adapters
+from adapters_registry.records.catalog import VersionRecord
 from server.metrics import CappedLabels
+from server.residency.leases import Leases
 from tests.server.answers import CHAT
 
 TIMED = ("tenant", "adapter", "tier")
@@ -40,7 +40,7 @@ def test_labels_that_go_together_are_capped_together() -> None:
 
 
 async def test_every_metric_of_ours_is_scraped(
-    client: httpx.AsyncClient, adapters: Adapters, home: VersionRecord
+    client: httpx.AsyncClient, leases: Leases, home: VersionRecord
 ) -> None:
     def dismissed() -> float:
         return REGISTRY.get_sample_value(EVICTED, {"tier": "host", "reason": "dismissed"}) or 0
@@ -48,7 +48,7 @@ async def test_every_metric_of_ours_is_scraped(
     for model in ("home", "home", "base"):
         await client.post(CHAT, json={"model": model})
     before = dismissed()
-    await adapters.dismiss(home)
+    await leases.drain(home)
     assert dismissed() == before + 1
     await client.post(CHAT, json={"model": "home"})
     text = (await client.get("/metrics")).text

@@ -14,18 +14,18 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.content import ContentStore
-from adapters_registry.records import Registry
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.registry import Registry
 from server import app as app_module
-from server import process
-from server.adapters import Adapters
 from server.app import build_app
 from server.auth import Keys
-from server.gate import Gate
+from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
+from server.process import serve
+from server.residency.leases import Leases
 from server.settings import Settings
-from server.showback import Showback
+from server.tenancy.usage import UsageBuffer
 from tests.postgres import Postgres
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
@@ -59,13 +59,13 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> AsyncIterator[Server]:
     """A server on a fake engine that follows the database; the first one makes the key."""
     registry, engine = Registry(url, ContentStore(folder), base), FakeEngine()
-    keys, adapters = Keys(registry), Adapters.of(Settings(), engine, registry)
+    keys, adapters = Keys(registry), Leases.of(Settings(), engine, registry)
     if not key:
         key.append(keys.create("default", ["admin", "inference"]))
     gate = Gate(registry, engine, adapters)
-    showback = Showback(registry)
+    showback = UsageBuffer(registry)
     app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle(), showback)
-    following = asyncio.create_task(process.follow_changes(registry, adapters))
+    following = asyncio.create_task(serve.follow_changes(registry, adapters))
     transport = httpx.ASGITransport(app)
     headers = {"Authorization": f"Bearer {key[0]}"}
     async with httpx.AsyncClient(
@@ -90,7 +90,7 @@ async def servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[list[Server]]:
     """Two of them with an adapter of two versions; they share the folder of its files."""
-    monkeypatch.setattr(process, "FOLLOW_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(serve, "FOLLOW_INTERVAL_SECONDS", 0.01)
     async with AsyncExitStack() as stack:
         key: list[str] = []
         both = [

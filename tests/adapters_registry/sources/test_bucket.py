@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.s3 import Bucket
 from adapters_registry.errors import SourceRefused, StoreUnavailable
-from adapters_registry.s3 import Bucket
 from adapters_registry.sources import find_source
 from tests.tiny import AdapterFactory
 
@@ -24,7 +24,9 @@ def send(url: str, directory: Path) -> None:
 def test_the_two_files_below_a_prefix(
     s3: str, make_adapter: AdapterFactory, staged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters_registry.s3._RANGE_BYTES", 1000)  # several requests a file
+    monkeypatch.setattr(
+        "adapters_registry.content.s3._RANGE_BYTES", 1000
+    )  # several requests a file
     adapter = make_adapter()
     send(s3, adapter)
     Bucket(s3).upload(adapter / CONFIG_FILE, "stranger.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.hub import find_on_hub
 from tests.hub_server import HubServer

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.content import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, ContentStore
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InsufficientStorage, SourceRefused
 from adapters_registry.sources import find_source
 from adapters_registry.sources.local import find_local

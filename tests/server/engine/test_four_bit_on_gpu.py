@@ -8,7 +8,7 @@ from vllm.scalar_type import scalar_types
 
 from server.engine.arguments import engine_arguments
 from server.settings import Settings
-from training.quantize import GROUP_SIZES
+from training.quantization.w4a16 import GROUP_SIZES
 
 AMPERE = 80
 

@@ -6,9 +6,9 @@ import pytest
 from vllm.config.lora import LoRAConfig
 from vllm.lora.peft_helper import PEFTHelper
 
-from adapters_registry.base import BaseSpec
-from adapters_registry.check import check_adapter
-from adapters_registry.peft_config import PeftConfig
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.peft_config import PeftConfig
+from adapters_registry.check.static_check import check_adapter
 from tests.tiny import AdapterFactory
 
 

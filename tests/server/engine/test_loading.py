@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from server.engine.loading import AdapterLoading
-from server.engine.worker import Answer
+from server.engine.worker.extension import WorkerReply
 from server.errors import NotLoadable, Unavailable
 
-VERSION: Any = SimpleNamespace(engine_id=7, public_name="acme/a@1")
+VERSION: Any = SimpleNamespace(version_id=7, public_name="acme/a@1")
 
 
 class Loading(AdapterLoading):
@@ -38,7 +38,7 @@ class Loading(AdapterLoading):
 
 
 async def test_prepare_waits_for_every_worker() -> None:
-    reading, ready = Answer.READING, Answer.READY
+    reading, ready = WorkerReply.READING, WorkerReply.READY
     loading = Loading(prepared=[[reading, reading], [ready, reading], [ready, ready]])
     await loading.prepare(VERSION, Path("somewhere"))
     assert loading.calls[0] == ("prepare", 7, "acme/a@1", "somewhere")
@@ -46,14 +46,16 @@ async def test_prepare_waits_for_every_worker() -> None:
 
 
 async def test_a_worker_that_cannot_read_makes_all_forget() -> None:
-    loading = Loading(prepared=[[Answer.READY, "truncated"]], evict=[[Answer.DONE, Answer.DONE]])
+    loading = Loading(
+        prepared=[[WorkerReply.READY, "truncated"]], evict=[[WorkerReply.DONE, WorkerReply.DONE]]
+    )
     with pytest.raises(NotLoadable, match="acme/a@1 could not be loaded: truncated"):
         await loading.prepare(VERSION, Path("somewhere"))
     assert loading.called()[-1] == "evict"
 
 
 async def test_evict_waits_for_requests_and_for_the_batch() -> None:
-    done, in_use = Answer.DONE, Answer.IN_USE
+    done, in_use = WorkerReply.DONE, WorkerReply.IN_USE
     loading = Loading(evict=[[done, in_use], [done, done]])
     loading.requests = [7]
     eviction = asyncio.create_task(loading.evict(VERSION))
@@ -65,7 +67,7 @@ async def test_evict_waits_for_requests_and_for_the_batch() -> None:
 
 
 async def test_install_keeps_whom_it_must_and_who_has_requests() -> None:
-    in_use, done = Answer.IN_USE, Answer.DONE
+    in_use, done = WorkerReply.IN_USE, WorkerReply.DONE
     loading = Loading(install=[[in_use, done], [done, done]])
     loading.requests, kept = [9], [[7, 8], [7]]
     await loading.install(VERSION, lambda: kept.pop(0))
@@ -76,11 +78,11 @@ async def test_install_ends_when_it_is_told() -> None:
     def give_up() -> list[int]:
         raise Unavailable("lost")
 
-    loading = Loading(install=[[Answer.IN_USE]])
+    loading = Loading(install=[[WorkerReply.IN_USE]])
     with pytest.raises(Unavailable, match="lost"):
         await loading.install(VERSION, give_up)
 
 
 async def test_install_wants_a_prepared_version() -> None:
     with pytest.raises(Unavailable, match="isn't in"):
-        await Loading(install=[[Answer.DONE, Answer.UNKNOWN]]).install(VERSION)
+        await Loading(install=[[WorkerReply.DONE, WorkerReply.UNKNOWN]]).install(VERSION)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from server.engine.metering import meter
-from server.metering import METER, Meter
-from server.turns import Turns
+from server.tenancy.meter import Meter, current_meter
+from server.tenancy.prompt_queue import PromptQueue
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 NUM_CHOICES = NUM_STEPS = 2
@@ -55,11 +55,11 @@ def client() -> Any:
 
 @pytest.fixture
 def current() -> Meter:
-    return Meter(Turns(4, 100), "acme")
+    return Meter(PromptQueue(4, 100), "acme")
 
 
 async def test_tokens_are_counted_as_the_engine_gives_them(client: Any, current: Meter) -> None:
-    METER.set(current)
+    current_meter.set(current)
     for number in (1, 2):
         assert [output async for output in client.generate(PROMPT, None, "id")] == ["an answer"]
         assert (current.input_tokens, current.output_tokens) == (3 * number, 12 * number)
@@ -69,7 +69,7 @@ async def test_tokens_are_counted_as_the_engine_gives_them(client: Any, current:
 async def test_who_goes_away_is_charged_so_far_and_ends_the_request(
     client: Any, current: Meter
 ) -> None:
-    METER.set(current)
+    current_meter.set(current)
     client.may_end.clear()
 
     async def answer() -> None:
@@ -86,16 +86,16 @@ async def test_who_goes_away_is_charged_so_far_and_ends_the_request(
 
 async def test_requests_side_by_side_are_counted_apart(client: Any, current: Meter) -> None:
     async def answers(meter: Meter, request_id: str, number: int) -> None:
-        METER.set(meter)
+        current_meter.set(meter)
         for _ in range(number):
             async for _ in client.generate(PROMPT, None, request_id):
                 await asyncio.sleep(0)
 
-    other = Meter(Turns(4, 100), "other")
+    other = Meter(PromptQueue(4, 100), "other")
     await asyncio.gather(answers(current, "a", 1), answers(other, "b", 3))
     assert (current.output_tokens, other.output_tokens) == (12, 36)
 
 
 async def test_the_servers_own_requests_are_not_counted(client: Any) -> None:
-    METER.set(None)
+    current_meter.set(None)
     assert [output async for output in client.generate(PROMPT, None, "id")]

@@ -70,7 +70,7 @@ def test_fields_and_headers_that_steer_the_engine_are_the_known_ones() -> None:
 
 
 def test_operators_we_replace_keep_their_parameters() -> None:
-    from server.engine.punica import GroupedPunicaWrapper
+    from server.engine.worker.punica import GroupedPunicaWrapper
 
     stock = load("vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU")
     for name in ("add_shrink", "add_expand", "add_lora_linear", "add_lora_embedding"):
@@ -82,7 +82,7 @@ def test_operators_we_replace_keep_their_parameters() -> None:
 def test_the_plugin_puts_our_operators_in_place() -> None:
     from vllm.platforms import current_platform
 
-    from server.engine.plugin import register
+    from server.engine.worker.plugin import register
 
     register()
     assert current_platform.get_punica_wrapper().endswith("GroupedPunicaWrapper")
@@ -110,7 +110,7 @@ def test_wrapped_layers_are_the_layers_own_but_for_the_product() -> None:
 
 
 def test_the_plugin_has_kv_blocks_cleared() -> None:
-    from server.engine.plugin import register
+    from server.engine.worker.plugin import register
 
     register()
     config = load("vllm.v1.kv_cache_interface:KVCacheConfig")

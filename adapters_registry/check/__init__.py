@@ -1,0 +1,1 @@
+"""The static check: what is refused from an adapter's files alone."""

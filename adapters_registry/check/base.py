@@ -1,0 +1,121 @@
+"""The base's shape, read from its `config.json`: which modules an adapter may touch."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from adapters_registry.check.norms import WeightNorms
+
+
+@dataclass(frozen=True)
+class ModuleShape:
+    """Features into and out of one linear layer or embedding."""
+
+    in_features: int
+    out_features: int
+
+
+MADE_FROM = "quantized_from"
+"""Where `config.json` of a quantised base names the base it was made from; ours, not a standard."""
+ROUNDED_TO = "rounded_to"
+"""Where `config.json` of a base in BF16 says what its weights were rounded to; ours as well."""
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """What the gate knows of the base: its modules, and how large a rank the engine takes."""
+
+    name: str
+    modules: dict[str, ModuleShape]
+    """Full module name, as in PEFT's keys (`model.layers.0.self_attn.q_proj`), to its shape."""
+    max_rank: int
+    norms: WeightNorms = field(default_factory=WeightNorms, compare=False)
+    made_from: str = ""
+    """The base that this one was quantised from: an adapter of that one is meant for this."""
+    quantization: str = ""
+    """What its weights were rounded to: `nf4`, or a method of vLLM's; empty: nothing."""
+    refuses_other_rounding: bool = False
+    """Whether it refuses adapters that say they were trained over weights rounded otherwise."""
+
+    def is_named(self, model: str) -> bool:
+        """Whether a training run that names its base so had this one: path and case don't count.
+
+        Names are all that PEFT records. Digests would tell more, and would refuse the same weights
+        saved in another layout.
+        """
+        known = {short_name(name).lower() for name in (self.name, self.made_from)} - {""}
+        return short_name(model).lower() in known
+
+    @classmethod
+    def from_config(cls, name: str, config: dict[str, Any], max_rank: int) -> BaseSpec:
+        """Derive the modules of a Llama-architecture model from its Hugging Face configuration.
+
+        Raises:
+            ValueError: the configuration isn't of a Llama-architecture causal language model.
+        """
+        if "LlamaForCausalLM" not in (config.get("architectures") or []):
+            raise ValueError(
+                f"{name} is no Llama base (architectures: {config.get('architectures')}); "
+                "Loraplex serves LlamaForCausalLM models"
+            )
+        hidden, mlp = config["hidden_size"], config["intermediate_size"]
+        heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or hidden // heads
+        kv = (config.get("num_key_value_heads") or heads) * head_dim
+        layer = {
+            "self_attn.q_proj": ModuleShape(hidden, heads * head_dim),
+            "self_attn.k_proj": ModuleShape(hidden, kv),
+            "self_attn.v_proj": ModuleShape(hidden, kv),
+            "self_attn.o_proj": ModuleShape(heads * head_dim, hidden),
+            "mlp.gate_proj": ModuleShape(hidden, mlp),
+            "mlp.up_proj": ModuleShape(hidden, mlp),
+            "mlp.down_proj": ModuleShape(mlp, hidden),
+        }
+        modules = {
+            f"model.layers.{index}.{part}": shape
+            for index in range(config["num_hidden_layers"])
+            for part, shape in layer.items()
+        }
+        made_from = config.get(MADE_FROM)
+        made_from = made_from if isinstance(made_from, str) else ""
+        return cls(
+            name, modules, max_rank, made_from=made_from, quantization=quantization_of(config)
+        )
+
+    @classmethod
+    def from_directory(cls, directory: Path, max_rank: int, name: str = "") -> BaseSpec:
+        """Read `config.json` of a model directory; `ValueError` as in `from_config`.
+
+        `name` is what the base is known as, if that isn't the directory's.
+        """
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        try:
+            name = name or short_name(str(directory.absolute()))
+            spec = cls.from_config(name, config, max_rank)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{directory}/config.json is no model configuration") from error
+        return replace(spec, norms=WeightNorms(directory))
+
+
+def quantization_of(config: dict[str, Any]) -> str:
+    """What a model's weights were rounded to, as its configuration says; empty: nothing."""
+    rounded = config.get(ROUNDED_TO)
+    if isinstance(rounded, str):
+        return rounded
+    quantization = config.get("quantization_config")
+    return str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else ""
+
+
+def short_name(model: str) -> str:
+    """A model's own name out of a hub id, a path, or a path in the hub's cache.
+
+    The cache has `models--organisation--name/snapshots/commit`.
+    """
+    parts = [part for part in re.split(r"[/\\]", model) if part] or [""]
+    if len(parts) >= 3 and parts[-2] == "snapshots":
+        return parts[-3].split("--")[-1]
+    return parts[-1]

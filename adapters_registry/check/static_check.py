@@ -1,0 +1,282 @@
+"""The static gate: what can be refused from an adapter's files alone, without torch or engine.
+
+The engine takes many adapters that can't work, or that hurt everyone: silently ignored features,
+keys that match nothing (the answers equal the base's), NaN that spreads through the shared KV
+cache. All reasons are collected, so that one look is enough to mend an adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import stat
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.peft_config import PeftConfig
+from adapters_registry.check.weights import TRAINED_OVER, Tensor, Values, read_header, trained_over
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.errors import AdapterRejected, Reason
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_REASONS = 100
+MAX_CHANGE = 1.0
+"""Bound on |scale * B * A| / |W| (Frobenius) of a module: trained ones have 0.02 to 0.09."""
+NF4_COST = "exact match 0.72 and 0.70 over the NF4 base, 0.45 and 0.68 over the unrounded one"
+"""Of two QLoRA adapters on held-out smart-home examples (training/RESULTS.md)."""
+MAX_ENTRY = 65504.0
+"""Bound on entries of A, B and scale * B: float16's largest, so that no cast overflows."""
+
+_TEXTS = {".json", ".md", ".txt"}
+_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What the gate learned of an adapter that passed."""
+
+    rank: int
+    target_modules: list[str]
+    num_layers: int
+    base_model: str | None
+    trained_over: str | None
+    """What the base was rounded to in training, empty for nothing; None: it doesn't say."""
+    warnings: list[str]
+    """What doesn't keep it from serving, and may make it worse."""
+
+
+@dataclass
+class _Findings:
+    reasons: list[Reason] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def refuse(self, code: str, message: str, key: str | None = None) -> None:
+        if len(self.reasons) < MAX_REASONS:
+            self.reasons.append(Reason(code, _clean(message), key and _clean(key)))
+
+    def raise_if_any(self) -> None:
+        if self.reasons:
+            raise AdapterRejected(self.reasons)
+
+
+@dataclass
+class _Pair:
+    a: Tensor | None = None
+    b: Tensor | None = None
+
+
+def check_adapter(
+    directory: Path, base: BaseSpec, *, allow_base_mismatch: bool = False
+) -> AdapterFacts:
+    """Check an adapter directory against the base.
+
+    `allow_base_mismatch` lets an adapter pass whose configuration names another base.
+
+    Raises:
+        AdapterRejected: it can't work on this base; holds every reason found.
+    """
+    findings = _Findings()
+    _check_files(directory, findings)
+    values = _read_config(directory / CONFIG_FILE, findings)
+    tensors = _read_tensors(directory / WEIGHTS_FILE, findings)
+    findings.raise_if_any()
+    config = PeftConfig(values)
+    faults = list(config.faults())
+    for fault in faults:
+        findings.refuse(fault.code, fault.message, fault.key)
+    if not allow_base_mismatch:
+        _check_base(config, base, findings)
+    over = trained_over(directory / WEIGHTS_FILE)
+    _check_rounding(over, base, findings, is_allowed=allow_base_mismatch)
+    pairs = _pair_up(tensors, base, findings)
+    if not any(fault.code == "bad_rank" for fault in faults):
+        _check_ranks(config, pairs, base, findings)
+        _check_shapes(pairs, config, base, findings)
+    findings.raise_if_any()
+    _check_values(pairs, config, base, findings)
+    findings.raise_if_any()
+    return AdapterFacts(
+        rank=max(pair.a.shape[0] for pair in pairs.values() if pair.a),
+        target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
+        num_layers=len({name.split(".")[2] for name in pairs}),
+        base_model=_clean(config.base_model) or None,
+        trained_over=over and _clean(over),
+        warnings=findings.warnings,
+    )
+
+
+def _check_files(directory: Path, findings: _Findings) -> None:
+    """Regular files, and beside the two only texts: no pickle, no code, no link out of here."""
+    for entry in sorted(directory.iterdir()):
+        if not stat.S_ISREG(entry.lstat().st_mode):
+            findings.refuse("not_a_file", f"{entry.name} is no regular file", entry.name)
+        elif entry.name not in ADAPTER_FILES and entry.suffix not in _TEXTS:
+            message = f"{entry.name} is no file of an adapter: keep {' and '.join(ADAPTER_FILES)}"
+            findings.refuse("unexpected_file", message, entry.name)
+
+
+def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("it is larger than 1 MiB")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
+        return config
+    except (OSError, ValueError, RecursionError) as error:
+        findings.refuse("config_unreadable", f"{CONFIG_FILE} can't be read: {error}", CONFIG_FILE)
+        return {}
+
+
+def _read_tensors(path: Path, findings: _Findings) -> dict[str, Tensor]:
+    try:
+        tensors = read_header(path)
+    except (OSError, ValueError, RecursionError) as error:
+        message = f"{WEIGHTS_FILE} is no valid safetensors: {error}"
+        findings.refuse("weights_unreadable", message, WEIGHTS_FILE)
+        return {}
+    if not tensors:
+        findings.refuse("no_tensors", f"{WEIGHTS_FILE} holds no tensors", WEIGHTS_FILE)
+    return tensors
+
+
+def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None:
+    if config.base_model and not base.is_named(config.base_model):
+        findings.refuse(
+            "base_mismatch",
+            f"it was trained on {config.base_model!r}, and this server's base is {base.name!r}; "
+            "if both are the same model, register it with allow_base_mismatch "
+            "(--allow-base-mismatch) or correct the name",
+            "base_model_name_or_path",
+        )
+
+
+def _check_rounding(
+    over: str | None, base: BaseSpec, findings: _Findings, *, is_allowed: bool
+) -> None:
+    """An adapter belongs over the weights that it learned on, and rounding changes those."""
+    if over is None or over == base.quantization:
+        return
+    learned, served = (
+        f"weights rounded to {name}" if name else "unrounded weights"
+        for name in (over, base.quantization)
+    )
+    message = (
+        f"it was trained over {learned}, and this server's base has {served}: it is another model "
+        f"here (measured on the bundled base, two adapters trained over NF4: {NF4_COST})"
+    )
+    if over == "nf4":
+        message += "; `loraplex quantize --method nf4` makes the base that it belongs over"
+    if base.refuses_other_rounding and not is_allowed:
+        findings.refuse("rounding_mismatch", message, TRAINED_OVER)
+    else:
+        findings.warnings.append(_clean(message))
+
+
+def _check_ranks(
+    config: PeftConfig, pairs: dict[str, _Pair], base: BaseSpec, findings: _Findings
+) -> None:
+    """Ranks over the limit, as claimed and as the tensors have them: the engine looks at both."""
+    ranks = list(config.claimed_ranks())
+    for module, pair in pairs.items():
+        if pair.a and pair.b and len(pair.a.shape) == len(pair.b.shape) == 2:
+            ranks.append((module, min(pair.a.shape[0], pair.b.shape[1])))
+    for key, rank in ranks:
+        if rank > base.max_rank:
+            message = f"rank {rank} is over this server's limit of {base.max_rank}"
+            findings.refuse("rank_too_large", f"{message} (LORAPLEX_MAX_LORA_RANK)", key)
+
+
+def _pair_up(tensors: dict[str, Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
+    """Tensors by module, A and B together; every key must name a module of the base."""
+    pairs: dict[str, _Pair] = defaultdict(_Pair)
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if not match or match["module"] not in base.modules:
+            message = f"{key} is no LoRA weight of a linear layer of {base.name}"
+            findings.refuse("unknown_key", message, key)
+            continue
+        if not tensor.is_float:
+            findings.refuse("bad_dtype", f"{key} is {tensor.dtype}; use F32, F16 or BF16", key)
+        pair, side = pairs[match["module"]], match["side"].lower()
+        if getattr(pair, side) is not None:
+            findings.refuse("duplicate_key", f"{key} is there with and without its prefix", key)
+        setattr(pair, side, tensor)
+    for module, pair in pairs.items():
+        if pair.a is None or pair.b is None:
+            missing = "lora_A" if pair.a is None else "lora_B"
+            findings.refuse("unpaired", f"{module} has no {missing}", module)
+    return pairs
+
+
+def _check_shapes(
+    pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
+) -> None:
+    for module, pair in pairs.items():
+        if pair.a is None or pair.b is None:
+            continue
+        shape, rank = base.modules[module], config.rank_of(module)
+        expected = (rank, shape.in_features), (shape.out_features, rank)
+        if (pair.a.shape, pair.b.shape) != expected:
+            findings.refuse(
+                "bad_shape",
+                f"{module} has A {list(pair.a.shape)} and B {list(pair.b.shape)}; with r={rank} "
+                f"this base needs {list(expected[0])} and {list(expected[1])}",
+                module,
+            )
+
+
+def _check_values(
+    pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
+) -> None:
+    """Values that would do harm, or nothing at all; module by module, so that little is held."""
+    any_change = False
+    for module, pair in pairs.items():
+        assert pair.a is not None
+        assert pair.b is not None
+        a, b, scale = pair.a.load(), pair.b.load(), config.scale_of(module)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            findings.refuse("not_finite", f"{module} holds NaN or infinite values", module)
+            continue
+        largest = max(_largest(a), _largest(b), abs(scale) * _largest(b))
+        if largest > MAX_ENTRY:
+            findings.refuse(
+                "overflow",
+                f"{module} holds values (B times the scale) up to {largest:.3g}: more than "
+                f"{MAX_ENTRY:g} overflows in the engine",
+                module,
+            )
+            continue
+        shape = base.modules[module]
+        weight = base.norms.of(module, shape.in_features * shape.out_features)
+        change = abs(scale) * _product_norm(a, b) / weight
+        if change > MAX_CHANGE:
+            findings.refuse(
+                "too_large",
+                f"{module} would change the base's weight by {change:.3g} times its size, more "
+                f"than {MAX_CHANGE:g}: nothing of the base would be left",
+                module,
+            )
+        any_change = any_change or bool(scale and a.any() and b.any())
+    if not any_change and not findings.reasons:
+        findings.refuse("no_effect", "every module's update is zero: it would answer as the base")
+
+
+def _largest(values: Values) -> float:
+    return float(np.abs(values).max())
+
+
+def _product_norm(a: Values, b: Values) -> float:
+    """Frobenius norm of B A, by way of the small matrices A A' and B' B."""
+    return math.sqrt(max(0.0, float(np.sum((a @ a.T) * (b.T @ b), dtype=np.float64))))
+
+
+def _clean(text: str) -> str:
+    """Text that can be stored and sent as UTF-8, of bounded length."""
+    return text[:500].encode("utf-8", "replace").decode()

@@ -1,0 +1,63 @@
+"""An adapter's two files: their names, their digest, and how they are made durable."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+CONFIG_FILE = "adapter_config.json"
+
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+
+
+_CHUNK_BYTES = 1 << 20
+
+
+def digest_of(directory: Path) -> tuple[str, int]:
+    """sha256 over the adapter's files (name, length, bytes; in a fixed order), and their size."""
+    digest, size_bytes = hashlib.sha256(), 0
+    for name in ADAPTER_FILES:
+        file = directory / name
+        length = file.stat().st_size
+        size_bytes += length
+        digest.update(f"{name}\0{length}\0".encode())
+        with file.open("rb") as handle:
+            while chunk := handle.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest(), size_bytes
+
+
+def make_durable(staged: Path) -> tuple[str, int]:
+    """Flush the two files to disk, make them read-only, drop all else; their digest and size."""
+    digest, size_bytes = digest_of(staged)
+    for file in staged.iterdir():
+        if file.name not in ADAPTER_FILES:
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+            continue
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        file.chmod(0o444)
+    fsync_directory(staged)
+    return digest, size_bytes
+
+
+def size_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.iterdir())
+
+
+def fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

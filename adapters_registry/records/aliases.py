@@ -1,0 +1,158 @@
+"""Promotion: where aliases point, canary splits, and the way back.
+
+Each function is an operation for `Registry.apply`, and so one transaction: an alias points to the
+old targets or to the new ones, never to something between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from adapters_registry.errors import ChangedMeanwhile, Conflict, InvalidTargets, NotFound
+from adapters_registry.names import LIVE, check_name
+from adapters_registry.records.catalog import AliasRecord, Target, alias_record
+from adapters_registry.records.change import Change
+from adapters_registry.records.idempotency import (
+    Idempotency,
+    find_result,
+    fingerprint_of,
+    keep_result,
+)
+from adapters_registry.records.tables import Adapter, Alias, VersionState
+
+MAX_TARGETS = 8
+
+
+def point_alias(
+    change: Change,
+    tenant: str,
+    name: str,
+    alias: str,
+    targets: Sequence[Target],
+    *,
+    if_revision: int | None = None,
+) -> AliasRecord:
+    """Point an alias to versions by weight, at once for all; made where it isn't there yet.
+
+    `if_revision` is the revision that the caller has seen (0: none yet); None skips the question.
+
+    Raises:
+        NotFound: no such adapter.
+        InvalidName, InvalidTargets: the alias may not be named so, or point there.
+        ChangedMeanwhile: the alias has another revision.
+    """
+    adapter = change.adapter(tenant, name)
+    row = _find(adapter, check_name(alias, "alias"))
+    if if_revision is not None and if_revision != (row.revision if row else 0):
+        raise ChangedMeanwhile(f"alias {alias!r} was changed meanwhile: read it again and repeat")
+    _check(adapter, targets)
+    return point(change, adapter, alias, [list(target) for target in targets])
+
+
+def roll_back(
+    change: Change, tenant: str, name: str, alias: str = LIVE, *, once: Idempotency | None = None
+) -> AliasRecord:
+    """Point the alias to the version that it pointed to, alone, before the present one.
+
+    Raises:
+        NotFound: no such adapter, or it has no such alias.
+        Conflict: there is nothing before, or it isn't ready any more.
+        KeyReused: the idempotency key `once` came with another request before.
+    """
+    adapter = change.adapter(tenant, name)
+    row = _require(adapter, alias)
+    if once:
+        fingerprint = fingerprint_of("rollback", tenant, name, alias)
+        if find_result(change, once, fingerprint):
+            return alias_record(row)
+        keep_result(change, once, fingerprint)
+    if not row.previous or row.previous == row.targets:
+        raise Conflict(f"{tenant}/{name}@{alias} has nothing to go back to")
+    try:
+        _check(adapter, [Target(*target) for target in row.previous])
+    except InvalidTargets as error:
+        raise Conflict(f"{tenant}/{name}@{alias} can't go back: {error}") from error
+    return point(change, adapter, alias, row.previous, action="alias.rollback")
+
+
+def remove_alias(change: Change, tenant: str, name: str, alias: str) -> None:
+    """Forget an alias; `NotFound` if there is none, `Conflict` for `live`."""
+    if alias == LIVE:
+        raise Conflict("'live' can't be removed: point it elsewhere, or delete the adapter")
+    adapter = change.adapter(tenant, name)
+    remove(change, adapter, _require(adapter, alias))
+
+
+def point(
+    change: Change,
+    adapter: Adapter,
+    alias: str,
+    targets: list[list[int]],
+    action: str = "alias.point",
+) -> AliasRecord:
+    """Point to targets that are known to be right; nothing happens if they are there already."""
+    row = _find(adapter, alias)
+    if row is not None and row.targets == targets:
+        return alias_record(row)
+    before = _body(row)
+    if row is None:
+        row = Alias(name=alias, targets=targets, revision=1)
+        adapter.aliases.append(row)
+    else:
+        # A split is on the way from one version to the next: the way back leads past it.
+        if len(row.targets) == 1:
+            row.previous = row.targets
+        row.targets, row.revision = targets, row.revision + 1
+    change.session.flush()
+    change.log(action, adapter, alias, before, _body(row))
+    return alias_record(row)
+
+
+def let_go(change: Change, adapter: Adapter, alias: Alias, number: int) -> None:
+    """Take a version out of an alias; the last of the others takes its share."""
+    left = [target for target in alias.targets if target[0] != number]
+    if not left:
+        remove(change, adapter, alias)
+        return
+    version, weight = left[-1]
+    left[-1] = [version, weight + 100 - sum(share for _, share in left)]
+    point(change, adapter, alias.name, left)
+
+
+def remove(change: Change, adapter: Adapter, alias: Alias) -> None:
+    """Forget an alias, whichever it is."""
+    change.log("alias.remove", adapter, alias.name, _body(alias))
+    adapter.aliases.remove(alias)
+    change.session.flush()
+
+
+def _check(adapter: Adapter, targets: Sequence[Target]) -> None:
+    numbers = [target.version for target in targets]
+    if not 1 <= len(targets) <= MAX_TARGETS or len(set(numbers)) != len(numbers):
+        raise InvalidTargets(f"give 1 to {MAX_TARGETS} targets, each version once")
+    if sum(t.weight for t in targets) != 100 or any(t.weight < 1 for t in targets):
+        raise InvalidTargets("weights are whole per cent from 1, and 100 together")
+    states = {version.number: version.state for version in adapter.versions}
+    for number in numbers:
+        state = states.get(number)
+        if state != VersionState.READY:
+            known = VersionState(state).value if state else "unknown"
+            raise InvalidTargets(f"version {number} is {known}: an alias points to ready ones only")
+
+
+def _find(adapter: Adapter, name: str) -> Alias | None:
+    return next((alias for alias in adapter.aliases if alias.name == name), None)
+
+
+def _require(adapter: Adapter, name: str) -> Alias:
+    row = _find(adapter, name)
+    if row is None:
+        raise NotFound(f"{adapter.tenant}/{adapter.name} has no alias {name!r}")
+    return row
+
+
+def _body(row: Alias | None) -> dict[str, Any] | None:
+    return (
+        row if row is None else {"targets": [{"version": n, "weight": w} for n, w in row.targets]}
+    )

@@ -1,0 +1,70 @@
+"""The audit trail: every change says who made it, written in the transaction of the change."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters_registry.records.tables import AuditEntry
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: the public part of an API key, or the server itself; and the network address."""
+
+    name: str = "server"
+    origin: str = ""
+
+
+SERVER = Actor()
+current_actor: ContextVar[Actor] = ContextVar("actor", default=SERVER)
+"""Set for each request; threads that work for the request inherit it."""
+
+
+def write_entry(
+    session: Session,
+    action: str,
+    tenant: str,
+    subject: str,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Add an entry to the running transaction, in the name of the current `current_actor`."""
+    actor = current_actor.get()
+    session.add(
+        AuditEntry(
+            actor=actor.name[:128],
+            origin=actor.origin[:64],
+            tenant=tenant,
+            action=action,
+            subject=subject,
+            before=before,
+            after=after,
+        )
+    )
+
+
+def read_entries(
+    session: Session,
+    *,
+    tenant: str | None = None,
+    subject: str | None = None,
+    action: str | None = None,
+    before_id: int | None = None,
+    limit: int = 100,
+) -> list[AuditEntry]:
+    """The newest entries first, at most `limit`; `before_id` continues after the last one seen."""
+    query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
+    if tenant is not None:
+        query = query.where(AuditEntry.tenant == tenant)
+    if subject is not None:
+        query = query.where(AuditEntry.subject == subject)
+    if action is not None:
+        query = query.where(AuditEntry.action == action)
+    if before_id is not None:
+        query = query.where(AuditEntry.id < before_id)
+    return list(session.scalars(query))

@@ -1,0 +1,211 @@
+"""What exists, held in memory: resolving a name reads this and never the database.
+
+A `Catalog` is immutable and replaced as a whole; after a change only the adapters that it touched
+are read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from adapters_registry.names import LIVE
+from adapters_registry.records.keys import KeyRecord
+from adapters_registry.records.tables import (
+    Adapter,
+    Alias,
+    ApiKey,
+    Epoch,
+    Tenant,
+    Version,
+    VersionState,
+)
+from adapters_registry.records.tenants import TenantRecord
+
+
+class Target(NamedTuple):
+    """A version that an alias points to, with its share of requests in per cent."""
+
+    version: int
+    weight: int
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """An immutable version, as the rest of the program sees it."""
+
+    tenant: str
+    name: str
+    number: int
+    digest: str
+    version_id: int
+    state: VersionState
+    rank: int | None
+    size_bytes: int
+    reasons: list[dict[str, Any]]
+    source: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    pinned: bool = False
+
+    @cached_property
+    def adapter_id(self) -> str:
+        """`tenant/name`."""
+        return f"{self.tenant}/{self.name}"
+
+    @cached_property
+    def public_name(self) -> str:
+        """`tenant/name@3`: what responses, and the engine, call it."""
+        return f"{self.adapter_id}@{self.number}"
+
+
+@dataclass(frozen=True)
+class AliasRecord:
+    """An alias: where it points, where it pointed before, and how often it was changed."""
+
+    targets: tuple[Target, ...]
+    previous: tuple[Target, ...] | None = None
+    revision: int = 1
+
+    @property
+    def main(self) -> int:
+        """The version with the largest share; of equal ones the first."""
+        return max(self.targets, key=lambda target: target.weight).version
+
+    def pick(self, share: float) -> int:
+        """The version for a point of [0, 1): the targets divide it by their weights, in order."""
+        edge = 0
+        for target in self.targets:
+            edge += target.weight
+            if share * 100 < edge:
+                return target.version
+        return self.targets[-1].version
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """An adapter with its versions by number, and its aliases."""
+
+    tenant: str
+    name: str
+    created_at: datetime
+    versions: Mapping[int, VersionRecord]
+    aliases: Mapping[str, AliasRecord]
+    shared_with: frozenset[str] = frozenset()
+    """The other tenants that may use it."""
+    public: bool = False
+    """Every tenant may use it."""
+
+    @cached_property
+    def id(self) -> str:
+        """`tenant/name`."""
+        return f"{self.tenant}/{self.name}"
+
+    @cached_property
+    def ready(self) -> Mapping[int, VersionRecord]:
+        """The versions that can be served."""
+        return {n: v for n, v in self.versions.items() if v.state is VersionState.READY}
+
+    @cached_property
+    def live(self) -> VersionRecord | None:
+        """The version that the bare name means (most often, in a split), if any is ready."""
+        alias = self.aliases.get(LIVE)
+        return self.ready.get(alias.main) if alias else None
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All adapters as of one change, by (tenant, name); tenants by name, keys by id."""
+
+    adapters: Mapping[tuple[str, str], AdapterRecord] = field(default_factory=dict)
+    epoch: int = 0
+    tenants: Mapping[str, TenantRecord] = field(default_factory=dict)
+    keys: Mapping[str, KeyRecord] = field(default_factory=dict)
+
+
+def read_changes(session: Session, catalog: Catalog) -> Catalog:
+    """The catalog with every change since it was read; itself where there is none."""
+    # The epoch is read first: what is committed in between is merely read once more next time.
+    epoch = session.scalars(select(Epoch.value)).one()
+    if epoch == catalog.epoch:
+        return catalog
+    adapters = dict(catalog.adapters)
+    changed = select(Adapter).where(Adapter.epoch > catalog.epoch).options(*_WITH_ALL)
+    for row in session.scalars(changed):
+        key = row.tenant, row.name
+        if row.deleted:
+            adapters.pop(key, None)
+        else:
+            adapters[key] = _adapter_record(row)
+    return Catalog(adapters, epoch, _read_tenants(session, catalog), _read_keys(session, catalog))
+
+
+def _read_tenants(session: Session, catalog: Catalog) -> dict[str, TenantRecord]:
+    tenants = dict(catalog.tenants)
+    for row in session.scalars(select(Tenant).where(Tenant.epoch > catalog.epoch)):
+        if row.deleted:
+            tenants.pop(row.name, None)
+        else:
+            tenants[row.name] = TenantRecord.of(row)
+    return tenants
+
+
+def _read_keys(session: Session, catalog: Catalog) -> dict[str, KeyRecord]:
+    changed = session.scalars(select(ApiKey).where(ApiKey.epoch > catalog.epoch))
+    return {**catalog.keys, **{row.id: KeyRecord.of(row) for row in changed}}
+
+
+_WITH_ALL = (
+    selectinload(Adapter.versions).options(joinedload(Version.adapter)),
+    selectinload(Adapter.aliases),
+)
+
+
+def _adapter_record(row: Adapter) -> AdapterRecord:
+    return AdapterRecord(
+        tenant=row.tenant,
+        name=row.name,
+        created_at=row.created_at,
+        versions={version.number: version_record(version) for version in row.versions},
+        aliases={alias.name: alias_record(alias) for alias in row.aliases},
+        shared_with=frozenset(row.shared_with),
+        public=row.public,
+    )
+
+
+def version_record(row: Version) -> VersionRecord:
+    """A row as a record; its adapter must be loaded."""
+    return VersionRecord(
+        tenant=row.adapter.tenant,
+        name=row.adapter.name,
+        number=row.number,
+        digest=row.digest,
+        version_id=row.id,
+        state=VersionState(row.state),
+        rank=row.rank,
+        size_bytes=row.size_bytes,
+        reasons=row.reasons or [],
+        source=row.source,
+        metadata=row.details or {},
+        created_at=row.created_at,
+        pinned=row.pinned,
+    )
+
+
+def alias_record(row: Alias) -> AliasRecord:
+    """A row as a record."""
+    return AliasRecord(
+        targets=_targets(row.targets),
+        previous=_targets(row.previous) if row.previous else None,
+        revision=row.revision,
+    )
+
+
+def _targets(rows: list[list[int]]) -> tuple[Target, ...]:
+    return tuple(Target(version, weight) for version, weight in rows)

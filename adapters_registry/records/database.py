@@ -1,0 +1,48 @@
+"""The SQL database: SQLite in a file, or PostgreSQL; the same tables and code on both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+
+from adapters_registry.records import migrations
+
+_POSTGRES_TIMEOUTS = {"connect_timeout": 5, "tcp_user_timeout": 5000}
+"""Seconds and milliseconds: a network that swallows packets would else hold a caller for minutes.
+See https://www.postgresql.org/docs/current/libpq-connect.html."""
+
+IDLE_CONNECTIONS = 2
+"""Kept open by each process; of a hundred servers, PostgreSQL by default takes a hundred in all."""
+
+
+def open_database(url: str) -> Engine:
+    """Connect to a SQLAlchemy URL and bring the schema up to date.
+
+    Raises:
+        SQLAlchemyError: it doesn't answer, or the URL is wrong.
+        ImportError: the URL names a driver that isn't installed.
+    """
+    database = _with_driver(url)
+    arguments = _POSTGRES_TIMEOUTS if database.get_backend_name() == "postgresql" else {}
+    engine = create_engine(
+        database, pool_pre_ping=True, pool_size=IDLE_CONNECTIONS, connect_args=arguments
+    )
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+    migrations.upgrade(engine)
+    return engine
+
+
+def _with_driver(url: str) -> URL:
+    """`postgresql://` means the driver that is installed."""
+    parsed = make_url(url)
+    if parsed.drivername in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # WAL: readers don't wait for the writer. FULL: a commit survives power loss.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,62 @@
+"""Idempotency keys: a POST repeated with its key finds what came of it the first time.
+
+After the IETF draft "The Idempotency-Key HTTP Header Field". The key is written in the transaction
+of the change, so that a crash loses both or neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete
+
+from adapters_registry.errors import KeyReused
+from adapters_registry.records.change import Change
+from adapters_registry.records.tables import IdempotencyKey, now
+
+KEPT_FOR = timedelta(hours=24)
+MAX_KEY_CHARACTERS = 255
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """A client's key for one request; keys of different callers never meet."""
+
+    caller: str
+    key: str
+
+
+def fingerprint_of(*request: Any) -> str:
+    """sha256 of what the client asked for."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def find_result(
+    change: Change, idempotency_key: Idempotency, fingerprint: str
+) -> IdempotencyKey | None:
+    """What came of an earlier request with this key, if there was one.
+
+    Raises:
+        KeyReused: that request asked for something else.
+    """
+    expired = IdempotencyKey.created_at < now() - KEPT_FOR
+    change.session.execute(delete(IdempotencyKey).where(expired))
+    known = change.session.get(IdempotencyKey, (idempotency_key.caller, idempotency_key.key))
+    if known is not None and known.fingerprint != fingerprint:
+        raise KeyReused("this Idempotency-Key came with another request before: use a new one")
+    return known
+
+
+def keep_result(
+    change: Change, idempotency_key: Idempotency, fingerprint: str, version_id: int | None = None
+) -> None:
+    """Remember that a request was carried out, and the version that it made, if it made one."""
+    row = IdempotencyKey(
+        caller=idempotency_key.caller, key=idempotency_key.key, fingerprint=fingerprint
+    )
+    row.version_id = version_id
+    change.session.add(row)

@@ -1,0 +1,200 @@
+"""API keys: made once, kept as salted hashes; operations for `Registry.apply`.
+
+A key is `lpx-<id>-<256 random bits>`. The id is public: it names the key in lists and in the audit
+trail, and finds the hash that the secret is compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from adapters_registry.errors import Conflict, InvalidKey, NotFound
+from adapters_registry.records.audit import write_entry
+from adapters_registry.records.change import Change
+from adapters_registry.records.idempotency import (
+    Idempotency,
+    find_result,
+    fingerprint_of,
+    keep_result,
+)
+from adapters_registry.records.tables import ApiKey, Tenant, now
+
+INFERENCE, ADAPTERS, ADMIN = "inference", "adapters", "admin"
+SCOPES = (INFERENCE, ADAPTERS, ADMIN)
+PREFIX = "lpx"
+MAX_LABEL_CHARACTERS = 64
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """What is known of a key; its secret isn't."""
+
+    id: str
+    tenant: str
+    scopes: frozenset[str]
+    label: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """As of the last change of the key; see `note_use`."""
+    salt: str
+    secret_sha256: str
+
+    @classmethod
+    def of(cls, row: ApiKey) -> KeyRecord:
+        """A row as a record."""
+        return cls(
+            id=row.id,
+            tenant=row.tenant,
+            scopes=frozenset(row.scopes),
+            label=row.label,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            revoked_at=row.revoked_at,
+            last_used_at=row.last_used_at,
+            salt=row.salt,
+            secret_sha256=row.secret_sha256,
+        )
+
+    def is_valid(self, at: datetime) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+
+def find_key(presented: str, keys: Mapping[str, KeyRecord]) -> KeyRecord | None:
+    """The key that this is, whole and right; it may be expired or revoked."""
+    prefix, _, rest = presented.partition("-")
+    key_id, _, secret = rest.partition("-")
+    key = keys.get(key_id)
+    # An unknown id takes as long as a wrong secret.
+    expected = key.secret_sha256 if key else "0" * 64
+    given = _hash(key.salt if key else "0" * 32, secret)
+    return key if hmac.compare_digest(given, expected) and prefix == PREFIX else None
+
+
+def new_key() -> str:
+    """A random key that nobody has yet."""
+    return f"{PREFIX}-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
+
+
+def create_key(
+    change: Change,
+    key: str,
+    tenant: str,
+    scopes: Sequence[str],
+    *,
+    label: str = "",
+    expires_at: datetime | None = None,
+    once: Idempotency | None = None,
+) -> KeyRecord:
+    """Give a tenant a key that `new_key` has made.
+
+    Raises:
+        NotFound: no such tenant.
+        InvalidKey: an unknown scope or none, a label that is too long, or an end in the past.
+        Conflict, KeyReused: the idempotency key `once` came before: a secret is shown once.
+    """
+    _check(scopes, label, expires_at)
+    owner = change.session.get(Tenant, tenant)
+    if owner is None or owner.deleted:
+        raise NotFound(f"there is no tenant {tenant[:80]!r}")
+    if once:
+        fingerprint = fingerprint_of("key", tenant, sorted(scopes), label, str(expires_at))
+        if find_result(change, once, fingerprint):
+            raise Conflict("this request made a key before, which isn't shown again: make another")
+        keep_result(change, once, fingerprint)
+    _, key_id, secret = key.split("-", 2)
+    salt = secrets.token_hex(16)
+    row = ApiKey(
+        id=key_id,
+        tenant=tenant,
+        salt=salt,
+        secret_sha256=_hash(salt, secret),
+        scopes=sorted(set(scopes)),
+        label=label,
+        expires_at=expires_at,
+        epoch=change.epoch,
+    )
+    change.session.add(row)
+    change.session.flush()
+    after = {"scopes": row.scopes, "label": label, "expires_at": expires_at and str(expires_at)}
+    write_entry(change.session, "key.create", tenant, f"key {key_id}", None, after)
+    return KeyRecord.of(row)
+
+
+def revoke_key(change: Change, key_id: str) -> None:
+    """End a key; nothing happens if it is revoked already.
+
+    Raises:
+        NotFound: no such key.
+        Conflict: it is the last valid admin key.
+    """
+    row = change.session.get(ApiKey, key_id)
+    if row is None:
+        raise NotFound(f"there is no key {key_id[:80]!r}")
+    if row.revoked_at is None:
+        others = select(ApiKey).where(ApiKey.id != key_id)
+        if _is_admin(row) and not any(map(_is_admin, change.session.scalars(others))):
+            raise Conflict("this is the last valid admin key: make another one first")
+        _revoke(change, row)
+
+
+def revoke_all(change: Change, tenant: str) -> None:
+    """End every key of a tenant that is about to be deleted."""
+    keys = select(ApiKey).where(ApiKey.tenant == tenant, ApiKey.revoked_at.is_(None))
+    rows = list(change.session.scalars(keys))
+    others = change.session.scalars(select(ApiKey).where(ApiKey.tenant != tenant))
+    if any(map(_is_admin, rows)) and not any(map(_is_admin, others)):
+        raise Conflict("the tenant has the last valid admin key: make another one first")
+    for row in rows:
+        _revoke(change, row)
+
+
+def read_keys(session: Session, tenant: str | None = None) -> list[KeyRecord]:
+    """All keys, or those of a tenant, with their last use, oldest first."""
+    query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
+    if tenant is not None:
+        query = query.where(ApiKey.tenant == tenant)
+    return [KeyRecord.of(row) for row in session.scalars(query)]
+
+
+def note_use(session: Session, last_used: Mapping[str, datetime]) -> None:
+    """Record when keys were used. No change of the registry: other servers needn't know."""
+    for key_id, at in last_used.items():
+        older = (ApiKey.last_used_at.is_(None)) | (ApiKey.last_used_at < at)
+        session.execute(
+            update(ApiKey).where(ApiKey.id == key_id, older).values(last_used_at=at),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def _revoke(change: Change, row: ApiKey) -> None:
+    row.revoked_at, row.epoch = now(), change.epoch
+    write_entry(change.session, "key.revoke", row.tenant, f"key {row.id}")
+
+
+def _is_admin(row: ApiKey) -> bool:
+    return ADMIN in row.scopes and KeyRecord.of(row).is_valid(now())
+
+
+def _check(scopes: Sequence[str], label: str, expires_at: datetime | None) -> None:
+    if not scopes or set(scopes) - set(SCOPES):
+        raise InvalidKey(f"scopes are one or more of {', '.join(SCOPES)}")
+    if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
+        raise InvalidKey(f"a label is at most {MAX_LABEL_CHARACTERS} printable characters")
+    if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now()):
+        raise InvalidKey("expires_at is a moment to come, with its time zone")
+
+
+def _hash(salt: str, secret: str) -> str:
+    # The secret has 256 random bits, so a slow hash would add nothing but time.
+    return hashlib.sha256(f"{salt}{secret}".encode(errors="replace")).hexdigest()

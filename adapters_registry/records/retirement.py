@@ -1,0 +1,84 @@
+"""Pins, and taking versions out of service for good; operations for `Registry.apply`."""
+
+from __future__ import annotations
+
+from adapters_registry.errors import Conflict, NotFound
+from adapters_registry.records.aliases import let_go, remove
+from adapters_registry.records.change import Change
+from adapters_registry.records.tables import Adapter, Version, VersionState
+
+_UNDER_CHECK = (VersionState.PENDING, VersionState.CHECKING)
+
+
+def retire_version(
+    change: Change, tenant: str, name: str, number: int, *, force: bool = False
+) -> None:
+    """Take a version out of service; its number and engine id are never used again.
+
+    With `force`, aliases let go of it: another of a split takes its share, and an alias that
+    points to nothing else is removed.
+
+    Raises:
+        NotFound: no such version.
+        Conflict: an alias points to it, and `force` isn't given; or it is still being checked.
+    """
+    adapter = change.adapter(tenant, name)
+    version = next((v for v in adapter.versions if v.number == number), None)
+    if version is None:
+        raise NotFound(f"adapter {tenant}/{name} has no version {number}")
+    if version.state in _UNDER_CHECK:
+        raise Conflict(f"{tenant}/{name}@{number} is being checked: try again in a moment")
+    holders = [alias for alias in adapter.aliases if any(n == number for n, _ in alias.targets)]
+    if holders and not force:
+        names = ", ".join(sorted(alias.name for alias in holders))
+        raise Conflict(
+            f"{names} of {tenant}/{name} points to version {number}: point it elsewhere first, "
+            "or repeat with force=true"
+        )
+    for alias in holders:
+        let_go(change, adapter, alias, number)
+    _retire(change, adapter, version)
+
+
+def pin_version(change: Change, tenant: str, name: str, number: int, pinned: bool) -> None:
+    """Have a version keep a slot in every engine, or not any more.
+
+    Raises:
+        NotFound: no such version.
+        Conflict: it isn't ready.
+    """
+    adapter = change.adapter(tenant, name)
+    version = next((v for v in adapter.versions if v.number == number), None)
+    if version is None:
+        raise NotFound(f"adapter {tenant}/{name} has no version {number}")
+    if version.state != VersionState.READY:
+        raise Conflict(f"{tenant}/{name}@{number} is {version.state}: only ready ones are pinned")
+    if version.pinned != pinned:
+        version.pinned = pinned
+        change.log("version.pin" if pinned else "version.unpin", adapter, str(number))
+
+
+def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = False) -> None:
+    """Retire every version and forget the adapter; its version numbers stay used.
+
+    Raises:
+        NotFound: no such adapter.
+        Conflict: an alias points to a version, and `force` isn't given; or one is being checked.
+    """
+    adapter = change.adapter(tenant, name)
+    if any(version.state in _UNDER_CHECK for version in adapter.versions):
+        raise Conflict(f"a version of {tenant}/{name} is being checked: try again in a moment")
+    if adapter.aliases and not force:
+        raise Conflict(f"{tenant}/{name} is in service: repeat with force=true to delete it")
+    for alias in list(adapter.aliases):
+        remove(change, adapter, alias)
+    for version in adapter.versions:
+        _retire(change, adapter, version)
+    adapter.deleted = True
+    change.log("adapter.delete", adapter)
+
+
+def _retire(change: Change, adapter: Adapter, version: Version) -> None:
+    if version.state == VersionState.READY:
+        change.log("version.retire", adapter, str(version.number))
+        version.state, version.pinned = VersionState.RETIRED, False

@@ -1,0 +1,137 @@
+"""Tenants: who owns adapters and keys; operations for `Registry.apply`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from adapters_registry.errors import Conflict, NotFound, QuotaExceeded
+from adapters_registry.names import DEFAULT_TENANT, check_name
+from adapters_registry.records.audit import write_entry
+from adapters_registry.records.change import Change
+from adapters_registry.records.idempotency import (
+    Idempotency,
+    find_result,
+    fingerprint_of,
+    keep_result,
+)
+from adapters_registry.records.keys import revoke_all
+from adapters_registry.records.tables import Adapter, Tenant, Version, VersionState
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a tenant may use; None is without limit. Rates and numbers hold on each server."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    max_tokens: int | None = None
+    """The longest answer."""
+    adapters: int | None = None
+    adapter_bytes: int | None = None
+    """Of all its versions that aren't retired."""
+    weight: int = 1
+    """Its share where tenants wait for each other: twice the weight, twice the tokens."""
+
+
+@dataclass(frozen=True)
+class TenantRecord:
+    """A tenant, as the rest of the program sees it."""
+
+    name: str
+    created_at: datetime
+    quota: Quota = Quota()
+
+    @classmethod
+    def of(cls, row: Tenant) -> TenantRecord:
+        """A row as a record."""
+        return cls(row.name, row.created_at, Quota(**row.quota))
+
+
+def create_tenant(change: Change, name: str, *, once: Idempotency | None = None) -> TenantRecord:
+    """Make a tenant; one that was deleted begins anew, without keys and adapters.
+
+    Raises:
+        InvalidName: the name isn't allowed.
+        Conflict: there is one of that name.
+        KeyReused: the idempotency key `once` came with another request before.
+    """
+    row = change.session.get(Tenant, check_name(name, "tenant"))
+    if once:
+        fingerprint = fingerprint_of("tenant", name)
+        if find_result(change, once, fingerprint) and row is not None:
+            return TenantRecord.of(row)
+        keep_result(change, once, fingerprint)
+    if row is not None and not row.deleted:
+        raise Conflict(f"there is a tenant {name!r} already")
+    if row is None:
+        row = Tenant(name=name)
+        change.session.add(row)
+    row.deleted, row.quota, row.epoch = False, {}, change.epoch
+    change.session.flush()
+    write_entry(change.session, "tenant.create", name, name)
+    return TenantRecord.of(row)
+
+
+def delete_tenant(change: Change, name: str) -> None:
+    """Forget a tenant and revoke its keys.
+
+    Raises:
+        NotFound: no such tenant.
+        Conflict: it has adapters, or is the default one.
+    """
+    row = require_tenant(change, name)
+    if name == DEFAULT_TENANT:
+        raise Conflict(f"the tenant {name!r} can't be deleted")
+    owned = select(func.count()).where(Adapter.tenant == name, Adapter.deleted.is_(False))
+    if num_adapters := change.session.scalar(owned):
+        raise Conflict(f"the tenant {name!r} has {num_adapters} adapters: delete them first")
+    revoke_all(change, name)
+    row.deleted, row.epoch = True, change.epoch
+    write_entry(change.session, "tenant.delete", name, name)
+
+
+def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:
+    """Say anew what a tenant may use; `NotFound` if there is none."""
+    row = require_tenant(change, name)
+    unset = asdict(Quota())
+    before, after = row.quota, {k: v for k, v in asdict(quota).items() if v != unset[k]}
+    if before != after:
+        row.quota, row.epoch = after, change.epoch
+        write_entry(change.session, "tenant.quota", name, name, before, after)
+    return TenantRecord.of(row)
+
+
+def check_room(change: Change, name: str, adapter: str, size_bytes: int) -> None:
+    """Raise `QuotaExceeded` unless the tenant may have one more version, of this adapter."""
+    quota = TenantRecord.of(require_tenant(change, name)).quota
+    owned = (Adapter.tenant == name, Adapter.deleted.is_(False))
+    if quota.adapters is not None:
+        others = select(func.count()).where(*owned, Adapter.name != adapter)
+        if (change.session.scalar(others) or 0) >= quota.adapters:
+            raise QuotaExceeded(f"the tenant {name} may have {quota.adapters} adapters")
+    if quota.adapter_bytes is not None:
+        gone = (VersionState.REJECTED, VersionState.RETIRED)
+        used = select(func.sum(Version.size_bytes)).join(Adapter)
+        held = change.session.scalar(used.where(*owned, Version.state.not_in(gone))) or 0
+        if held + size_bytes > quota.adapter_bytes:
+            raise QuotaExceeded(
+                f"the tenant {name} may have {quota.adapter_bytes} bytes of adapters, has {held}, "
+                f"and this one is of {size_bytes}"
+            )
+
+
+def require_tenant(change: Change, name: str) -> Tenant:
+    """A tenant's row; `NotFound` if there is none."""
+    row = change.session.get(Tenant, name)
+    if row is None or row.deleted:
+        raise no_tenant(name)
+    return row
+
+
+def no_tenant(name: str) -> NotFound:
+    """What is said of a tenant that doesn't exist, or not for this caller."""
+    return NotFound(f"there is no tenant {name[:80]!r}")

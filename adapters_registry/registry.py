@@ -1,0 +1,313 @@
+"""The registry: takes adapters in, keeps the gate's verdicts, answers what there is.
+
+Every change is one transaction on the SQL database. What a request needs is kept in memory as an
+immutable `Catalog`: resolving touches no database.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.static_check import AdapterFacts, check_adapter
+from adapters_registry.content.store import ContentStore
+from adapters_registry.errors import (
+    AdapterRejected,
+    InsufficientStorage,
+    NotFound,
+    Reason,
+    StoreUnavailable,
+)
+from adapters_registry.garbage import collect_garbage
+from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
+from adapters_registry.records.aliases import point
+from adapters_registry.records.audit import read_entries
+from adapters_registry.records.catalog import (
+    AdapterRecord,
+    Catalog,
+    VersionRecord,
+    read_changes,
+    version_record,
+)
+from adapters_registry.records.change import Change
+from adapters_registry.records.database import open_database
+from adapters_registry.records.idempotency import (
+    Idempotency,
+    find_result,
+    fingerprint_of,
+    keep_result,
+)
+from adapters_registry.records.tables import Adapter, AuditEntry, Tenant, Version, VersionState
+from adapters_registry.records.tenants import check_room, no_tenant, require_tenant
+
+log = logging.getLogger(__name__)
+
+ALLOW_BASE_MISMATCH = "allow_base_mismatch"
+"""The entry of a version's metadata that lets it pass though it names another base."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Registry:
+    """Records in SQL, content in `content`; safe to use from several threads and processes."""
+
+    def __init__(self, database_url: str, content: ContentStore, base: BaseSpec) -> None:
+        """Open the database and bring its schema up to date; errors as in `open_database`."""
+        self.content = content
+        self.base = base
+        self.engine = open_database(database_url)
+        self._session = sessionmaker(self.engine, expire_on_commit=False)
+        self._lock = threading.RLock()
+        self.catalog = Catalog()
+        self._refreshed_at = time.monotonic()
+        content.clear_staging()
+        with self.change() as change:
+            if change.session.get(Tenant, DEFAULT_TENANT) is None:
+                change.session.add(Tenant(name=DEFAULT_TENANT, epoch=change.epoch))
+
+    def register(
+        self,
+        tenant: str,
+        name: str,
+        source: str,
+        stage: Callable[[Path], None],
+        *,
+        size_bytes: int = 0,
+        promote: bool = False,
+        metadata: dict[str, Any] | None = None,
+        once: Idempotency | None = None,
+    ) -> tuple[VersionRecord, bool]:
+        """Take in an adapter's files as the next version, in state `pending`; the gate comes next.
+
+        `stage` is given an empty directory and puts the two files there, `size_bytes` in all where
+        that is known. Content that is a version of this adapter already is not doubled: that
+        version is returned, and False.
+
+        Raises:
+            InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
+            SourceRefused, StoreUnavailable: from `stage`; the latter from the origin, too.
+            InsufficientStorage: the disk, or the budget for it, is full.
+            QuotaExceeded: the tenant may have no more.
+            KeyReused: the idempotency key `once` came with another request before.
+        """
+        check_name(name, "adapter")
+        self.require_tenant(check_name(tenant, "tenant"))
+        with self._taken_in(stage, size_bytes) as (staged, digest, size_bytes):
+            fingerprint = fingerprint_of("register", tenant, name, digest, promote, metadata or {})
+            with self.change() as change:
+                require_tenant(change, tenant)  # it may have gone meanwhile
+                self.content.publish(staged, digest)
+                done = find_result(change, once, fingerprint) if once else None
+                if done is not None:
+                    return version_record(change.session.get_one(Version, done.version_id)), False
+                version = _same_content(change, tenant, name, digest)
+                is_new = version is None
+                if version is None:
+                    check_room(change, tenant, name, size_bytes)
+                    version = _add_version(change, tenant, name, digest, size_bytes)
+                    version.source, version.details = source[:1024], metadata or {}
+                    version.promote = promote
+                    after = {"digest": digest, "source": version.source}
+                    change.log(
+                        "version.register", version.adapter, str(version.number), None, after
+                    )
+                elif promote:
+                    version.promote = True
+                    version.adapter.epoch = change.epoch
+                    if version.state == VersionState.READY:
+                        point(change, version.adapter, LIVE, [[version.number, 100]])
+                change.session.flush()
+                if once:
+                    keep_result(change, once, fingerprint, version.id)
+                return version_record(version), is_new
+
+    @contextmanager
+    def _taken_in(
+        self, stage: Callable[[Path], None], size_bytes: int
+    ) -> Iterator[tuple[Path, str, int]]:
+        """Files staged and sealed, to be published within; with their digest and size in bytes."""
+        with self.content.staging() as staged:
+            self.make_room(staged, size_bytes)
+            stage(staged)
+            digest, size_bytes = self.content.seal(staged)
+            self.make_room(staged, size_bytes)
+            yield staged, digest, size_bytes
+        if self.content.origin:
+            # Another replica's collection may have come between; what is there isn't sent again.
+            with suppress(StoreUnavailable, FileNotFoundError):  # gone here: evicted, so it's there
+                self.content.origin.put(digest, self.content.path(digest))
+
+    def make_room(self, staged: Path, num_bytes: int) -> None:
+        """Reserve disk budget for a staging directory, collecting garbage if there is no room.
+
+        Raises:
+            InsufficientStorage: there is no room even so.
+            StoreUnavailable: the origin doesn't answer.
+        """
+        try:
+            self.content.reserve(staged, num_bytes)
+        except InsufficientStorage:
+            self.apply(collect_garbage, self.content)
+            self.content.reserve(staged, num_bytes)
+
+    def check_files(self, version: VersionRecord) -> AdapterFacts:
+        """Run the gate's static part on a version, which is in state `checking` from here.
+
+        Raises:
+            AdapterRejected: it can't work on this base; holds every reason found.
+        """
+        with self._verdict(version) as (_, row):
+            row.state = VersionState.CHECKING
+        try:
+            with self.content.holding(version.digest) as path:
+                return check_adapter(
+                    path,
+                    self.base,
+                    allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
+                )
+        except AdapterRejected:
+            raise
+        except Exception as error:
+            # What the gate stumbles over must neither be served nor keep the server from starting.
+            log.exception("checking %s failed", version.public_name)
+            message = "the files can't be checked; the server's log says why"
+            raise AdapterRejected([Reason("check_failed", message)]) from error
+
+    def accept(self, version: VersionRecord, facts: AdapterFacts) -> VersionRecord:
+        """The gate lets a version pass: it is ready, and live if it is the first or asked to be."""
+        with self._verdict(version) as (change, row):
+            row.state, row.rank = VersionState.READY, facts.rank
+            row.details = {**row.details, "checked": asdict(facts)}
+            change.log("version.ready", row.adapter, str(row.number))
+            if row.promote or not any(alias.name == LIVE for alias in row.adapter.aliases):
+                point(change, row.adapter, LIVE, [[row.number, 100]])
+            return version_record(row)
+
+    def reject(self, version: VersionRecord, reasons: list[Reason]) -> VersionRecord:
+        """The gate refuses a version, which is kept with the reasons; its content is not."""
+        with self._verdict(version) as (change, row):
+            row.state = VersionState.REJECTED
+            row.reasons = [asdict(reason) for reason in reasons]
+            codes = {"reasons": [reason.code for reason in reasons]}
+            change.log("version.reject", row.adapter, str(row.number), None, codes)
+            rejected = version_record(row)
+        self.apply(collect_garbage, self.content, only=[version.digest])
+        return rejected
+
+    def unfinished(self) -> list[VersionRecord]:
+        """Versions that were acknowledged, and whose check a crash has cut off."""
+        under_check = (VersionState.PENDING, VersionState.CHECKING)
+        adapters = self.catalog.adapters.values()
+        return [v for a in adapters for v in a.versions.values() if v.state in under_check]
+
+    def apply(
+        self, operation: Callable[Concatenate[Change, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an operation of `aliases` or `retirement` as one transaction; errors are its own."""
+        with self.change() as change:
+            return operation(change, *args, **kwargs)
+
+    def get_adapter(self, tenant: str, name: str) -> AdapterRecord:
+        """One adapter with all its versions; `NotFound` if there is none."""
+        try:
+            return self.catalog.adapters[(tenant, name)]
+        except KeyError:
+            raise NotFound(f"there is no adapter {tenant}/{name}") from None
+
+    def get_version(self, tenant: str, name: str, number: int) -> VersionRecord:
+        """One version; `NotFound` if there is none."""
+        version = self.get_adapter(tenant, name).versions.get(number)
+        if version is None:
+            raise NotFound(f"adapter {tenant}/{name} has no version {number}")
+        return version
+
+    def require_tenant(self, tenant: str) -> None:
+        """Raise `NotFound` unless the tenant exists."""
+        if tenant not in self.catalog.tenants:
+            raise no_tenant(tenant)
+
+    def audit(self, **filters: Any) -> list[AuditEntry]:
+        """The newest entries of the audit trail; filters as in `audit.read_entries`."""
+        with self._session() as session:
+            return read_entries(session, **filters)
+
+    def count_versions(self) -> dict[str, int]:
+        """How many versions there are in each state."""
+        with self._session() as session:
+            rows = session.execute(select(Version.state, func.count()).group_by(Version.state))
+            counts = {str(state): int(count) for state, count in rows}
+        return {state.value: counts.get(state.value, 0) for state in VersionState}
+
+    @property
+    def stale_seconds(self) -> float:
+        """How long ago the catalog was known to be what the database says."""
+        return time.monotonic() - self._refreshed_at
+
+    def close(self) -> None:
+        """Close the database connections."""
+        self.engine.dispose()
+
+    def refresh(self) -> None:
+        """Take in what other processes have changed; cheap when that is nothing."""
+        with self._lock, self._session() as session:
+            started = time.monotonic()
+            self.catalog = read_changes(session, self.catalog)
+            self._refreshed_at = started
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction that is no change: other servers needn't know of it."""
+        with self._session.begin() as session:
+            yield session
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """One transaction, after which the catalog shows what it changed."""
+        with self._lock:
+            with self._session.begin() as session:
+                yield Change.begin(session)
+            self.refresh()
+
+    @contextmanager
+    def _verdict(self, version: VersionRecord) -> Iterator[tuple[Change, Version]]:
+        with self.change() as change:
+            row = change.session.get_one(Version, version.version_id)
+            row.adapter.epoch = change.epoch
+            yield change, row
+
+
+def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
+    """The version of this adapter that has the same content and is, or may become, ready."""
+    adapter = change.find_adapter(tenant, name)
+    gone = (VersionState.REJECTED, VersionState.RETIRED)
+    versions = adapter.versions if adapter and not adapter.deleted else []
+    return next((v for v in versions if v.digest == digest and v.state not in gone), None)
+
+
+def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes: int) -> Version:
+    adapter = change.find_adapter(tenant, name)
+    if adapter is None:
+        adapter = Adapter(tenant=tenant, name=name, last_number=0)
+        change.session.add(adapter)
+    adapter.epoch, adapter.deleted = change.epoch, False
+    adapter.last_number += 1
+    version = Version(
+        adapter=adapter,
+        number=adapter.last_number,
+        digest=digest,
+        size_bytes=size_bytes,
+        state=VersionState.PENDING,
+    )
+    change.session.add(version)
+    return version

@@ -1,0 +1,1 @@
+"""What other settings would do: a simulation fitted to a measured run."""

@@ -1,0 +1,1 @@
+"""The commands of `loraplex loadtest` once their arguments are read."""

@@ -1,0 +1,1 @@
+"""Carries out a run against a server over HTTP."""

@@ -1,0 +1,1 @@
+"""The whole load, decided before it starts."""

@@ -1,0 +1,133 @@
+"""Two runs side by side: ratios with intervals. Pure.
+
+Latencies of neighbouring requests depend on each other, so requests aren't drawn one by one: each
+run is cut into slices of time, and whole slices are drawn (a block bootstrap, Künsch 1989). Of
+several rounds whole rounds are drawn first, both runs of one together: what changes from round to
+round is in the intervals then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.report.recorded import Recorded, Request
+
+SLICES = 20
+RESAMPLES = 1000
+LEVEL = 0.95
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of both sides, and the ratio of the second to the first."""
+
+    name: str
+    first: float
+    second: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out that both are equal."""
+        return not self.low <= 1 <= self.high
+
+
+def compare(rounds: Sequence[tuple[Recorded, Recorded]], seed: int = 0) -> list[Row]:
+    """Every measure that both have, over one or several rounds of a run of each."""
+    rows = []
+    for name, (value_of, statistic) in _LATENCIES.items():
+        pairs = [(_sliced(a, value_of), _sliced(b, value_of)) for a, b in rounds]
+        if all(any(len(_joined(pair[side])) for pair in pairs) for side in (0, 1)):
+            rows.append(_row(name, pairs, statistic, seed))
+    for name, amount in _RATES.items():
+        pairs = [(_rates(a, amount), _rates(b, amount)) for a, b in rounds]
+        rows.append(_row(name, pairs, lambda values: float(values.mean()), seed))
+    return rows
+
+
+def _percentile(percentile: float) -> Callable[[Values], float]:
+    return lambda values: float(np.percentile(values, percentile))
+
+
+_LATENCIES: dict[str, tuple[Callable[[Request], float | None], Callable[[Values], float]]] = {
+    f"{name} {label}, ms": (value_of, _percentile(percentile))
+    for name, value_of in (
+        ("first token", lambda request: request.ttft_ms),
+        ("time per output token", lambda request: request.tpot_ms),
+        ("end to end", lambda request: request.e2e_ms),
+    )
+    for label, percentile in (("P50", 50), ("P90", 90), ("P99", 99))
+}
+_RATES: dict[str, Callable[[Request], float]] = {
+    "requests/s": lambda _: 1.0,
+    "output tokens/s": lambda request: float(request.output_tokens),
+}
+
+
+def _edges(run: Recorded) -> Values:
+    end = float(run.summary["scenario"]["duration_seconds"])
+    return np.linspace(run.warmup_seconds, max(end, run.warmup_seconds + 1e-3), SLICES + 1)
+
+
+def _sliced(run: Recorded, value_of: Callable[[Request], float | None]) -> list[Values]:
+    """The values of answered requests, by the slice in which they were due."""
+    parts: list[list[float]] = [[] for _ in range(SLICES)]
+    edges = _edges(run)
+    for request in run.counted():
+        value = value_of(request)
+        if request.ok and value is not None:
+            index = int(np.searchsorted(edges, request.at_seconds, side="right")) - 1
+            parts[min(index, SLICES - 1)].append(value)
+    return [np.array(part) for part in parts]
+
+
+def _rates(run: Recorded, amount: Callable[[Request], float]) -> list[Values]:
+    """What was done in each second of each slice; a request counts evenly over its time."""
+    edges = _edges(run)
+    totals = np.zeros(SLICES)
+    for request in run.requests:
+        if not request.ok:
+            continue
+        begin, end = request.at_seconds, max(request.done_seconds, request.at_seconds + 1e-6)
+        inside = np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin)
+        totals += amount(request) * np.maximum(inside, 0) / (end - begin)
+    return [np.array([rate]) for rate in totals / np.diff(edges)]
+
+
+def _joined(slices: Sequence[Values]) -> Values:
+    return np.concatenate(slices)
+
+
+def _row(
+    name: str,
+    rounds: Sequence[tuple[list[Values], list[Values]]],
+    statistic: Callable[[Values], float],
+    seed: int,
+) -> Row:
+    rng = np.random.default_rng(seed)
+
+    def drawn(slices: list[Values]) -> Values:
+        return _joined([slices[i] for i in rng.integers(0, SLICES, SLICES)])
+
+    ratios = []
+    for _ in range(RESAMPLES):
+        chosen = [rounds[i] for i in rng.integers(0, len(rounds), len(rounds))]
+        a, b = (_joined([drawn(pair[side]) for pair in chosen]) for side in (0, 1))
+        if len(a) and len(b):
+            ratios.append(_ratio(statistic(a), statistic(b)))
+    tail = (1 - LEVEL) / 2 * 100
+    low, high = np.percentile(ratios, [tail, 100 - tail])
+    first, second = (statistic(_joined([_joined(p[side]) for p in rounds])) for side in (0, 1))
+    return Row(name, first, second, _ratio(first, second), float(low), float(high))
+
+
+def _ratio(first: float, second: float) -> float:
+    return second / first if first else float("inf") if second else 1.0

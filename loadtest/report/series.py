@@ -1,0 +1,30 @@
+"""Scraped metrics pages as time series."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def series(pages: list[tuple[float, bytes]]) -> dict[str, list[tuple[float, float]]]:
+    """Each gauge and counter over time, summed over its labels; histograms as `_sum`, `_count`."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for at, page in pages:
+        totals: dict[str, float] = {}
+        try:
+            for name, value in _samples(page):
+                totals[name] = totals.get(name, 0.0) + value
+        except ValueError:
+            continue  # a page that was cut off
+        for name, value in totals.items():
+            found.setdefault(name, []).append((at, value))
+    return found
+
+
+def _samples(page: bytes) -> list[tuple[str, float]]:
+    lines = [line for line in page.decode(errors="replace").splitlines() if "_bucket" not in line]
+    return [
+        (sample.name, sample.value)
+        for family in text_string_to_metric_families("\n".join([*lines, ""]))
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    ]

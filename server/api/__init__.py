@@ -1,0 +1,1 @@
+"""The HTTP routes: inference, the list of models, operations, and the admin API."""

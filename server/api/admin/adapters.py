@@ -1,0 +1,154 @@
+"""Adapters and their versions: register, list, show, retire, delete."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.idempotency import Idempotency
+from adapters_registry.records.retirement import delete_adapter, retire_version
+from adapters_registry.records.sharing import share_adapter
+from adapters_registry.records.tables import VersionState
+from adapters_registry.registry import ALLOW_BASE_MISMATCH, Registry
+from adapters_registry.sources import Source
+from server.api.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Sharing, VersionBody
+from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.api.admin.paging import Sorting, page_of
+from server.api.admin.registration import REQUEST_BODY, Registration, read_registration
+from server.auth import Caller
+from server.errors import InvalidRequest, rejected
+from server.gate.gate import Gate
+from server.settings import Settings
+from server.workers import Workers
+
+_MIB = 1 << 20
+MAX_INTAKES = 8
+"""Registrations that read their files at a time; further ones wait, and delay nothing else."""
+
+Force = Annotated[bool, Query(description="Even if aliases point to it: they let go.")]
+
+
+def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
+    """The routes of adapters and versions."""
+    routes = APIRouter(prefix="/adapters", tags=["admin"])
+    max_bytes = settings.max_adapter_mib * _MIB
+    workers = Workers("intake", MAX_INTAKES)
+
+    @routes.post(
+        "",
+        status_code=202,
+        openapi_extra=REQUEST_BODY,
+        response_model=VersionBody,
+        responses={
+            200: {"description": "This content is a version already.", "model": VersionBody},
+            201: {"description": "Ready (with `wait=true`).", "model": VersionBody},
+            422: {"description": "Rejected (with `wait=true`), with every reason."},
+            503: {"description": "The hub or the store that has the files doesn't answer."},
+            507: {"description": "The disk, or the budget for it, is full."},
+        },
+    )
+    async def register_adapter(
+        request: Request,
+        response: Response,
+        wait: Annotated[bool, Query(description="Answer when checked.")] = False,
+        idempotency_key: IdempotencyHeader = None,
+    ) -> VersionBody:
+        """Register the adapter's next version, from a source (JSON) or an upload (multipart).
+
+        Answers 202 at once; with `wait=true` 201 when it is ready, or 422 with every reason.
+        Content that is a version already is not doubled: 200, and that version.
+        """
+        once = idempotency(request, idempotency_key)
+        async with read_registration(
+            request, registry, workers, settings.local_roots, max_bytes
+        ) as (asked, source):
+            version, is_new = await take_in(asked, source, once)
+        if version.state in (VersionState.PENDING, VersionState.CHECKING):
+            gate.start(version)  # a repeated registration takes up a check that was cut off
+        if wait:
+            version = await gate.verdict(version)
+        if version.state is VersionState.REJECTED:
+            raise rejected(version.reasons)
+        if version.state is VersionState.READY:
+            response.status_code = 201 if is_new else 200
+        body = VersionBody.of(version)
+        response.headers["location"] = body.location
+        return body
+
+    async def take_in(
+        asked: Registration, source: Source, once: Idempotency | None
+    ) -> tuple[VersionRecord, bool]:
+        base_name = settings.served_base_name
+        if asked.name == base_name:
+            raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
+        allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
+        return await workers.run(
+            registry.register,
+            asked.tenant or "",
+            asked.name,
+            source.name,
+            source.stage,
+            size_bytes=source.size_bytes,
+            promote=asked.promote,
+            metadata=asked.metadata | allowed,
+            once=once,
+        )
+
+    @routes.get("")
+    async def list_adapters(
+        request: Request,
+        tenant: str | None = None,
+        search: Annotated[str | None, Query(description="Part of tenant/name.")] = None,
+        state: Annotated[
+            VersionState | None, Query(description="Adapters with a version in this state.")
+        ] = None,
+        sort: Annotated[Sorting, Query(description="`-` is descending.")] = Sorting.NAME,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        after: Annotated[str, Query(description="`next` of the page before.")] = "",
+    ) -> AdapterPage:
+        """List adapters, a page at a time; with the scope `adapters` one's own."""
+        caller: Caller = request.state.caller
+        adapters = [
+            adapter
+            for adapter in registry.catalog.adapters.values()
+            if caller.manages(adapter.tenant)
+            and tenant in (None, adapter.tenant)
+            and (search is None or search in adapter.id)
+            and (state is None or any(v.state is state for v in adapter.versions.values()))
+        ]
+        page, cursor = page_of(adapters, sort, limit, after)
+        return AdapterPage(data=[AdapterBody.of(adapter) for adapter in page], next=cursor)
+
+    @routes.get("/{tenant}/{name}")
+    async def show_adapter(tenant: str, name: str) -> AdapterDetail:
+        """Show an adapter with all its versions."""
+        return AdapterDetail.of(registry.get_adapter(tenant, name))
+
+    @routes.put("/{tenant}/{name}/sharing")
+    async def share(tenant: str, name: str, body: Sharing) -> AdapterBody:
+        """Say which other tenants may use the adapter, from the next request on."""
+        await _apply(share_adapter, tenant, name, body.shared_with, body.public)
+        return AdapterBody.of(registry.get_adapter(tenant, name))
+
+    @routes.delete("/{tenant}/{name}", status_code=204)
+    async def delete(tenant: str, name: str, force: Force = False) -> None:
+        """Retire every version and forget the adapter; its version numbers stay used."""
+        await _apply(delete_adapter, tenant, name, force=force)
+
+    @routes.get("/{tenant}/{name}/versions/{number}")
+    async def show_version(tenant: str, name: str, number: int) -> VersionBody:
+        """Show one version, rejected ones with every reason."""
+        return VersionBody.of(registry.get_version(tenant, name, number))
+
+    @routes.delete("/{tenant}/{name}/versions/{number}", status_code=204)
+    async def retire(tenant: str, name: str, number: int, force: Force = False) -> None:
+        """Take a version out of service, for good; answers that have begun finish on it."""
+        await _apply(retire_version, tenant, name, number, force=force)
+
+    async def _apply(operation: Any, *args: Any, **kwargs: Any) -> None:
+        await asyncio.to_thread(registry.apply, operation, *args, **kwargs)
+
+    return routes

@@ -1,0 +1,117 @@
+"""Where an adapter's aliases point: promotion, canary splits, the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters_registry.errors import ChangedMeanwhile, NotFound
+from adapters_registry.names import LIVE
+from adapters_registry.records.aliases import point_alias, remove_alias, roll_back
+from adapters_registry.records.catalog import AliasRecord, Target
+from adapters_registry.registry import Registry
+from server.api.admin.bodies import AliasBody, TargetBody
+from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.errors import InvalidRequest
+
+_ETAG = re.compile(r'"(\d{1,9})"', re.ASCII)
+
+
+class AliasTargets(BaseModel):
+    """Where an alias is to point."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"targets": [{"version": 3}]},
+                {"targets": [{"version": 4, "weight": 10}, {"version": 3, "weight": 90}]},
+            ]
+        },
+    )
+
+    targets: list[TargetBody] = Field(min_length=1)
+
+
+def router(registry: Registry) -> APIRouter:
+    """The alias routes."""
+    routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
+
+    @routes.get("/aliases/{alias}")
+    async def show_alias(tenant: str, name: str, alias: str, response: Response) -> AliasBody:
+        """Show where an alias points; the ETag is for `If-Match` of a change."""
+        record = registry.get_adapter(tenant, name).aliases.get(alias)
+        if record is None:
+            raise NotFound(f"{tenant}/{name} has no alias {alias!r}")
+        return _body(alias, record, response)
+
+    @routes.put("/aliases/{alias}")
+    async def point(
+        tenant: str,
+        name: str,
+        alias: str,
+        body: AliasTargets,
+        response: Response,
+        if_match: Annotated[str | None, Header(description="ETag that was seen.")] = None,
+        if_none_match: Annotated[str | None, Header(description="`*`: only if new.")] = None,
+    ) -> AliasBody:
+        """Point an alias to ready versions: the new targets serve from the next request on.
+
+        One target is a promotion, several are a split by weight. A request that names a
+        conversation or user stays with one version while the weights stay. Answers that have
+        begun finish on their own version.
+        """
+        record = await asyncio.to_thread(
+            registry.apply,
+            point_alias,
+            tenant,
+            name,
+            alias,
+            [Target(target.version, target.weight) for target in body.targets],
+            if_revision=_revision(if_match, if_none_match),
+        )
+        return _body(alias, record, response)
+
+    @routes.delete("/aliases/{alias}", status_code=204)
+    async def remove(tenant: str, name: str, alias: str) -> None:
+        """Forget an alias; `live` can't be."""
+        await asyncio.to_thread(registry.apply, remove_alias, tenant, name, alias)
+
+    @routes.post("/rollback")
+    async def rollback(
+        request: Request,
+        tenant: str,
+        name: str,
+        response: Response,
+        alias: str = LIVE,
+        idempotency_key: IdempotencyHeader = None,
+    ) -> AliasBody:
+        """Point `live` (or another alias) back to the version it had before."""
+        once = idempotency(request, idempotency_key)
+        record = await asyncio.to_thread(registry.apply, roll_back, tenant, name, alias, once=once)
+        return _body(alias, record, response)
+
+    return routes
+
+
+def _body(name: str, alias: AliasRecord, response: Response) -> AliasBody:
+    response.headers["etag"] = f'"{alias.revision}"'
+    return AliasBody.of(name, alias)
+
+
+def _revision(if_match: str | None, if_none_match: str | None) -> int | None:
+    """The revision that a change is conditional on; 0: there must be none."""
+    if if_none_match is not None:
+        if if_none_match.strip() != "*":
+            raise InvalidRequest("If-None-Match: only '*' is understood", param="if-none-match")
+        return 0
+    if if_match is None or if_match.strip() == "*":
+        return None
+    match = _ETAG.fullmatch(if_match.strip())
+    if match is None:
+        raise ChangedMeanwhile("If-Match is no ETag of this alias: read the alias again")
+    return int(match[1])

@@ -1,0 +1,50 @@
+"""The audit trail: who changed what, when."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from adapters_registry.registry import Registry
+from server.api.admin.bodies import AuditBody, AuditPage
+from server.auth import Caller
+
+MAX_ID = (1 << 63) - 1
+
+
+def router(registry: Registry) -> APIRouter:
+    """The audit route."""
+    routes = APIRouter(tags=["admin"])
+
+    @routes.get("/audit")
+    async def list_changes(
+        request: Request,
+        tenant: str | None = None,
+        subject: Annotated[str | None, Query(examples=["default/smart-home@live"])] = None,
+        action: Annotated[str | None, Query(examples=["alias.point"])] = None,
+        before: Annotated[
+            int | None, Query(description="`next` of the page before.", le=MAX_ID)
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> AuditPage:
+        """List changes, newest first, a page at a time; with the scope `adapters` one's own."""
+        caller: Caller = request.state.caller
+        if tenant is not None:
+            caller.require_tenant(tenant)
+        entries = await asyncio.to_thread(
+            registry.audit,
+            tenant=tenant if caller.is_admin else caller.tenant,
+            subject=subject,
+            action=action,
+            before_id=before,
+            limit=limit + 1,
+        )
+        page = entries[:limit]
+        return AuditPage(
+            data=[AuditBody.model_validate(entry) for entry in page],
+            next=page[-1].id if len(entries) > limit else None,
+        )
+
+    return routes

@@ -1,0 +1,177 @@
+"""The admin API's JSON: what is sent for a version, an adapter, an alias."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters_registry.records.catalog import AdapterRecord, AliasRecord, Target, VersionRecord
+from adapters_registry.records.tables import VersionState
+
+DIGEST_EXAMPLE = "9f2b" * 16
+
+
+class ReasonBody(BaseModel):
+    """Why the gate refused a version."""
+
+    code: str = Field(examples=["bad_shape"])
+    message: str
+    key: str | None = Field(description="The offending tensor, module or configuration key.")
+
+
+class VersionBody(BaseModel):
+    """An immutable version of an adapter."""
+
+    tenant: str = Field(examples=["default"])
+    name: str = Field(examples=["smart-home"])
+    version: int = Field(examples=[3])
+    model: str = Field(description="What answers call it.", examples=["default/smart-home@3"])
+    digest: str = Field(description="sha256 over the content.", examples=[DIGEST_EXAMPLE])
+    state: VersionState
+    rank: int | None = Field(description="Largest rank of a module.", examples=[8])
+    size_bytes: int = Field(examples=[495_000])
+    reasons: list[ReasonBody] = Field(description="Of a rejected version: all of them.")
+    source: str = Field(examples=["hf://acme/smart-home@4f1c2d7"])
+    metadata: dict[str, Any] = Field(description="The client's, and what the gate has found.")
+    created_at: datetime
+    location: str = Field(examples=["/admin/adapters/default/smart-home/versions/3"])
+
+    @classmethod
+    def of(cls, version: VersionRecord) -> VersionBody:
+        """The body of a record."""
+        return cls(
+            tenant=version.tenant,
+            name=version.name,
+            version=version.number,
+            model=version.public_name,
+            digest=version.digest,
+            state=version.state,
+            rank=version.rank,
+            size_bytes=version.size_bytes,
+            reasons=[ReasonBody(**reason) for reason in version.reasons],
+            source=version.source,
+            metadata=version.metadata,
+            created_at=version.created_at,
+            location=f"/admin/adapters/{version.adapter_id}/versions/{version.number}",
+        )
+
+
+class TargetBody(BaseModel):
+    """A version that an alias points to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(examples=[3])
+    weight: int = Field(100, description="Share of requests in per cent; 100 together.")
+
+
+class AliasBody(BaseModel):
+    """Where an alias points, and where it pointed before (what a rollback restores)."""
+
+    alias: str = Field(examples=["live"])
+    targets: list[TargetBody]
+    previous: list[TargetBody] | None
+    revision: int = Field(description="Counts changes; the ETag.")
+
+    @classmethod
+    def of(cls, name: str, alias: AliasRecord) -> AliasBody:
+        """The body of a record."""
+        return cls(
+            alias=name,
+            targets=_targets(alias.targets),
+            previous=_targets(alias.previous) if alias.previous else None,
+            revision=alias.revision,
+        )
+
+
+class Sharing(BaseModel):
+    """Who may use an adapter beside its tenant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shared_with: list[str] = Field(default_factory=list, examples=[["acme"]])
+    public: bool = False
+
+
+class AdapterBody(BaseModel):
+    """An adapter in a list."""
+
+    tenant: str = Field(examples=["default"])
+    name: str = Field(examples=["smart-home"])
+    live: int | None = Field(description="The version that the bare name means, most often.")
+    rank: int | None = Field(description="Of the live version.")
+    size_bytes: int | None = Field(description="Of the live version.")
+    num_versions: int
+    shared_with: list[str] = Field(description="Other tenants that may use it.")
+    public: bool = Field(description="Every tenant may use it.")
+    aliases: list[AliasBody]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, adapter: AdapterRecord) -> AdapterBody:
+        """The body of a record."""
+        return cls(**cls._values(adapter))
+
+    @staticmethod
+    def _values(adapter: AdapterRecord) -> dict[str, Any]:
+        live = adapter.live
+        return {
+            "tenant": adapter.tenant,
+            "name": adapter.name,
+            "live": live.number if live else None,
+            "rank": live.rank if live else None,
+            "size_bytes": live.size_bytes if live else None,
+            "num_versions": len(adapter.versions),
+            "shared_with": sorted(adapter.shared_with),
+            "public": adapter.public,
+            "aliases": [AliasBody.of(name, alias) for name, alias in adapter.aliases.items()],
+            "created_at": adapter.created_at,
+        }
+
+
+class AdapterDetail(AdapterBody):
+    """An adapter with all its versions."""
+
+    versions: list[VersionBody]
+
+    @classmethod
+    def of(cls, adapter: AdapterRecord) -> AdapterDetail:
+        """The body of a record."""
+        versions = [VersionBody.of(version) for version in adapter.versions.values()]
+        return cls(**cls._values(adapter), versions=versions)
+
+
+class AdapterPage(BaseModel):
+    """A page of adapters."""
+
+    data: list[AdapterBody]
+    next: str | None = Field(description="`after` of the next page; null on the last.")
+
+
+class AuditBody(BaseModel):
+    """One change."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    at: datetime
+    actor: str = Field(description="Public part of the API key; `server` is the server itself.")
+    origin: str = Field(description="Network address.", examples=["127.0.0.1"])
+    tenant: str
+    action: str = Field(examples=["alias.point"])
+    subject: str = Field(examples=["default/smart-home@live"])
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class AuditPage(BaseModel):
+    """A page of the audit trail, newest first."""
+
+    data: list[AuditBody]
+    next: int | None = Field(description="`before` of the next page; null on the last.")
+
+
+def _targets(targets: tuple[Target, ...]) -> list[TargetBody]:
+    return [TargetBody(version=target.version, weight=target.weight) for target in targets]

@@ -1,0 +1,72 @@
+"""Pages of adapters in some order; the cursor names the last one seen, so none is missed."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import json
+from collections.abc import Callable
+from typing import Any
+
+from adapters_registry.records.catalog import AdapterRecord
+from server.errors import InvalidRequest
+
+_KEYS: dict[str, Callable[[AdapterRecord], Any]] = {
+    "name": lambda adapter: adapter.id,
+    "created": lambda adapter: adapter.created_at.timestamp(),
+    "size": lambda adapter: adapter.live.size_bytes if adapter.live else 0,
+    "versions": lambda adapter: len(adapter.versions),
+}
+
+
+class Sorting(enum.StrEnum):
+    """What a list is sorted by."""
+
+    NAME = "name"
+    NAME_DOWN = "-name"
+    CREATED = "created"
+    CREATED_DOWN = "-created"
+    SIZE = "size"
+    SIZE_DOWN = "-size"
+    VERSIONS = "versions"
+    VERSIONS_DOWN = "-versions"
+
+
+def page_of(
+    adapters: list[AdapterRecord], sort: Sorting, limit: int, after: str
+) -> tuple[list[AdapterRecord], str | None]:
+    """The page that follows the cursor `after` (empty: the first), and the next page's cursor.
+
+    Raises:
+        InvalidRequest: `after` is no cursor.
+    """
+    key, descending = _KEYS[sort.lstrip("-")], sort.startswith("-")
+
+    def place(adapter: AdapterRecord) -> tuple[Any, str]:
+        return key(adapter), adapter.id
+
+    adapters = sorted(adapters, key=place, reverse=descending)
+    if after:
+        seen = _decode(after)
+        try:
+            adapters = [a for a in adapters if (place(a) < seen if descending else place(a) > seen)]
+        except TypeError:
+            raise _no_cursor() from None
+    page = adapters[:limit]
+    return page, _encode(place(page[-1])) if len(adapters) > limit else None
+
+
+def _encode(place: tuple[Any, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def _decode(cursor: str) -> tuple[Any, str]:
+    try:
+        value, adapter_id = json.loads(base64.urlsafe_b64decode(cursor))
+    except ValueError:
+        raise _no_cursor() from None
+    return value, adapter_id
+
+
+def _no_cursor() -> InvalidRequest:
+    return InvalidRequest("after is no cursor: send the `next` of the page before", param="after")

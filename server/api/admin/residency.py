@@ -1,0 +1,56 @@
+"""Residency by hand: pins, prefetches, and what the engine holds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from adapters_registry.records.retirement import pin_version
+from adapters_registry.registry import Registry
+from server.auth import require_admin
+from server.errors import Conflict
+from server.residency.leases import Leases
+from server.residency.slot_scheduler import TooManyPins
+
+
+def router(registry: Registry, leases: Leases) -> APIRouter:
+    """The residency routes."""
+    routes = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
+    version_path = "/adapters/{tenant}/{name}/versions/{number}"
+
+    @routes.put(version_path + "/pin", status_code=204)
+    async def pin(tenant: str, name: str, number: int) -> None:
+        """Keep a version in a slot: it is brought there now, and after each restart.
+
+        One slot stays without a pin, or the other adapters would wait for ever: 409.
+        """
+        version = registry.get_version(tenant, name, number)
+        try:
+            leases.check_pin(version)
+        except TooManyPins as error:
+            raise Conflict(f"too many pins: {error} may be pinned (LORAPLEX_MAX_LORAS)") from error
+        await asyncio.to_thread(registry.apply, pin_version, tenant, name, number, True)
+
+    @routes.delete(version_path + "/pin", status_code=204)
+    async def unpin(tenant: str, name: str, number: int) -> None:
+        """Let a version go when others need its slot."""
+        await asyncio.to_thread(registry.apply, pin_version, tenant, name, number, False)
+
+    @routes.post(version_path + "/prefetch", status_code=202)
+    async def prefetch(tenant: str, name: str, number: int) -> dict[str, str]:
+        """Begin to bring a version to the engine's host memory, if there is room."""
+        version = registry.get_adapter(tenant, name).ready.get(number)
+        if version is None:
+            state = registry.get_version(tenant, name, number).state
+            raise Conflict(f"{tenant}/{name}@{number} is {state}: only ready versions are loaded")
+        leases.prefetch(version)
+        return {"model": version.public_name, "tier": leases.tier_of(version).value}
+
+    @routes.get("/residency")
+    async def show_residency() -> dict[str, Any]:
+        """Show what is held, on its way, or failed; and what the engine itself says it holds."""
+        return {"data": leases.snapshot(), "engine": await leases.in_engine()}
+
+    return routes

@@ -1,0 +1,228 @@
+"""Tenants and their keys; but for `whoami`, for admins only."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from adapters_registry.records.keys import KeyRecord, create_key, new_key, read_keys, revoke_key
+from adapters_registry.records.tenants import (
+    Quota,
+    TenantRecord,
+    create_tenant,
+    delete_tenant,
+    no_tenant,
+    set_quota,
+)
+from adapters_registry.registry import Registry
+from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.auth import Caller, Keys
+
+MAX_QUOTA = 1 << 53  # beyond it, numbers aren't exact in every client's JSON
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Rate = Annotated[int | None, Field(ge=1, le=MAX_QUOTA)]
+Number = Annotated[int | None, Field(ge=0, le=MAX_QUOTA)]
+After = Annotated[str, Query(description="`next` of the page before.")]
+
+
+class NewTenant(BaseModel):
+    """A tenant to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(examples=["acme"])
+
+
+class QuotaBody(BaseModel):
+    """What a tenant may use, on each server; null: without limit."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    requests_per_minute: Rate = None
+    tokens_per_minute: Rate = Field(None, description="In and out, settled after the answer.")
+    concurrent_requests: Rate = None
+    max_tokens: Rate = Field(None, description="The longest answer.")
+    adapters: Number = None
+    adapter_bytes: Number = Field(None, description="Of versions that aren't retired.")
+    weight: int = Field(
+        1, ge=1, le=1000, description="Its share where tenants wait: twice it, twice the tokens."
+    )
+
+
+class TenantBody(BaseModel):
+    """A tenant."""
+
+    name: str
+    num_adapters: int
+    quota: QuotaBody
+    created_at: datetime
+
+
+class TenantPage(BaseModel):
+    """A page of tenants."""
+
+    data: list[TenantBody]
+    next: str | None = Field(description="`after` of the next page; null on the last.")
+
+
+class NewKey(BaseModel):
+    """A key to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: str = Field(examples=["acme"])
+    scopes: list[Literal["inference", "adapters", "admin"]] = Field(
+        default=["inference"],
+        min_length=1,
+        description="`adapters`: manage the tenant's own; `admin`: everything of everyone.",
+    )
+    label: str = Field("", description="What it is for.", examples=["ci"])
+    expires_at: AwareDatetime | None = Field(None, description="When it ends; null: never.")
+
+
+class KeyBody(BaseModel):
+    """A key, without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str = Field(description="Public part, as the audit trail names it.")
+    tenant: str
+    scopes: list[str]
+    label: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+    @classmethod
+    def of(cls, key: KeyRecord) -> KeyBody:
+        """The body of a record."""
+        return cls.model_validate(key)
+
+
+class CreatedKey(KeyBody):
+    """A key that was just made; it can't be read again."""
+
+    key: str = Field(description="The whole key, shown this once.")
+
+
+class CallerBody(BaseModel):
+    """Who asks."""
+
+    tenant: str
+    scopes: list[str]
+    key_id: str = Field(description="The key's public part.")
+
+
+class KeyPage(BaseModel):
+    """A page of keys, oldest first."""
+
+    data: list[KeyBody]
+    next: str | None = Field(description="`after` of the next page; null on the last.")
+
+
+def router(registry: Registry, keys: Keys) -> APIRouter:
+    """The routes of tenants and keys."""
+    routes = APIRouter(tags=["admin"])
+
+    @routes.post("/tenants", status_code=201)
+    async def create(
+        request: Request, body: NewTenant, idempotency_key: IdempotencyHeader = None
+    ) -> TenantBody:
+        """Make a tenant."""
+        once = idempotency(request, idempotency_key)
+        tenant = await asyncio.to_thread(registry.apply, create_tenant, body.name, once=once)
+        return _tenant_body(tenant)
+
+    @routes.get("/tenants")
+    async def list_tenants(limit: Limit = 100, after: After = "") -> TenantPage:
+        """List tenants by name, a page at a time."""
+        names = sorted(name for name in registry.catalog.tenants if name > after)
+        page = [registry.catalog.tenants[name] for name in names[:limit]]
+        following = page[-1].name if len(names) > limit else None
+        return TenantPage(data=[_tenant_body(tenant) for tenant in page], next=following)
+
+    @routes.get("/tenants/{tenant}")
+    async def show(tenant: str) -> TenantBody:
+        """Show a tenant."""
+        record = registry.catalog.tenants.get(tenant)
+        if record is None:
+            raise no_tenant(tenant)
+        return _tenant_body(record)
+
+    @routes.put("/tenants/{tenant}/quota")
+    async def put_quota(tenant: str, body: QuotaBody) -> TenantBody:
+        """Say what a tenant may use, all of it: what is left out is without limit."""
+        quota = Quota(**body.model_dump())
+        return _tenant_body(await asyncio.to_thread(registry.apply, set_quota, tenant, quota))
+
+    @routes.delete("/tenants/{tenant}", status_code=204)
+    async def delete(tenant: str) -> None:
+        """Forget a tenant that has no adapters, and revoke its keys."""
+        await asyncio.to_thread(registry.apply, delete_tenant, tenant)
+
+    @routes.post("/keys", status_code=201)
+    async def make_key(
+        request: Request,
+        response: Response,
+        body: NewKey,
+        idempotency_key: IdempotencyHeader = None,
+    ) -> CreatedKey:
+        """Make a key; the answer is the only one that shows it."""
+        key, once = new_key(), idempotency(request, idempotency_key)
+        record = await asyncio.to_thread(
+            registry.apply,
+            create_key,
+            key,
+            body.tenant,
+            list[str](body.scopes),
+            label=body.label,
+            expires_at=body.expires_at,
+            once=once,
+        )
+        response.headers["cache-control"] = "no-store"
+        return CreatedKey(**KeyBody.of(record).model_dump(), key=key)
+
+    @routes.get("/keys")
+    async def list_keys(
+        tenant: str | None = None, limit: Limit = 100, after: After = ""
+    ) -> KeyPage:
+        """List keys, a page at a time."""
+        found = await asyncio.to_thread(_read, tenant)
+        ids = [key.id for key in found]
+        start = ids.index(after) + 1 if after in ids else 0
+        page = found[start : start + limit]
+        following = page[-1].id if len(found) > start + limit else None
+        return KeyPage(data=[KeyBody.of(key) for key in page], next=following)
+
+    @routes.get("/whoami")
+    async def say_who_asks(request: Request) -> CallerBody:
+        """Say whose key asks, and what it may do; with the scope `adapters` or `admin`."""
+        caller: Caller = request.state.caller
+        return CallerBody(tenant=caller.tenant, scopes=sorted(caller.scopes), key_id=caller.key_id)
+
+    @routes.delete("/keys/{key_id}", status_code=204)
+    async def revoke(key_id: str) -> None:
+        """End a key: here at once, on other servers of the same database within a second."""
+        await asyncio.to_thread(registry.apply, revoke_key, key_id)
+
+    def _read(tenant: str | None) -> list[KeyRecord]:
+        keys.save_last_used()
+        with registry.session() as session:
+            return read_keys(session, tenant)
+
+    def _tenant_body(tenant: TenantRecord) -> TenantBody:
+        owned = sum(owner == tenant.name for owner, _ in registry.catalog.adapters)
+        return TenantBody(
+            name=tenant.name,
+            num_adapters=owned,
+            quota=QuotaBody.model_validate(tenant.quota),
+            created_at=tenant.created_at,
+        )
+
+    return routes

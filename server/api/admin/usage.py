@@ -1,0 +1,72 @@
+"""What tenants have used, for showback."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from adapters_registry.records.usage import read_usage
+from adapters_registry.registry import Registry
+from server.auth import Caller
+from server.tenancy.usage import UsageBuffer
+
+
+class UsageBody(BaseModel):
+    """What a tenant has used of an adapter, or of the base."""
+
+    tenant: str
+    adapter: str = Field(description="`tenant/name`, or the base's name.")
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    slot_seconds: float = Field(description="Summed over the requests that held a slot together.")
+    cold_starts: int = Field(description="Requests that found their version in no slot.")
+
+
+class UsageList(BaseModel):
+    """All usage of a span of time."""
+
+    data: list[UsageBody]
+
+
+def router(registry: Registry, usage_buffer: UsageBuffer) -> APIRouter:
+    """The usage route."""
+    routes = APIRouter(tags=["admin"])
+
+    @routes.get("/usage", responses={200: {"content": {"text/csv": {}}}}, response_model=UsageList)
+    async def show_usage(
+        request: Request,
+        tenant: str | None = None,
+        since: Annotated[AwareDatetime | None, Query(description="Whole hours from here")] = None,
+        until: Annotated[AwareDatetime | None, Query(description="to before here.")] = None,
+        format: Literal["json", "csv"] = "json",
+    ) -> Any:
+        """Sum up usage by tenant and adapter; with the scope `adapters` one's own."""
+        caller: Caller = request.state.caller
+        if tenant is not None:
+            caller.require_tenant(tenant)
+        owner = tenant if caller.is_admin else caller.tenant
+
+        def read() -> list[UsageBody]:
+            usage_buffer.save()
+            with registry.session() as session:
+                found = read_usage(session, tenant=owner, since=since, until=until)
+            return [UsageBody(tenant=t, adapter=a, **vars(used)) for t, a, used in found]
+
+        rows = await asyncio.to_thread(read)
+        return UsageList(data=rows) if format == "json" else _csv(rows)
+
+    return routes
+
+
+def _csv(rows: list[UsageBody]) -> Response:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(UsageBody.model_fields))
+    writer.writeheader()
+    writer.writerows(row.model_dump() for row in rows)
+    return Response(text.getvalue(), media_type="text/csv")

@@ -1,0 +1,82 @@
+"""`/v1/models`: what the caller may use, resident or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from adapters_registry.records.catalog import AdapterRecord, VersionRecord
+from adapters_registry.registry import Registry
+from server.api.resolve import may_use, resolve
+from server.auth import Caller
+from server.residency.leases import Leases
+from server.residency.states import Tier
+
+
+def router(registry: Registry, leases: Leases, base_name: str, base: str) -> APIRouter:
+    """The two listing routes."""
+    routes = APIRouter(tags=["inference"])
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        """List the base and every adapter with a live version that the key may use."""
+        caller: Caller = request.state.caller
+        cards = [_base_card(base_name, base)]
+        cards += (
+            card(_public_id(adapter, caller), adapter, adapter.live)
+            for adapter in registry.catalog.adapters.values()
+            if adapter.live and may_use(caller, adapter)
+        )
+        return {"object": "list", "data": cards}
+
+    @routes.get("/v1/models/{model:path}")
+    async def show_model(request: Request, model: str) -> dict[str, Any]:
+        """Show what a model string means: any form that requests accept."""
+        version = resolve(model, request.state.caller, registry.catalog, base_name)
+        if version is None:
+            return _base_card(base_name, base)
+        adapter = registry.get_adapter(version.tenant, version.name)
+        return card(model, adapter, version)
+
+    def card(model_id: str, adapter: AdapterRecord, version: VersionRecord) -> dict[str, Any]:
+        return _card(model_id, adapter, version, base_name, leases.tier_of(version))
+
+    return routes
+
+
+def _public_id(adapter: AdapterRecord, caller: Caller) -> str:
+    own = adapter.tenant == caller.tenant
+    return adapter.name if own else f"{adapter.tenant}/{adapter.name}"
+
+
+def _base_card(base_name: str, base: str) -> dict[str, Any]:
+    return {"id": base_name, "object": "model", "created": 0, "owned_by": "loraplex", "root": base}
+
+
+def _card(
+    model_id: str, adapter: AdapterRecord, version: VersionRecord, base_name: str, tier: Tier
+) -> dict[str, Any]:
+    return {
+        "id": model_id,
+        "object": "model",
+        "created": int(version.created_at.timestamp()),
+        "owned_by": version.tenant,
+        "root": version.public_name,
+        "parent": base_name,
+        "adapter": {
+            "tenant": version.tenant,
+            "name": version.name,
+            "version": version.number,
+            "digest": version.digest,
+            "rank": version.rank,
+            "state": version.state.value,
+            "tier": tier.value,
+            "pinned": version.pinned,
+            "aliases": sorted(
+                name
+                for name, alias in adapter.aliases.items()
+                if any(target.version == version.number for target in alias.targets)
+            ),
+        },
+    }

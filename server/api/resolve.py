@@ -1,0 +1,75 @@
+"""What the `model` string of a request means, for this caller. Pure; reads the catalog only."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+
+from adapters_registry.names import LIVE
+from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord
+from server.auth import Caller
+from server.errors import ModelNotFound
+
+MIN_DIGEST_CHARACTERS = 12
+
+_DIGEST = re.compile(rf"sha256:[0-9a-f]{{{MIN_DIGEST_CHARACTERS},64}}")
+
+
+def resolve(
+    model: str, caller: Caller, catalog: Catalog, base_name: str, conversation: str | None = None
+) -> VersionRecord | None:
+    """The version that `model` names, or None for the base.
+
+    Forms: the base's name, `name`, `tenant/name`, and either with `@3`, `@alias` or
+    `@sha256:<12 or more hex digits>`. What isn't the caller's doesn't exist. Of an alias that is
+    split, requests of one `conversation` get the same version; others are drawn by weight.
+
+    Raises:
+        ModelNotFound: it names nothing that the caller may use.
+    """
+    if model == base_name:
+        return None
+    path, at, selector = model.partition("@")
+    tenant, slash, name = path.rpartition("/")
+    adapter = catalog.adapters.get((tenant if slash else caller.tenant, name))
+    version = None
+    if adapter is not None and may_use(caller, adapter):
+        version = _select(adapter, selector if at else LIVE, conversation)
+    if version is None:
+        raise ModelNotFound(
+            f"the model {model[:200]!r} does not exist; GET /v1/models lists what you may use",
+            param="model",
+        )
+    return version
+
+
+def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
+    """Whether the adapter exists for this caller: its own, shared with it, or any for an admin."""
+    return caller.manages(adapter.tenant) or adapter.public or caller.tenant in adapter.shared_with
+
+
+def _select(
+    adapter: AdapterRecord, selector: str, conversation: str | None
+) -> VersionRecord | None:
+    ready = adapter.ready
+    if selector.isascii() and selector.isdigit() and len(selector) < 10:
+        return ready.get(int(selector))
+    if _DIGEST.fullmatch(selector):
+        digest = selector.removeprefix("sha256:")
+        matches = [v for v in ready.values() if v.digest.startswith(digest)]
+        return matches[0] if len(matches) == 1 else None
+    alias = adapter.aliases.get(selector)
+    if alias is None:
+        return None
+    if len(alias.targets) == 1:
+        return ready.get(alias.targets[0].version)
+    return ready.get(alias.pick(_share(f"{adapter.id}@{selector}", conversation)))
+
+
+def _share(alias: str, conversation: str | None) -> float:
+    """A point of [0, 1): the same for a conversation, however often it asks."""
+    if conversation is None:
+        return random.random()
+    digest = hashlib.sha256(f"{alias}\0{conversation}".encode(errors="replace")).digest()
+    return int.from_bytes(digest[:6], "big") / (1 << 48)

@@ -1,0 +1,1 @@
+"""The `loraplex` command, a module for each group of subcommands."""

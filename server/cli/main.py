@@ -1,0 +1,125 @@
+"""The `loraplex` command. Each group of commands imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from server.cli import (
+    adapters,
+    evaluation,
+    export,
+    loadtest,
+    plan,
+    registry,
+    tenants,
+    training,
+    usage,
+)
+from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
+
+app = typer.Typer(
+    name="loraplex",
+    help="Serve one base with any number of LoRA adapters; register and make those adapters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(tenants.tenants_app, name="tenants")
+app.add_typer(tenants.keys_app, name="keys")
+app.command("usage")(usage.usage)
+app.command("audit")(usage.audit)
+app.add_typer(registry.app, name="registry")
+app.add_typer(loadtest.app, name="loadtest")
+app.command("plan")(plan.plan)
+app.command("train")(training.train)
+app.command("evaluate")(evaluation.evaluate)
+app.command("compare")(evaluation.compare)
+app.command("merge")(export.merge)
+app.command("combine")(export.combine)
+app.command("quantize")(training.quantize)
+
+
+def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag for each server setting, with its help, default and variable.
+
+    Values stay text: `Settings` parses them, so that a flag and its variable fail alike.
+    """
+    context = inspect.Parameter(
+        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
+    flags = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name, field)
+        )
+        for name, field in Settings.model_fields.items()
+        if group_of(field) != "Client" and name != "engine_args"
+    ]
+    command.__signature__ = inspect.Signature([context, *flags])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [context, *flags]}
+    return command
+
+
+def _flag(name: str, field: FieldInfo) -> Any:
+    text = field.description
+    if field.default not in (None, "", (), False):
+        text = f"{text} Default: {field.default}."
+    is_switch = field.annotation is bool
+    option = typer.Option(
+        f"--{flag_of(name)}",
+        help=f"{text} {variable_of(name)}",
+        rich_help_panel=group_of(field),
+        show_default=False,
+        metavar=None if is_switch else "VALUE",
+    )
+    return Annotated[(bool if is_switch else str) | None, option]
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Any other flag goes to vLLM's engine as it stands, for example "
+    "--gpu-memory-utilization 0.8 or --tensor-parallel-size 2.",
+)
+@_with_setting_flags
+def serve(context: typer.Context, **flags: Any) -> None:
+    """Serve the base and every registered adapter over OpenAI's API."""
+    import logging
+
+    from server.process.serve import serve as run_server
+
+    console = Console(stderr=True, highlight=False)
+    flags["engine_args"] = tuple(context.args) or None
+    settings = load_settings(**flags)
+    verbose = settings.log_level == "debug"
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    for library in ("alembic", "httpx", "httpx2", "asyncio", "vllm", "torch"):
+        logging.getLogger(library).setLevel(logging.DEBUG if verbose else logging.ERROR)
+    code = run_server(settings, lambda text: console.print(text, markup=False, soft_wrap=True))
+    # vLLM leaves threads and exit handlers behind that may wait for each other.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """Run the command line; a setting that can't be used is one line and exit code 2."""
+    try:
+        app()
+    except SettingsError as error:
+        sys.exit(_fail(str(error), 2))
+
+
+def _fail(message: str, code: int) -> int:
+    Console(stderr=True, highlight=False).print(
+        f"loraplex: {message}", markup=False, soft_wrap=True
+    )
+    return code

@@ -1,0 +1,160 @@
+"""`loraplex plan`: what training and serving take, before either begins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.cli.tables import print_table
+from server.cli.training import base_or_bundled, explained
+
+if TYPE_CHECKING:
+    from training.plan.memory import Shape
+    from training.plan.planner import Advice, Estimate
+
+
+def plan(
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Model directory, or its config.json; default: the bundled base."),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the update.", min=1)] = 16,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Module to adapt; repeat for more; default: all.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Tokens of a sequence.", min=1)] = 512,
+    batch_size: Annotated[int, typer.Option(help="Sequences a step.", min=1)] = 16,
+    accumulation: Annotated[int, typer.Option(help="Parts of a step.", min=1)] = 1,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory of the machine or GPU, in GB (10^9 bytes).")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="What training reaches, in 10^12 operations a second.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of an hour of it, in any currency.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Examples in the data.", min=1)] = None,
+    epochs: Annotated[float, typer.Option(help="How often each is seen.", min=0)] = 3,
+    task: Annotated[
+        str, typer.Option(help="ordinary (style, format, extraction) or domain (a new field).")
+    ] = "ordinary",
+    max_gap: Annotated[
+        float, typer.Option(help="How far below full fine-tuning it may be, in [0, 1].")
+    ] = 0.03,
+    slots: Annotated[int, typer.Option(help="For serving: adapter slots.", min=1)] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Say what full, LoRA and QLoRA take on this base, what to choose, and what serving takes.
+
+    From the configuration alone: no weights are read. Live tensors are counted; a process takes
+    more (imports, the allocator's gaps).
+    """
+    from training.data.recipe import make_recipe
+    from training.plan.memory import Shape
+    from training.plan.planner import GAPS, Hardware, advise, estimate_all
+
+    with explained():
+        if task not in GAPS:
+            raise typer.BadParameter(f"--task is {' or '.join(GAPS)}, not {task}")
+        shape = Shape.of(_config(base))
+        recipe = make_recipe(
+            {
+                "rank": rank,
+                "targets": target or None,
+                "batch_size": batch_size,
+                "accumulation": accumulation,
+                "gradient_checkpointing": gradient_checkpointing,
+            }
+        )
+        memory = None if memory_gb is None else int(memory_gb * 1e9)
+        hardware = Hardware(memory, tflops and tflops * 1e12, price)
+        num_tokens = round((examples or 0) * epochs * length)
+        estimates = estimate_all(shape, recipe, length, num_tokens, hardware)
+        advice = advise(estimates, memory, examples, task, max_gap)
+        serving = _serving(shape, rank, slots, memory)
+    if as_json:
+        facts = {
+            "num_parameters": shape.num_parameters,
+            "training": [asdict(e) | {"peak": e.memory.peak} for e in estimates],
+            "advice": asdict(advice),
+            "serving": serving,
+        }
+        print(json.dumps(facts))
+        return
+    _print_training(shape, estimates, advice)
+    _print_serving(serving)
+
+
+def _config(base: Path | None) -> dict[str, Any]:
+    from training.errors import TrainingError
+
+    base = base_or_bundled(base)
+    file = base / "config.json" if base.is_dir() else base
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"can't read the configuration {file}: {error}") from None
+    return config
+
+
+def _serving(shape: Shape, rank: int, slots: int, memory: int | None) -> dict[str, Any]:
+    """Bytes per slot at the engine's limit for this rank, and the context that fits."""
+    from server.settings import RANK_LIMITS
+    from training.plan.planner import slots_and_context
+
+    limit = next((limit for limit in RANK_LIMITS if limit >= rank), RANK_LIMITS[-1])
+    weights = {
+        "bfloat16": 2 * shape.num_parameters,
+        "4-bit": shape.num_linear * 9 // 16 + 2 * shape.num_other,
+    }
+    fits = {
+        name: memory and slots_and_context(shape, memory, limit, slots, size)
+        for name, size in weights.items()
+    }
+    return {
+        "max_lora_rank": limit,
+        "slots": slots,
+        "slot_bytes": shape.slot_bytes(limit),
+        "weight_bytes": weights,
+        "kv_bytes_per_token": shape.kv_bytes_per_token,
+        "kv_tokens_that_fit": fits,
+    }
+
+
+def _print_training(shape: Shape, estimates: list[Estimate], advice: Advice) -> None:
+    parts = ("weights", "quantisation", "gradients", "optimiser", "activations")
+    table = Table(
+        "GB", *(e.method for e in estimates), title=f"{shape.num_parameters:,} parameters"
+    )
+    table.add_row("trained parameters", *(f"{e.num_trainable:,}" for e in estimates))
+    for part in (*parts, "peak", "artefact"):
+        table.add_row(part, *(f"{getattr(e.memory, part) / 1e9:.3f}" for e in estimates))
+    if any(e.seconds for e in estimates):
+        table.add_row("hours", *(f"{(e.seconds or 0) / 3600:.2f}" for e in estimates))
+    if any(e.cost is not None for e in estimates):
+        table.add_row("cost", *(f"{e.cost or 0:.2f}" for e in estimates))
+    console = Console()
+    print_table(table)
+    console.print(f"choose: {advice.method or 'nothing fits'}")
+    for reason in advice.reasons:
+        console.print(f"  {reason}", soft_wrap=True)
+
+
+def _print_serving(serving: dict[str, Any]) -> None:
+    console = Console()
+    slot_mb, token_kb = serving["slot_bytes"] / 1e6, serving["kv_bytes_per_token"] / 1e3
+    console.print(
+        f"serving: a slot takes {slot_mb:.1f} MB at --max-lora-rank {serving['max_lora_rank']}, "
+        f"a token of KV cache {token_kb:.1f} kB",
+        soft_wrap=True,
+    )
+    for name, tokens in serving["kv_tokens_that_fit"].items():
+        size = serving["weight_bytes"][name] / 1e9
+        room = "" if tokens is None else f", {tokens:,} tokens of KV cache fit beside its slots"
+        console.print(f"  {name}: weights {size:.2f} GB{room}", soft_wrap=True)

@@ -1,0 +1,154 @@
+"""`loraplex registry`: what is done to a data folder while no server runs on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from server.cli.client import fail
+from server.cli.tables import print_table
+from server.settings import SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from adapters_registry.content.store import ContentStore
+
+app = typer.Typer(
+    help="Look after the data folder of a server that isn't running.", no_args_is_help=True
+)
+
+DataDirFlag = Annotated[
+    Path | None, typer.Option(help="The server's data folder. LORAPLEX_DATA_DIR")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only list.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="At the origin, too: for every replica.")
+    ] = False,
+    data_dir: DataDirFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove files that no version needs: of retired, deleted and rejected versions, or of none."""
+    from adapters_registry.garbage import collect_garbage, collect_origin_garbage
+    from adapters_registry.records.change import Change
+
+    with _opened(data_dir) as (session, content):
+        if origin and content.origin is None:
+            raise SettingsError("LORAPLEX_ORIGIN isn't set: there is no origin to collect at")
+        there = content.origin if origin else None
+        at_origin = there.sizes() if there else {}
+        with session.begin():
+            change = Change.begin(session)
+            _require_versions(session)
+            garbage = {"disk": collect_garbage(change, content, dry_run=dry_run)}
+            if there:
+                garbage["origin"] = collect_origin_garbage(
+                    change, there, at_origin, dry_run=dry_run
+                )
+    rows = [(where, *found) for where, sizes in garbage.items() for found in sizes.items()]
+    total_bytes = sum(size_bytes for _, _, size_bytes in rows)
+    if as_json:
+        keys = ("where", "digest", "size_bytes")
+        listed = [dict(zip(keys, row, strict=True)) for row in rows]
+        print(json.dumps({"dry_run": dry_run, "garbage": listed, "size_bytes": total_bytes}))
+        return
+    table = Table("where", "digest", "size")
+    for where, digest, size_bytes in rows:
+        table.add_row(where, digest[:12], _size(size_bytes))
+    print_table(table)
+    print(f"{_size(total_bytes)} {'would be' if dry_run else 'were'} removed")
+
+
+@app.command()
+def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
+    """Read all files that versions need and compare them with their digests.
+
+    Ends with code 1 if any are damaged, missing, or unknown to the origin.
+    """
+    from adapters_registry import verification
+
+    with _opened(data_dir) as (session, content):
+        needed = verification.needed_content(session)
+        found = verification.verify(content, needed)
+        console = Console(stderr=True)
+        findings = list(track(found, "verifying", len(needed), console=console, transient=True))
+    wrong = [finding for finding in findings if finding.state not in verification.FINE]
+    if as_json:
+        rows = [{"digest": f.digest, "state": f.state, "versions": f.versions} for f in findings]
+        print(json.dumps({"sound": not wrong, "content": rows}))
+    else:
+        table = Table("digest", "state", "versions")
+        for finding in wrong:
+            table.add_row(finding.digest[:12], finding.state, ", ".join(finding.versions))
+        if wrong:
+            print_table(table)
+        print(f"{len(findings)} checked, {len(wrong)} not as they should be")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema of the database up to date, as every server does at its start."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from adapters_registry.records.database import open_database
+
+    try:
+        open_database(load_settings().records_url).dispose()
+    except (ImportError, SQLAlchemyError) as error:
+        fail(f"LORAPLEX_DATABASE_URL: {str(error).splitlines()[0]}")
+
+
+@contextmanager
+def _opened(data_dir: Path | None) -> Iterator[tuple[Session, ContentStore]]:
+    """The records and files of a data folder that no server uses; errors end the command."""
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.orm import Session
+
+    from adapters_registry.errors import RegistryError
+    from adapters_registry.records.database import open_database
+    from server.process.data_dir import open_content, own_data_dir
+
+    settings = load_settings(data_dir=data_dir)
+    if not (settings.data_dir / "content").is_dir():
+        raise SettingsError(f"LORAPLEX_DATA_DIR (--data-dir): no registry in {settings.data_dir}")
+    with own_data_dir(settings):
+        content = open_content(settings)
+        content.clear_staging()
+        try:
+            engine = open_database(settings.records_url)
+            with Session(engine) as session:
+                yield session, content
+            engine.dispose()
+        except (ImportError, SQLAlchemyError) as error:
+            fail(f"LORAPLEX_DATABASE_URL: {str(error).splitlines()[0]}")
+        except RegistryError as error:
+            fail(str(error))
+
+
+def _require_versions(session: Session) -> None:
+    """A wrong database knows no version, and everything would be garbage."""
+    from sqlalchemy import select
+
+    from adapters_registry.records.tables import Version
+
+    if session.scalar(select(Version.id).limit(1)) is None:
+        fail("the registry has no version at all: is LORAPLEX_DATABASE_URL the server's?")
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"

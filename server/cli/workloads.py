@@ -1,0 +1,221 @@
+"""`loraplex loadtest` with TOML scenarios: where the server is, and where the report goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.started_server import started_server
+from server.settings import load_settings
+
+if TYPE_CHECKING:
+    from loadtest.drive.run import Target
+    from loadtest.plan.scenario import Scenario
+
+RUNS_DIR = Path("loadtest-runs")
+BAD_INPUT, INTERRUPTED = 2, 130
+
+Url = Annotated[
+    str | None, typer.Option(help="The server; default: LORAPLEX_URL, or one started for it.")
+]
+Kind = Annotated[
+    str, typer.Option("--server", help="How it is told the adapter: openai or llama-cpp.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="The base's config.json, to make adapters for; default: the bundled base's."),
+]
+WeightsDir = Annotated[
+    Path | None, typer.Option(help="Where adapters are made: vLLM's own server reads them there.")
+]
+Slo = Annotated[
+    str | None, typer.Option(help="'ttft_p99<500ms,error_rate<0.1%'; default: the scenario's.")
+]
+Out = Annotated[Path | None, typer.Option(help=f"Folder of the report; default: in {RUNS_DIR}/.")]
+Load = Annotated[
+    float | None, typer.Option(help="Requests/s, or clients; default: the scenario's.")
+]
+Seed = Annotated[int | None, typer.Option(help="Default: the scenario's.")]
+Duration = Annotated[float | None, typer.Option(help="Seconds; default: the scenario's.")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to measure: what the flags say."""
+
+    url: str | None = None
+    server: str = "openai"
+    config: Path | None = None
+    weights_dir: Path | None = None
+
+    @contextlib.contextmanager
+    def target(self, scenario: Scenario, console: Console) -> Iterator[Target]:
+        """The server to measure; one is started where none is named."""
+        from loadtest.drive.random_adapters import LlamaShape
+        from loadtest.drive.run import Target
+        from loadtest.drive.server_kind import Server
+        from loadtest.errors import LoadTestError
+
+        if self.server not in set(Server):
+            raise LoadTestError(f"--server is one of {', '.join(Server)}")
+        shape = LlamaShape()
+        if self.config is not None:
+            shape = LlamaShape.from_config(json.loads(self.config.read_text()))
+        settings = load_settings()
+
+        def at(url: str, key: str) -> Target:
+            return Target(url, key, Server(self.server), shape, self.weights_dir)
+
+        if self.url is not None or "url" in settings.model_fields_set:
+            key = settings.api_key or ""
+            if not key and settings.admin_key_file.is_file():
+                key = settings.admin_key_file.read_text().strip()
+            yield at(self.url or settings.url, key)
+            return
+        with started_server(console, *scenario.server_flags) as server:
+            yield at(server.url, server.key)
+
+
+def run_workload(
+    name: str,
+    place: Place,
+    slo: str | None,
+    out: Path | None,
+    load: float | None,
+    seed: int | None,
+    duration: float | None,
+) -> int:
+    """Run a TOML scenario; the exit code."""
+    from loadtest.command.run import run_and_report
+    from loadtest.plan.scenario_file import adjusted, load_scenario
+    from loadtest.report.slo import parse_slo
+
+    console = Console(stderr=True, highlight=False)
+
+    def work() -> int:
+        scenario = adjusted(load_scenario(name), load=load, seed=seed, seconds=duration)
+        objectives = parse_slo(scenario.slo if slo is None else slo)
+        with place.target(scenario, console) as target:
+            return run_and_report(
+                scenario, target, objectives, out or new_folder(name), console, show
+            )
+
+    return guarded(work, console)
+
+
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="A TOML file, or a shipped one's name.")],
+    config: Config = None,
+    url: Url = None,
+    server: Kind = "openai",
+    weights_dir: WeightsDir = None,
+    slo: Slo = None,
+    out: Out = None,
+    load: Load = None,
+    seed: Seed = None,
+    duration: Duration = None,
+    precision: Annotated[float, typer.Option(help="Relative width of the answer.")] = 0.1,
+) -> None:
+    """Find the highest load that keeps the objectives: double, then bisect, a run for each."""
+    from loadtest.command import sweep as sweeping
+    from loadtest.plan.scenario_file import adjusted, load_scenario
+    from loadtest.report.slo import parse_slo
+
+    console = Console(stderr=True, highlight=False)
+
+    def work() -> int:
+        asked = adjusted(load_scenario(scenario), load=load, seed=seed, seconds=duration)
+        objectives = parse_slo(asked.slo if slo is None else slo)
+        folder = out or new_folder(scenario)
+        with Place(url, server, config, weights_dir).target(asked, console) as target:
+            return sweeping.sweep(asked, target, objectives, precision, folder, console, show)
+
+    raise typer.Exit(guarded(work, console))
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a run's report.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another's.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Set two runs side by side: ratios of the second to the first, with 95 % intervals."""
+    from loadtest.report import comparison
+    from loadtest.report.recorded import read_run
+
+    def work() -> int:
+        rows = comparison.compare([(read_run(first), read_run(second))])
+        if as_json:
+            print(json.dumps([vars(row) for row in rows]))
+            return 0
+        table = Table("", str(first), str(second), "ratio", "95 % interval", "")
+        for row in rows:
+            interval = f"{row.low:.3f} to {row.high:.3f}"
+            cells = f"{row.first:.1f}", f"{row.second:.1f}", f"{row.ratio:.3f}", interval
+            table.add_row(row.name, *cells, "differs" if row.differs else "")
+        show(table)
+        return 0
+
+    raise typer.Exit(guarded(work, Console(stderr=True, highlight=False)))
+
+
+def capacity(
+    run: Annotated[Path, typer.Argument(help="Folder of a run's report.")],
+    ran_with: Annotated[
+        str | None,
+        typer.Option(help="Its slots and host cache, as 8,32; default: the scenario's flags."),
+    ] = None,
+    slots: Annotated[str | None, typer.Option(help="max_loras to ask about: 4,8,16.")] = None,
+    host: Annotated[str | None, typer.Option(help="Host caches to ask about: 32,64.")] = None,
+    replicas: Annotated[str, typer.Option(help="Numbers of replicas to ask about.")] = "1",
+    trace: Annotated[
+        Path | None, typer.Option(help="CSV of other requests to serve at the run's speed.")
+    ] = None,
+) -> None:
+    """Simulate other slots, host caches and replicas on a run's requests, and itself as a check."""
+    from loadtest.capacity.report import report
+    from loadtest.report.recorded import read_run
+
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(",")]
+
+    def work() -> int:
+        recorded = read_run(run)
+        ran = numbers(ran_with) if ran_with else None
+        asked = [numbers(text) if text else None for text in (slots, host, replicas)]
+        for thing in report(recorded, ran, asked[0], asked[1], asked[2] or [1], trace):
+            show(thing)
+        return 0
+
+    raise typer.Exit(guarded(work, Console(stderr=True, highlight=False)))
+
+
+def new_folder(name: str) -> Path:
+    """A folder for a report, named after the scenario and the time."""
+    return RUNS_DIR / f"{Path(name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def show(thing: Any) -> None:
+    """Print a table or a line."""
+    Console(highlight=False).print(thing, markup=False, soft_wrap=isinstance(thing, str))
+
+
+def guarded(work: Callable[[], int], console: Console) -> int:
+    """Its exit code; what can't be measured is one line and code 2."""
+    from loadtest.errors import LoadTestError
+
+    try:
+        return work()
+    except (LoadTestError, OSError, ValueError) as error:
+        console.print(f"loraplex: {error}", markup=False, soft_wrap=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED

@@ -1,0 +1,157 @@
+"""Added to vLLM's workers: adapters come and go on our word, and are read outside the step.
+
+vLLM reads an adapter inside its loop, and its own LRU decides who leaves. Here a thread reads and
+converts (`prepare`); what the loop still does is to note the result and to fill the slot. With
+several workers each has its own part of every adapter; a call reaches all.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Any
+
+
+class WorkerReply(enum.StrEnum):
+    """What the calls answer; `loraplex_prepared` may also answer with an error's text."""
+
+    READING = "reading"
+    READY = "ready"
+    DONE = "done"
+    UNKNOWN = "unknown"
+    IN_USE = "in use"
+
+
+class WorkerAdapters:
+    """The adapters of one worker: being read, in host memory, in slots.
+
+    Its methods are called in the engine's loop, between two steps; only `_read` runs elsewhere.
+    """
+
+    def __init__(
+        self,
+        manager: Any,
+        read: Callable[[int, str, str], Any],
+        clear_slot: Callable[[int], None],
+        ids_in_batch: Callable[[], set[int]],
+    ) -> None:
+        """Take vLLM's `LoRAModelManager`, and what to do with a file, a slot and the batch."""
+        self._manager = manager
+        self._clear_slot = clear_slot
+        self._read = read
+        self._ids_in_batch = ids_in_batch
+        # One thread: what is read at the same time would only slow the step further.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-reader")
+        self._reads: dict[int, Future[Any]] = {}
+
+    def prepare(self, version_id: int, name: str, path: str) -> None:
+        """Begin to read an adapter into host memory, unless it is there or being read."""
+        read = self._reads.get(version_id)
+        if self._in_host(version_id) or (read is not None and not _failed(read)):
+            return
+        self._reads[version_id] = self._reader.submit(self._read, version_id, name, path)
+
+    def prepared(self, version_id: int) -> str:
+        """`READING`, `READY`, `UNKNOWN`, or why it can't be read."""
+        if (read := self._reads.get(version_id)) is not None:
+            if not read.done():
+                return WorkerReply.READING
+            if (error := read.exception()) is not None:
+                return str(error) or repr(error)
+            self._manager._registered_adapters[version_id] = read.result()
+            del self._reads[version_id]
+        return WorkerReply.READY if self._in_host(version_id) else WorkerReply.UNKNOWN
+
+    def install(self, version_id: int, kept_ids: list[int]) -> WorkerReply:
+        """Move an adapter from host memory to a free slot, or else to one that needn't be kept.
+
+        Whoever had it stays in host memory.
+        """
+        if self.prepared(version_id) != WorkerReply.READY:
+            return WorkerReply.UNKNOWN
+        if version_id in self._manager.lora_index_to_id:
+            return WorkerReply.DONE
+        slots = self._manager.lora_index_to_id
+        if None not in slots:
+            kept = {*kept_ids, *self._ids_in_batch()}
+            victim_id = next((holder for holder in slots if holder not in kept), None)
+            if victim_id is None:
+                return WorkerReply.IN_USE
+            self._manager.deactivate_adapter(victim_id)
+        self._manager.activate_adapter(version_id)
+        return WorkerReply.DONE
+
+    def evict(self, version_id: int) -> WorkerReply:
+        """Free an adapter's slot and host memory; nothing happens while the batch uses it."""
+        if version_id in self._ids_in_batch():
+            return WorkerReply.IN_USE
+        if (read := self._reads.pop(version_id, None)) is not None:
+            read.cancel()  # one that runs already ends unnoticed
+        if version_id in self._manager.lora_index_to_id:
+            self._clear_slot(self._manager.lora_index_to_id.index(version_id))
+        self._manager.remove_adapter(version_id)
+        return WorkerReply.DONE
+
+    def residency(self) -> dict[str, list[int]]:
+        """The ids in slots, and those in host memory (the former are there too)."""
+        for version_id in list(self._reads):
+            self.prepared(version_id)
+        slots = [
+            version_id for version_id in self._manager.lora_index_to_id if version_id is not None
+        ]
+        return {"slots": slots, "host": list(self._manager._registered_adapters)}
+
+    def _in_host(self, version_id: int) -> bool:
+        return version_id in self._manager._registered_adapters
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class (`--worker-extension-cls`); called by name from outside."""
+
+    model_runner: Any
+
+    def loraplex_prepare(self, version_id: int, name: str, path: str) -> None:
+        """See `WorkerAdapters.prepare`."""
+        self._loraplex.prepare(version_id, name, path)
+
+    def loraplex_prepared(self, version_id: int) -> str:
+        """See `WorkerAdapters.prepared`."""
+        return str(self._loraplex.prepared(version_id))
+
+    def loraplex_install(self, version_id: int, kept_ids: list[int]) -> str:
+        """See `WorkerAdapters.install`."""
+        return str(self._loraplex.install(version_id, kept_ids))
+
+    def loraplex_evict(self, version_id: int) -> str:
+        """See `WorkerAdapters.evict`."""
+        return str(self._loraplex.evict(version_id))
+
+    def loraplex_residency(self) -> dict[str, list[int]]:
+        """See `WorkerAdapters.residency`."""
+        return self._loraplex.residency()
+
+    @cached_property
+    def _loraplex(self) -> WorkerAdapters:
+        from server.engine.worker.reader import AdapterReader
+        from server.engine.worker.slots import clear_slot
+
+        manager = self.model_runner.lora_manager
+        return WorkerAdapters(
+            manager._adapter_manager,
+            AdapterReader(manager).read,
+            partial(clear_slot, manager._adapter_manager),
+            partial(_ids_in_batch, self.model_runner),
+        )
+
+
+def _ids_in_batch(runner: Any) -> set[int]:
+    """The adapters of requests that the last step ran and that aren't known to have ended."""
+    if (state := getattr(runner, "lora_state", None)) is not None:  # vLLM's second model runner
+        return {request.lora_int_id for request in state.lora_requests.values()}
+    return set(runner.input_batch.lora_id_to_lora_request)
+
+
+def _failed(read: Future[Any]) -> bool:
+    return read.done() and read.exception() is not None

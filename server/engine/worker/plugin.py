@@ -1,0 +1,57 @@
+"""What vLLM runs in each of its processes (entry point `vllm.general_plugins`)."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+
+from server.engine.environment import CPU_LORA_KERNELS, SERVER_PID
+
+
+def register() -> None:
+    """Adapt vLLM to many tenants; in engine processes, tie their life to the server's."""
+    _clear_kv_blocks_before_reuse()
+    if os.environ.get(CPU_LORA_KERNELS) != "stock":
+        _replace_cpu_lora_operators()
+    server_pid = os.environ.get(SERVER_PID)
+    if server_pid and int(server_pid) != os.getpid():
+        # A Ctrl-C reaches the terminal's whole process group; the engine must outlive it to drain.
+        os.setpgid(0, 0)
+        _die_with(int(server_pid))
+
+
+def _clear_kv_blocks_before_reuse() -> None:
+    """Turn vLLM's own clearing on, which it keeps for models that couldn't do without.
+
+    A block keeps what its last request wrote. Attention masks what is behind a prompt's end by
+    multiplying with 0, and 0 x NaN is NaN: one adapter that overflows would spoil the answers of
+    every later request, the base's too, for good (vLLM issue 35219).
+    """
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    KVCacheConfig.needs_kv_cache_zeroing = property(lambda _config: True)
+
+
+def _replace_cpu_lora_operators() -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        wrapper = "server.engine.worker.punica.GroupedPunicaWrapper"
+        type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
+
+
+def _die_with(server_pid: int) -> None:
+    """Kill this process once the server is gone, however it went (pidfd_open(2): no polling)."""
+    try:
+        server = os.pidfd_open(server_pid)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+    def wait() -> None:
+        select.select([server], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="die-with-server", daemon=True).start()

@@ -1,0 +1,1 @@
+"""The gate: a registered version is checked and tried before it may serve."""

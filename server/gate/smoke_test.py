@@ -1,0 +1,113 @@
+"""The canary: before a version may serve, it answers a probe beside the base.
+
+What files alone don't show: weights that the engine takes and that change nothing, values that
+overflow on the way through the layers, an answer that runs in circles. In doubt a version passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from adapters_registry.errors import Reason
+from adapters_registry.records.catalog import VersionRecord
+from server.engine.interface import Engine, ProbeAnswer
+from server.errors import Unavailable
+
+PROMPTS = (
+    "Write a short story about a lighthouse keeper and his dog.",
+    "What is the capital of France?",
+    "Explain how a bicycle works.",
+)
+ANSWER_TOKENS = 24
+LOOP_TOKENS = 18
+LONGEST_CYCLE = 6
+"""An answer runs in circles if its last `LOOP_TOKENS` repeat a cycle of at most this many."""
+
+MARGIN = 2.0
+"""How much more than noise a version must change."""
+TRIALS = 3
+
+
+async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
+    """Try a version that holds a slot; why it may not serve, or nothing.
+
+    Raises:
+        Unavailable: the engine can't say now; no fault of the version's.
+    """
+    for _ in range(TRIALS):
+        base, again, answer = await _together(
+            engine.ask(PROMPTS[0], 1, None, None),
+            engine.ask(PROMPTS[0], 1, None, None),
+            engine.ask(PROMPTS[0], ANSWER_TOKENS, version, path),
+        )
+        if not is_finite(base) or not is_finite(again):
+            await engine.probe()  # which has an engine restarted that answers with NaN
+            raise Unavailable("the base answers with NaN")
+        if not is_finite(answer):
+            return [Reason("canary_not_finite", "its answer to a probe holds NaN or infinities")]
+        if changes(base, again, answer):
+            break
+    else:
+        return [
+            Reason(
+                "canary_no_effect",
+                "it loads and changes nothing: on a probe its log-probabilities are the base's",
+            )
+        ]
+    if runs_in_circles(answer) and await _only_it_does(engine, version, path):
+        message = "it answers every probe by repeating itself, where the base doesn't"
+        return [Reason("canary_repetition", message)]
+    return []
+
+
+async def _only_it_does(engine: Engine, version: VersionRecord, path: Path) -> bool:
+    """Whether the version runs in circles on every probe, and the base not on all of them."""
+    answers = [engine.ask(prompt, ANSWER_TOKENS, version, path) for prompt in PROMPTS]
+    if not all(map(runs_in_circles, await _together(*answers))):
+        return False
+    answers = [engine.ask(prompt, ANSWER_TOKENS, None, None) for prompt in PROMPTS]
+    return not all(map(runs_in_circles, await _together(*answers)))
+
+
+async def _together(*answers: Coroutine[Any, Any, ProbeAnswer]) -> list[ProbeAnswer]:
+    """All answers; when one fails, none of the others goes on by itself."""
+    tasks = [asyncio.create_task(answer) for answer in answers]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def is_finite(answer: ProbeAnswer) -> bool:
+    """Whether every log-probability is a number."""
+    return all(math.isfinite(logprob) for logprob in answer.logprobs)
+
+
+def changes(base: ProbeAnswer, again: ProbeAnswer, answer: ProbeAnswer) -> bool:
+    """Whether a version moves the prompt's log-probabilities by more than noise.
+
+    Noise is measured, not assumed: it is how far two answers of the base to the same prompt, given
+    beside the version's, are apart. Rows of one batch are computed alike, so that this is mostly
+    exactly nothing, and then any difference at all is the version's doing.
+    """
+    return _distance(base, answer) > MARGIN * _distance(base, again)
+
+
+def _distance(one: ProbeAnswer, other: ProbeAnswer) -> float:
+    """The largest difference over the prompt (the answers' own tokens may be others)."""
+    num_prompt = min(len(a.logprobs) - len(a.tokens) for a in (one, other))
+    pairs = zip(one.logprobs[:num_prompt], other.logprobs[:num_prompt], strict=True)
+    return max(abs(a - b) for a, b in pairs)
+
+
+def runs_in_circles(answer: ProbeAnswer) -> bool:
+    """Whether an answer that came to no end closes by repeating a very short cycle."""
+    tail = answer.tokens[-LOOP_TOKENS:]
+    if answer.ended or len(tail) < LOOP_TOKENS:
+        return False
+    return any(tail[cycle:] == tail[:-cycle] for cycle in range(1, LONGEST_CYCLE + 1))

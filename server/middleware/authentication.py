@@ -1,0 +1,64 @@
+"""ASGI middleware that turns the key of a request into a `Caller`."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adapters_registry.records.audit import Actor, current_actor
+from adapters_registry.records.keys import (
+    ADAPTERS,
+    ADMIN,
+    INFERENCE,
+)
+from server.auth import Caller, Keys
+from server.errors import APIError, Forbidden, error_response
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
+"""What answers without a key; everything else is closed, whether it exists or not."""
+
+
+TENANT_PATHS = ("/admin/adapters", "/admin/audit", "/admin/usage", "/admin/whoami")
+"""What the scope `adapters` opens, for the caller's own; the rest of `/admin` is for admins."""
+
+
+class Authentication:
+    """ASGI middleware: closed by default; puts the `Caller` into the request's state."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self.app, self.keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                caller = self._admit(scope)
+                scope.setdefault("state", {})["caller"] = caller
+                host, _ = scope.get("client") or ("", 0)
+                current_actor.set(Actor(f"key {caller.key_id}", host))
+            except APIError as error:
+                await error_response(error, scope["path"])(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> Caller:
+        caller = self.keys.authenticate(_presented_key(Headers(scope=scope)))
+        if not caller.scopes & (allowed := _allowing(scope["path"])):
+            raise Forbidden(f"this API key lacks the scope {' or '.join(sorted(allowed))}")
+        return caller
+
+
+def _allowing(path: str) -> frozenset[str]:
+    """The scopes of which a caller needs one."""
+    if path.startswith("/v1/"):
+        return frozenset({INFERENCE})
+    if any(path == open_ or path.startswith(open_ + "/") for open_ in TENANT_PATHS):
+        return frozenset({ADMIN, ADAPTERS})
+    return frozenset({ADMIN})
+
+
+def _presented_key(headers: Headers) -> str | None:
+    """The key of OpenAI's header, or of Anthropic's (`x-api-key`)."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials:
+        return credentials.strip()
+    return headers.get("x-api-key", "").strip()

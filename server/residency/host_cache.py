@@ -1,0 +1,210 @@
+"""The versions in one engine's host memory: each is loaded once, and evicted when others need room.
+
+`states.py` decides which versions may be evicted. This module carries that out. None of it happens
+inside the engine's step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+from adapters_registry.content.store import ContentStore
+from adapters_registry.errors import RegistryError
+from adapters_registry.records.catalog import VersionRecord
+from server import metrics
+from server.engine.interface import Engine
+from server.errors import APIError, Unavailable, to_api_error
+from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
+from server.workers import Workers
+
+log = logging.getLogger(__name__)
+
+ROOM_POLL_SECONDS = 0.02
+
+
+class HostCache:
+    """Versions on their way in, there, and on their way out, by engine id."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        content: ContentStore,
+        fetches: Workers,
+        states: VersionStates,
+        load_seconds: float,
+        leave_slot: Callable[[int], None],
+    ) -> None:
+        """`fetches`: the threads that bring files from the origin.
+
+        `leave_slot` takes the slot of a version, by engine id, that no request uses.
+        """
+        self._engine, self._content, self._fetches = engine, content, fetches
+        self._generation = engine.generation
+        self._load_seconds, self._leave_slot = load_seconds, leave_slot
+        self.states = states
+        self.versions: dict[int, VersionRecord] = {}
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._evictions: dict[int, asyncio.Task[None]] = {}
+
+    def entry(self, version: VersionRecord) -> VersionEntry:
+        """The state of a version that somebody wants.
+
+        Raises:
+            Unavailable: it could not be loaded a moment ago.
+        """
+        entry = self.states[version.version_id]
+        seconds = entry.retry_at - time.monotonic()
+        if entry.state is State.FAILED and seconds > 0:
+            raise Unavailable(
+                f"{version.public_name} can't be loaded: {entry.error}",
+                retry_after_seconds=int(seconds) + 1,
+                param="model",
+            )
+        self.versions[version.version_id] = version
+        return entry
+
+    def tier_of(self, version: VersionRecord) -> Tier:
+        """Where the version is; of slots nothing is known here."""
+        if self.states.has(version.version_id, State.READY, State.DRAINING):
+            return Tier.HOST
+        return Tier.DISK if self._content.path(version.digest).is_dir() else Tier.ORIGIN
+
+    async def load(self, version: VersionRecord) -> None:
+        """Load a version unless it is there, once for all who want it.
+
+        Raises:
+            APIError: it can't be loaded.
+        """
+        load = self._start(version)
+        if load is not None:
+            # Shielded: a client that goes away must not cancel what others wait for.
+            await asyncio.shield(load)
+
+    def prefetch(self, version: VersionRecord) -> None:
+        """Begin to load a version that nobody may use yet, if no other has to wait for that."""
+        if self.has_spare_room():
+            self._start(version)
+
+    def has_spare_room(self) -> bool:
+        """Whether one more fits beside those that are coming, and nobody has to wait for that."""
+        num_coming = len(self._loads) + 1
+        return self.states.to_evict(num_coming, spare_waiting=True) is not None
+
+    async def until_loaded(self, version: VersionRecord) -> None:
+        """Wait for a load that is under way, however it ends."""
+        if load := self._loads.get(version.version_id):
+            await asyncio.wait([load])
+
+    def evict(self, version_id: int, reason: str = "capacity") -> asyncio.Task[None]:
+        """Have a draining version leave the engine, as soon as the engine is done with it."""
+        if version_id not in self._evictions:
+            metrics.EVICTIONS.labels("host", reason).inc()
+            self._leave_slot(version_id)  # at once: no request may be admitted to it any more
+            self._evictions[version_id] = asyncio.create_task(self._evict(version_id))
+        return self._evictions[version_id]
+
+    def forget(self, version_id: int) -> None:
+        """Drop what is known of a version that isn't there and that nobody waits for."""
+        if self.states.forget(version_id):
+            self.versions.pop(version_id, None)
+
+    def require_same_engine(self) -> None:
+        """Raise `Unavailable` where the engine has been restarted: this was the other one's."""
+        if self._engine.generation != self._generation:
+            raise Unavailable("the engine was restarted meanwhile; try again")
+
+    def _start(self, version: VersionRecord) -> asyncio.Task[None] | None:
+        """The load of a version, begun where none runs; None: it is in memory."""
+        version_id = version.version_id
+        entry = self.states[version_id]
+        leaving = version_id in self._evictions
+        if entry.state is State.DRAINING and not leaving:
+            entry.on(Event.WANTED)
+        if entry.state is State.READY:
+            return None
+        if version_id not in self._loads:
+            load = asyncio.create_task(self._load(version))
+            self._loads[version_id] = load
+            load.add_done_callback(lambda load: self._loaded(version_id, load))
+        return self._loads[version_id]
+
+    def _loaded(self, version_id: int, load: asyncio.Task[None]) -> None:
+        del self._loads[version_id]
+        if not load.cancelled():
+            load.exception()  # seen: whoever waits gets it, and perhaps nobody does
+
+    async def _load(self, version: VersionRecord) -> None:
+        if eviction := self._evictions.get(version.version_id):
+            await asyncio.wait([eviction])
+        self.versions[version.version_id] = version
+        entry = self.states[version.version_id]
+        entry.on(Event.WANTED)
+        async with self._reported(version, entry):
+            self.require_same_engine()
+            self._content.hold(version.digest)  # only until the weights are in memory
+            try:
+                async with asyncio.timeout(self._load_seconds):
+                    path = await self._fetches.run(self._content.fetch, version.digest)
+                await self._make_room(entry)
+                self.require_same_engine()
+                try:
+                    async with asyncio.timeout(self._load_seconds):
+                        await self._engine.prepare(version, path)
+                except TimeoutError:
+                    await self._engine.evict(version)  # or it would arrive later, unknown to us
+                    raise
+            finally:
+                self._content.release(version.digest)
+        entry.on(Event.LOADED)
+        entry.error, entry.failures = "", 0
+
+    @contextlib.asynccontextmanager
+    async def _reported(self, version: VersionRecord, entry: VersionEntry) -> AsyncIterator[None]:
+        """Measure a load; note and log one that fails, so that it isn't tried again at once."""
+        tier, started, outcome = self.tier_of(version), time.monotonic(), "failed"
+        try:
+            yield
+            outcome = "ok"
+        except BaseException as error:
+            failure = _as_api_error(version, error, self._load_seconds)
+            entry.fail(failure.message, time.monotonic())
+            log.error("%s", failure.message)
+            raise failure from error
+        finally:
+            seconds = time.monotonic() - started
+            metrics.ADAPTER_LOAD_SECONDS.labels(tier.value, outcome).observe(seconds)
+
+    async def _make_room(self, entry: VersionEntry) -> None:
+        """Send off whom the newcomer needs the place of, as soon as that is possible.
+
+        What is leased holds a slot, and of these there are fewer than places in host memory.
+        """
+        while (leaving := self.states.to_evict(1, spare_waiting=not entry.leases)) is None:
+            await asyncio.sleep(ROOM_POLL_SECONDS)
+        entry.on(Event.FETCHED)  # at once: from here on it counts
+        for version_id in leaving:
+            self.states[version_id].on(Event.EVICTED)
+        await asyncio.gather(*map(self.evict, leaving))
+
+    async def _evict(self, version_id: int) -> None:
+        try:
+            # A restarted engine has only what was loaded since, which isn't ours to take away.
+            if self._engine.generation == self._generation:
+                await self._engine.evict(self.versions[version_id])
+        finally:
+            del self._evictions[version_id]
+            self.states[version_id].on(Event.GONE)
+            self.forget(version_id)
+
+
+def _as_api_error(version: VersionRecord, error: BaseException, seconds: float) -> APIError:
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, RegistryError):
+        return to_api_error(error)
+    why = f"it took more than {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+    return Unavailable(f"{version.public_name} can't be loaded: {why}", param="model")

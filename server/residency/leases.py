@@ -1,0 +1,217 @@
+"""Leases: a request holds its version from before the first token until after the last byte.
+
+Also what follows from changes of the registry: versions that lose their last alias, or are retired,
+leave the engine as soon as nothing runs on them; those that an alias now points to are brought to
+host memory before a request asks, where another version of the adapter is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord
+from adapters_registry.records.tables import VersionState
+from adapters_registry.registry import Registry
+from server import metrics
+from server.engine.interface import Engine
+from server.errors import APIError, Unavailable
+from server.residency.slot_scheduler import TooManyPins
+from server.residency.slots import EngineSlots, Limits
+from server.residency.states import State, Tier
+from server.settings import Settings
+from server.workers import Workers
+
+log = logging.getLogger(__name__)
+
+MAX_FETCHES = 8
+LINGER_SECONDS = 0.05
+"""Longer than a client takes from one answer to its next request; see `admission`."""
+
+
+class Leases:
+    """The registry's versions in the engine, whichever of its lives it is in."""
+
+    def __init__(
+        self, engine: Engine, registry: Registry, limits: Limits, drain_seconds: float
+    ) -> None:
+        """`drain_seconds`: how long requests may go on that run on a retired version."""
+        self._engine, self._registry, self._limits = engine, registry, limits
+        self._drain_seconds = drain_seconds
+        self._catalog = registry.catalog
+        self._fetches = Workers("fetch", MAX_FETCHES)
+        self._generation = engine.generation
+        self._slots_of_engine = self._new_engine_slots()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine, registry: Registry) -> Leases:
+        """With the limits of the settings."""
+        limits = Limits(
+            slots=settings.max_loras,
+            max_running_per_tenant=2 * engine.max_running,
+            host=settings.host_adapters,
+            quantum_seconds=settings.slot_quantum_seconds,
+            linger_seconds=LINGER_SECONDS,
+            slot_wait_seconds=settings.slot_wait_seconds,
+            load_seconds=settings.load_seconds,
+        )
+        return cls(engine, registry, limits, settings.retire_seconds)
+
+    @property
+    def engine_slots(self) -> EngineSlots:
+        """What the engine holds; an engine that was restarted holds nothing."""
+        if self._generation != self._engine.generation:
+            self._generation = self._engine.generation
+            self._slots_of_engine = self._new_engine_slots()
+            self._restore_pins()
+        return self._slots_of_engine
+
+    @asynccontextmanager
+    async def lease(self, version: VersionRecord) -> AsyncIterator[Tier]:
+        """Hold a version for one request; yields the tier where the request found it.
+
+        Raises:
+            Unavailable: it can't be loaded, or no slot came free in time.
+        """
+        slots = self.engine_slots
+        tier = self.tier_of(version)
+        with metrics.LEASES.labels(metrics.adapter_label(version.adapter_id)).track_inprogress():
+            async with slots.lease(version):
+                yield tier
+
+    def tier_of(self, version: VersionRecord) -> Tier:
+        """Where the version's weights are now."""
+        return self.engine_slots.tier_of(version)
+
+    async def drain(self, version: VersionRecord) -> None:
+        """Let a version leave the engine, as soon as no request holds it."""
+        await self.engine_slots.drain(version)
+
+    def prefetch(self, version: VersionRecord) -> None:
+        """Begin to bring a version to host memory; what fails is logged and counted."""
+        self._start(self.engine_slots.prefetch(version))
+
+    def follow(self, catalog: Catalog) -> None:
+        """Carry out what a changed catalog means; cheap when nothing has changed."""
+        slots = self.engine_slots  # whose pins are restored after a start of the engine
+        before, self._catalog = self._catalog, catalog
+        if before is catalog:
+            return
+        for key, adapter in catalog.adapters.items():
+            known = before.adapters.get(key)
+            if known is not adapter:
+                self._follow_adapter(known, adapter)
+        for key in before.adapters.keys() - catalog.adapters.keys():
+            for version in before.adapters[key].versions.values():
+                if version.version_id in slots.host.versions:
+                    self._retire(version)
+
+    def check_pin(self, version: VersionRecord) -> None:
+        """Raise `admission.TooManyPins` if pinning it would leave no slot for others."""
+        adapters = self._catalog.adapters.values()
+        pinned = {v.version_id for a in adapters for v in a.ready.values() if v.pinned}
+        if len(pinned | {version.version_id}) >= self._limits.slots:
+            raise TooManyPins(f"{self._limits.slots - 1} of {self._limits.slots} slots")
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Every version that is in the engine, on its way, or failed."""
+        slots, rows = self.engine_slots, []
+        for version_id, entry in slots.host.states.items():
+            version = slots.host.versions.get(version_id)
+            if version is None or (entry.state is State.ABSENT and not entry.leases):
+                continue
+            rows.append(
+                {
+                    "model": version.public_name,
+                    "state": entry.state.value,
+                    "tier": self.tier_of(version).value,
+                    "leases": entry.leases,
+                    "pinned": entry.pinned,
+                    "size_bytes": version.size_bytes,
+                    "error": entry.error or None,
+                }
+            )
+        return rows
+
+    async def in_engine(self) -> dict[str, list[str]] | None:
+        """What the engine says that it holds; None where it can't say."""
+        try:
+            held = await self._engine.resident()
+        except Unavailable:
+            return None
+        names = {i: v.public_name for i, v in self.engine_slots.host.versions.items()}
+        return {
+            "slots": [names.get(version_id, f"#{version_id}") for version_id in held.slots],
+            "host": [names.get(version_id, f"#{version_id}") for version_id in held.host],
+        }
+
+    def _new_engine_slots(self) -> EngineSlots:
+        return EngineSlots(self._engine, self._registry.content, self._fetches, self._limits)
+
+    def _restore_pins(self) -> None:
+        for adapter in self._catalog.adapters.values():
+            for version in adapter.ready.values():
+                if version.pinned:
+                    self._pin(version)
+
+    def _follow_adapter(self, before: AdapterRecord | None, now: AdapterRecord) -> None:
+        was, targets = _targets(before), _targets(now)
+        here = self.engine_slots.host.versions
+        # Elsewhere the first request brings it up: of many replicas few are asked for an adapter.
+        is_asked_for = any(version.version_id in here for version in now.versions.values())
+        for version in now.versions.values():
+            if version.version_id not in here:
+                continue
+            if version.state in (VersionState.RETIRED, VersionState.REJECTED):
+                self._retire(version)
+            elif version.number in was - targets and not version.pinned:
+                self._start(self.engine_slots.drain(version))
+        if before is not None:
+            for number in targets - was:
+                if is_asked_for and number in now.ready:
+                    self.prefetch(now.ready[number])
+            self._follow_pins(before, now)
+
+    def _follow_pins(self, before: AdapterRecord, now: AdapterRecord) -> None:
+        for number, version in now.ready.items():
+            known = before.versions.get(number)
+            if version.pinned != (known.pinned if known else False):
+                (self._pin if version.pinned else self.engine_slots.unpin)(version)
+
+    def _retire(self, version: VersionRecord) -> None:
+        seconds = self._drain_seconds
+        self._start(self.engine_slots.drain(version, retired=True, deadline_seconds=seconds))
+
+    def _pin(self, version: VersionRecord) -> None:
+        """Bring a version to a slot for good; another server may have had more of them to pin."""
+        try:
+            self.engine_slots.pin(version)
+        except TooManyPins as error:
+            log.warning("%s isn't pinned here: %s may be", version.public_name, error)
+        else:
+            self._start(self._touch(version))
+
+    async def _touch(self, version: VersionRecord) -> None:
+        async with self.engine_slots.lease(version):
+            pass
+
+    def _start(self, work: Any) -> None:
+        async def carry_out() -> None:
+            try:
+                await work
+            except APIError as error:
+                log.warning("%s", error.message)
+
+        task = asyncio.create_task(carry_out())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _targets(adapter: AdapterRecord | None) -> set[int]:
+    """The versions that an adapter's aliases point to."""
+    aliases = adapter.aliases.values() if adapter else ()
+    return {target.version for alias in aliases for target in alias.targets}

@@ -1,0 +1,82 @@
+"""Metrics of where versions are, from one look at the adapters when scraped.
+
+`vllm:lora_requests_info` is what the endpoint picker of the Gateway API Inference Extension routes
+by (https://github.com/kubernetes-sigs/gateway-api-inference-extension, docs/proposals/
+003-model-server-protocol). vLLM's own names adapters that have requests now, so that an adapter's
+home is forgotten whenever it is idle; this one names those whose weights are in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.residency.states import State, Tier
+
+_IN_MEMORY = (Tier.SLOT.value, Tier.HOST.value)
+_WANTED = (State.ABSENT.value, State.FETCHING.value, State.LOADING.value)
+
+
+class ResidencyMetrics(Collector):
+    """The gauges of one snapshot, as `Adapters.snapshot` gives it."""
+
+    def __init__(self, snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int) -> None:
+        self._snapshot, self._max_loras, self._disk_bytes = snapshot, max_loras, disk_bytes
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield them; a series for each version in memory, and no more."""
+        resident = GaugeMetricFamily(
+            "loraplex_adapter_resident",
+            "1 for each version whose weights are in a slot or in host memory.",
+            labels=["adapter", "version", "tier"],
+        )
+        num_bytes = Counter(dict.fromkeys(_IN_MEMORY, 0) | {Tier.DISK.value: self._disk_bytes})
+        for row in self._snapshot:
+            if row["tier"] in _IN_MEMORY:
+                adapter, _, version = row["model"].rpartition("@")
+                resident.add_metric([adapter, version, row["tier"]], 1)
+                num_bytes[row["tier"]] += row["size_bytes"]
+        yield resident
+        tiers = GaugeMetricFamily(
+            "loraplex_tier_bytes",
+            "Adapters in slots, in host memory without a slot, and all files on disk.",
+            labels=["tier"],
+        )
+        for tier, count in num_bytes.items():
+            tiers.add_metric([tier], count)
+        yield tiers
+        yield self._requests_info()
+
+    def _requests_info(self) -> Metric:
+        ready = {row["model"] for row in self._snapshot if row["state"] == State.READY}
+        wanted = {row["model"] for row in self._snapshot if row["state"] in _WANTED}
+        running, waiting = _asked_as(ready), _asked_as(wanted)
+        info = GaugeMetricFamily(
+            "vllm:lora_requests_info",
+            "Adapters in memory (running) and on their way (waiting); the value is the time.",
+            labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
+        )
+        names = (",".join(sorted(running)), ",".join(sorted(waiting - running)))
+        info.add_metric([str(self._max_loras), *names], time.time())
+        return info
+
+
+def _asked_as(models: set[str]) -> set[str]:
+    """What requests for these versions mostly name: `tenant/name`, or the tenant's own `name`."""
+    adapters = {model.rpartition("@")[0] for model in models}
+    return adapters | {adapter.partition("/")[2] for adapter in adapters}
+
+
+def residency_metrics(
+    snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int
+) -> CollectorRegistry:
+    """A registry of metrics for one scrape."""
+    collectors = CollectorRegistry(auto_describe=False)
+    collectors.register(ResidencyMetrics(snapshot, max_loras, disk_bytes))
+    return collectors

@@ -1,0 +1,261 @@
+"""The slot scheduler: which versions hold the engine's slots, and which ones wait for a slot.
+
+The engine computes at most `max_loras` adapters at a time. If it were handed more, later requests
+would overtake earlier ones without bound. So versions share the slots in time:
+
+* A version that holds a slot admits its requests at once, but at most `max_running_per_tenant` of
+  each tenant, so that the version is free soon after it was closed.
+* A version without a slot waits for a free slot, or for one whose holder is idle: it has had no
+  request for `linger_seconds`. A chat that continues right after an answer keeps its slot that
+  way. The idea is anticipatory scheduling (Iyer and Druschel, SOSP 2001), made for disks.
+* While versions wait, holders whose *quantum* is over are *closed*, longest first: one for each
+  waiting version, so that one rare adapter doesn't stop all others; and all of them once a version
+  has waited for a quantum, so that one long stream doesn't stop the queue. A closed holder admits
+  nothing: its new requests wait like all others. When it is idle, its slot is taken.
+* Slots go to the tenant that has the fewest. Among the versions of one tenant, and among tenants
+  with equally many, the version whose first request has waited longest comes first, with all the
+  requests that wait for it. So a tenant with a hundred adapters can't keep another tenant's one
+  adapter from a slot; while no other tenant waits it may have all slots.
+
+**Bound**, for a tenant with less than `max_running_per_tenant` requests on each version. Let each
+admitted request last at most D seconds (D no less than the linger), let M slots be without a
+pinned holder, and let `advance` be called at every change and deadline. A request whose version is
+the i-th to wait is admitted within ceil(i / M) * (quantum + D) seconds. For i <= M: after waiting
+for a quantum, every unpinned holder is closed, except those whose quantum began meanwhile. These
+were ahead in the queue, so they are at most i - 1, each counted once, since their later requests
+queue behind. So at least M - (i - 1) holders have admitted nothing since and are idle D seconds
+later: enough for those still ahead and for this version. Behind the first M the same begins anew.
+With streams of unbounded length no bound exists: the caller gives up by `leave`.
+
+Among tenants: of what waits at one moment, the i-th version of a tenant with h slots comes after
+at most i + h versions of each other tenant.
+
+This module is pure: no tasks and no I/O. `now` (seconds, from a clock that never goes back) is an
+argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+class TooManyPins(ValueError):
+    """One slot must stay without a pin, or the other adapters would wait for ever."""
+
+
+@dataclass(eq=False)
+class SlotTicket:
+    """One request's place: waiting until a grant names it, then admitted, until it leaves."""
+
+    version_id: int
+    number: int
+    asked_at: float
+    tenant: str
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Requests admitted together; `victim` is the key whose slot theirs takes over, if any."""
+
+    version_id: int
+    tickets: tuple[SlotTicket, ...]
+    victim: int | None = None
+
+
+@dataclass
+class _Quantum:
+    """A key's time in a slot."""
+
+    began: float
+    tenant: str
+    """Whose request began it."""
+    leases: set[SlotTicket] = field(default_factory=set)
+    num_leases: Counter[str] = field(default_factory=Counter)
+    """Of each tenant."""
+    idle_since: float = 0.0  # means something without leases only
+
+
+class SlotScheduler:
+    """Gives `num_slots` slots to keys in quantum. After any change call `advance`."""
+
+    def __init__(
+        self,
+        num_slots: int,
+        quantum_seconds: float,
+        linger_seconds: float,
+        max_running_per_tenant: float = math.inf,
+    ) -> None:
+        """`max_running_per_tenant`: how many requests of one tenant a key admits at a time."""
+        self._num_slots, self._max_running_per_tenant = num_slots, max_running_per_tenant
+        self._quantum_seconds = quantum_seconds
+        self._linger = linger_seconds
+        self._quanta: dict[int, _Quantum] = {}  # in the order in which they began
+        self._waiting: dict[int, list[SlotTicket]] = {}
+        self._pinned: set[int] = set()
+        self._numbers = itertools.count()
+
+    def ask(self, version_id: int, now: float, tenant: str = "") -> SlotTicket:
+        """Put a request in the queue and return its ticket.
+
+        A later grant of `advance` that names the ticket admits the request.
+        """
+        ticket = SlotTicket(version_id, next(self._numbers), now, tenant)
+        self._waiting.setdefault(version_id, []).append(ticket)
+        return ticket
+
+    def leave(self, ticket: SlotTicket, now: float) -> None:
+        """End a request, admitted or waiting. Each ticket leaves once (KeyError otherwise)."""
+        version_id = ticket.version_id
+        quantum = self._quanta.get(version_id)
+        if quantum and ticket in quantum.leases:
+            quantum.leases.remove(ticket)
+            quantum.num_leases[ticket.tenant] -= 1
+            quantum.idle_since = now
+        elif ticket in self._waiting.get(version_id, ()):
+            self._waiting[version_id].remove(ticket)
+            if not self._waiting[version_id]:
+                del self._waiting[version_id]
+        else:
+            raise KeyError(ticket)
+
+    def holds(self, version_id: int) -> bool:
+        """Whether a key has a slot."""
+        return version_id in self._quanta
+
+    def holders(self) -> list[int]:
+        """The keys that have a slot."""
+        return list(self._quanta)
+
+    def pin(self, version_id: int) -> None:
+        """Let a key keep the slot that it has or will get.
+
+        Raises:
+            TooManyPins: it would leave no slot for the others.
+        """
+        if len(self._pinned | {version_id}) >= self._num_slots:
+            raise TooManyPins(f"at most {self._num_slots - 1} of {self._num_slots} slots")
+        self._pinned.add(version_id)
+
+    def unpin(self, version_id: int) -> None:
+        """Let a key make room again."""
+        self._pinned.discard(version_id)
+
+    def remove(self, version_id: int) -> None:
+        """Take slot and pin away from a key without admitted requests (ValueError otherwise).
+
+        What waits for it waits for another turn.
+        """
+        quantum = self._quanta.get(version_id)
+        if quantum and quantum.leases:
+            raise ValueError(f"{len(quantum.leases)} requests run on {version_id}")
+        self._pinned.discard(version_id)
+        self._quanta.pop(version_id, None)
+
+    def advance(self, now: float) -> list[Grant]:
+        """Admit what can be admitted, in turn."""
+        grants = []
+        while grant := self._next_grant(now):
+            grants.append(grant)
+        return grants
+
+    def next_deadline(self) -> float | None:
+        """When to call `advance` though nothing has changed: a holder has then lingered enough."""
+        if all(self.holds(version_id) for version_id in self._waiting):
+            return None
+        return min((quantum.idle_since + self._linger for _, quantum in self._idle()), default=None)
+
+    def _next_grant(self, now: float) -> Grant | None:
+        queue = self._queue()
+        closed = self._closed(queue, now)
+        for version_id in queue:
+            if self.holds(version_id) and version_id not in closed:
+                return self._admit(version_id)
+        if queue and (self.holds(queue[0]) or len(self._quanta) < self._num_slots):
+            return self._begin_quantum(queue[0], now)
+        victim = self._victim(closed, now) if queue else None
+        return None if victim is None else self._begin_quantum(queue[0], now, victim)
+
+    def _queue(self) -> list[int]:
+        """The keys that wait and have room, the next one first."""
+        keys = {version_id for version_id in self._waiting if self._admissible(version_id)}
+        num_slots = Counter(
+            t.tenant for version_id, t in self._quanta.items() if version_id not in keys
+        )
+        places: dict[int, tuple[int, float, int]] = {}
+        for version_id in sorted(keys, key=self._in_line_since):
+            tenant = self._waiting[version_id][0].tenant
+            places[version_id] = num_slots[tenant], *self._in_line_since(version_id)
+            num_slots[tenant] += 1
+        return sorted(places, key=places.__getitem__)
+
+    def _in_line_since(self, version_id: int) -> tuple[float, int]:
+        """When a key's first request, or its turn's end, put it in the queue; and what comes first.
+
+        What waited for room on a holder stands behind whoever asked before its turn was over.
+        """
+        first, quantum = self._waiting[version_id][0], self._quanta.get(version_id)
+        quantum_ended = quantum.began + self._quantum_seconds if quantum else first.asked_at
+        return max(first.asked_at, quantum_ended), first.number
+
+    def _closed(self, queue: list[int], now: float) -> set[int]:
+        """Holders that admit nothing, because others wait and their quantum is over."""
+        waiting = [version_id for version_id in queue if not self.holds(version_id)]
+        if not waiting:
+            return set()
+        over = [
+            version_id
+            for version_id, quantum in self._quanta.items()
+            if version_id not in self._pinned and quantum.began + self._quantum_seconds <= now
+        ]
+        longest = min(self._waiting[version_id][0].asked_at for version_id in waiting)
+        long_wait = longest + self._quantum_seconds <= now
+        return set(over if long_wait else over[: len(waiting)])
+
+    def _victim(self, closed: set[int], now: float) -> int | None:
+        """The holder that makes room: of the idle ones that needn't linger, the longest idle."""
+        ready = {
+            version_id: quantum.idle_since
+            for version_id, quantum in self._idle()
+            if version_id in closed or quantum.idle_since + self._linger <= now
+        }
+        return min(ready, key=ready.__getitem__, default=None)
+
+    def _idle(self) -> list[tuple[int, _Quantum]]:
+        return [
+            (version_id, quantum)
+            for version_id, quantum in self._quanta.items()
+            if not quantum.leases and version_id not in self._pinned
+        ]
+
+    def _begin_quantum(self, version_id: int, now: float, victim: int | None = None) -> Grant:
+        """Give a key a slot, or the first in the queue, a closed holder, its next quantum."""
+        if victim is not None:
+            del self._quanta[victim]
+        quantum = self._quanta.pop(version_id, _Quantum(now, ""))
+        quantum.began, quantum.tenant = now, self._waiting[version_id][0].tenant
+        self._quanta[version_id] = quantum
+        return self._admit(version_id, victim)
+
+    def _admissible(self, version_id: int) -> bool:
+        """Whether any request that waits for a key needn't wait for one on it."""
+        quantum = self._quanta.get(version_id)
+        return quantum is None or any(
+            quantum.num_leases[ticket.tenant] < self._max_running_per_tenant
+            for ticket in self._waiting[version_id]
+        )
+
+    def _admit(self, version_id: int, victim: int | None = None) -> Grant:
+        quantum = self._quanta[version_id]
+        admitted: list[SlotTicket] = []
+        left: list[SlotTicket] = []
+        for ticket in self._waiting.pop(version_id):
+            has_room = quantum.num_leases[ticket.tenant] < self._max_running_per_tenant
+            (admitted if has_room else left).append(ticket)
+            quantum.num_leases[ticket.tenant] += has_room
+        quantum.leases.update(admitted)
+        if left:
+            self._waiting[version_id] = left
+        return Grant(version_id, tuple(admitted), victim)

@@ -1,0 +1,218 @@
+"""Requests lease versions in the slots of one engine; those without a slot wait for one.
+
+`slot_scheduler.py` decides who gets a slot. This module carries the decisions out, on top of
+`host_cache.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.catalog import VersionRecord
+from server import metrics
+from server.engine.interface import Engine
+from server.errors import SlotTimeout, Unavailable
+from server.residency.host_cache import HostCache
+from server.residency.slot_scheduler import Grant, SlotScheduler, SlotTicket
+from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
+from server.tenancy.meter import current_meter
+from server.workers import Workers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many versions, and how long."""
+
+    slots: int
+    max_running_per_tenant: int
+    """Requests of one tenant that a version in a slot admits at a time."""
+    host: int
+    quantum_seconds: float
+    linger_seconds: float
+    slot_wait_seconds: float
+    load_seconds: float
+
+
+Install = asyncio.Task[None]
+
+
+class EngineSlots:
+    """What one engine holds; a restarted engine begins with new ones."""
+
+    def __init__(
+        self, engine: Engine, content: ContentStore, fetches: Workers, limits: Limits
+    ) -> None:
+        """`fetches`: the threads that bring files from the origin."""
+        self._engine, self._limits = engine, limits
+        self.slots = SlotScheduler(
+            limits.slots,
+            limits.quantum_seconds,
+            limits.linger_seconds,
+            limits.max_running_per_tenant,
+        )
+        residency = VersionStates(limits.host, self.slots.holds)
+        self.host = HostCache(
+            engine, content, fetches, residency, limits.load_seconds, self._leave_slot
+        )
+        self._installs: dict[int, Install] = {}
+        self._waiting: dict[SlotTicket, asyncio.Future[Install]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def tier_of(self, version: VersionRecord) -> Tier:
+        """Where a request finds the version now."""
+        install = self._installs.get(version.version_id)
+        if install and install.done() and not install.cancelled() and not install.exception():
+            return Tier.SLOT
+        return self.host.tier_of(version)
+
+    @contextlib.asynccontextmanager
+    async def lease(self, version: VersionRecord) -> AsyncIterator[None]:
+        """Keep a version in a slot for one request, bringing it there first where needed.
+
+        Raises:
+            APIError: it can't be loaded, or no slot came free in time.
+        """
+        entry = self.host.entry(version)
+        entry.used_at = time.monotonic()
+        meter = current_meter.get()
+        asking = meter.tenant if meter else version.tenant
+        ticket = self.slots.ask(version.version_id, entry.used_at, asking)
+        granted: asyncio.Future[Install] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = granted
+        entry.waiting += 1
+        try:
+            self.host.prefetch(version)
+            self._advance()
+            await asyncio.shield(await self._granted(granted, version))
+            yield
+        finally:
+            if self._waiting.pop(ticket, None):
+                entry.waiting -= 1
+            else:
+                entry.leases -= 1
+            entry.used_at = time.monotonic()
+            self.slots.leave(ticket, entry.used_at)
+            self._let_go_if_draining(version.version_id, entry)
+            self._advance()
+
+    async def prefetch(self, version: VersionRecord) -> None:
+        """Bring a version to host memory, if that sends off nothing in use."""
+        self.host.entry(version)
+        if self.host.has_spare_room():
+            await self.host.load(version)
+
+    def pin(self, version: VersionRecord) -> None:
+        """Let a version keep its slot once it has one.
+
+        Raises:
+            TooManyPins: it would leave no slot for the others.
+        """
+        self.slots.pin(version.version_id)
+        self.host.states[version.version_id].pinned = True
+
+    def unpin(self, version: VersionRecord) -> None:
+        """Let it make room again."""
+        self.slots.unpin(version.version_id)
+        self.host.states[version.version_id].pinned = False
+        self.host.forget(version.version_id)
+
+    async def drain(
+        self, version: VersionRecord, *, retired: bool = False, deadline_seconds: float = 0
+    ) -> None:
+        """Let a version go: at once if nothing holds it, else with the last request on it.
+
+        Requests on a retired one that run on after `deadline_seconds` are ended.
+        """
+        await self.host.until_loaded(version)
+        entry = self.host.states[version.version_id]
+        entry.retired = entry.retired or retired
+        if entry.state is State.READY:
+            self.unpin(version)
+            entry.on(Event.EVICTED)
+        if entry.state is not State.DRAINING:
+            self.host.forget(version.version_id)
+        elif not entry.in_use:
+            await self._evict(version.version_id, entry)
+        elif retired:
+            await asyncio.sleep(deadline_seconds)
+            if self.host.states.has(version.version_id, State.DRAINING):
+                await self._engine.abort(version)
+
+    def _let_go_if_draining(self, version_id: int, entry: VersionEntry) -> None:
+        if entry.in_use:
+            return
+        if entry.retired and entry.state is State.READY:  # wanted in its last moment
+            entry.on(Event.EVICTED)
+        if entry.state is State.DRAINING:
+            self._evict(version_id, entry)
+
+    def _evict(self, version_id: int, entry: VersionEntry) -> asyncio.Task[None]:
+        return self.host.evict(version_id, "retired" if entry.retired else "dismissed")
+
+    async def _granted(self, granted: asyncio.Future[Install], version: VersionRecord) -> Install:
+        """Wait for a slot; what brings the version into it.
+
+        Behind its own tenant's requests on a version that has one, a request waits on.
+        """
+        started, limit = time.monotonic(), self._limits.slot_wait_seconds
+        try:
+            while not (await asyncio.wait({granted}, timeout=limit))[0]:
+                if not self.slots.holds(version.version_id):
+                    raise SlotTimeout(
+                        f"no slot for {version.public_name} came free within {limit:g} s; try "
+                        "again, or have LORAPLEX_MAX_LORAS raised",
+                        param="model",
+                    )
+            return granted.result()
+        finally:
+            tenant = metrics.tenant_label(version.tenant)
+            metrics.QUEUE_SECONDS.labels(tenant, "slot").observe(time.monotonic() - started)
+
+    def _advance(self) -> None:
+        """Admit whom the slots have room for now."""
+        for grant in self.slots.advance(time.monotonic()):
+            if grant.victim is not None:
+                self._installs.pop(grant.victim, None)
+                metrics.EVICTIONS.labels("slot", "capacity").inc()
+            self._admit(grant)
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline, loop = self.slots.next_deadline(), asyncio.get_running_loop()
+        delay = None if deadline is None else max(0.0, deadline - time.monotonic())
+        self._timer = None if delay is None else loop.call_later(delay, self._advance)
+
+    def _admit(self, grant: Grant) -> None:
+        install = self._installs.get(grant.version_id)
+        if install is None or (install.done() and install.exception()):
+            install = asyncio.create_task(self._install(grant.version_id))
+            install.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._installs[grant.version_id] = install
+        entry = self.host.states[grant.version_id]
+        for ticket in grant.tickets:
+            entry.waiting, entry.leases = entry.waiting - 1, entry.leases + 1
+            self._waiting.pop(ticket).set_result(install)
+
+    async def _install(self, version_id: int) -> None:
+        """Bring a version that holds a slot here into the engine's.
+
+        Whose place it takes is chosen there, among those that hold none here any more.
+        """
+        version = self.host.versions[version_id]
+        await self.host.load(version)
+        self.host.require_same_engine()
+        await self._engine.install(version, lambda: self._kept_for(version))
+
+    def _kept_for(self, version: VersionRecord) -> list[int]:
+        holders = self.slots.holders()
+        if version.version_id not in holders:  # whoever asked for it has gone
+            raise Unavailable(f"{version.public_name} has lost its slot; try again")
+        return holders
+
+    def _leave_slot(self, version_id: int) -> None:
+        self._installs.pop(version_id, None)
+        self.slots.remove(version_id)

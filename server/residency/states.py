@@ -1,0 +1,166 @@
+"""Where each version's weights are, and what may happen to them next. Pure: no I/O, no clock.
+
+The life of a version in one engine (`TRANSITIONS` is all there is to it):
+
+    absent --wanted--> fetching --fetched--> loading --loaded--> ready --dismissed--> draining
+                          |                     |                  ^                    |
+                          +------- failed ------+                  +----- wanted -------+
+                                     |                                                  |
+    failed <-------------------------+        absent <------------- gone ---------------+
+
+Fetching brings the files to the local disk, loading the weights into the engine's host memory. A
+slot is held on top of that (`slot_scheduler.py`). Draining waits for the last lease; then the
+weights leave. A failed version is tried again when its pause is over.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class State(enum.StrEnum):
+    """Of a version in one engine."""
+
+    ABSENT = "absent"
+    FETCHING = "fetching"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Event(enum.StrEnum):
+    """What happens to a version."""
+
+    WANTED = "wanted"
+    FETCHED = "fetched"
+    LOADED = "loaded"
+    FAILED = "failed"
+    EVICTED = "evicted"
+    GONE = "gone"
+
+
+class Tier(enum.StrEnum):
+    """Where a request finds a version's weights, nearest first."""
+
+    SLOT = "slot"
+    HOST = "host"
+    DISK = "disk"
+    ORIGIN = "origin"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.ABSENT, Event.WANTED): State.FETCHING,
+    (State.FAILED, Event.WANTED): State.FETCHING,
+    (State.FETCHING, Event.FETCHED): State.LOADING,
+    (State.LOADING, Event.LOADED): State.READY,
+    (State.FETCHING, Event.FAILED): State.FAILED,
+    (State.LOADING, Event.FAILED): State.FAILED,
+    (State.READY, Event.EVICTED): State.DRAINING,
+    (State.DRAINING, Event.WANTED): State.READY,
+    (State.DRAINING, Event.GONE): State.ABSENT,
+}
+
+
+class ImpossibleTransition(Exception):
+    """An event that a version's state doesn't allow: a mistake in the program."""
+
+
+@dataclass
+class VersionEntry:
+    """One version in one engine."""
+
+    state: State = State.ABSENT
+    leases: int = 0
+    """Requests that have a slot for it: that run, or will once it is loaded."""
+    waiting: int = 0
+    """Requests that wait for a slot."""
+    pinned: bool = False
+    retired: bool = False
+    """Out of service: it leaves with its last request."""
+    used_at: float = 0.0
+    error: str = ""
+    failures: int = 0
+    retry_at: float = 0.0
+
+    def on(self, event: Event) -> None:
+        """Take the transition; `ImpossibleTransition` if there is none."""
+        try:
+            self.state = TRANSITIONS[(self.state, event)]
+        except KeyError:
+            raise ImpossibleTransition(f"{event} while {self.state}") from None
+
+    def fail(self, error: str, now: float) -> None:
+        """Note a failed fetch or load; the pause before the next try doubles each time."""
+        self.on(Event.FAILED)
+        pause = min(FIRST_PAUSE_SECONDS * 2**self.failures, LONGEST_PAUSE_SECONDS)
+        self.error, self.failures, self.retry_at = error, self.failures + 1, now + pause
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request runs on it, or waits for it."""
+        return bool(self.leases or self.waiting)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it counts against the host budget: it is there, or comes, and isn't leaving."""
+        if self.state is State.DRAINING:
+            return self.in_use
+        return self.state in (State.LOADING, State.READY)
+
+    @property
+    def evictable(self) -> bool:
+        """Whether nothing holds it; who only waits for it has no lease yet."""
+        return self.state is State.READY and not self.leases and not self.pinned
+
+
+class VersionStates:
+    """The versions that one engine has, had or wants, by engine id."""
+
+    def __init__(self, host_budget: int, in_slot: Callable[[int], bool]) -> None:
+        """`host_budget`: versions in the engine's host memory, those in slots among them."""
+        self._budget, self._in_slot = host_budget, in_slot
+        self._entries: dict[int, VersionEntry] = {}
+
+    def __getitem__(self, version_id: int) -> VersionEntry:
+        """The version's entry; made if it has none yet."""
+        return self._entries.setdefault(version_id, VersionEntry())
+
+    def items(self) -> list[tuple[int, VersionEntry]]:
+        """Every entry."""
+        return list(self._entries.items())
+
+    def has(self, version_id: int, *states: State) -> bool:
+        """Whether a version is in one of these states."""
+        entry = self._entries.get(version_id)
+        return entry is not None and entry.state in states
+
+    def forget(self, version_id: int) -> bool:
+        """Drop an entry of which nothing is in memory and that nobody waits for; whether it is."""
+        entry = self._entries.get(version_id, VersionEntry())
+        if entry.state in (State.ABSENT, State.FAILED) and not entry.in_use:
+            self._entries.pop(version_id, None)
+            return True
+        return False
+
+    def to_evict(self, num_coming: int, *, spare_waiting: bool) -> list[int] | None:
+        """Which versions must leave so that `num_coming` more fit; None: they can't fit now.
+
+        Never one that is leased or pinned; first those that nobody waits for (`spare_waiting`:
+        only those), then those without a slot, then the least recently used.
+        """
+        num_in_memory = sum(entry.in_memory for entry in self._entries.values())
+        surplus = max(0, num_in_memory + num_coming - self._budget)
+        candidates = sorted(
+            (entry.waiting > 0, self._in_slot(version_id), entry.used_at, version_id)
+            for version_id, entry in self._entries.items()
+            if entry.evictable and not (spare_waiting and entry.waiting)
+        )
+        if len(candidates) < surplus:
+            return None
+        return [version_id for *_, version_id in candidates[:surplus]]

@@ -1,0 +1,1 @@
+"""What tenants share: quotas, the prompt queue, token counts, usage."""

@@ -1,0 +1,80 @@
+"""More adapters than slots: who is asked for, and what the figures mean."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from loadtest.drive.random_adapters import LlamaShape
+from loadtest.measurements import many_adapters
+from loadtest.measurements.client import Streamed
+from loadtest.measurements.many_adapters import Phase, report, report_swaps, zipf
+from tests.loadtest.fake_server import FakeServer
+from tests.tiny import TINY_BASE
+
+SHAPE = LlamaShape.from_config(TINY_BASE)
+
+
+def answers(*first_tokens: float) -> list[Streamed]:
+    return [Streamed("a", "slot", (), 10.0, 10.0, [1], [10.0 + first]) for first in first_tokens]
+
+
+def test_popularity_falls_with_the_rank() -> None:
+    names = [str(n) for n in range(1, 101)]
+    asked = itertools.islice(zipf(np.random.default_rng(0), names), 20_000)
+    count = Counter(asked)
+    for rank in (2, 4, 8):
+        assert count["1"] / count[str(rank)] == pytest.approx(rank, rel=0.15)
+
+
+def test_figures_compare_phases_of_a_kind() -> None:
+    phases = {
+        "8 clients, few": Phase(answers(0.1), [], 1000, 10.0),
+        "8 clients, many": Phase(answers(0.1), ["503"], 900, 10.0),
+        "16 clients, few": Phase(answers(0.1), [], 2000, 10.0),
+        "16 clients, many": Phase(answers(0.1), [], 1000, 10.0),
+        "8 in 8": Phase(answers(0.1, 0.2, 0.3), [], 1, 1.0),
+        "16 in 8": Phase(answers(0.3, 0.3, 9.0), [], 1, 1.0),
+    }
+    _, result = report(phases, 1000, 60)
+    assert [result["throughput_by_clients"][n]["ratio"] for n in ("8", "16")] == [0.9, 0.5]
+    assert result["median_first_token_ms"]["ratio"] == 1.5
+    assert result["longest_first_token_seconds"] == 9.0
+    assert (result["requests"], result["failed"]) == (11, 1)
+
+
+def test_memory_grows_from_the_first_tenth_on() -> None:
+    samples = [(0, 500), (100, 1000), (200, 1100), (1000, 1050)]
+    _, result = report_swaps([(n, size << 20) for n, size in samples], {"disk": 1000})
+    assert result["growth"] == 0.05
+
+
+async def test_clients_ask_all_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POPULARITY_SECONDS", "TURNS_SECONDS"):
+        monkeypatch.setattr(many_adapters, name, 0.1)
+    server = FakeServer(slots=8)
+    server.live["bench-many-3"] = server.versions["bench-many-3"] = 1
+    _, result = await many_adapters.run(
+        server.client(), SHAPE, lambda _: None, num_adapters=24, slot_wait_seconds=60
+    )
+    assert result["registered"]["adapters"] == 23, "one was there"
+    assert set(server.versions.values()) == {1}
+    assert result["failed"] == 0
+    assert result["requests"] >= 5 * many_adapters.CLIENTS
+    assert result["throughput_by_clients"]["8"]["many"] > 0
+
+
+async def test_swaps_are_counted_not_requests() -> None:
+    server, sizes = FakeServer(slots=2), itertools.count(1000 << 20, 1 << 20)
+    _, result = await many_adapters.run_swaps(
+        server.client(),
+        SHAPE,
+        lambda _: None,
+        num_adapters=4,
+        num_swaps=40,
+        memory_bytes=lambda: next(sizes),
+    )
+    assert 40 <= result["found"]["disk"] < 40 + many_adapters.SWAP_CLIENTS
+    assert result["found"]["slot"] > 0
+    assert list(result["memory_mib"])[:3] == ["0", "4", "8"]

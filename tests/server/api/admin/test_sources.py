@@ -1,0 +1,447 @@
+"""Registering from every source, and every way in which that can go wrong: nothing half done."""
+
+import asyncio
+import errno
+import io
+import os
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.s3 import Bucket
+from adapters_registry.garbage import collect_garbage
+from adapters_registry.registry import Registry
+from adapters_registry.sources.hub import find_on_hub
+from server.api.admin import upload
+from server.residency import states
+from tests.hub_server import HubServer
+from tests.server.answers import CHAT, assert_error, files_of
+from tests.server.fake_engine import FakeEngine
+from tests.tiny import AdapterFactory
+
+REGISTER = "/admin/adapters?wait=true"
+
+
+@pytest.fixture(autouse=True)
+def nothing_half_done(registry: Registry) -> Iterator[None]:
+    yield
+    assert not list((registry.content.root / "staging").iterdir())
+    known = {v.digest for a in registry.catalog.adapters.values() for v in a.versions.values()}
+    assert set(registry.content.sizes()) <= known | set(registry.content._holds)
+
+
+@pytest.fixture
+def budget(registry: Registry, app: FastAPI) -> Callable[[int], None]:
+    """Give the registry's folder a budget of so many bytes."""
+
+    def limit(num_bytes: int) -> None:
+        registry.content._budget_bytes = num_bytes
+
+    return limit
+
+
+# --- sources ---
+
+
+async def test_from_a_hub(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, adapter = HubServer(), make_adapter()
+    monkeypatch.setattr(
+        "adapters_registry.sources.find_on_hub",
+        lambda source: find_on_hub(source, hub.endpoint),
+    )
+    commit = hub.push("acme/home", {name: (adapter / name).read_bytes() for name in ADAPTER_FILES})
+    response = await client.post(REGISTER, json={"name": "new", "source": "hf://acme/home@main"})
+    assert response.status_code == 201
+    assert response.json()["source"] == f"hf://acme/home@{commit}"
+    assert (await client.post(CHAT, json={"model": "new"})).status_code == 200
+    missing = {"name": "new", "source": "hf://acme/away"}
+    assert_error(await client.post(REGISTER, json=missing), 400, "invalid_request")
+    hub.stop()
+    response = await client.post(REGISTER, json={"name": "new", "source": "hf://acme/home@main"})
+    assert "can't be fetched" in str(assert_error(response, 503, "store_unavailable")["message"])
+    assert response.headers["retry-after"]
+
+
+async def test_from_a_bucket(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, s3: str
+) -> None:
+    adapter = make_adapter()
+    for name in ADAPTER_FILES:
+        Bucket(s3).upload(adapter / name, name)
+    response = await client.post(REGISTER, json={"name": "new", "source": s3})
+    assert (response.status_code, response.json()["source"]) == (201, s3)
+    response = await client.post(REGISTER, json={"name": "new", "source": f"{s3}/empty"})
+    assert "is missing" in str(assert_error(response, 400, "invalid_request")["message"])
+
+
+@pytest.mark.parametrize(
+    "source", ["ftp://host/x", "file:///etc", "hf://one", "s3://b/../c", "hf://a/b@..%2f", "//etc"]
+)
+async def test_sources_that_are_none(client: httpx.AsyncClient, source: str) -> None:
+    response = await client.post(REGISTER, json={"name": "new", "source": source})
+    assert_error(response, 400, "invalid_request")
+
+
+async def test_a_slow_source_delays_nobody(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, release = HubServer(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(_: str) -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+
+    hub.before_answer = wait
+    monkeypatch.setattr(
+        "adapters_registry.sources.find_on_hub",
+        lambda source: find_on_hub(source, hub.endpoint),
+    )
+    slow = [
+        asyncio.create_task(
+            client.post(REGISTER, json={"name": f"slow{number}", "source": "hf://acme/slow"})
+        )
+        for number in range(40)  # more than there are threads of any kind
+    ]
+    while not hub.requests:
+        await asyncio.sleep(0.01)
+    assert (await client.get("/readyz")).status_code == 200
+    assert (await client.post(CHAT, json={"model": "base"})).status_code == 200
+    assert not any(task.done() for task in slow)
+    release.set()
+    assert {response.status_code for response in await asyncio.gather(*slow)} == {400}
+    hub.stop()
+
+
+# --- bad uploads ---
+
+
+async def test_an_upload_that_is_cut_off(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, app: FastAPI
+) -> None:
+    request = client.build_request(
+        "POST", REGISTER, data={"name": "new"}, files=files_of(make_adapter())
+    )
+    body = b"".join([chunk async for chunk in request.stream])  # type: ignore[union-attr]
+    for length in (10, len(body) // 2, len(body) - 3):
+        headers = {"content-type": request.headers["content-type"]}
+        response = await client.post(REGISTER, content=body[:length], headers=headers)
+        assert_error(response, 400, "invalid_request")
+        answers = await post_and_go_away(app, client, headers, body[:length])
+        assert answers in ([], [400])
+    assert (await client.get("/admin/adapters")).json()["data"] == []
+
+
+async def post_and_go_away(
+    app: FastAPI, client: httpx.AsyncClient, headers: dict[str, str], body: bytes
+) -> list[int]:
+    """Send a body's beginning and disconnect, as uvicorn reports it; the answers' statuses."""
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/admin/adapters",
+        "raw_path": b"/admin/adapters",
+        "query_string": b"wait=true",
+        "root_path": "",
+        "scheme": "http",
+        "http_version": "1.1",
+        "server": ("loraplex", 80),
+        "client": ("127.0.0.1", 1),
+        "headers": [
+            (b"content-type", headers["content-type"].encode()),
+            (b"content-length", b"100000"),
+            (b"authorization", client.headers["authorization"].encode()),
+        ],
+    }
+    messages = iter(
+        [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}]
+    )
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, object]:
+        return next(messages)
+
+    async def send(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(int(str(message["status"])))
+
+    await app(scope, receive, send)  # type: ignore[arg-type]
+    return statuses
+
+
+async def test_a_zip_bomb_is_never_unpacked(client: httpx.AsyncClient) -> None:
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(WEIGHTS_FILE, bytes(200 << 20))
+    assert len(bomb.getvalue()) < 1 << 20
+    config = ("files", (CONFIG_FILE, b"{}"))
+    as_weights = [config, ("files", (WEIGHTS_FILE, bomb.getvalue()))]
+    response = await client.post(REGISTER, data={"name": "new"}, files=as_weights)
+    reasons = assert_error(response, 422, "adapter_rejected")["reasons"]
+    assert [reason["code"] for reason in reasons] == ["weights_unreadable"]  # type: ignore[attr-defined]
+    archive_only = [("files", ("adapter.zip", bomb.getvalue()))]
+    response = await client.post(REGISTER, data={"name": "new"}, files=archive_only)
+    assert "is missing" in str(assert_error(response, 400, "invalid_request")["message"])
+
+
+async def test_a_header_that_claims_100_gigabytes(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    weights = (100 << 30).to_bytes(8, "little") + b"{}"
+    files = [("files", (CONFIG_FILE, b"{}")), ("files", (WEIGHTS_FILE, weights))]
+    response = await client.post(REGISTER, data={"name": "new"}, files=files)
+    assert_error(response, 422, "adapter_rejected")
+    assert engine.loads == []
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        f"../{WEIGHTS_FILE}",
+        f"../../../../tmp/{WEIGHTS_FILE}",
+        f"/etc/{WEIGHTS_FILE}",
+        WEIGHTS_FILE.replace("a", "а"),
+        f"{WEIGHTS_FILE}\u200b",
+        f" {WEIGHTS_FILE}",
+        WEIGHTS_FILE.upper(),
+    ],
+)
+async def test_file_names_that_look_alike_or_climb(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, filename: str
+) -> None:
+    config, (_, (_, weights)) = files_of(make_adapter())
+    files = [config, ("files", (filename, weights))]
+    response = await client.post(REGISTER, data={"name": "new"}, files=files)
+    message = str(assert_error(response, 400, "invalid_request")["message"])
+    assert f"{WEIGHTS_FILE} is missing" in message
+
+
+@pytest.mark.parametrize("name", ["../new", "nеw", "new/..", "new\u200b", "NEW", "new\n", "ｎew"])
+async def test_names_that_look_alike_or_climb(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, name: str
+) -> None:
+    response = await client.post(REGISTER, data={"name": name}, files=files_of(make_adapter()))
+    assert_error(response, 400, "invalid_request")
+    assert (await client.get("/admin/adapters")).json()["data"] == []
+
+
+async def test_the_same_content_twice(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, registry: Registry
+) -> None:
+    files = files_of(make_adapter())
+    first = await client.post(REGISTER, data={"name": "new"}, files=files)
+    again = await client.post(REGISTER, data={"name": "new"}, files=files)
+    other = await client.post(REGISTER, data={"name": "other"}, files=files)
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 201)
+    assert again.json() == first.json()
+    assert list(registry.content.sizes()) == [first.json()["digest"]]
+
+
+async def test_an_upload_is_spooled_in_the_data_folder(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = []
+    opened = upload.NamedTemporaryFile
+
+    def noted(**arguments: object) -> object:
+        folders.append(arguments["dir"])
+        return opened(**arguments)  # type: ignore[call-overload]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was spooled in the system's temporary folder")
+
+    monkeypatch.setattr(upload, "NamedTemporaryFile", noted)
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    files = files_of(make_adapter(bend=lambda t: t | {"padding": next(iter(t.values()))}))
+    await client.post(REGISTER, data={"name": "new"}, files=files)
+    assert len(folders) == 2
+    assert {Path(str(folder)).parent for folder in folders} == {registry.content.root / "staging"}
+
+
+# --- room ---
+
+
+async def test_over_the_budget(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    budget: Callable[[int], None],
+) -> None:
+    files = files_of(make_adapter(seed=1))
+    budget(2 * sum(len(data) for _, (_, data) in files))
+    assert (await client.post(REGISTER, data={"name": "one"}, files=files)).status_code == 201
+    kept = registry.content.sizes()
+    again = files_of(make_adapter(seed=2))
+    by_path = {"name": "two", "source": str(make_adapter(seed=2))}
+    budget(sum(kept.values()) + 100)
+    for request in ({"data": {"name": "two"}, "files": again}, {"json": by_path}):
+        response = await client.post(REGISTER, **request)  # type: ignore[arg-type]
+        error = assert_error(response, 507, "insufficient_storage")
+        assert "LORAPLEX_DISK_BUDGET_GIB" in str(error["message"])
+    assert registry.content.sizes() == kept
+    assert (await client.post(CHAT, json={"model": "one"})).status_code == 200
+    # What no version needs any more makes room: the engine never reads a file twice.
+    await client.delete("/admin/adapters/default/one?force=true")
+    assert (await client.post(REGISTER, json=by_path)).status_code == 201
+    assert not registry.content.sizes().keys() & kept
+
+
+async def test_garbage_makes_room(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    budget: Callable[[int], None],
+) -> None:
+    body = {"name": "one", "source": str(make_adapter(seed=1))}
+    assert (await client.post(REGISTER, json=body)).status_code == 201
+    budget(sum(registry.content.sizes().values()) + 100)
+    await client.delete("/admin/adapters/default/one?force=true")
+    body = {"name": "two", "source": str(make_adapter(seed=2))}
+    assert (await client.post(REGISTER, json=body)).status_code == 201
+    assert len(registry.content.sizes()) == 1
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename", "mkdir"])
+async def test_a_full_disk(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    old = await client.post(REGISTER, data={"name": "old"}, files=files_of(make_adapter(seed=1)))
+    kept = registry.content.sizes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = files_of(make_adapter(seed=2))
+    with monkeypatch.context() as patch:
+        if call == "write":
+            patch.setattr(upload.UploadFile, "write", fail)
+        else:
+            patch.setattr(os, call, fail)
+        response = await client.post(REGISTER, data={"name": "new"}, files=files)
+    error = assert_error(response, 507, "insufficient_storage")
+    assert "free space" in str(error["message"])
+    assert registry.content.sizes() == kept
+    assert (await client.get(old.json()["location"])).json() == old.json()
+    assert (await client.get("/admin/adapters/default/new")).status_code == 404
+    assert (await client.post(CHAT, json={"model": "old"})).status_code == 200
+    response = await client.post(REGISTER, data={"name": "new"}, files=files)
+    assert (response.status_code, response.json()["version"]) == (201, 1)
+
+
+async def test_a_full_disk_under_the_records(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, registry: Registry
+) -> None:
+    with registry.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    registry.engine.dispose()
+
+    def limit(connection: object, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages}")  # type: ignore[attr-defined]
+
+    event.listen(registry.engine, "connect", limit)
+    body = {"name": "new", "source": str(make_adapter()), "metadata": {"x": "y" * 100_000}}
+    response = await client.post(REGISTER, json=body)
+    assert_error(response, 507, "insufficient_storage")
+    event.remove(registry.engine, "connect", limit)
+    registry.engine.dispose()
+    assert (await client.get("/admin/adapters")).json()["data"] == []
+    assert (await client.post(REGISTER, json=body)).status_code == 201
+
+
+async def test_a_check_that_a_full_disk_cut_off_is_taken_up_again(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise OperationalError("", {}, full)
+
+    files = files_of(make_adapter())
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "accept", fail)
+        response = await client.post(REGISTER, data={"name": "new"}, files=files)
+        assert_error(response, 507, "insufficient_storage")
+    response = await client.post(REGISTER, data={"name": "new"}, files=files)
+    assert (response.json()["version"], response.json()["state"]) == (1, "ready")
+
+
+# --- content that is lost ---
+
+
+async def test_lost_content_is_said_and_spares_the_engine(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    registry: Registry,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = {"name": "new", "source": str(make_adapter())}
+    digest = (await client.post(REGISTER, json=body)).json()["digest"]
+    weights = registry.content.path(digest) / WEIGHTS_FILE
+    weights.chmod(0o644)
+    weights.write_bytes(b"bit rot")
+    registry.content._sound.clear()
+    monkeypatch.setattr(states, "FIRST_PAUSE_SECONDS", 0.4)
+    engine.generation += 1  # as after a restart
+    response = await client.post(CHAT, json={"model": "new"})
+    error = assert_error(response, 503, "content_unavailable")
+    assert "register the same files again" in str(error["message"])
+    assert engine.loads == ["default/new@1"], "the canary's, and no other"
+    assert (await client.post(REGISTER, json=body)).status_code == 200
+    await asyncio.sleep(0.4)
+    assert (await client.post(CHAT, json={"model": "new"})).status_code == 200
+
+
+async def test_content_may_go_when_its_weights_are_in_memory(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, registry: Registry, engine: FakeEngine
+) -> None:
+    body = {"name": "new", "source": str(make_adapter(seed=1))}
+    digest = (await client.post(REGISTER, json=body)).json()["digest"]
+    engine.generation += 1
+    loading, engine.load_seconds = client.post(CHAT, json={"model": "new"}), 0.2
+    request = asyncio.create_task(loading)
+    await asyncio.sleep(0.1)
+    await client.delete("/admin/adapters/default/new?force=true")
+    assert registry.apply(collect_garbage, registry.content) == {}, "it is being read"
+    assert (await request).status_code == 200
+    assert list(registry.apply(collect_garbage, registry.content)) == [digest]
+
+
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def test_an_upload_without_a_length(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory, budget: Callable[[int], None]
+) -> None:
+    request = client.build_request(
+        "POST", REGISTER, data={"name": "new"}, files=files_of(make_adapter())
+    )
+    body = b"".join([chunk async for chunk in request.stream])  # type: ignore[union-attr]
+    headers = {"content-type": request.headers["content-type"]}
+    budget(len(body) + 100)
+    response = await client.post(REGISTER, content=chunks(body), headers=headers)
+    assert_error(response, 507, "insufficient_storage")
+    budget(10 << 20)
+    response = await client.post(REGISTER, content=chunks(body), headers=headers)
+    assert response.status_code == 201

@@ -1,0 +1,117 @@
+"""Tenants and keys over HTTP."""
+
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.tables import now
+from tests.server.answers import CHAT, assert_error
+
+
+async def test_tenants_come_and_go(client: httpx.AsyncClient) -> None:
+    made = await client.post("/admin/tenants", json={"name": "acme"})
+    assert (made.status_code, made.json()["num_adapters"]) == (201, 0)
+    again = await client.post("/admin/tenants", json={"name": "acme"})
+    assert_error(again, 409, "conflict")
+    assert (await client.get("/admin/tenants/acme")).json() == made.json()
+    listed = (await client.get("/admin/tenants?limit=1")).json()
+    assert ([t["name"] for t in listed["data"]], listed["next"]) == (["acme"], "acme")
+    rest = (await client.get("/admin/tenants?after=acme")).json()
+    assert ([t["name"] for t in rest["data"]], rest["next"]) == (["default"], None)
+    assert (await client.delete("/admin/tenants/acme")).status_code == 204
+    assert_error(await client.get("/admin/tenants/acme"), 404, "not_found")
+    assert_error(await client.delete("/admin/tenants/acme"), 404, "not_found")
+
+
+async def test_a_tenant_with_adapters_stays(client: httpx.AsyncClient, home: VersionRecord) -> None:
+    await client.post("/admin/tenants", json={"name": "acme"})
+    assert_error(await client.delete("/admin/tenants/default"), 409, "conflict")
+    assert (await client.get("/admin/tenants/default")).json()["num_adapters"] == 1
+
+
+@pytest.mark.parametrize("body", [{}, {"name": "A b"}, {"name": 3}, {"name": "a", "x": 1}, []])
+async def test_bad_tenants(client: httpx.AsyncClient, body: object) -> None:
+    assert_error(await client.post("/admin/tenants", json=body), 400, "invalid_request")
+
+
+async def test_a_key_is_made_shown_once_used_and_revoked(client: httpx.AsyncClient) -> None:
+    made = await client.post("/admin/keys", json={"tenant": "default", "label": "ci"})
+    key = made.json()
+    assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+    assert key["scopes"] == ["inference"]
+    presented = {"Authorization": f"Bearer   {key['key']} "}
+    answer = await client.post(CHAT, json={"model": "base"}, headers=presented)
+    assert answer.status_code == 200
+    listed = await client.get("/admin/keys?tenant=default")
+    assert key["key"].split("-", 2)[2] not in listed.text
+    (row,) = [row for row in listed.json()["data"] if row["id"] == key["id"]]
+    assert row["label"] == "ci"
+    assert row["last_used_at"] is not None
+    assert (await client.delete(f"/admin/keys/{key['id']}")).status_code == 204
+    answer = await client.post(CHAT, json={"model": "base"}, headers=presented)
+    assert_error(answer, 401, "invalid_api_key")
+    assert_error(await client.delete("/admin/keys/none"), 404, "not_found")
+
+
+async def test_keys_by_pages(client: httpx.AsyncClient) -> None:
+    for label in "abc":
+        await client.post("/admin/keys", json={"tenant": "default", "label": label})
+    labels, after = [], ""
+    while after is not None:
+        page = (await client.get(f"/admin/keys?limit=2&after={after}")).json()
+        labels += [key["label"] for key in page["data"]]
+        after = page["next"]
+    assert sorted(labels) == ["", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"tenant": 1},
+        {"scopes": []},
+        {"scopes": ["root"]},
+        {"scopes": "inference"},
+        {"expires_at": "2020-01-01T00:00:00Z"},
+        {"expires_at": "2999-01-01T00:00:00"},
+        {"expires_at": "soon"},
+        {"label": "x" * 65},
+        {"surplus": 1},
+    ],
+)
+async def test_bad_keys(client: httpx.AsyncClient, bad: dict[str, object]) -> None:
+    response = await client.post("/admin/keys", json={"tenant": "default", **bad})
+    assert_error(response, 400, "invalid_request")
+
+
+async def test_a_key_of_no_tenant(client: httpx.AsyncClient) -> None:
+    assert_error(await client.post("/admin/keys", json={"tenant": "nobody"}), 404, "not_found")
+
+
+async def test_repeated_requests(client: httpx.AsyncClient) -> None:
+    once = {"Idempotency-Key": "1"}
+    first = await client.post("/admin/tenants", json={"name": "acme"}, headers=once)
+    again = await client.post("/admin/tenants", json={"name": "acme"}, headers=once)
+    assert (first.status_code, first.json()) == (again.status_code, again.json())
+    other = await client.post("/admin/tenants", json={"name": "other"}, headers=once)
+    assert_error(other, 409, "conflict")
+    once = {"Idempotency-Key": "2"}
+    key = {"tenant": "acme", "expires_at": (now() + timedelta(1)).isoformat()}
+    assert (await client.post("/admin/keys", json=key, headers=once)).status_code == 201
+    response = await client.post("/admin/keys", json=key, headers=once)
+    assert "isn't shown again" in str(assert_error(response, 409, "conflict")["message"])
+    assert len((await client.get("/admin/keys?tenant=acme")).json()["data"]) == 1
+
+
+async def test_what_is_done_is_in_the_audit_trail_without_secrets(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.post("/admin/tenants", json={"name": "acme"})
+    key = (await client.post("/admin/keys", json={"tenant": "acme"})).json()
+    await client.delete(f"/admin/keys/{key['id']}")
+    await client.delete("/admin/tenants/acme")
+    trail = await client.get("/admin/audit?tenant=acme")
+    actions = [entry["action"] for entry in trail.json()["data"]]
+    assert actions == ["tenant.delete", "key.revoke", "key.create", "tenant.create"]
+    assert key["key"].split("-", 2)[2] not in trail.text

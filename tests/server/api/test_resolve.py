@@ -1,0 +1,101 @@
+"""What a model string means is decided here, without a database or an engine."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters_registry.records.catalog import (
+    AdapterRecord,
+    AliasRecord,
+    Catalog,
+    Target,
+    VersionRecord,
+)
+from adapters_registry.records.tables import VersionState, now
+from server.api.resolve import resolve
+from server.auth import Caller
+from server.errors import ModelNotFound
+
+OWNER = Caller("acme", frozenset({"inference"}))
+STRANGER = Caller("other", frozenset({"inference"}))
+ADMIN = Caller("other", frozenset({"inference", "admin"}))
+
+
+def version(number: int, state: VersionState = VersionState.READY) -> VersionRecord:
+    return VersionRecord(
+        tenant="acme",
+        name="bot",
+        number=number,
+        digest=f"{number:x}" * 64,
+        version_id=number,
+        state=state,
+        rank=8,
+        size_bytes=1,
+        reasons=[],
+        source="",
+        metadata={},
+        created_at=now(),
+    )
+
+
+VERSIONS = {1: version(1), 2: version(2), 3: version(3, VersionState.REJECTED)}
+ALIASES = {
+    name: AliasRecord((Target(number, 100),))
+    for name, number in {"live": 1, "canary": 2, "broken": 3, "dangling": 9}.items()
+}
+CATALOG = Catalog({("acme", "bot"): AdapterRecord("acme", "bot", now(), VERSIONS, ALIASES)})
+
+
+@pytest.mark.parametrize(
+    ("model", "number"),
+    [
+        ("bot", 1),
+        ("acme/bot", 1),
+        ("bot@1", 1),
+        ("bot@2", 2),
+        ("bot@live", 1),
+        ("bot@canary", 2),
+        ("acme/bot@canary", 2),
+        ("bot@sha256:222222222222", 2),
+        ("bot@sha256:" + "2" * 64, 2),
+    ],
+)
+def test_forms(model: str, number: int) -> None:
+    found = resolve(model, OWNER, CATALOG, "base")
+    assert found is not None
+    assert found.number == number
+
+
+NOTHING = """bot@3 bot@broken bot@dangling bot@9 bot@ bot@@1 bot@-1 bot@１ bot@sha256:22222222222
+Bot other/bot acme/bot/ /bot @1"""
+
+
+@pytest.mark.parametrize("model", [*NOTHING.split(), "", "bot ", "bot@sha256:" + "3" * 64])
+def test_what_names_nothing(model: str) -> None:
+    with pytest.raises(ModelNotFound):
+        resolve(model, OWNER, CATALOG, "base")
+
+
+def test_the_base_comes_first() -> None:
+    assert resolve("bot", OWNER, CATALOG, "bot") is None
+
+
+def test_another_tenants_adapter_does_not_exist() -> None:
+    messages = set()
+    for model in ("acme/bot", "acme/bot@1", "acme/nope"):
+        with pytest.raises(ModelNotFound) as error:
+            resolve(model, STRANGER, CATALOG, "base")
+        messages.add(error.value.message.replace(model, "<model>"))
+    assert len(messages) == 1
+    assert resolve("acme/bot", ADMIN, CATALOG, "base") == VERSIONS[1]
+
+
+@given(st.text(string.ascii_lowercase + "@/:.0123456789", max_size=40))
+def test_any_string_is_resolved_or_not_found(model: str) -> None:
+    try:
+        found = resolve(model, OWNER, CATALOG, "base")
+    except ModelNotFound:
+        return
+    assert found is None or found.state is VersionState.READY

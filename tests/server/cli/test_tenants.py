@@ -1,0 +1,103 @@
+"""`loraplex tenants` and `loraplex keys`, as a person would call them, on the app."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
+from server.auth import Keys
+from server.cli import main
+from tests.server.answers import CHAT
+from tests.tiny import AdapterFactory
+
+
+@pytest.fixture(autouse=True)
+def served(app: FastAPI, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The commands' requests reach the app; they carry an admin key."""
+    monkeypatch.setenv("LORAPLEX_URL", "http://testserver")
+    monkeypatch.setenv("LORAPLEX_API_KEY", keys.create("default", ["admin"]))
+    with TestClient(app) as client:
+
+        def request(
+            method: str, url: str, *, timeout: float, **arguments: object
+        ) -> httpx.Response:
+            return client.request(method, url, **arguments)  # type: ignore[arg-type,return-value]
+
+        monkeypatch.setattr(httpx, "request", request)
+        yield
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(main.app, arguments)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_tenants() -> None:
+    assert "tenant acme is made" in run("tenants", "create", "acme")
+    assert "already" in run("tenants", "create", "acme", code=1)
+    assert [t["name"] for t in json.loads(run("tenants", "list", "--json"))] == ["acme", "default"]
+    assert "acme" in run("tenants", "list")
+    assert "num_adapters: 0" in run("tenants", "show", "acme")
+    assert "is deleted" in run("tenants", "delete", "acme")
+    assert "no tenant" in run("tenants", "show", "acme", code=1)
+
+
+def test_quotas() -> None:
+    run("tenants", "create", "acme")
+    run("tenants", "quota", "acme", "--requests-per-minute", "60", "--max-tokens", "100")
+    quota = json.loads(run("tenants", "quota", "acme", "--max-tokens", "none", "--json"))
+    assert (quota["requests_per_minute"], quota["max_tokens"]) == (60, None)
+    assert "max_tokens: no limit" in run("tenants", "quota", "acme")
+    assert "greater" in run("tenants", "quota", "acme", "--adapters", "-1", code=1)
+
+
+def test_keys(keys: Keys) -> None:
+    key = run("keys", "create", "--scope", "adapters", "--label", "ci", "--expires-days", "1")
+    caller = keys.authenticate(key.strip())
+    assert caller.scopes == {"adapters"}
+    (row,) = [k for k in json.loads(run("keys", "list", "--json")) if k["id"] == caller.key_id]
+    assert (row["label"], row["revoked_at"]) == ("ci", None)
+    assert row["expires_at"] is not None
+    assert caller.key_id in run("keys", "list", "--tenant", "default")
+    assert "is revoked" in run("keys", "revoke", caller.key_id)
+    assert "should be 'inference'" in run("keys", "create", "--scope", "root", code=1)
+
+
+def test_sharing(home: VersionRecord) -> None:
+    assert "shared with acme" in run("adapters", "share", "home", "--with", "acme")
+    assert "shared with everyone" in run("adapters", "share", "home", "--public")
+    assert "shared with nobody" in run("adapters", "share", "home")
+
+
+def test_usage_and_audit(home: VersionRecord, app: FastAPI, keys: Keys) -> None:
+    with TestClient(app, headers={"x-api-key": keys.create("default", ["inference"])}) as client:
+        assert client.post(CHAT, json={"model": "home"}).status_code == 200
+    (row,) = json.loads(run("usage", "--since", "2026-01-01", "--json"))
+    assert (row["adapter"], row["requests"]) == ("default/home", 1)
+    assert run("usage", "--until", "2026-01-01", "--csv").count("\n") == 1
+    assert "requests" in run("usage", "--tenant", "default")
+    run("tenants", "create", "acme")
+    (entry,) = json.loads(run("audit", "--tenant", "acme", "--json"))
+    assert (entry["action"], entry["subject"]) == ("tenant.create", "acme")
+    assert entry["actor"].startswith("key ")
+    assert "when" in run("audit", "--action", "tenant.create")
+
+
+def test_the_keys_own_tenant_is_the_default(
+    keys: Keys, registry: Registry, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("tenants", "create", "acme")
+    run("adapters", "register", "bot", str(make_adapter()), "--tenant", "acme")
+    assert "no adapter default/bot" in run("adapters", "show", "bot", code=1)
+    monkeypatch.setenv("LORAPLEX_API_KEY", keys.create("acme", ["adapters"]))
+    assert json.loads(run("adapters", "show", "bot", "--json"))["tenant"] == "acme"
+    run("adapters", "register", "new", str(make_adapter()))
+    assert ("acme", "new") in registry.catalog.adapters
+    run("adapters", "delete", "bot", "--force")

@@ -1,0 +1,120 @@
+"""Clients that send a request slowly, on real sockets, before both of uvicorn's parsers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+from fastapi import FastAPI
+
+from server.auth import Keys
+from server.middleware import body_limit
+from server.process import http_server
+from server.process.http_server import HEADER_SECONDS, HttpServer, WaitingConnections
+from server.process.serve import KEEP_ALIVE_SECONDS
+from tests.server.answers import CHAT
+from tests.server.fake_engine import FakeEngine
+
+GUARD_SECONDS = 60
+HEADERS = b"GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "
+
+
+@pytest_asyncio.fixture(params=["h11", "httptools"])
+async def port(
+    app: FastAPI, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
+    monkeypatch.setattr(http_server, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = HttpServer(uvicorn.Config(app, http=request.param, ws="none", log_config=None))
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await running
+
+
+async def drip(port: int, beginning: bytes, drop: bytes) -> bytes:
+    """Send a drop now and then; what the server said by the time it closed, or answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = asyncio.create_task(reader.read(1 << 16))
+    writer.write(beginning)
+    async with asyncio.timeout(GUARD_SECONDS):
+        while not answer.done():
+            writer.write(drop)
+            await asyncio.wait([answer], timeout=0.1)
+    writer.close()
+    try:
+        return answer.result()
+    except ConnectionResetError:  # closed before the last drops were read
+        return b""
+
+
+@pytest.mark.parametrize(("beginning", "drop"), [(b"", b""), (HEADERS, b""), (HEADERS, b"x")])
+async def test_headers_that_do_not_come(port: int, beginning: bytes, drop: bytes) -> None:
+    assert await drip(port, beginning, drop) == b""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_body_that_does_not_come(port: int, keys: Keys) -> None:
+    key = keys.create("default", ["inference"])
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        "content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
+    )
+    answer = await drip(port, head.encode(), b" ")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+
+
+async def test_an_answer_may_take_longer(port: int, keys: Keys, engine: FakeEngine) -> None:
+    headers = {"Authorization": f"Bearer {keys.create('default', ['inference'])}"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as client:
+        body = {"model": "base", "stream": True}
+        answer = asyncio.create_task(client.post(CHAT, json=body, timeout=GUARD_SECONDS))
+        # Slow connections that came later are gone before it ends.
+        assert await drip(port, b"", b"") == b""
+        engine.stream_may_end.set()
+        assert (await answer).text.endswith("[DONE]\n\n")
+
+
+def request(*, answered: bool) -> SimpleNamespace:
+    return SimpleNamespace(response_complete=answered)
+
+
+class Connection:
+    def __init__(self, cycle: SimpleNamespace | None) -> None:
+        self.cycle = cycle
+
+
+def test_whose_time_is_up() -> None:
+    new, busy, idle = Connection(None), Connection(request(answered=False)), Connection(None)
+    waiting = WaitingConnections(idle_seconds=0)
+    overdue: Callable[[float], list[Connection]] = lambda now: waiting.overdue(  # noqa: E731
+        [new, busy, idle], now
+    )
+    assert overdue(0) == []
+    idle.cycle = request(answered=True)  # asked and answered between two looks
+    assert overdue(HEADER_SECONDS) == []
+    assert overdue(HEADER_SECONDS + 1) == [new]
+    busy.cycle = request(answered=True)
+    assert overdue(2 * HEADER_SECONDS + 1) == [new, idle]
+    assert overdue(3 * HEADER_SECONDS + 2) == [new, busy, idle]
+
+
+def test_a_proxys_idle_connection_is_its_own_to_close() -> None:
+    """Closed by us, it could be when a request is on its way to it."""
+    waiting = WaitingConnections(KEEP_ALIVE_SECONDS)
+    connections = [Connection(request(answered=True))]
+    assert waiting.overdue(connections, 0) == []
+    assert waiting.overdue(connections, KEEP_ALIVE_SECONDS) == []
+    assert waiting.overdue(connections, KEEP_ALIVE_SECONDS + HEADER_SECONDS + 1) == connections

@@ -1,0 +1,94 @@
+"""What the turns are for: neither thrash nor starvation, in simulated time."""
+
+import random
+from statistics import mean, median
+
+from server.residency.slot_scheduler import SlotScheduler
+from tests.server.residency.slot_simulation import Simulation
+
+QUANTUM, LINGER, GAP = 8.0, 0.05, 0.01
+LONGEST = 0.2 + 64 * 0.06
+
+
+def answers(rng: random.Random) -> float:
+    """Seconds of an answer on a small CPU: a prompt, then 32 to 64 tokens."""
+    return rng.uniform(0.05, 0.2) + rng.randint(32, 64) * rng.uniform(0.03, 0.06)
+
+
+def closed_loop(num_keys: int, num_clients: int, quantum: float = QUANTUM) -> Simulation:
+    """Ten minutes of clients that ask again after each answer, over eight slots."""
+    simulation = Simulation(SlotScheduler(8, quantum, LINGER))
+    rng = random.Random(7)
+    for client in range(num_clients):
+        simulation.closed_loop(client % num_keys, lambda: answers(rng), GAP)
+    simulation.run(600)
+    return simulation
+
+
+def waits(simulation: Simulation, version_id: int | None = None) -> list[float]:
+    return [
+        # One that still waits at the end has waited at least so long.
+        simulation.now - request.asked_at if request.waited is None else request.waited
+        for request in simulation.requests
+        if version_id in (None, request.version_id)
+    ]
+
+
+def test_as_many_adapters_as_slots_never_wait() -> None:
+    simulation = closed_loop(num_keys=8, num_clients=16)
+    assert max(waits(simulation)) == 0
+    assert simulation.num_loads == 8
+
+
+def test_twice_as_many_adapters_as_slots_neither_thrash_nor_starve() -> None:
+    simulation = closed_loop(num_keys=16, num_clients=16)
+    assert median(waits(simulation)) == 0, "most requests find their adapter in its slot"
+    assert max(waits(simulation)) <= QUANTUM + LONGEST
+    assert simulation.num_loads < len(simulation.requests) / 2
+    shares = [len(waits(simulation, version_id)) for version_id in range(16)]
+    assert min(shares) > 0.7 * max(shares)
+
+
+def test_without_a_quantum_each_request_would_wait() -> None:
+    """The control: turns of a single answer, an adapter loaded for each."""
+    simulation = closed_loop(num_keys=16, num_clients=16, quantum=0)
+    assert median(waits(simulation)) > 1
+    assert simulation.num_loads > 0.9 * len(simulation.requests)
+
+
+def test_a_flood_of_one_adapter_postpones_others_by_no_more_than_a_turn() -> None:
+    simulation = Simulation(SlotScheduler(2, QUANTUM, LINGER))
+    rng = random.Random(7)
+    for _ in range(100):
+        simulation.closed_loop(0, lambda: answers(rng), GAP)
+    for version_id in (1, 2, 3):
+        simulation.closed_loop(version_id, lambda: answers(rng), GAP)
+    simulation.run(600)
+    for version_id in (1, 2, 3):
+        assert max(waits(simulation, version_id)) <= 2 * (QUANTUM + LONGEST)
+    shares = [len(waits(simulation, version_id)) for version_id in (1, 2, 3)]
+    assert min(shares) > 0.7 * max(shares)
+
+
+def test_two_chats_in_one_slot_don_t_alternate_at_each_message() -> None:
+    simulation = Simulation(SlotScheduler(1, QUANTUM, LINGER))
+    for version_id in (1, 2):
+        simulation.closed_loop(version_id, lambda: 1.0, GAP)
+    simulation.run(600)
+    assert len(simulation.requests) / simulation.num_loads > 6
+    assert max(waits(simulation)) <= QUANTUM + 1
+
+
+def test_a_rare_adapter_costs_the_busy_ones_little() -> None:
+    simulation = Simulation(SlotScheduler(8, QUANTUM, LINGER))
+    rng = random.Random(7)
+    for client in range(32):
+        simulation.closed_loop(client % 8, lambda: answers(rng), GAP)
+    for arrival in range(60):
+        simulation.at(
+            arrival * 10, lambda version_id=100 + arrival: simulation.ask(version_id, answers(rng))
+        )
+    simulation.run(600)
+    busy = [wait for version_id in range(8) for wait in waits(simulation, version_id)]
+    assert mean(busy) < 0.1 * LONGEST
+    assert max(waits(simulation)) <= 2 * LONGEST

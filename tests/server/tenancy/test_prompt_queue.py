@@ -1,0 +1,53 @@
+"""Turns in the engine, as tasks take them."""
+
+import asyncio
+
+from server.tenancy.fair_queue import PromptTicket
+from server.tenancy.prompt_queue import PromptQueue
+
+
+async def test_turns_are_taken_and_given_back_whatever_happens() -> None:
+    turns, order = PromptQueue(1, 100), []
+    may_end = asyncio.Event()
+
+    async def request(tenant: str) -> None:
+        async with turns.turn(tenant, 1, 10) as ticket:
+            order.append(tenant)
+            turns.charge(ticket, 5)
+            await may_end.wait()
+
+    first = asyncio.create_task(request("flood"))
+    waiting = [asyncio.create_task(request("flood")) for _ in range(2)]
+    await asyncio.sleep(0)
+    calm = asyncio.create_task(request("calm"))
+    await asyncio.sleep(0.01)
+    assert order == ["flood", "calm"], "it has nothing running"
+    waiting[0].cancel()
+    first.cancel()
+    calm.cancel()
+    await asyncio.sleep(0.01)
+    assert order == ["flood", "calm", "flood"]
+    may_end.set()
+    await waiting[1]
+    async with asyncio.timeout(5):
+        await request("calm")
+
+
+async def test_an_answers_first_token_lets_the_next_prompt_of_its_tenant_in() -> None:
+    turns, may_end = PromptQueue(8, 15), asyncio.Event()
+    tickets: dict[str, list[PromptTicket]] = {"flood": [], "calm": []}
+
+    async def request(tenant: str) -> None:
+        async with turns.turn(tenant, 1, 10) as ticket:
+            tickets[tenant].append(ticket)
+            await may_end.wait()
+
+    async with asyncio.TaskGroup() as running:
+        for tenant in ("calm", "flood", "flood", "flood"):
+            running.create_task(request(tenant))
+        await asyncio.sleep(0.01)
+        for num_begun in (1, 2, 3):
+            assert len(tickets["flood"]) == num_begun
+            turns.charge(tickets["flood"][-1], 1)
+            await asyncio.sleep(0.01)
+        may_end.set()

@@ -1,0 +1,95 @@
+"""Times of answers, on a clock set by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from server.tenancy import timing
+from server.tenancy.meter import Meter
+from server.tenancy.prompt_queue import PromptQueue
+from server.tenancy.timing import Timing
+
+NAMES = ("time_to_first_token", "inter_token", "request")
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def observed(adapter: str, tier: str = "host") -> dict[str, tuple[float, float]]:
+    """How often and how much in all, of each histogram."""
+    labels = {"tenant": "acme", "adapter": adapter, "tier": tier}
+
+    def value(name: str, suffix: str) -> Any:
+        return REGISTRY.get_sample_value(f"loraplex_{name}_seconds_{suffix}", labels)
+
+    return {name: (value(name, "count"), round(value(name, "sum"), 6)) for name in NAMES}
+
+
+def test_a_stream(clock: Clock) -> None:
+    times = Timing(90.0, "acme", "acme/streamed", "host")
+    last = times.tokens(1, None)
+    clock.now += 0.5
+    last = times.tokens(1, last)
+    clock.now += 2.0
+    times.tokens(4, last)  # as with speculative decoding
+    clock.now += 1.0
+    times.end()
+    assert observed("acme/streamed") == {
+        "time_to_first_token": (1, 10.0),
+        "inter_token": (2, 1.0),
+        "request": (1, 13.5),
+    }
+
+
+def test_a_request_without_an_answer_is_not_timed() -> None:
+    Timing(90.0, "acme", "acme/none", "host").end()
+    assert observed("acme/none")["request"] == (0, 0)
+
+
+async def test_the_choices_of_an_answer_have_gaps_of_their_own(clock: Clock) -> None:
+    times = Timing(clock.now, "acme", "acme/choices", "host")
+    meter = Meter(PromptQueue(4, 100), "acme", timing=times)
+    async with meter.turn(10) as answer:
+        for _ in range(3):
+            for choice in (0, 1):
+                clock.now += 0.25
+                answer.add(1, choice)
+            answer.add(0, 0)
+    assert meter.output_tokens == 6
+    assert observed("acme/choices")["time_to_first_token"] == (1, 0.25)
+    assert observed("acme/choices")["inter_token"] == (4, 2.0)
+
+
+def test_histograms_have_a_bounded_number_of_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def capped(*values: str) -> tuple[str, ...]:
+        asked.append(values)
+        return ("other", "other")
+
+    monkeypatch.setattr(timing.metrics, "timed_labels", SimpleNamespace(of=capped))
+    before = REGISTRY.get_sample_value(
+        "loraplex_request_seconds_count",
+        labels := dict.fromkeys(("tenant", "adapter"), "other") | {"tier": "slot"},
+    )
+    times = Timing(90.0, "acme", "acme/late", "slot")
+    times.tokens(1, None)
+    times.end()
+    assert asked == [("acme", "acme/late")]
+    after = REGISTRY.get_sample_value("loraplex_request_seconds_count", labels)
+    assert after == (before or 0) + 1

@@ -1,0 +1,92 @@
+"""Usage: what is counted, for whom, and that it isn't lost."""
+
+import csv
+import io
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.tables import now
+from adapters_registry.records.tenants import create_tenant
+from adapters_registry.records.usage import Consumption, add_usage, hour_of, read_usage
+from adapters_registry.registry import Registry
+from server.auth import Keys
+from server.tenancy.usage import UsageBuffer
+from tests.server.answers import CHAT, assert_error
+from tests.server.fake_engine import INPUT_TOKENS, OUTPUT_TOKENS
+
+
+async def usage(client: httpx.AsyncClient, query: str = "") -> list[dict[str, object]]:
+    return (await client.get(f"/admin/usage{query}")).json()["data"]  # type: ignore[no-any-return]
+
+
+async def test_requests_are_counted_by_tenant_and_adapter(
+    client: httpx.AsyncClient, home: VersionRecord
+) -> None:
+    for model in ("home", "home@1", "base", "nope"):
+        await client.post(CHAT, json={"model": model})
+    base, adapter = await usage(client, "?tenant=default")
+    assert (base["adapter"], base["requests"], base["cold_starts"]) == ("base", 1, 0)
+    assert (base["input_tokens"], base["output_tokens"]) == (INPUT_TOKENS, OUTPUT_TOKENS)
+    assert (adapter["adapter"], adapter["requests"]) == ("default/home", 2)
+    assert adapter["output_tokens"] == 2 * OUTPUT_TOKENS
+    assert adapter["cold_starts"] == 1, "the second found it in a slot"
+    assert adapter["slot_seconds"] > 0
+    table = await client.get("/admin/usage?format=csv")
+    assert table.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    assert [(row["adapter"], row["requests"]) for row in rows] == [
+        ("base", "1"),
+        ("default/home", "2"),
+    ]
+
+
+async def test_a_tenant_sees_its_own(
+    client: httpx.AsyncClient, registry: Registry, keys: Keys
+) -> None:
+    registry.apply(create_tenant, "acme")
+    await client.post(CHAT, json={"model": "base"})
+    client.headers["Authorization"] = f"Bearer {keys.create('acme', ['adapters', 'inference'])}"
+    assert await usage(client) == []
+    assert_error(await client.get("/admin/usage?tenant=default"), 404, "not_found")
+    await client.post(CHAT, json={"model": "base"})
+    assert [row["tenant"] for row in await usage(client)] == ["acme"]
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "until=2026-01-01T00:00:00", "format=xml"])
+async def test_bad_questions(client: httpx.AsyncClient, query: str) -> None:
+    assert_error(await client.get(f"/admin/usage?{query}"), 400, "invalid_request")
+
+
+def test_hours_add_up_and_are_told_apart(registry: Registry) -> None:
+    hour = hour_of(now())
+    for at, number in ((hour, 1), (hour, 2), (hour - timedelta(hours=1), 4)):
+        with registry.session() as session:
+            add_usage(session, {(at, "acme", "base"): Consumption(number, number, 0, 0.5)})
+    with registry.session() as session:
+        assert read_usage(session, since=hour) == [("acme", "base", Consumption(3, 3, 0, 1.0))]
+        assert read_usage(session, until=hour) == [("acme", "base", Consumption(4, 4, 0, 0.5))]
+        assert read_usage(session)[0][2].requests == 7
+        assert read_usage(session, tenant="other") == []
+
+
+def test_what_cannot_be_recorded_is_kept(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    showback = UsageBuffer(registry)
+    showback.add("acme", "base", Consumption(1))
+
+    def fail() -> None:
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "session", fail)
+        with pytest.raises(OSError):  # noqa: PT011
+            showback.save()
+    showback.add("acme", "base", Consumption(1))
+    for _ in range(2):
+        showback.save()
+    with registry.session() as session:
+        assert read_usage(session) == [("acme", "base", Consumption(2))]

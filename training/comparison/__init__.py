@@ -1,0 +1,1 @@
+"""The experiment that compares methods on one's own data."""

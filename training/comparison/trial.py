@@ -1,0 +1,115 @@
+"""One arm of a comparison: `python -m training.comparison.trial DIRECTORY` trains and scores it.
+
+It has a process of its own, so that its peak memory is its own, and goes on where it was killed.
+`trial.json` says what to do, `result.json` what came of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters_registry.content.adapter_files import CONFIG_FILE
+from training.data.conversations import read_conversations
+from training.data.recipe import make_recipe
+from training.errors import TrainingError
+from training.evaluation.candidates import LocalModel
+from training.evaluation.evaluate import evaluate
+from training.evaluation.scores import Scores
+from training.run.record import RECORD_FILE
+from training.run.train import checkpoints_of, train
+
+TRIAL_FILE = "trial.json"
+RESULT_FILE = "result.json"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial came to."""
+
+    scores: Scores
+    record: dict[str, Any]
+    """The run's; empty where nothing was trained."""
+    artefact_bytes: int
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Training alone."""
+        return float(self.record["train_seconds"]) / max(1, int(self.record["num_steps_run"]))
+
+
+def run_trial(
+    directory: Path, base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path
+) -> Result:
+    """Train by a recipe (empty: the base as it is) and score on a file, unless that is done.
+
+    What another job has left in the directory goes.
+
+    Raises:
+        TrainingError: it can't be run; says why.
+    """
+    job = _job(base, recipe, train_on, score_on)
+    if (directory / TRIAL_FILE).is_file() and (directory / TRIAL_FILE).read_text() != job:
+        shutil.rmtree(directory)
+    if not (directory / RESULT_FILE).is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / TRIAL_FILE).write_text(job)
+        command = [sys.executable, "-m", "training.comparison.trial", str(directory)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise TrainingError(f"{directory.name}: {done.stderr.strip()[-2000:]}")
+    found = json.loads((directory / RESULT_FILE).read_text())
+    scores = Scores(found["scores"]["values"], found["scores"]["num_tokens"])
+    return Result(scores, found["record"], found["artefact_bytes"])
+
+
+def _job(base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path) -> str:
+    """All that the result depends on but the base's weights, which its path stands for."""
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (train_on, score_on)]
+    job = {
+        "base": str(base),
+        "recipe": recipe,
+        "train": str(train_on),
+        "score": str(score_on),
+        "data_sha256": digests,
+    }
+    return json.dumps(job, indent=1) + "\n"
+
+
+def carry_out(directory: Path) -> None:
+    """Do what `trial.json` says, and write `result.json`; a whole model's weights go afterwards."""
+    job = json.loads((directory / TRIAL_FILE).read_text())
+    base, model = Path(job["base"]), directory / MODEL
+    record: dict[str, Any] = {}
+    size = 0
+    candidate = None
+    if job["recipe"]:
+        recipe = make_recipe(job["recipe"])
+        if not model.is_dir():
+            resume = (checkpoints_of(model) / RECORD_FILE).is_file()
+            train(base, read_conversations(Path(job["train"])), recipe, model, resume=resume)
+        record = json.loads((model / RECORD_FILE).read_text())
+        size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+        candidate = LocalModel(base, model) if recipe.has_adapter else LocalModel(model)
+    scores = evaluate(candidate or LocalModel(base), base, read_conversations(Path(job["score"])))
+    if model.is_dir() and not (model / CONFIG_FILE).is_file():
+        for file in model.glob("*.safetensors"):
+            file.unlink()
+    result = {"scores": asdict(scores), "record": record, "artefact_bytes": size}
+    scratch = directory / f"{RESULT_FILE}.part"
+    scratch.write_text(json.dumps(result) + "\n")
+    scratch.rename(directory / RESULT_FILE)
+
+
+if __name__ == "__main__":
+    try:
+        carry_out(Path(sys.argv[1]))
+    except TrainingError as error:
+        sys.exit(str(error))

@@ -1,0 +1,1 @@
+"""Training data: conversations, data sets, recipes."""

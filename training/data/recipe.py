@@ -1,0 +1,134 @@
+"""What to train and how: a recipe is a TOML file, and each of its fields is a flag of `train`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from training.data.datasets import Split, load_dataset
+from training.errors import TrainingError
+
+RECIPES_DIR = Path(__file__).parents[1] / "recipes"
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+METHODS = ("lora", "qlora", "full")
+LEARNING_RATES = {"lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
+"""Full fine-tuning wants a tenth to a thirtieth of LoRA's rate."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training job. Sizes are in examples, tokens or optimiser steps as the name says."""
+
+    dataset: str = ""
+    """Name of a dataset in `training.data.datasets`; empty when a JSONL file is given."""
+    dataset_licence: str = ""
+    num_examples: int = 2400
+    method: str = "lora"
+    """lora; qlora: over a base in 4 bits (NF4, double quantisation); full: every weight."""
+    rank: int = 16
+    alpha: int = 32
+    targets: tuple[str, ...] = ALL_LINEAR
+    num_last_layers: int = 0
+    """How many layers, counted from the top, get an adapter; 0 means every layer."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+    init: str = "default"
+    """How A begins (B at zero): default is Kaiming; or gaussian, orthogonal."""
+    peft: dict[str, Any] = field(default_factory=dict)
+    """Further fields of PEFT's LoraConfig, as far as what they make can be served."""
+    learning_rate: float = LEARNING_RATES["lora"]
+    num_steps: int = 120
+    batch_size: int = 16
+    """Examples that a step learns from."""
+    accumulation: int = 1
+    """Into how many parts a step's examples are cut, one after the other, to save memory."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice rather than keep them: about a third slower, far less memory."""
+    warmup_share: float = 0.05
+    validation_share: float = 0.05
+    """Share of the examples that is kept from training, to watch the loss on; 0: none."""
+    patience: int = 3
+    """Stop when the validation loss hasn't fallen in so many looks (of eight); 0: never."""
+    max_length: int = 512
+    truncate: bool = False
+    """Cut longer examples at `max_length` instead of refusing them."""
+    seed: int = 0
+    expected: dict[str, float] = field(default_factory=dict)
+    """What a run of this recipe scored on its held-out examples, by metric."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("num_examples", "rank", "alpha", "num_steps", "batch_size", "accumulation"),
+            "max_length",
+        ):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.method not in METHODS:
+            raise TrainingError(f"method must be {', '.join(METHODS)}, not {self.method!r}")
+        if not self.targets:
+            raise TrainingError("targets is empty: name at least one module, for example q_proj")
+        if not 0 < self.learning_rate < 1:
+            raise TrainingError(f"learning_rate must lie in (0, 1), not {self.learning_rate}")
+        if not 0 <= self.validation_share < 0.9:
+            raise TrainingError(
+                f"validation_share must lie in [0, 0.9), not {self.validation_share}"
+            )
+        if self.batch_size % self.accumulation:
+            raise TrainingError(
+                f"accumulation={self.accumulation} doesn't divide batch_size={self.batch_size}"
+            )
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter comes out, and not a whole model."""
+        return self.method != "full"
+
+
+def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
+    """Read a recipe by the name of a bundled one or by path; `overrides` win where not None.
+
+    Raises:
+        TrainingError: no such file, or a field that a recipe doesn't have.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES_DIR / f"{name_or_path}.toml"
+    if not path.is_file():
+        bundled = ", ".join(sorted(p.stem for p in RECIPES_DIR.glob("*.toml")))
+        raise TrainingError(f"no recipe {name_or_path!r}; bundled ones: {bundled}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"{path} is no valid TOML: {error}") from error
+    unknown = values.keys() - {field.name for field in fields(Recipe)}
+    if unknown:
+        raise TrainingError(f"{path} has unknown fields: {', '.join(sorted(unknown))}")
+    before, after = values.get("method", "lora"), overrides.get("method")
+    if after and LEARNING_RATES.get(after) != LEARNING_RATES.get(before):
+        values.pop("learning_rate", None)  # a rate for adapters is none for a whole model
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    return make_recipe(values)
+
+
+def load_recipe_data(name_or_path: str) -> Split:
+    """The conversations of a recipe's dataset: what it trains on, and what it holds out.
+
+    Raises:
+        TrainingError: no such recipe, or one without a dataset that can be had.
+    """
+    recipe = load_recipe(name_or_path)
+    return load_dataset(recipe.dataset, size=recipe.num_examples, seed=recipe.seed)
+
+
+def make_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values; None means the default, which for the rate is the method's."""
+    given = {key: value for key, value in values.items() if value is not None}
+    if "targets" in given:
+        given["targets"] = tuple(given["targets"])
+    rate = LEARNING_RATES.get(given.get("method", "lora"), LEARNING_RATES["lora"])
+    return Recipe(**{"learning_rate": rate, **given})

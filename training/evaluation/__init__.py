@@ -1,0 +1,1 @@
+"""What a model or adapter is worth on held-out conversations."""

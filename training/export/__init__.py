@@ -1,0 +1,1 @@
+"""Adapters become whole models, or one adapter."""

@@ -1,0 +1,1 @@
+"""The base and the adapter on it: loading, checking, saving."""

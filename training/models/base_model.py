@@ -1,0 +1,108 @@
+"""The base that a training run starts from: loaded for its method, and named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters_registry.check.base import quantization_of
+from training.errors import TrainingError
+from training.models.checkpoint import Checkpoint
+
+NF4 = "nf4"
+"""What a QLoRA base is rounded to: NF4 in blocks of 64, their scales quantised once more."""
+
+
+def quiet_libraries() -> None:
+    """Keep transformers from drawing progress bars of its own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def load_tokenizer(base: Path, **options: Any) -> Any:
+    """The base's tokenizer.
+
+    Raises:
+        TrainingError: it can't be loaded, or has no chat template.
+    """
+    quiet_libraries()
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, **options)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"can't load the base {base}: {error}") from error
+    if not tokenizer.chat_template:
+        raise TrainingError(
+            f"the tokenizer of {base} has no chat template: train on an instruct model"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(base: Path, dtype: torch.dtype = torch.bfloat16, *, nf4: bool = False) -> Any:
+    """The base in this type, or with its linear layers in NF4 (QLoRA, arXiv:2305.14314).
+
+    Raises:
+        TrainingError: it can't be loaded.
+    """
+    quiet_libraries()
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype}
+    if nf4:
+        options["quantization_config"] = _nf4_config()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"can't load the base {base}: {error}") from error
+    if nf4:
+        _keep_nf4_as_it_is(model)
+    return model
+
+
+def _nf4_config() -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _keep_nf4_as_it_is(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights in evaluation, after which training goes wrong.
+
+    On CPUs with AVX512-BF16 `Linear4bit` repacks its weight for an inference kernel and never
+    unpacks it: most gradients are then zero, and dequantising gives garbage (bitsandbytes #2078).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quantization_in_training(base: Path, method: str) -> str:
+    """What the base's weights are rounded to while it is trained on; empty: nothing."""
+    return NF4 if method == "qlora" else quantization_of(Checkpoint.open(base).config)
+
+
+def base_digest(base: Path) -> str:
+    """SHA-256 over the names and contents of the base's weight files, in order of name.
+
+    Raises:
+        TrainingError: no model directory with whole safetensors files.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(Checkpoint.open(base).file_of.values())):
+        with (base / name).open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""The adapter on a base: made, refused at the start if it couldn't be served, saved."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapters_registry.check.base import short_name
+from adapters_registry.check.peft_config import PeftConfig
+from adapters_registry.check.weights import TRAINED_OVER
+from adapters_registry.content.adapter_files import WEIGHTS_FILE
+from training.data.recipe import Recipe
+from training.errors import TrainingError
+
+MAX_RANK = 512
+"""vLLM's own limit; a server's is LORAPLEX_MAX_LORA_RANK."""
+
+
+def lora_config(recipe: Recipe, num_layers: int) -> Any:
+    """PEFT's configuration for a recipe.
+
+    Raises:
+        TrainingError: vLLM couldn't serve what it makes; holds every reason.
+    """
+    from peft import LoraConfig
+
+    layers = None
+    if recipe.num_last_layers:
+        layers = list(range(max(0, num_layers - recipe.num_last_layers), num_layers))
+    values: dict[str, Any] = {
+        "r": recipe.rank,
+        "lora_alpha": recipe.alpha,
+        "target_modules": list(recipe.targets),
+        "layers_to_transform": layers,
+        "use_rslora": recipe.rslora,
+        "init_lora_weights": True if recipe.init == "default" else recipe.init,
+        "task_type": "CAUSAL_LM",
+        **recipe.peft,
+    }
+    # The gate's own rules, so that no run ends in an adapter that no server takes.
+    faults = [fault.message for fault in PeftConfig({"peft_type": "LORA", **values}).faults()]
+    ranks = [values["r"], *(values.get("rank_pattern") or {}).values()]
+    if not faults and max(ranks) > MAX_RANK:
+        faults = [f"rank {max(ranks)} is over vLLM's limit of {MAX_RANK}"]
+    if faults:
+        raise TrainingError("what this recipe trains couldn't be served: " + "; ".join(faults))
+    try:
+        return LoraConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"PEFT doesn't take this configuration: {error}") from error
+
+
+def add_lora(model: Any, recipe: Recipe) -> Any:
+    """The model with a new adapter, whose weights alone are trained.
+
+    Raises:
+        TrainingError: the adapter couldn't be served, or the base lacks the targets.
+    """
+    from peft import get_peft_model
+
+    config = lora_config(recipe, model.config.num_hidden_layers)
+    _check_targets(model, recipe.targets)
+    return get_peft_model(model, config)
+
+
+def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+    """Targets are linear layers inside the base's layers: the gate takes no others."""
+    known = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".layers." in name
+    }
+    unknown = [target for target in targets if target not in known]
+    if unknown:
+        hints = []
+        for target in unknown:
+            nearest = difflib.get_close_matches(target, sorted(known), n=2, cutoff=0.3)
+            hints.append(
+                f"{target!r}" + (f" (did you mean {' or '.join(nearest)}?)" if nearest else "")
+            )
+        raise TrainingError(
+            f"these targets don't fit the base: {', '.join(hints)}; "
+            f"it has {', '.join(sorted(known))}"
+        )
+
+
+def save_adapter(adapted: Any, out: Path, base: Path, base_quantization: str) -> None:
+    """Write an adapter in PEFT's format, in bfloat16: what is served is what was evaluated.
+
+    The path of the base means nothing elsewhere, so its name is recorded; how it was quantised
+    is in the metadata of the weights' file, where PEFT and vLLM don't look.
+    """
+    adapted.peft_config["default"].base_model_name_or_path = short_name(str(base.absolute()))
+    # Else PEFT looks for that name on the hub, to see whether the embedding has grown.
+    adapted.save_pretrained(out, save_embedding_layers=False)
+    tensors = load_file(out / WEIGHTS_FILE)
+    write_adapter_weights(tensors, out, base_quantization)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def write_adapter_weights(
+    tensors: dict[str, torch.Tensor], out: Path, base_quantization: str | None
+) -> None:
+    """Write an adapter's tensors in bfloat16; a quantisation of None means that it isn't known."""
+    metadata = {"format": "pt"}
+    if base_quantization is not None:
+        metadata[TRAINED_OVER] = base_quantization
+    halved = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+    save_file(halved, out / WEIGHTS_FILE, metadata=metadata)

@@ -1,0 +1,180 @@
+"""What training and serving take, in bytes, computed from a model's configuration alone.
+
+The activations are those that autograd keeps with our loss (`training/run/trainer.py`) and
+PyTorch's fused attention; `tests/training/plan/test_planner.py` counts them on a real model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from adapters_registry.check.base import BaseSpec, ModuleShape
+from training.data.recipe import Recipe
+from training.errors import TrainingError
+
+MIB, GIB = 1 << 20, 1 << 30
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in NF4: half a byte, a byte of scale per 64, and that one's scale per 256 of them."""
+LOGIT_BYTES = 12
+"""Of an answer token, per word of the vocabulary: float32 log-probabilities, kept; at the peak also
+their gradient and both in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's sizes."""
+
+    modules: dict[str, ModuleShape]
+    num_layers: int
+    hidden: int
+    mlp: int
+    query: int
+    """Width of all query heads; `key_value`: of all key heads, or value heads."""
+    key_value: int
+    num_heads: int
+    vocabulary: int
+    is_tied: bool
+
+    @classmethod
+    def of(cls, config: dict[str, Any], name: str = "the base") -> Shape:
+        """Read a Hugging Face configuration.
+
+        Raises:
+            TrainingError: it is none of a Llama.
+        """
+        try:
+            modules = BaseSpec.from_config(name, config, max_rank=1).modules
+            first = {key.split(".", 3)[3]: shape for key, shape in modules.items() if ".0." in key}
+            return cls(
+                modules,
+                num_layers=config["num_hidden_layers"],
+                hidden=config["hidden_size"],
+                mlp=config["intermediate_size"],
+                query=first["self_attn.q_proj"].out_features,
+                key_value=first["self_attn.k_proj"].out_features,
+                num_heads=config["num_attention_heads"],
+                vocabulary=config["vocab_size"],
+                is_tied=bool(config.get("tie_word_embeddings", False)),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"no configuration of a Llama: {error}") from None
+
+    @property
+    def num_linear(self) -> int:
+        """Weights of the layers' linear modules."""
+        return sum(m.in_features * m.out_features for m in self.modules.values())
+
+    @property
+    def num_other(self) -> int:
+        """Weights of embedding, head and norms."""
+        tables = 1 if self.is_tied else 2
+        return tables * self.vocabulary * self.hidden + (2 * self.num_layers + 1) * self.hidden
+
+    @property
+    def num_parameters(self) -> int:
+        """All weights."""
+        return self.num_linear + self.num_other
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Of the KV cache in bfloat16."""
+        return 2 * self.num_layers * self.key_value * 2
+
+    def slot_bytes(self, max_rank: int) -> int:
+        """One adapter slot of the engine, which has room for this rank on every linear module."""
+        features = sum(m.in_features + m.out_features for m in self.modules.values())
+        return 2 * max_rank * features
+
+    def adapted(self, recipe: Recipe) -> list[ModuleShape]:
+        """The modules that a recipe adapts."""
+        lowest = self.num_layers - (recipe.num_last_layers or self.num_layers)
+        return [
+            shape
+            for name, shape in self.modules.items()
+            if name.rsplit(".", 1)[1] in recipe.targets and int(name.split(".")[2]) >= lowest
+        ]
+
+    def num_trainable(self, recipe: Recipe) -> int:
+        """Weights that a recipe trains."""
+        if not recipe.has_adapter:
+            return self.num_parameters
+        adapted = self.adapted(recipe)
+        return recipe.rank * sum(m.in_features + m.out_features for m in adapted)
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes while training, by part; their sum is the peak of live tensors."""
+
+    weights: int
+    quantisation: int
+    """Scales of the 4-bit weights; part of no other figure."""
+    gradients: int
+    optimiser: int
+    activations: int
+    artefact: int
+    """What is written in the end, in bfloat16; not part of the peak."""
+
+    @property
+    def state(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.quantisation + self.gradients + self.optimiser
+
+    @property
+    def peak(self) -> int:
+        """State and activations."""
+        return self.state + self.activations
+
+
+def training_memory(
+    shape: Shape, recipe: Recipe, length: int, answer_share: float = 0.5
+) -> TrainingMemory:
+    """What a recipe takes on sequences of `length` tokens, of which a share is answer.
+
+    Full fine-tuning keeps float32 weights and computes in bfloat16; LoRA keeps the base in
+    bfloat16 and the adapter in float32; QLoRA the same over NF4. AdamW has two float32 moments.
+    """
+    trained = shape.num_trainable(recipe)
+    weights, quantisation = 4 * shape.num_parameters, 0
+    if recipe.has_adapter:
+        weights = 2 * shape.num_parameters + 4 * trained
+    if recipe.method == "qlora":
+        weights = shape.num_linear // 2 + 2 * shape.num_other + 4 * trained
+        quantisation = round(shape.num_linear * (NF4_BYTES - 0.5))
+    return TrainingMemory(
+        weights=weights,
+        quantisation=quantisation,
+        gradients=4 * trained,
+        optimiser=8 * trained,
+        activations=activation_bytes(shape, recipe, length, answer_share, LOGIT_BYTES),
+        artefact=2 * trained,
+    )
+
+
+def activation_bytes(
+    shape: Shape, recipe: Recipe, length: int, answer_share: float, logit_bytes: int
+) -> int:
+    """What a part of a step (`batch_size / accumulation` sequences) keeps for its gradients."""
+    tokens = length * recipe.batch_size // recipe.accumulation
+    per_token = _layer_bytes(shape, recipe)
+    layers = (recipe.num_last_layers if recipe.has_adapter else 0) or shape.num_layers
+    kept = layers * per_token
+    if recipe.gradient_checkpointing:  # every layer's input, and one layer at a time in full
+        kept = layers * shape.hidden * (2 if recipe.has_adapter else 4) + per_token
+    logits = round(tokens * answer_share) * shape.vocabulary * logit_bytes
+    copies = 0
+    if not recipe.has_adapter:  # the weights that autocast turns into bfloat16
+        copies = 2 * (shape.num_linear + shape.vocabulary * shape.hidden)
+    return tokens * kept + logits + copies
+
+
+def _layer_bytes(shape: Shape, recipe: Recipe) -> int:
+    """What one layer keeps of one token: inputs of products, norms, attention, gates."""
+    attention = 2 * (2 * shape.query + 2 * shape.key_value) + 4 * shape.num_heads
+    if not recipe.has_adapter:
+        return attention + 26 * shape.hidden + 8 * shape.mlp
+    first = {n.rsplit(".", 1)[1]: m for n, m in shape.modules.items() if ".layers.0." in n}
+    adapted = [module for name, module in first.items() if name in recipe.targets]
+    copies = sum(4 * (m.in_features + recipe.rank) for m in adapted)
+    return attention + 8 * shape.hidden + 6 * shape.mlp + copies

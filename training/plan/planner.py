@@ -1,0 +1,150 @@
+"""Before any run: what it takes, what it costs, and which method fits. Arithmetic alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from training.data.recipe import METHODS, Recipe
+from training.plan.memory import Shape, TrainingMemory, training_memory
+
+QLORA_SLOWDOWN = 1.25
+"""Its steps' time over LoRA's, measured here on CPU; the weights are unpacked twice a step."""
+FEW_EXAMPLES = 1000
+"""Below this full fine-tuning learns them by heart."""
+GAPS = {"ordinary": (0.01, 0.03), "domain": (0.04, 0.07)}
+"""How far LoRA is published to be behind full fine-tuning: ordinary tasks, deep domain shifts."""
+QLORA_GAP = (0.005, 0.015)
+"""How far QLoRA is published to be behind LoRA."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One method: memory, and the time of a run over the data."""
+
+    method: str
+    num_trainable: int
+    memory: TrainingMemory
+    seconds: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What it is to run on: bytes of memory, and how fast."""
+
+    memory_bytes: int | None = None
+    flops_per_second: float | None = None
+    """What training reaches, not the data sheet's peak."""
+    price_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The method to take, empty if none fits, and why."""
+
+    method: str
+    reasons: list[str]
+
+
+def estimate(
+    shape: Shape,
+    recipe: Recipe,
+    length: int,
+    num_tokens: int = 0,
+    hardware: Hardware | None = None,
+    answer_share: float = 0.5,
+) -> Estimate:
+    """What a recipe takes; `num_tokens` is how many it sees over all steps, 0 if unknown."""
+    hardware = hardware or Hardware()
+    seconds = cost = None
+    if num_tokens and hardware.flops_per_second:
+        seconds = num_tokens * flops_per_token(shape, recipe) / hardware.flops_per_second
+        if hardware.price_per_hour is not None:
+            cost = seconds / 3600 * hardware.price_per_hour
+    return Estimate(
+        recipe.method,
+        shape.num_trainable(recipe),
+        training_memory(shape, recipe, length, answer_share),
+        seconds,
+        cost,
+    )
+
+
+def flops_per_token(shape: Shape, recipe: Recipe) -> float:
+    """Two for each weight forward, two for the gradient of inputs, two for that of trained weights.
+
+    (Kaplan et al., 2020, arXiv:2001.08361.) Attention over long contexts comes on top.
+    """
+    passes = 6 if not recipe.has_adapter else 4
+    passes += 2 if recipe.gradient_checkpointing else 0
+    slowdown = QLORA_SLOWDOWN if recipe.method == "qlora" else 1
+    weights = shape.num_linear + shape.vocabulary * shape.hidden
+    return slowdown * passes * weights + (6 * shape.num_trainable(recipe) * recipe.has_adapter)
+
+
+def estimate_all(
+    shape: Shape, recipe: Recipe, length: int, num_tokens: int, hardware: Hardware
+) -> list[Estimate]:
+    """Full, LoRA and QLoRA of the same recipe."""
+    return [
+        estimate(shape, replace(recipe, method=method), length, num_tokens, hardware)
+        for method in ("full", "lora", "qlora")
+    ]
+
+
+def advise(
+    estimates: list[Estimate],
+    memory_bytes: int | None,
+    num_examples: int | None = None,
+    task: str = "ordinary",
+    max_gap: float = 0.03,
+) -> Advice:
+    """Which method to take, by the published gaps, for quality that may be `max_gap` below full's.
+
+    The least that does: LoRA where it is near enough, QLoRA where LoRA doesn't fit, full where
+    neither is near enough and the data can carry it.
+    """
+    peaks = {e.method: e.memory.peak for e in estimates}
+    fits = {m for m, peak in peaks.items() if memory_bytes is None or peak <= memory_bytes}
+    low, high = GAPS[task]
+    reasons = []
+    if memory_bytes is not None:
+        for method in METHODS:
+            verdict = "fits" if method in fits else "doesn't fit"
+            reasons.append(f"{method} takes {_gb(peaks[method])}: {verdict} in {_gb(memory_bytes)}")
+    if not fits:
+        reasons.append("cut memory: gradient checkpointing, a shorter length, more accumulation")
+        return Advice("", reasons)
+    reasons.append(
+        f"on {task} tasks LoRA is published at {low:.0%} to {high:.0%} behind full fine-tuning, "
+        f"QLoRA {QLORA_GAP[0]:.1%} to {QLORA_GAP[1]:.1%} behind LoRA; {max_gap:.1%} is accepted"
+    )
+    is_near = (low + high) / 2 <= max_gap
+    has_data = num_examples is None or num_examples >= FEW_EXAMPLES
+    if not is_near and "full" in fits and has_data:
+        reasons.append("so LoRA is likely to miss the target, and full fine-tuning fits")
+        return Advice("full", reasons)
+    if not has_data:
+        reasons.append(f"{num_examples} examples are few: full would learn them by heart")
+    if not is_near:
+        reasons.append("LoRA may miss the target: try rank 64, and compare on your data")
+    if "lora" in fits:
+        reasons.append("LoRA costs no inference quality, and many adapters share one base")
+        return Advice("lora", reasons)
+    if "qlora" in fits:
+        reasons.append("QLoRA is what fits; serve its adapter over the NF4 base that it learned on")
+        return Advice("qlora", reasons)
+    reasons.append("only full fine-tuning fits, so check the recipe's rank and targets")
+    return Advice("full", reasons)
+
+
+def slots_and_context(
+    shape: Shape, memory_bytes: int, max_rank: int, num_slots: int, weight_bytes: int
+) -> int:
+    """How many tokens of KV cache fit beside weights and slots in this memory; 0 if none."""
+    room = memory_bytes - weight_bytes - num_slots * shape.slot_bytes(max_rank)
+    return max(0, room // shape.kv_bytes_per_token)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

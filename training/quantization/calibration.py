@@ -1,0 +1,107 @@
+"""What the layers of a base are fed: sample texts, carried through it one layer at a time."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from training.data.conversations import Conversation, tokenize
+from training.errors import TrainingError
+
+MAX_SAMPLE_TOKENS = 2048
+BATCH_SIZE = 16
+PADDING = -1
+
+
+def sample_texts(base: Path, conversations: list[Conversation], number: int) -> list[list[int]]:
+    """Token ids of so many conversations (or all there are), each time the same ones.
+
+    Raises:
+        TrainingError: the base has no tokenizer with a chat template.
+    """
+    from transformers import AutoTokenizer
+
+    chosen = random.Random(0).sample(conversations, min(number, len(conversations)))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        return [tokenize(tokenizer, chat).input_ids[:MAX_SAMPLE_TOKENS] for chat in chosen]
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"can't use the tokenizer of {base}: {error}") from error
+
+
+class Calibration:
+    """The samples' hidden states before the layer that comes next.
+
+    Samples of like length make a batch, padded on the right: with causal attention what comes
+    later changes nothing of what stands before, and the padding's own rows are left out.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        embedding: torch.Tensor,
+        samples: list[list[int]],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Begin before the first layer; samples are token ids, the states of the given type."""
+        from transformers import LlamaConfig
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+        self._config = LlamaConfig(**config)
+        self._config._attn_implementation = "sdpa"
+        self._rotary = LlamaRotaryEmbedding(self._config)
+        rows = sorted((torch.tensor(ids) for ids in samples), key=len)
+        batches = [
+            pad_sequence(rows[start : start + BATCH_SIZE], batch_first=True, padding_value=PADDING)
+            for start in range(0, len(rows), BATCH_SIZE)
+        ]
+        self._is_text = [batch != PADDING for batch in batches]
+        self._hidden = [embedding[batch.clamp(min=0)].to(dtype) for batch in batches]
+
+    def layer(self, weights: dict[str, torch.Tensor]) -> Any:
+        """A layer on these very tensors: what is written to them is what it computes with."""
+        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+        with torch.device("meta"):
+            layer = LlamaDecoderLayer(self._config, layer_idx=0)
+        layer.load_state_dict(weights, assign=True)
+        return layer.requires_grad_(False).eval()
+
+    def moments(self, layer: Any, modules: list[str]) -> dict[str, torch.Tensor]:
+        """For each linear module: the sum of the outer products of what it is fed, in float32."""
+        totals, fed = {}, {}
+        for module in modules:
+            linear = layer.get_submodule(module)
+            totals[module] = torch.zeros(linear.in_features, linear.in_features)
+            linear.register_forward_pre_hook(
+                lambda _, inputs, module=module: fed.update({module: inputs[0]})
+            )
+        for hidden, is_text in zip(self._hidden, self._is_text, strict=True):
+            self._run(layer, hidden)
+            for module, inputs in fed.items():
+                rows = inputs[is_text].float()
+                totals[module].addmm_(rows.T, rows)
+        return totals
+
+    def advance(self, layer: Any) -> None:
+        """Carry the samples through a layer."""
+        self._hidden = [self._run(layer, hidden) for hidden in self._hidden]
+
+    def outputs(self, norm: torch.Tensor) -> torch.Tensor:
+        """After the last layer: the states of all the texts' tokens, normalised with this weight.
+
+        Of shape (tokens, hidden), text after text.
+        """
+        pairs = zip(self._hidden, self._is_text, strict=True)
+        states = torch.cat([hidden[is_text] for hidden, is_text in pairs])
+        variance = states.square().mean(-1, keepdim=True)
+        return norm * (states * torch.rsqrt(variance + self._config.rms_norm_eps))
+
+    @torch.no_grad()
+    def _run(self, layer: Any, hidden: torch.Tensor) -> Any:
+        positions = torch.arange(hidden.shape[1])[None]
+        return layer(hidden, position_embeddings=self._rotary(hidden, positions))

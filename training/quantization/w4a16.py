@@ -1,0 +1,146 @@
+"""A BF16 or FP16 checkpoint becomes a 4-bit one that vLLM serves: weights W4A16, group by group.
+
+The format is compressed-tensors' `pack-quantized`, which runs on CPU and, through Marlin or
+Machete, on GPUs. Embedding, head and norms keep their type; activations always do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.config import CompressionFormat
+from compressed_tensors.quantization import (
+    QuantizationConfig,
+    QuantizationScheme,
+    QuantizationStatus,
+)
+from rich.console import Console
+from rich.progress import track
+
+from adapters_registry.check.base import MADE_FROM, BaseSpec, short_name
+from training.errors import TrainingError
+from training.models.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
+from training.quantization.calibration import Calibration
+from training.quantization.gptq import four_bit_scheme, round_weight
+
+GROUP_SIZES = (32, 64, 128)
+FEATURES_STEP = 32
+"""The kernels want both sides of a layer divisible by this."""
+
+FED_ALIKE = {
+    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
+"""A layer's linear modules, under the first of those that have the same inputs."""
+
+
+def quantize_checkpoint(
+    base: Path, out: Path, group_size: int = 32, samples: list[list[int]] | None = None
+) -> None:
+    """Quantise a Llama checkpoint to 4 bits in the new directory `out`.
+
+    `samples` are token ids of texts such as the model will see. With them each layer is rounded
+    so that what it makes of them changes least; without, each weight to the nearest value.
+    One layer at a time is in memory, and what isn't written yet.
+
+    Raises:
+        TrainingError: `out` is taken, or the base can't be quantised so; says why.
+    """
+    if group_size not in GROUP_SIZES:
+        raise TrainingError(f"--group-size must be one of {', '.join(map(str, GROUP_SIZES))}")
+    checkpoint = Checkpoint.open(base)
+    _check(checkpoint, group_size)
+    scheme = four_bit_scheme(group_size)
+    with whole_or_not_at_all(out) as scratch:
+        _write_weights(checkpoint, scheme, samples, CheckpointWriter(scratch))
+        _write_config(checkpoint.config, scheme, short_name(str(base.absolute())), scratch)
+        checkpoint.copy_other_files(scratch)
+
+
+def _check(checkpoint: Checkpoint, group_size: int) -> None:
+    """Refuse a base that is no Llama, quantised already, or not divisible into groups."""
+    checkpoint.linear_weights()
+    modules = BaseSpec.from_directory(checkpoint.directory, max_rank=1).modules
+    for name, shape in modules.items():
+        if shape.in_features % group_size or shape.out_features % FEATURES_STEP:
+            raise TrainingError(
+                f"{name} maps {shape.in_features} features to {shape.out_features}: they must be "
+                f"divisible by the group size {group_size} and by {FEATURES_STEP}"
+            )
+
+
+def _write_weights(
+    checkpoint: Checkpoint,
+    scheme: QuantizationScheme,
+    samples: list[list[int]] | None,
+    writer: CheckpointWriter,
+) -> None:
+    outside = [name for name in checkpoint.file_of if not name.startswith("model.layers.")]
+    writer.add({name: checkpoint.tensor(name) for name in outside})
+    calibration = None
+    if samples:
+        embedding = "model.embed_tokens.weight"
+        calibration = Calibration(checkpoint.config, checkpoint.tensor(embedding), samples)
+    layers = range(checkpoint.config["num_hidden_layers"])
+    for index in track(layers, "quantising", console=Console(stderr=True), transient=True):
+        prefix = f"model.layers.{index}."
+        weights = {
+            name.removeprefix(prefix): checkpoint.tensor(name)
+            for name in checkpoint.file_of
+            if name.startswith(prefix)
+        }
+        tensors = _quantize_layer(prefix, weights, scheme, calibration)
+        writer.add({prefix + name: tensor for name, tensor in tensors.items()})
+    writer.finish()
+
+
+def _quantize_layer(
+    prefix: str,
+    weights: dict[str, torch.Tensor],
+    scheme: QuantizationScheme,
+    calibration: Calibration | None,
+) -> dict[str, torch.Tensor]:
+    """The tensors that stand for one layer; names without the layer's prefix."""
+    for module in itertools.chain(*FED_ALIKE.values()):
+        weight = weights[f"{module}.weight"]
+        if weight.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+            raise TrainingError(f"{prefix}{module} is of {weight.dtype}, not of BF16 or FP16")
+        if not weight.isfinite().all():
+            raise TrainingError(f"{prefix}{module} holds values that aren't finite")
+    moments = {}
+    if calibration:
+        layer = calibration.layer(weights)
+        moments = calibration.moments(layer, list(FED_ALIKE))
+    tensors = dict(weights)
+    for first, modules in FED_ALIKE.items():
+        for module in modules:
+            weight = tensors.pop(f"{module}.weight")
+            rounded, packed = round_weight(weight, scheme, moments.get(first))
+            weight.copy_(rounded)
+            tensors |= {f"{module}.{name}": tensor for name, tensor in packed.items()}
+    if calibration:
+        calibration.advance(calibration.layer(weights))
+    return tensors
+
+
+def _write_config(
+    config: dict[str, Any], scheme: QuantizationScheme, base_name: str, directory: Path
+) -> None:
+    """The base's configuration, and what vLLM needs to know of the weights."""
+    quantization = QuantizationConfig(
+        config_groups={"group_0": scheme},
+        ignore=["lm_head"],
+        format=CompressionFormat.pack_quantized.value,
+        quantization_status=QuantizationStatus.COMPRESSED,
+    )
+    whole = config | {
+        "quantization_config": quantization.model_dump(mode="json"),
+        MADE_FROM: base_name,
+    }
+    (directory / "config.json").write_text(json.dumps(whole, indent=2) + "\n")

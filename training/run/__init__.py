@@ -1,0 +1,1 @@
+"""One training run: method, loop, record."""

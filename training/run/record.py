@@ -1,0 +1,110 @@
+"""What a run was and how it went, kept beside what it made: `training_run.json` and a plot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from training.data.conversations import Conversation
+from training.data.recipe import Recipe
+
+RECORD_FILE = "training_run.json"
+PLOT_FILE = "training_run.png"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+@dataclass
+class RunRecord:
+    """One training run. Times are in seconds, memory in MiB."""
+
+    recipe: dict[str, Any]
+    base: str
+    base_sha256: str
+    base_quantization: str
+    """What the base was rounded to while training; empty: nothing."""
+    num_examples: int
+    num_validation: int
+    data_sha256: str
+    versions: dict[str, str]
+    num_trainable: int = 0
+    num_steps_run: int = 0
+    best_step: int = 0
+    """The step whose weights were kept: the one of the least validation loss, else the last."""
+    train_seconds: float = 0
+    """Of a resumed run: of all its steps, at the pace of the last part."""
+    peak_memory_mib: int = 0
+    """The process's, from its start: imports, loading and training."""
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    validation_loss: list[tuple[int, float]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """What was held out, scored: metrics of the base and of what was trained."""
+
+    def follow(self, log: list[dict[str, float]]) -> None:
+        """Take over what the trainer logged."""
+        self.loss = [(int(row["step"]), row["loss"]) for row in log if "loss" in row]
+        self.validation_loss = [
+            (int(row["step"]), row["eval_loss"]) for row in log if "eval_loss" in row
+        ]
+        self.num_steps_run = self.loss[-1][0] if self.loss else 0
+        best = min(self.validation_loss, key=lambda look: look[1], default=(self.num_steps_run, 0))
+        self.best_step = best[0]
+        self.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    def write_json(self, directory: Path) -> None:
+        """Write the record alone."""
+        text = json.dumps(asdict(self), indent=1)
+        (directory / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def write(self, directory: Path) -> None:
+        """Write the record and the plot of its losses."""
+        self.write_json(directory)
+        plot_losses(self, directory / PLOT_FILE)
+
+    def same_job(self, other: dict[str, Any]) -> bool:
+        """Whether a record read back is of a run on the same base and data by the same recipe."""
+        mine = json.loads(json.dumps(asdict(self)))
+        keys = ("recipe", "base_sha256", "data_sha256")
+        return all(mine[key] == other.get(key) for key in keys)
+
+
+def begin_record(
+    recipe: Recipe,
+    base: str,
+    base_sha256: str,
+    base_quantization: str,
+    examples: list[Conversation],
+    num_validation: int,
+) -> RunRecord:
+    """The record of a run that begins now."""
+    data = json.dumps(examples, sort_keys=True).encode()
+    return RunRecord(
+        recipe=asdict(recipe),
+        base=base,
+        base_sha256=base_sha256,
+        base_quantization=base_quantization,
+        num_examples=len(examples),
+        num_validation=num_validation,
+        data_sha256=hashlib.sha256(data).hexdigest(),
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def plot_losses(record: RunRecord, file: Path) -> None:
+    """Draw the loss of each step, and the validation loss, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*record.loss, strict=True), label="training", alpha=0.6)
+    if record.validation_loss:
+        axes.plot(*zip(*record.validation_loss, strict=True), "o-", label="validation")
+        axes.axvline(record.best_step, color="grey", linestyle=":", label="kept")
+    axes.set(xlabel="step", ylabel="loss (nats a token)", yscale="log")
+    axes.set_title(f"{record.recipe['method']} on {record.base}")
+    axes.legend()
+    figure.savefig(file, dpi=110)

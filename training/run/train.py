@@ -1,0 +1,169 @@
+"""LoRA (arXiv:2106.09685), QLoRA (arXiv:2305.14314) and full fine-tuning of a base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters_registry.check.base import short_name
+from training.data.conversations import (
+    IGNORED_LABEL,
+    Conversation,
+    Sample,
+    split_off,
+    tokenize_all,
+    training_order,
+)
+from training.data.recipe import Recipe
+from training.errors import TrainingError
+from training.models.base_model import (
+    base_digest,
+    load_model,
+    load_tokenizer,
+    quantization_in_training,
+)
+from training.models.checkpoint import Checkpoint, require_new, whole_or_not_at_all
+from training.models.lora import add_lora, lora_config, save_adapter
+from training.plan.free_memory import free_memory
+from training.plan.memory import MIB, Shape, training_memory
+from training.run.record import RECORD_FILE, RunRecord, begin_record
+from training.run.trainer import NotFinite, newest_checkpoint, run_training, step_of
+
+
+def train(
+    base: Path,
+    conversations: list[Conversation],
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> RunRecord:
+    """Train on the base, and write an adapter (or with `full` a whole model) to `out`.
+
+    Beside PEFT's two files, or the model's, there are `training_run.json` with recipe, digests,
+    versions and losses, and their plot. While it runs its checkpoints are in `OUT.checkpoints`,
+    which goes at the end; `resume` goes on from the newest. `force` begins even where memory seems
+    too little.
+
+    Raises:
+        TrainingError: the base can't be loaded or lacks the targets, `out` is taken, what comes
+            out couldn't be served, or the loss stops being finite (the checkpoints then stay).
+        DataError: examples are too long or too few.
+    """
+    from transformers import set_seed
+
+    require_new(out)
+    config = Checkpoint.open(base).config
+    tokenizer = load_tokenizer(base)
+    if recipe.has_adapter:
+        lora_config(recipe, num_layers=config["num_hidden_layers"])
+    tokenized = tokenize_all(tokenizer, conversations, recipe.max_length, recipe.truncate)
+    samples, validation = split_off(tokenized, recipe.validation_share, recipe.seed)
+    if not force:
+        _check_memory(base, recipe, samples)
+    quantization = quantization_in_training(base, recipe.method)
+    name, digest = short_name(str(base.absolute())), base_digest(base)
+    record = begin_record(recipe, name, digest, quantization, conversations, len(validation))
+    checkpoints = _checkpoints_for(out, record, resume=resume)
+    set_seed(recipe.seed)
+    model = _load(base, recipe)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    record.write_json(checkpoints)
+    record.num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lengths = [len(sample.input_ids) for sample in samples]
+    num_examples = recipe.num_steps * recipe.batch_size
+    order = training_order(lengths, num_examples, recipe.batch_size, recipe.seed)
+    first_step = step_of(newest_checkpoint(checkpoints))
+    started = time.monotonic()
+    try:
+        log = run_training(
+            model,
+            recipe,
+            [samples[index] for index in order],
+            validation,
+            tokenizer.pad_token_id,
+            checkpoints,
+        )
+    except NotFinite as error:
+        last = newest_checkpoint(checkpoints)
+        kept_at = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+        raise TrainingError(f"{error}; {kept_at}") from None
+    record.follow(log)
+    # Of a resumed run only the last part was timed here.
+    timed = (time.monotonic() - started) / max(1, record.num_steps_run - first_step)
+    record.train_seconds = round(timed * record.num_steps_run, 1)
+    with whole_or_not_at_all(out) as scratch:
+        _save(model, recipe, base, quantization, scratch)
+        record.write(scratch)
+    shutil.rmtree(checkpoints)
+    return record
+
+
+def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
+    """Refuse what the plan says won't fit in the memory that is free, here or in the container.
+
+    Raises:
+        TrainingError: with the plan's figures.
+    """
+    free = free_memory()
+    length = max(len(sample.input_ids) for sample in samples)
+    answers = sum(label != IGNORED_LABEL for sample in samples for label in sample.labels)
+    share = answers / sum(len(sample.input_ids) for sample in samples)
+    memory = training_memory(Shape.of(Checkpoint.open(base).config), recipe, length, share)
+    if memory.peak > free:
+        parts = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in asdict(memory).items())
+        raise TrainingError(
+            f"this takes {memory.peak / MIB:,.0f} MiB by the plan ({parts}), and {free / MIB:,.0f} "
+            "are free: try --gradient-checkpointing, --accumulation, a shorter --max-length or "
+            "--method qlora; --force begins all the same"
+        )
+
+
+def checkpoints_of(out: Path) -> Path:
+    """Where a run keeps its checkpoints while it lasts."""
+    return out.absolute().with_name(f"{out.name}.checkpoints")
+
+
+def _checkpoints_for(out: Path, record: RunRecord, *, resume: bool) -> Path:
+    """The directory of checkpoints: of this very job, or yet to be made.
+
+    Raises:
+        TrainingError: it holds another run's, or this one's and `resume` isn't said.
+    """
+    directory = checkpoints_of(out)
+    if (directory / RECORD_FILE).is_file():
+        if not resume:
+            raise TrainingError(
+                f"{directory} is of a run that didn't end: go on with --resume, or delete it"
+            )
+        found = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
+        if not record.same_job(found):
+            raise TrainingError(
+                f"{directory} is of another job: base, data and recipe must be the same to resume"
+            )
+    elif resume:
+        raise TrainingError(f"there is nothing to resume: {directory} holds no run")
+    return directory
+
+
+def _load(base: Path, recipe: Recipe) -> Any:
+    """The model with what is to be trained, and nothing else, requiring gradients."""
+    if not recipe.has_adapter:
+        # bfloat16 weights would round most updates away.
+        return load_model(base, torch.float32)
+    return add_lora(load_model(base, nf4=recipe.method == "qlora"), recipe)
+
+
+def _save(model: Any, recipe: Recipe, base: Path, quantization: str, out: Path) -> None:
+    if recipe.has_adapter:
+        save_adapter(model, out, base, quantization)
+        return
+    Checkpoint.open(base).copy_other_files(out)
+    model.to(torch.bfloat16).save_pretrained(out)
