@@ -17,7 +17,7 @@ import pytest_asyncio
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
-from server import app as app_module
+from server.api import operations
 from server.app import build_app
 from server.auth import Keys
 from server.gate.gate import Gate
@@ -124,7 +124,7 @@ async def test_changes_through_either_are_seen_by_both(servers: list[Server]) ->
 async def test_while_the_database_is_away(
     servers: list[Server], url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_module, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(operations, "STALE_SECONDS", 0.5)
 
     def reachable(server: Server, expected: bool) -> Callable[[], Awaitable[bool]]:
         async def check() -> bool:
