@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -26,7 +26,6 @@ from adapters_registry.errors import (
     InsufficientStorage,
     NotFound,
     Reason,
-    StoreUnavailable,
 )
 from adapters_registry.garbage import collect_garbage
 from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
@@ -41,14 +40,15 @@ from adapters_registry.records.catalog import (
 )
 from adapters_registry.records.change import Change
 from adapters_registry.records.database import open_database
-from adapters_registry.records.idempotency import (
-    Idempotency,
-    find_result,
-    fingerprint_of,
-    keep_result,
+from adapters_registry.records.idempotency import Idempotency
+from adapters_registry.records.tables import AuditEntry, Tenant, Version, VersionState
+from adapters_registry.records.tenants import no_tenant
+from adapters_registry.registration import (
+    Registration,
+    StagedFiles,
+    add_registration,
+    keep_at_origin,
 )
-from adapters_registry.records.tables import Adapter, AuditEntry, Tenant, Version, VersionState
-from adapters_registry.records.tenants import check_room, no_tenant, require_tenant
 
 log = logging.getLogger(__name__)
 
@@ -103,50 +103,20 @@ class Registry:
         """
         check_name(name, "adapter")
         self.require_tenant(check_name(tenant, "tenant"))
-        with self._taken_in(stage, size_bytes) as (staged, digest, size_bytes):
-            fingerprint = fingerprint_of("register", tenant, name, digest, promote, metadata or {})
-            with self.change() as change:
-                require_tenant(change, tenant)  # it may have gone meanwhile
-                self.content.publish(staged, digest)
-                done = find_result(change, once, fingerprint) if once else None
-                if done is not None:
-                    return version_record(change.session.get_one(Version, done.version_id)), False
-                version = _same_content(change, tenant, name, digest)
-                is_new = version is None
-                if version is None:
-                    check_room(change, tenant, name, size_bytes)
-                    version = _add_version(change, tenant, name, digest, size_bytes)
-                    version.source, version.details = source[:1024], metadata or {}
-                    version.promote = promote
-                    after = {"digest": digest, "source": version.source}
-                    change.log(
-                        "version.register", version.adapter, str(version.number), None, after
-                    )
-                elif promote:
-                    version.promote = True
-                    version.adapter.epoch = change.epoch
-                    if version.state == VersionState.READY:
-                        point(change, version.adapter, LIVE, [[version.number, 100]])
-                change.session.flush()
-                if once:
-                    keep_result(change, once, fingerprint, version.id)
-                return version_record(version), is_new
+        asked = Registration(tenant, name, source, promote, metadata or {})
+        with self._staged(stage, size_bytes) as files, self.change() as change:
+            return add_registration(change, self.content, asked, files, once)
 
     @contextmanager
-    def _taken_in(
-        self, stage: Callable[[Path], None], size_bytes: int
-    ) -> Iterator[tuple[Path, str, int]]:
-        """Files staged and sealed, to be published within; with their digest and size in bytes."""
-        with self.content.staging() as staged:
-            self.make_room(staged, size_bytes)
-            stage(staged)
-            digest, size_bytes = self.content.seal(staged)
-            self.make_room(staged, size_bytes)
-            yield staged, digest, size_bytes
-        if self.content.origin:
-            # Another replica's collection may have come between; what is there isn't sent again.
-            with suppress(StoreUnavailable, FileNotFoundError):  # gone here: evicted, so it's there
-                self.content.origin.put(digest, self.content.path(digest))
+    def _staged(self, stage: Callable[[Path], None], size_bytes: int) -> Iterator[StagedFiles]:
+        """Files that `stage` has put into an empty directory, with room reserved for them."""
+        with self.content.staging() as directory:
+            self.make_room(directory, size_bytes)
+            stage(directory)
+            digest, size_bytes = self.content.seal(directory)
+            self.make_room(directory, size_bytes)
+            yield StagedFiles(directory, digest, size_bytes)
+        keep_at_origin(self.content, digest)
 
     def make_room(self, staged: Path, num_bytes: int) -> None:
         """Reserve disk budget for a staging directory, collecting garbage if there is no room.
@@ -285,29 +255,3 @@ class Registry:
             row = change.session.get_one(Version, version.version_id)
             row.adapter.epoch = change.epoch
             yield change, row
-
-
-def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
-    """The version of this adapter that has the same content and is, or may become, ready."""
-    adapter = change.find_adapter(tenant, name)
-    gone = (VersionState.REJECTED, VersionState.RETIRED)
-    versions = adapter.versions if adapter and not adapter.deleted else []
-    return next((v for v in versions if v.digest == digest and v.state not in gone), None)
-
-
-def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes: int) -> Version:
-    adapter = change.find_adapter(tenant, name)
-    if adapter is None:
-        adapter = Adapter(tenant=tenant, name=name, last_number=0)
-        change.session.add(adapter)
-    adapter.epoch, adapter.deleted = change.epoch, False
-    adapter.last_number += 1
-    version = Version(
-        adapter=adapter,
-        number=adapter.last_number,
-        digest=digest,
-        size_bytes=size_bytes,
-        state=VersionState.PENDING,
-    )
-    change.session.add(version)
-    return version
