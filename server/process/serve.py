@@ -1,36 +1,32 @@
-"""One server process from its first line to its last: sockets, signals, draining, exit."""
+"""One server process from its first line to its last: start, serve, drain, exit."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.exc import SQLAlchemyError
 
-from adapters_registry.check.base import BaseSpec
-from adapters_registry.content.store import ContentStore
-from adapters_registry.errors import StoreUnavailable
 from adapters_registry.registry import Registry
-from server import bundled_base, metrics
+from server import metrics
 from server.auth import Keys
 from server.engine.environment import prepare_environment
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.process import demo
-from server.process.data_dir import open_content, own_data_dir
+from server.process.data_dir import own_data_dir
 from server.process.http_server import HttpServer
+from server.process.signals import EndSignals, drain
+from server.process.startup import listen, open_registry, prepare_base
+from server.process.upkeep import follow_changes, keep_books, write_books
 from server.residency.leases import Leases
-from server.settings import Settings, SettingsError
+from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
 
 if TYPE_CHECKING:
@@ -42,10 +38,8 @@ FORCED_CLOSE_SECONDS = 2
 KEEP_ALIVE_SECONDS = 75
 """More than proxies keep idle connections to us (mostly 60): a request that is on its way to a
 connection as we close it fails, or is sent again."""
-FOLLOW_INTERVAL_SECONDS = 0.5
-BOOKKEEPING_INTERVAL_SECONDS = 10
 
-Books = Sequence[Callable[[], None]]
+HTTP_SETTING = "LORAPLEX_HOST, LORAPLEX_PORT (--host, --port)"
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> int:
@@ -54,13 +48,16 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     `announce` is given the lines that a person at the terminal should read.
 
     Raises:
-        SettingsError: a setting that can't be used, found before anything was started.
+        SettingsError: a setting cannot be used; found before anything was started.
     """
     started = time.monotonic()
-    with _listen(settings) as listener, own_data_dir(settings):
-        base = _prepare_base(settings, announce)
+    with (
+        listen(settings.host, settings.port, HTTP_SETTING) as listener,
+        own_data_dir(settings),
+    ):
+        base = prepare_base(settings, announce)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels)
-        registry = _open_registry(settings, base)
+        registry = open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)
         has_demo = settings.demo and not settings.base
@@ -72,10 +69,10 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path)
-        adapters = Leases.of(settings, engine, registry)
-        gate, lifecycle = Gate(registry, engine, adapters), Lifecycle(prepared=False)
-        showback = UsageBuffer(registry)
-        app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle, showback)
+        leases = Leases.of(settings, engine, registry)
+        gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
+        usage_buffer = UsageBuffer(registry)
+        app = build_app(settings, registry, keys, engine, leases, gate, lifecycle, usage_buffer)
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
 
@@ -92,7 +89,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                 announce(demo.examples(address, settings))
 
         async def prepare(engine_is_up: asyncio.Event) -> None:
-            """Take up the checks that the last process left; ready once the demo's are done."""
+            """Continue the checks that the last process left; ready once the demo's are done."""
             awaited = demo.unchecked(registry)
             for version in [*awaited, *(v for v in registry.unfinished() if v not in awaited)]:
                 gate.start(version)
@@ -101,216 +98,82 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             lifecycle.prepared = True
             announce_ready()
 
-        books = keys.save_last_used, showback.save
+        running = RunningServer(
+            settings, app, registry, keys, leases, engine, lifecycle, usage_buffer, prepare
+        )
         try:
-            return asyncio.run(
-                _run(settings, app, listener, registry, books, adapters, engine, lifecycle, prepare)
-            )
+            return asyncio.run(running.run(listener))
         finally:
-            _save(books)
+            write_books(running.books)
             registry.close()
 
 
-async def _run(
-    settings: Settings,
-    app: FastAPI,
-    listener: socket.socket,
-    registry: Registry,
-    books: Books,
-    leases: Leases,
-    engine: EngineSupervisor,
-    lifecycle: Lifecycle,
-    prepare: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
-) -> int:
-    """HTTP answers from the first moment (503 until the engine is up) to the end of the drain."""
-    config = uvicorn.Config(
-        app,
-        log_level="info" if settings.log_level == "debug" else "warning",
-        access_log=settings.log_level == "debug",
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
-        ws="none",
-    )
-    server = HttpServer(config)
-    signalled = _watch_signals()
-    http = asyncio.create_task(server.serve(sockets=[listener]))
-    engine_is_up = asyncio.Event()
+@dataclass(frozen=True)
+class RunningServer:
+    """The parts of one server, and what runs while it serves."""
 
-    def on_ready() -> None:
-        metrics.ENGINE_STARTS.inc()
-        engine_is_up.set()
+    settings: Settings
+    app: FastAPI
+    registry: Registry
+    keys: Keys
+    leases: Leases
+    engine: EngineSupervisor
+    lifecycle: Lifecycle
+    usage_buffer: UsageBuffer
+    prepare: Callable[[asyncio.Event], Awaitable[None]]
+    """Is called at the start with an event that is set when the engine is up."""
 
-    preparation = asyncio.create_task(prepare(engine_is_up))
-    supervision = asyncio.create_task(engine.run(on_ready))
-    ended = asyncio.create_task(signalled.wait())
-    following = asyncio.create_task(follow_changes(registry, leases))
-    bookkeeping = asyncio.create_task(_keep_books(books))
-    try:
-        await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (supervision, http):
-            if task.done():
-                log.error("giving up: %s", task.exception() or "the HTTP server ended")
-                return 1
-        await _drain(lifecycle, settings, signalled)
-        return 0
-    finally:
-        lifecycle.draining = True
-        server.should_exit = True
-        await http
-        preparation.cancel()
-        supervision.cancel()
-        ended.cancel()
-        following.cancel()
-        bookkeeping.cancel()
-        engine.stop()
+    @property
+    def books(self) -> tuple[Callable[[], None], ...]:
+        """What writes to the database what requests left in memory."""
+        return self.keys.save_last_used, self.usage_buffer.save
 
+    async def run(self, listener: socket.socket) -> int:
+        """Answer HTTP from the first moment to the end of the drain; return the exit code.
 
-async def follow_changes(registry: Registry, leases: Leases) -> None:
-    """Take in what other servers on the same database change, within a second."""
-    reachable = True
-    while True:
-        await asyncio.sleep(FOLLOW_INTERVAL_SECONDS)
+        Requests get a 503 until the engine is up.
+        """
+        server = HttpServer(self._http_config())
+        signals = EndSignals.watch()
+        engine_is_up = asyncio.Event()
+
+        def on_ready() -> None:
+            metrics.ENGINE_STARTS.inc()
+            engine_is_up.set()
+
+        http = asyncio.create_task(server.serve(sockets=[listener]))
+        supervision = asyncio.create_task(self.engine.run(on_ready))
+        ended = asyncio.create_task(signals.wait())
+        background = [
+            supervision,
+            ended,
+            asyncio.ensure_future(self.prepare(engine_is_up)),
+            asyncio.create_task(follow_changes(self.registry, self.leases)),
+            asyncio.create_task(keep_books(self.books)),
+        ]
         try:
-            await asyncio.to_thread(registry.refresh)
-        except SQLAlchemyError as error:
-            if reachable:
-                log.error(
-                    "the registry's database doesn't answer; serving what is known: %s", error
-                )
-            reachable = False
-        else:
-            reachable = True
-        leases.follow(registry.catalog)
+            await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (supervision, http):
+                if task.done():
+                    log.error("giving up: %s", task.exception() or "the HTTP server ended")
+                    return 1
+            await drain(self.lifecycle, self.settings, signals)
+            return 0
+        finally:
+            self.lifecycle.draining = True
+            server.should_exit = True
+            await http
+            for background_task in background:
+                background_task.cancel()
+            self.engine.stop()
 
-
-async def _keep_books(books: Books) -> None:
-    """Record now and then what requests have left in memory."""
-    while True:
-        await asyncio.sleep(BOOKKEEPING_INTERVAL_SECONDS)
-        await asyncio.to_thread(_save, books)
-
-
-def _save(books: Books) -> None:
-    for save in books:
-        try:
-            save()
-        except SQLAlchemyError as error:
-            log.error("usage, or when keys were last used, can't be recorded: %s", error)
-
-
-class _Signalled(asyncio.Event):
-    """Set by SIGTERM and SIGINT."""
-
-    last: int | None = None
-    """Which one it was."""
-
-    def on(self, number: int) -> None:
-        self.last = number
-        self.set()
-
-
-def _watch_signals() -> _Signalled:
-    signalled = _Signalled()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled.on, number)
-    return signalled
-
-
-async def _drain(lifecycle: Lifecycle, settings: Settings, signalled: _Signalled) -> None:
-    """Let open streams finish; a second signal ends the waiting.
-
-    Routers get notice of a SIGTERM; Ctrl-C comes from a person, who waits.
-    """
-    seconds = settings.drain_seconds
-    notice_seconds = settings.notice_seconds if signalled.last == signal.SIGTERM else 0
-    log.info(
-        "leaving: new requests are refused after %g s, open ones then have %g s",
-        notice_seconds,
-        seconds,
-    )
-    signalled.clear()
-    drained = asyncio.create_task(lifecycle.drain(seconds, notice_seconds))
-    again = asyncio.create_task(signalled.wait())
-    await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
-    if not (drained.done() and drained.result()):
-        log.warning("some requests were cut off")
-    drained.cancel()
-    again.cancel()
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Bind before anything slow, so that a port in use is said at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(2048)  # or another server could still take the port before uvicorn listens
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"LORAPLEX_HOST, LORAPLEX_PORT (--host, --port): can't listen on "
-            f"{settings.host}:{settings.port}: {error.strerror}; choose another"
-        ) from error
-    listener.set_inheritable(False)
-    return listener
-
-
-def _prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
-    if settings.base:
-        return settings.base
-    try:
-        if not bundled_base.bundled_base_directory().is_dir():
-            announce(f"preparing the bundled base {bundled_base.NAME} (once, about 20 s)")
-        return str(bundled_base.ensure_bundled_base())
-    except (bundled_base.BundledBaseMissing, subprocess.CalledProcessError) as error:
-        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
-
-
-def _open_registry(settings: Settings, base: str) -> Registry:
-    try:
-        spec = replace(
-            base_spec(base, settings.max_lora_rank),
-            refuses_other_rounding=settings.other_rounding == "refuse",
+    def _http_config(self) -> uvicorn.Config:
+        is_debug = self.settings.log_level == "debug"
+        return uvicorn.Config(
+            self.app,
+            log_level="info" if is_debug else "warning",
+            access_log=is_debug,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
+            ws="none",
         )
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
-    try:
-        content = open_content(settings)
-        _try_origin(content)
-        return Registry(settings.records_url, content, spec)
-    except (OSError, ImportError, SQLAlchemyError) as error:
-        cause = str(error).splitlines()[0]
-        raise SettingsError(
-            f"LORAPLEX_DATA_DIR, LORAPLEX_DATABASE_URL: can't open the registry: {cause}"
-        ) from error
-
-
-def _try_origin(content: ContentStore) -> None:
-    """Say at once that the origin can't be used; what is in the data folder is served even so."""
-    try:
-        if content.origin:
-            content.origin.size_of("0" * 64)
-    except StoreUnavailable as error:
-        log.error("LORAPLEX_ORIGIN: %s", error)
-
-
-def base_spec(base: str, max_rank: int) -> BaseSpec:
-    """The base's modules, from its directory or, for a hub id, from the hub's configuration.
-
-    Raises:
-        ValueError: the configuration can't be had, or is of no Llama model.
-    """
-    directory, name = Path(base), ""
-    if not directory.is_dir():
-        from huggingface_hub import hf_hub_download
-
-        try:
-            directory, name = Path(hf_hub_download(base, "config.json")).parent, base
-        except OSError as error:
-            raise ValueError(
-                f"can't get {base} from the Hugging Face hub ({type(error).__name__}): check the "
-                "connection and HF_TOKEN, or name a model directory"
-            ) from error
-    return BaseSpec.from_directory(directory, max_rank, name)

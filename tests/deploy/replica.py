@@ -27,7 +27,8 @@ from server.auth import Keys
 from server.engine.interface import Endpoint
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
-from server.process import serve as server_process
+from server.process.serve import HTTP_SETTING, RunningServer
+from server.process.startup import listen
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
@@ -117,10 +118,11 @@ def serve(port: int, database_url: str, content: Path) -> int:
     async def prepare(engine_is_up: asyncio.Event) -> None:
         await engine_is_up.wait()
 
-    books = (keys.save_last_used, showback.save)
-    with server_process._listen(settings) as listener:
-        parts = settings, app, listener, registry, books, adapters, engine, lifecycle, prepare
-        return asyncio.run(server_process._run(*parts))
+    running = RunningServer(
+        settings, app, registry, keys, adapters, engine, lifecycle, showback, prepare
+    )
+    with listen(settings.host, port, HTTP_SETTING) as listener:
+        return asyncio.run(running.run(listener))
 
 
 if __name__ == "__main__":

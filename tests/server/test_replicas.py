@@ -22,7 +22,7 @@ from server.app import build_app
 from server.auth import Keys
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
-from server.process import serve
+from server.process.upkeep import follow_changes
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
@@ -65,7 +65,7 @@ async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> Asy
     gate = Gate(registry, engine, adapters)
     showback = UsageBuffer(registry)
     app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle(), showback)
-    following = asyncio.create_task(serve.follow_changes(registry, adapters))
+    following = asyncio.create_task(follow_changes(registry, adapters, interval_seconds=0.01))
     transport = httpx.ASGITransport(app)
     headers = {"Authorization": f"Bearer {key[0]}"}
     async with httpx.AsyncClient(
@@ -83,14 +83,9 @@ def url(postgres: Postgres) -> str:
 
 @pytest_asyncio.fixture
 async def servers(
-    url: str,
-    tmp_path: Path,
-    tiny_base: BaseSpec,
-    make_adapter: AdapterFactory,
-    monkeypatch: pytest.MonkeyPatch,
+    url: str, tmp_path: Path, tiny_base: BaseSpec, make_adapter: AdapterFactory
 ) -> AsyncIterator[list[Server]]:
     """Two of them with an adapter of two versions; they share the folder of its files."""
-    monkeypatch.setattr(serve, "FOLLOW_INTERVAL_SECONDS", 0.01)
     async with AsyncExitStack() as stack:
         key: list[str] = []
         both = [

@@ -11,7 +11,7 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.retirement import delete_adapter
 from adapters_registry.registry import Registry
-from server.process import serve
+from server.process.upkeep import follow_changes
 from server.residency.leases import Leases
 from server.settings import Settings
 from tests.server.fake_engine import FakeEngine
@@ -25,7 +25,6 @@ async def test_changes_are_followed_past_a_database_that_was_away(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve, "FOLLOW_INTERVAL_SECONDS", 0.01)
     other = Registry(database_url, ContentStore(registry.content.root), registry.base)
     refresh, failures = registry.refresh, [OperationalError("", {}, Exception())] * 3
 
@@ -35,7 +34,7 @@ async def test_changes_are_followed_past_a_database_that_was_away(
         refresh()
 
     monkeypatch.setattr(registry, "refresh", refresh_unless_away)
-    following = asyncio.create_task(serve.follow_changes(registry, leases))
+    following = asyncio.create_task(follow_changes(registry, leases, interval_seconds=0.01))
     await asyncio.to_thread(other.apply, delete_adapter, "default", "home", force=True)
     async with asyncio.timeout(5):
         while registry.catalog.adapters:

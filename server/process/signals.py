@@ -1,0 +1,54 @@
+"""How the process ends: the signals that ask for it, and the drain that follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from server.lifecycle import Lifecycle
+from server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class EndSignals(asyncio.Event):
+    """An event that SIGTERM and SIGINT set."""
+
+    last: int | None = None
+    """The number of the last signal that arrived."""
+
+    @classmethod
+    def watch(cls) -> EndSignals:
+        """Return an event that the running loop sets from now on."""
+        signals = cls()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals._receive, number)
+        return signals
+
+    def _receive(self, number: int) -> None:
+        self.last = number
+        self.set()
+
+
+async def drain(lifecycle: Lifecycle, settings: Settings, signals: EndSignals) -> None:
+    """Wait for the open streams to finish. A second signal ends the waiting.
+
+    After SIGTERM, routers get some time to take note first. Ctrl-C comes from a person, who waits.
+    """
+    seconds = settings.drain_seconds
+    notice_seconds = settings.notice_seconds if signals.last == signal.SIGTERM else 0
+    log.info(
+        "shutting down: new requests are refused after %g s, open ones then have %g s",
+        notice_seconds,
+        seconds,
+    )
+    signals.clear()
+    drained = asyncio.create_task(lifecycle.drain(seconds, notice_seconds))
+    again = asyncio.create_task(signals.wait())
+    await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not (drained.done() and drained.result()):
+        log.warning("some requests were cut off")
+    drained.cancel()
+    again.cancel()

@@ -1,0 +1,113 @@
+"""What must be there before the first request: the port, the base, the registry."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.errors import StoreUnavailable
+from adapters_registry.registry import Registry
+from server import bundled_base
+from server.process.data_dir import open_content
+from server.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """Bind a port before anything slow starts, so that a port in use is reported at once.
+
+    Raises:
+        SettingsError: the address cannot be bound; the message begins with `setting`.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Without this, another server could still take the port before uvicorn listens.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another"
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
+    """Return the base's directory or hub id; the bundled base is made at its first use.
+
+    Raises:
+        SettingsError: the bundled base cannot be made.
+    """
+    if settings.base:
+        return settings.base
+    try:
+        if not bundled_base.bundled_base_directory().is_dir():
+            announce(f"preparing the bundled base {bundled_base.NAME} (once, about 20 s)")
+        return str(bundled_base.ensure_bundled_base())
+    except (bundled_base.BundledBaseMissing, subprocess.CalledProcessError) as error:
+        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
+
+
+def open_registry(settings: Settings, base: str) -> Registry:
+    """Open the database and the folder of adapters' files.
+
+    Raises:
+        SettingsError: the base's configuration, the database or the data folder cannot be used.
+    """
+    try:
+        spec = replace(
+            base_spec(base, settings.max_lora_rank),
+            refuses_other_rounding=settings.other_rounding == "refuse",
+        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
+    try:
+        content = open_content(settings)
+        _try_origin(content)
+        return Registry(settings.records_url, content, spec)
+    except (OSError, ImportError, SQLAlchemyError) as error:
+        cause = str(error).splitlines()[0]
+        raise SettingsError(
+            f"LORAPLEX_DATA_DIR, LORAPLEX_DATABASE_URL: cannot open the registry: {cause}"
+        ) from error
+
+
+def _try_origin(content: ContentStore) -> None:
+    """Log at once that the origin cannot be used; what the data folder has is served anyway."""
+    try:
+        if content.origin:
+            content.origin.size_of("0" * 64)
+    except StoreUnavailable as error:
+        log.error("LORAPLEX_ORIGIN: %s", error)
+
+
+def base_spec(base: str, max_rank: int) -> BaseSpec:
+    """Read the base's modules from its directory or, for a hub id, from the hub's configuration.
+
+    Raises:
+        ValueError: the configuration cannot be fetched, or is not that of a Llama model.
+    """
+    directory, name = Path(base), ""
+    if not directory.is_dir():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            directory, name = Path(hf_hub_download(base, "config.json")).parent, base
+        except OSError as error:
+            raise ValueError(
+                f"cannot get {base} from the Hugging Face hub ({type(error).__name__}): check the "
+                "connection and HF_TOKEN, or name a model directory"
+            ) from error
+    return BaseSpec.from_directory(directory, max_rank, name)

@@ -1,0 +1,58 @@
+"""What a server does beside its requests: follow other servers' changes, write what it counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters_registry.registry import Registry
+from server.residency.leases import Leases
+
+log = logging.getLogger(__name__)
+
+FOLLOW_INTERVAL_SECONDS = 0.5
+BOOKKEEPING_INTERVAL_SECONDS = 10
+
+Books = Sequence[Callable[[], None]]
+"""Functions that write to the database what requests left in memory."""
+
+
+async def follow_changes(
+    registry: Registry, leases: Leases, interval_seconds: float = FOLLOW_INTERVAL_SECONDS
+) -> None:
+    """Take over what other servers on the same database change, within a second."""
+    reachable = True
+    while True:
+        await asyncio.sleep(interval_seconds)
+        try:
+            await asyncio.to_thread(registry.refresh)
+        except SQLAlchemyError as error:
+            if reachable:
+                log.error(
+                    "the registry's database does not answer; this server goes on with what it "
+                    "knows: %s",
+                    error,
+                )
+            reachable = False
+        else:
+            reachable = True
+        leases.follow(registry.catalog)
+
+
+async def keep_books(books: Books) -> None:
+    """Write the books every few seconds."""
+    while True:
+        await asyncio.sleep(BOOKKEEPING_INTERVAL_SECONDS)
+        await asyncio.to_thread(write_books, books)
+
+
+def write_books(books: Books) -> None:
+    """Write each of the books; one that cannot be written is logged and tried again later."""
+    for write in books:
+        try:
+            write()
+        except SQLAlchemyError as error:
+            log.error("usage, or when keys were last used, cannot be recorded: %s", error)
