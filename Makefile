@@ -21,6 +21,10 @@ ENGINE_SET := $(if $(HASHED),--require-hashes -r requirements/$(ENGINE).hashes.t
 	-r requirements/$(ENGINE).txt -r requirements/bundled-base.txt)
 DEV_SET := $(if $(HASHED),--require-hashes -r requirements/dev.hashes.txt,-r requirements/dev.txt)
 
+# Triton for the GPU operators' tests, which run in its interpreter. It must not stand in the
+# environment: vLLM's CPU build would take it for a GPU's. 184 MB to download, 691 MB on disk.
+TRITON := $(if $(filter cpu,$(ENGINE)),.triton/.installed)
+
 # What pip would install, and with which hashes.
 REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
@@ -30,7 +34,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
 
-test: $(INSTALLED_DEV) base ## Install and pass the tests.
+test: $(INSTALLED_DEV) $(TRITON) base ## Install and pass the tests.
 	$(VENV)/bin/python -m pytest
 
 bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SCENARIO=hot-swap, ...
@@ -83,6 +87,13 @@ $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pypro
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --no-deps $(ENGINE_SET)
 	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+.triton/.installed: requirements/gpu.hashes.txt requirements/gpu.txt | $(INSTALLED)
+	@echo "installing Triton into .triton (for tests of the GPU operators)"
+	rm -rf $(@D) && mkdir $(@D)
+	grep '^triton==' requirements/gpu$(if $(HASHED),.hashes).txt > $(@D)/requirements.txt
+	$(PIP) --no-deps $(if $(HASHED),--require-hashes) --target $(@D) -r $(@D)/requirements.txt
 	touch $@
 
 $(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt requirements/dev.hashes.txt

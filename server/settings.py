@@ -95,6 +95,17 @@ class Settings(BaseSettings):
         "LoRA operators on CPU; stock is vLLM's, slow and wrong (base requests get an adapter): "
         "for measurements only.",
     )
+    gpu_lora_kernels: Literal["fused", "stock"] = _field(
+        "fused",
+        "Adapters",
+        "LoRA operators on CUDA; stock is vLLM's, with a third more launches.",
+    )
+    gpu_lora_tiles: Path | None = _field(
+        None,
+        "Adapters",
+        "Table of tile sizes for the fused operators, as `loraplex tune` writes it; default: "
+        "lora-tiles.json in the data folder, where there is one.",
+    )
     max_adapter_mib: int = _field(
         2048, "Adapters", "Largest adapter accepted for registration, in MiB.", ge=1
     )
@@ -224,6 +235,11 @@ class Settings(BaseSettings):
     def records_url(self) -> str:
         """The database, the default resolved."""
         return self.database_url or f"sqlite:///{self.data_dir / 'registry.db'}"
+
+    @property
+    def gpu_lora_tiles_file(self) -> Path:
+        """Where the table of tile sizes is written and read, the default resolved."""
+        return self.gpu_lora_tiles or self.data_dir / "lora-tiles.json"
 
     @property
     def admin_key_file(self) -> Path:

@@ -6,9 +6,10 @@ import difflib
 import logging
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from server.engine import cpu
+from server.engine.worker.lora_gpu import OPERATOR_VERSION
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -64,11 +65,23 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     if namespace.model_tag is not None:
         raise SettingsError(f"{namespace.model_tag!r} is no flag; the base is named with --base")
     namespace.lora_target_modules = list(ADAPTED_MODULES)
+    if current_platform.is_cuda() and settings.gpu_lora_kernels == "fused":
+        namespace.additional_config = _of_compiled_model(namespace.additional_config)
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"LORAPLEX_ENGINE_ARGS: {error}") from error
     return namespace
+
+
+def _of_compiled_model(additional_config: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep models that were compiled with our LoRA operators apart from others.
+
+    vLLM loads a compiled model from its cache by the hash of its own settings, before anything of
+    the model's code is looked at: without this, a server with its operators would run ours, and
+    the other way round.
+    """
+    return {**(additional_config or {}), "loraplex_lora_operators": OPERATOR_VERSION}
 
 
 def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:

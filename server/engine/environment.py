@@ -16,6 +16,11 @@ SERVER_PID = "_LORAPLEX_SERVER_PID"
 CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
 """Tells the engine's processes which LoRA operators to use on CPU: the setting's value."""
 
+GPU_LORA_KERNELS = "_LORAPLEX_GPU_LORA_KERNELS"
+"""The same on CUDA."""
+
+_GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
+
 _VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 
 _THREADS = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", _VLLMS_THREADS)
@@ -63,6 +68,18 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> Non
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ[SERVER_PID] = str(os.getpid())
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
+
+
+def choose_gpu_lora(kernels: str, tiles: Path) -> None:
+    """Tell the engine's processes which LoRA operators to use on CUDA, and their tile sizes."""
+    os.environ[GPU_LORA_KERNELS] = kernels
+    os.environ[_GPU_LORA_TILES] = str(tiles)
+
+
+def gpu_lora_tiles() -> Path | None:
+    """Return the path that `choose_gpu_lora` was given; None in a process of another server."""
+    path = os.environ.get(_GPU_LORA_TILES)
+    return Path(path) if path else None
 
 
 @contextlib.contextmanager

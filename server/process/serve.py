@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
-from server.engine.environment import prepare_environment
+from server.engine.environment import choose_gpu_lora, prepare_environment
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.process import demo
@@ -57,6 +57,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     ):
         base = prepare_base(settings, announce)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels)
+        choose_gpu_lora(settings.gpu_lora_kernels, settings.gpu_lora_tiles_file.absolute())
         registry = open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)

@@ -7,7 +7,7 @@ import select
 import signal
 import threading
 
-from server.engine.environment import CPU_LORA_KERNELS, SERVER_PID
+from server.engine.environment import CPU_LORA_KERNELS, GPU_LORA_KERNELS, SERVER_PID
 
 
 def register() -> None:
@@ -15,6 +15,8 @@ def register() -> None:
     _clear_kv_blocks_before_reuse()
     if os.environ.get(CPU_LORA_KERNELS) != "stock":
         _replace_cpu_lora_operators()
+    if os.environ.get(GPU_LORA_KERNELS) != "stock":
+        _replace_gpu_lora_operators()
     server_pid = os.environ.get(SERVER_PID)
     if server_pid and int(server_pid) != os.getpid():
         # A Ctrl-C reaches the terminal's whole process group; the engine must outlive it to drain.
@@ -39,6 +41,14 @@ def _replace_cpu_lora_operators() -> None:
 
     if current_platform.is_cpu():
         wrapper = "server.engine.worker.punica.GroupedPunicaWrapper"
+        type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
+
+
+def _replace_gpu_lora_operators() -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cuda():
+        wrapper = "server.engine.worker.lora_gpu.punica.FusedPunicaWrapper"
         type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
 
 

@@ -1,0 +1,73 @@
+"""One step's batch as the kernels want it: rows sorted by slot and cut into tiles.
+
+It is made on the host with NumPy, once for all layers of a step, and reaches the GPU in one copy:
+nothing here waits for the GPU. The kernels' grids depend on shapes alone (`max_tiles`), so a
+captured CUDA graph stays right whatever the next step's batch looks like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TILE_ROWS = (16, 32, 64, 128)
+"""Tile heights that tables of tile sizes may choose from; each step has tiles of each."""
+
+TILE_FIELDS = 4
+"""A tile's slot, first position, number of rows, and one unused: 16 bytes."""
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A step's rows by slot; the slots in rising order, -1 (no adapter) first if it is there."""
+
+    slots: Ints
+    counts: Ints
+    starts: Ints
+    """Where each slot's rows begin in `rows`."""
+    rows: Ints
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether any row has an adapter."""
+        return bool(self.slots.size) and int(self.slots[-1]) >= 0
+
+
+def group_rows(slot_of_row: Ints) -> Groups:
+    """Sort a step's rows by slot; rows of one slot keep their order."""
+    if not slot_of_row.size:
+        empty = np.zeros(0, np.int32)
+        return Groups(empty, empty, empty, empty)
+    # 16 bits: NumPy sorts those by radix, in linear time.
+    rows = np.argsort(slot_of_row.astype(np.int16), kind="stable").astype(np.int32)
+    counts = np.bincount(slot_of_row + 1)
+    slots = np.flatnonzero(counts)
+    counts = counts[slots]
+    starts = np.cumsum(counts) - counts
+    return Groups(
+        (slots - 1).astype(np.int32), counts.astype(np.int32), starts.astype(np.int32), rows
+    )
+
+
+def max_tiles(num_rows: int, num_slots: int, tile_rows: int) -> int:
+    """The most tiles that a batch of `num_rows` over at most `num_slots` adapters can need."""
+    adapters = min(num_rows, num_slots)
+    return adapters + (num_rows - adapters) // tile_rows
+
+
+def fill_tiles(tiles: Ints, groups: Groups, tile_rows: int) -> None:
+    """Write the tiles of all rows that have an adapter; `tiles` is (capacity, TILE_FIELDS)."""
+    tiles[:, 0] = -1
+    with_adapter = groups.slots >= 0
+    counts, starts = groups.counts[with_adapter], groups.starts[with_adapter]
+    tiles_of = -(-counts // tile_rows)
+    total = int(tiles_of.sum())
+    within = np.arange(total) - np.repeat(np.cumsum(tiles_of) - tiles_of, tiles_of)
+    before = within * tile_rows
+    tiles[:total, 0] = np.repeat(groups.slots[with_adapter], tiles_of)
+    tiles[:total, 1] = np.repeat(starts, tiles_of) + before
+    tiles[:total, 2] = np.minimum(np.repeat(counts, tiles_of) - before, tile_rows)

@@ -1,0 +1,142 @@
+"""Where the kernels find a wrapped layer's stacked weights, and how many ranks each slot uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ALIGNED_ELEMENTS = 8
+"""16 bytes of a 16-bit type: what one thread loads at once."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tile sizes are chosen by, beside the number of rows."""
+
+    features: int
+    outputs: tuple[int, ...]
+    """The width of each slice of the output."""
+    max_rank: int
+
+    @property
+    def num_slices(self) -> int:
+        """Projections that share the layer's input: 3 for q, k and v."""
+        return len(self.outputs)
+
+    @property
+    def max_columns(self) -> int:
+        """Ranks of all slices together, of the largest adapter."""
+        return self.num_slices * self.max_rank
+
+    @property
+    def label(self) -> str:
+        """For logs and tables: features, outputs, rank."""
+        return f"{self.features} -> {'+'.join(map(str, self.outputs))}, rank {self.max_rank}"
+
+
+class LayerWeights:
+    """One layer's stacks: `a` has (slots, 1, rank, in) a slice, `b` has (slots, 1, out, rank).
+
+    Slices are separate tensors, so the kernels get their distances from the first one.
+    """
+
+    def __init__(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> None:
+        """Every slot counts as full until `SlotRanks` knows better: right with zero padding.
+
+        Raises:
+            ValueError: stacks that the kernels can't read.
+        """
+        _check(a, b)
+        num_slots, _, max_rank, features = a[0].shape
+        self.shape = Shape(features, tuple(each.shape[2] for each in b), max_rank)
+        self.a_slot_stride = a[0].stride(0)
+        self.dtype = a[0].dtype
+        size = a[0].element_size()
+        geometry = [
+            [
+                (a_slice.data_ptr() - a[0].data_ptr()) // size,
+                (b_slice.data_ptr() - b[0].data_ptr()) // size,
+                b_slice.stride(0),
+                b_slice.shape[2],
+            ]
+            for a_slice, b_slice in zip(a, b, strict=True)
+        ]
+        self.aligned = all(
+            value % ALIGNED_ELEMENTS == 0
+            for row in [*geometry, [features, max_rank, a[0].stride(0)]]
+            for value in row
+        )
+        self.geometry = torch.tensor(geometry, dtype=torch.int64).to(a[0].device)
+        full = [max_rank * (i + 1) for i in range(len(a))]
+        self.ends = torch.tensor([full] * num_slots, dtype=torch.int32).to(a[0].device)
+
+
+class SlotRanks:
+    """The ranks of the adapters in all slots and layers, on the GPU: one copy fills a slot.
+
+    `ends[slot, layer, i]` is the sum of the adapter's ranks over the layer's slices 0 to i.
+    """
+
+    def __init__(self, layers: Sequence[LayerWeights], num_slots: int) -> None:
+        """Take over the layers' own tables."""
+        most = max(layer.shape.num_slices for layer in layers)
+        self._layers = list(layers)
+        self._limits = np.array(
+            [
+                [layer.shape.max_rank if i < layer.shape.num_slices else 0 for i in range(most)]
+                for layer in layers
+            ],
+            np.int32,
+        )
+        device = layers[0].ends.device
+        self._pinned = device.type == "cuda"
+        self._ends = torch.zeros((num_slots, *self._limits.shape), dtype=torch.int32, device=device)
+        for slot in range(num_slots):
+            self._copy(slot, self._limits)
+        for i, layer in enumerate(layers):
+            layer.ends = self._ends[:, i, : layer.shape.num_slices]
+
+    def set(self, slot: int, ranks: Sequence[Sequence[int]]) -> None:
+        """Take an adapter's rank in each layer and slice, 0 where it has none.
+
+        What the slot holds between a rank and the next multiple of 8 must be zero.
+
+        Raises:
+            ValueError: more than the stacks hold.
+        """
+        padded = np.zeros_like(self._limits)
+        for i, (layer, of_slices) in enumerate(zip(self._layers, ranks, strict=True)):
+            if len(of_slices) != layer.shape.num_slices:
+                raise ValueError(f"ranks {list(of_slices)} in a layer of {layer.shape.label}")
+            padded[i, : len(of_slices)] = of_slices
+        if (padded < 0).any() or (padded > self._limits).any():
+            raise ValueError("an adapter's rank is over that of the slots")
+        self._copy(slot, np.minimum(round_up(padded), self._limits))
+
+    def _copy(self, slot: int, ranks: NDArray[np.int32]) -> None:
+        ends = torch.empty(ranks.shape, dtype=torch.int32, pin_memory=self._pinned)
+        ends.copy_(torch.from_numpy(np.cumsum(ranks, axis=1, dtype=np.int32)))
+        self._ends[slot].copy_(ends, non_blocking=True)
+
+
+def round_up(ranks: NDArray[np.int32]) -> NDArray[np.int32]:
+    """To what a thread loads at once."""
+    return -(-ranks // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS
+
+
+def _check(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> None:
+    if not a or len(a) != len(b):
+        raise ValueError(f"{len(a)} slices of A and {len(b)} of B")
+    for a_slice, b_slice in zip(a, b, strict=True):
+        if a_slice.shape != a[0].shape or a_slice.dim() != 4 or b_slice.dim() != 4:
+            raise ValueError("slices of A that differ in shape, or stacks without four dimensions")
+        if b_slice.shape[0] != a[0].shape[0] or b_slice.shape[3] != a[0].shape[2]:
+            raise ValueError("stacks of A and B that differ in slots or rank")
+        if not a_slice.is_contiguous() or not b_slice.is_contiguous():
+            raise ValueError("stacks that aren't contiguous")
+        if not a_slice.dtype == b_slice.dtype == a[0].dtype:
+            raise ValueError("stacks of different types")
