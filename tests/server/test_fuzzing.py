@@ -179,4 +179,6 @@ def test_no_request_fails_or_does_more_than_its_caller_may(
             with suppress(Unsatisfiable) if mode is GenerationMode.NEGATIVE else nullcontext():
                 EXAMPLES(cases(ask_as_everyone))()
     assert all(statuses[caller] <= {200, 401} for caller in NOBODY)
-    assert {200, 201, 204, 400, 404, 409} <= statuses["admin"], "what is sent means something"
+    # Which of the changes succeed is chance; that requests are understood is not.
+    assert {200, 400, 404} <= statuses["admin"]
+    assert len(statuses["admin"] & {201, 202, 204, 409}) >= 2, "what is sent means something"
