@@ -9,8 +9,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
-NOISE = 0.1
-"""Bound on `distance` to the model that answered; bfloat16 gives a tenth of it."""
+NOISE = 0.15
+"""Bound on `distance` to the model that answered.
+
+Processors with instructions for bfloat16 give a tenth of it, those without up to 0.12. The distance
+to any other model is at least twice the bound.
+"""
 
 
 def make_adapter(base: Path, directory: Path, seed: int, **config: Any) -> Path:
