@@ -29,7 +29,7 @@ TRITON := $(if $(filter cpu,$(ENGINE)),.triton/.installed)
 REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
 
-.PHONY: serve test bench check lint install base demo-adapters chart-docs lock hashes clean
+.PHONY: serve test bench check lint install base demo-adapters chart-docs docs lock hashes clean
 
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
@@ -60,6 +60,9 @@ demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo agai
 
 chart-docs: $(INSTALLED_DEV) ## Write the chart's table of values and its schema of settings again.
 	$(VENV)/bin/python -m tests.helm.generated
+
+docs: $(INSTALLED_DEV) ## Write the pages of docs/ that are made from the code again.
+	$(VENV)/bin/python -m tests.docs.generated
 
 lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \

@@ -1,4 +1,4 @@
-"""The directions of imports, as DESIGN.md draws them."""
+"""The directions of imports, as docs/structures.md draws them."""
 
 import ast
 from pathlib import Path

@@ -1,33 +1,39 @@
 """What the documents say is there is there, and the other way round."""
 
+import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
-from prometheus_client.metrics import MetricWrapperBase
 
-from adapters_registry.registry import Registry
-from server import metrics
-from server.api.registry_metrics import RegistryMetrics
-from server.residency.metrics import ResidencyMetrics
 from server.settings import Settings, group_of, variable_of
+from tests.docs import generated, texts
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-DESIGN = (ROOT / "DESIGN.md").read_text()
-SCALING = (ROOT / "docs" / "scaling.md").read_text()
+PAGES = texts.documents()
+RESULTS = [ROOT / "loadtest" / "RESULTS.md", ROOT / "training" / "RESULTS.md"]
 
 
-def settings_table() -> str:
-    rows = ["| setting | default | what it sets |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, "", ()) else f"`{field.default}`"
-        rows.append(f"| `{variable_of(name)}` | {default} | {field.description} |")
-    return "\n".join(rows)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-def test_every_setting_is_documented_as_it_is() -> None:
-    assert settings_table() in README, f"the table of settings should read:\n{settings_table()}"
+each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+
+
+@pytest.mark.parametrize("page", generated.generated_pages(), ids=name_of)
+def test_generated_pages_are_current(page: Path) -> None:
+    text = page.read_text()
+    if page.name == "structures.md":  # its sentences may be older than the modules' own
+        for file, _ in generated.all_modules():
+            assert f"| `{file.name}` |" in text, f"run `make docs`: {file} isn't listed"
+    else:
+        assert generated.current(text) == text, "run `make docs` and commit what it changes"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
 def test_every_setting_has_a_group() -> None:
@@ -35,30 +41,88 @@ def test_every_setting_has_a_group() -> None:
     assert groups == {"Base", "Adapters", "Server", "Client"}
 
 
-def test_files_named_in_the_documents_exist() -> None:
-    for name in re.findall(
-        r"`((?:server|adapters_registry|training|loadtest|tests|deploy|docs)/[\w/.]+)`",
-        README + DESIGN + SCALING,
-    ):
-        assert (ROOT / name).exists(), name
+@each_page
+def test_files_named_in_the_documents_exist(page: Path) -> None:
+    folders = "server|adapters_registry|training|loadtest|tests|deploy|docs|helm|requirements"
+    for code in texts.inline_code(page.read_text()):
+        if re.fullmatch(rf"(?:{folders})/[\w./-]*", code):
+            assert (ROOT / code).exists(), code
 
 
-@pytest.mark.parametrize("text", [README, DESIGN, SCALING])
-def test_nothing_is_left_to_do_in_the_documents(text: str) -> None:
-    assert "TODO" not in text
+@each_page
+def test_nothing_is_left_to_do_in_the_documents(page: Path) -> None:
+    assert "TODO" not in page.read_text()
 
 
-def test_every_metric_is_documented_with_its_labels(registry: Registry) -> None:
-    documented = {
-        name.removesuffix("_total"): {label.strip() for label in labels.split(",")} - {""}
-        for name, labels in re.findall(r"^\| `(loraplex_\w+)` \|([^|]*)\|", README, re.MULTILINE)
-    }
-    declared = {
-        m._name: set(m._labelnames)
-        for m in vars(metrics).values()
-        if isinstance(m, MetricWrapperBase)
-    }
-    asked = [*RegistryMetrics(registry).collect()]
-    asked += ResidencyMetrics([], max_loras=1, disk_bytes=0).collect()
-    declared |= {m.name: set(m._labelnames) for m in asked if not m.name.startswith("vllm:")}
-    assert documented == declared
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in texts.links(page.read_text()):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in texts.anchors(target.read_text()), f"{link}: there is no such heading"
+
+
+@each_page
+def test_commands_exist_with_their_options(page: Path) -> None:
+    known = generated.all_commands()
+    for words in texts.commands(page.read_text()):
+        path = next(
+            (p for n in (2, 1) if (p := " ".join(["loraplex", *words[:n]])) in known),
+            None,
+        )
+        if path is None:
+            groups = {name.split()[1] for name in known}
+            assert words[0] in groups, f"there is no `loraplex {words[0]}`"
+            assert len(words) == 1, f"there is no `loraplex {' '.join(words[:2])}`"
+            continue
+        options = {name for p in known[path].params for name in [*p.opts, *p.secondary_opts]}
+        for word in words:
+            option = word.split("=")[0]
+            if option.startswith("--") and option != "--help" and path != "loraplex serve":
+                assert option in options, f"{path} has no {option}"
+
+
+@each_page
+def test_variables_are_settings(page: Path) -> None:
+    known = {variable_of(name) for name in Settings.model_fields}
+    assert set(re.findall(r"LORAPLEX_[A-Z][A-Z_]*[A-Z]", page.read_text())) <= known
+
+
+@each_page
+def test_make_targets_and_modules_exist(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = [*texts.inline_code(text), *(block.text for block in texts.blocks(text))]
+    for target in re.findall(r"^make ([a-z][\w-]*)", "\n".join(code), re.MULTILINE):
+        assert target in targets, f"there is no `make {target}`"
+    for module in re.findall(r"python -m ((?:tests|server|training|loadtest)[\w.]*)", text):
+        file = ROOT / module.rstrip(".").replace(".", "/")
+        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
+
+
+@each_page
+def test_code_blocks_can_be_read(page: Path) -> None:
+    for block in texts.blocks(page.read_text()):
+        if block.language == "python":
+            ast.parse(block.text)
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+
+
+@each_page
+def test_paths_that_curl_asks_are_routes(page: Path, tmp_path: Path) -> None:
+    asked = [
+        path
+        for block in texts.blocks(page.read_text())
+        for path in re.findall(r"curl[^\n]*?(?::\d+|\$\w+|HOST)(/[\w/@.-]+)", block.text)
+    ]
+    if asked:
+        known = [*generated.application(tmp_path).openapi()["paths"], "/docs", "/openapi.json"]
+        known += generated.paths_of_the_engine()
+        patterns = [re.compile(re.sub(r"\{\w+\}", "[^/]+", path)) for path in known]
+        for path in asked:
+            assert any(pattern.fullmatch(path) for pattern in patterns), path

@@ -1,0 +1,235 @@
+"""The parts of `docs/` that are made from the code.
+
+`make docs` (or `python -m tests.docs.generated`) writes them between their markers, and
+`tests/test_docs.py` compares them with their sources.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from fastapi import FastAPI
+from prometheus_client.metrics import MetricWrapperBase
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
+from adapters_registry.registry import Registry
+from server import metrics
+from server.api.registry_metrics import RegistryMetrics
+from server.app import build_app
+from server.auth import Keys
+from server.cli.main import app as command_line
+from server.gate.gate import Gate
+from server.lifecycle import Lifecycle
+from server.residency.leases import Leases
+from server.residency.metrics import ResidencyMetrics
+from server.residency.states import TRANSITIONS, State
+from server.settings import Settings, flag_of, group_of, variable_of
+from server.tenancy.usage import UsageBuffer
+from tests.server.fake_engine import FakeEngine
+from tests.tiny import TINY_BASE
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PACKAGES = ("server", "adapters_registry", "training", "loadtest")
+_PART = re.compile(r"<!-- generated: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def settings() -> str:
+    """Return a table for each group of settings."""
+    text = []
+    for group in dict.fromkeys(group_of(field) for field in Settings.model_fields.values()):
+        text += [f"## {group}", "", "| setting | flag | default | what it sets |"]
+        text.append("|---|---|---|---|")
+        for name, field in Settings.model_fields.items():
+            if group_of(field) == group:
+                default = "" if field.default in (None, "", ()) else f"`{field.default}`"
+                flag = "" if group == "Client" or name == "engine_args" else f"`--{flag_of(name)}`"
+                description = str(field.description).replace("|", "\\|")
+                text.append(f"| `{variable_of(name)}` | {flag} | {default} | {description} |")
+        text.append("")
+    return "\n".join(text).rstrip()
+
+
+def metric_table() -> str:
+    """Return a row for each metric: its name, kind, labels, and what it counts."""
+    rows = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    for name, kind, labels, text in sorted(_metrics()):
+        rows.append(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |")
+    return "\n".join(rows)
+
+
+def _metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        registry = _registry(Path(folder))
+        collected = [*RegistryMetrics(registry).collect()]
+        registry.close()
+    collected += ResidencyMetrics([], max_loras=1, disk_bytes=0).collect()
+    for metric in collected:
+        if metric.name.startswith("loraplex_"):
+            labels = tuple(getattr(metric, "_labelnames", ()))
+            yield metric.name, metric.type, labels, metric.documentation
+    for declared in vars(metrics).values():
+        if isinstance(declared, MetricWrapperBase):
+            kind = str(declared._type)
+            name = declared._name + ("_total" if kind == "counter" else "")
+            yield name, kind, tuple(declared._labelnames), declared._documentation
+
+
+def _registry(folder: Path) -> Registry:
+    base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
+    url = f"sqlite:///{folder / 'registry.db'}"
+    return Registry(url, ContentStore(folder / "content"), base)
+
+
+def application(folder: Path) -> FastAPI:
+    """Return the whole app on a fake engine, with its files in `folder`."""
+    registry, engine, options = _registry(folder), FakeEngine(), Settings(data_dir=folder)
+    leases = Leases.of(options, engine, registry)
+    gate = Gate(registry, engine, leases)
+    keys, usage = Keys(registry), UsageBuffer(registry)
+    return build_app(options, registry, keys, engine, leases, gate, Lifecycle(), usage)
+
+
+def paths_of_the_engine() -> list[str]:
+    """Return the routes that `make_endpoints` embeds, read from its source: a call needs vLLM."""
+    source = (ROOT / "server" / "engine" / "openai.py").read_text()
+    return sorted(set(re.findall(r'"(/v1/[\w/]+)": embed\(', source)))
+
+
+def routes(tag: str) -> str:
+    """Return a row for each operation that has a tag: method, path, what it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        document = application(Path(folder)).openapi()["paths"]
+    rows = ["| route | what it does |", "|---|---|"]
+    for path, operations in document.items():
+        for method, operation in operations.items():
+            if tag in operation.get("tags", []):
+                text = " ".join(operation.get("description", "").split("\n\n")[0].split())
+                query = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+                asked = f" Query: {', '.join(f'`{name}`' for name in query)}." if query else ""
+                rows.append(f"| `{method.upper()} {path}` | {text}{asked} |")
+    return "\n".join(rows)
+
+
+def inference_routes() -> str:
+    """Return a row for each route of OpenAI's and Anthropic's APIs."""
+    rows = ["| route | what it does |", "|---|---|"]
+    rows += [f"| `POST {path}` | Answered by vLLM's handler. |" for path in paths_of_the_engine()]
+    return "\n".join(rows + [row for row in routes("inference").splitlines() if "`GET" in row])
+
+
+def commands() -> str:
+    """Return a table of every command, with its arguments and options."""
+    text: list[str] = []
+    for path, command in sorted(all_commands().items()):
+        text += [f"## {path}", "", " ".join((command.help or "").split()), ""]
+        if path == "loraplex serve":
+            text += ["Its options are the [settings](settings.md).", ""]
+        else:
+            text += ["| argument or option | what it is |", "|---|---|"]
+            text += [f"| {_usage(p)} | {_help(p)} |" for p in command.params]
+            text.append("")
+    return "\n".join(text).rstrip()
+
+
+def all_commands() -> dict[str, TyperCommand]:
+    """Return every command by its words, such as `loraplex adapters list`."""
+    group = typer.main.get_command(command_line)
+    assert isinstance(group, TyperGroup)
+    return dict(_commands(group, "loraplex"))
+
+
+def _commands(group: TyperGroup, path: str) -> Iterator[tuple[str, TyperCommand]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from _commands(command, f"{path} {name}")
+        elif isinstance(command, TyperCommand):
+            yield f"{path} {name}", command
+
+
+def _usage(parameter: Any) -> str:
+    if isinstance(parameter, TyperArgument):
+        return f"`{(parameter.metavar or parameter.name or '').upper()}`"
+    return ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+
+
+def _help(parameter: Any) -> str:
+    text = " ".join((parameter.help or "").split()).replace("|", "\\|")
+    default = parameter.default
+    if parameter.show_default and isinstance(default, str | int | float) and default is not False:
+        text += f" Default: `{default}`."
+    return text.strip()
+
+
+def version_states() -> str:
+    """Return a Mermaid picture of what may happen to a version in an engine."""
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.ABSENT}"]
+    for (before, event), after in TRANSITIONS.items():
+        lines.append(f"    {before} --> {after}: {event}")
+    return "\n".join([*lines, "```"])
+
+
+def all_modules() -> Iterator[tuple[Path, Path]]:
+    """Yield every module of the packages, with its folder."""
+    for package in PACKAGES:
+        for folder in sorted({file.parent for file in (ROOT / package).rglob("*.py")}):
+            for file in sorted(folder.glob("*.py")):
+                if file.name != "__init__.py" and folder.name != "versions":
+                    yield file, folder
+
+
+def modules() -> str:
+    """Return a table for each folder: its modules with the first sentence of their docstrings."""
+    text: list[str] = []
+    for folder, files in itertools.groupby(all_modules(), key=lambda pair: pair[1]):
+        text += [f"**{folder.relative_to(ROOT)}/**", "", "| module | what is in it |", "|---|---|"]
+        text += [f"| `{file.name}` | {summary(file)} |" for file, _ in files]
+        text.append("")
+    return "\n".join(text).rstrip()
+
+
+def summary(file: Path) -> str:
+    """Return the first paragraph of a module's docstring, in one line."""
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    return " ".join(docstring.split("\n\n")[0].split()).replace("|", "\\|")
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "metrics": metric_table,
+    "inference-routes": inference_routes,
+    "admin-routes": lambda: routes("admin"),
+    "operations-routes": lambda: routes("operations"),
+    "commands": commands,
+    "version-states": version_states,
+    "modules": modules,
+}
+
+
+def current(page: str) -> str:
+    """Return a page with its generated parts made again."""
+
+    def write(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- generated: {name} -->\n\n{PARTS[name]()}\n\n<!-- end -->"
+
+    return _PART.sub(write, page)
+
+
+def generated_pages() -> list[Path]:
+    """Return the pages that have a generated part."""
+    return [page for page in sorted(DOCS.glob("*.md")) if _PART.search(page.read_text())]
+
+
+if __name__ == "__main__":
+    for page in generated_pages():
+        page.write_text(current(page.read_text()))
