@@ -23,6 +23,7 @@ from server.cli import (
     training,
     usage,
 )
+from server.engine.worker.lora_gpu.tune import tune
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ app.command("compare")(evaluation.compare)
 app.command("merge")(export.merge)
 app.command("combine")(export.combine)
 app.command("quantize")(training.quantize)
+app.command("tune")(tune)
 
 
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:

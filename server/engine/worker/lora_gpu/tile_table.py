@@ -91,6 +91,11 @@ class TileTable:
         self.source = source
         self._entries = {(entry.shape, entry.max_rows): entry.tiles for entry in entries}
 
+    @classmethod
+    def of_one(cls, shape: Shape, tiles: Tiles) -> TileTable:
+        """A table that gives a shape the same sizes for every batch."""
+        return cls(Entry(shape, limit, tiles) for limit in ROW_LIMITS)
+
     def choose(self, shape: Shape, num_rows: int) -> Tiles:
         """The sizes for a batch of so many rows."""
         limit = ROW_LIMITS[2] if self.same_for_all_batches else row_limit(num_rows)

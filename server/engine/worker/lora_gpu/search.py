@@ -1,0 +1,108 @@
+"""Finds tile sizes by measuring: from those by rule, one size after the other.
+
+Knows nothing of a GPU: what is measured, and with what, is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from server.engine.worker.lora_gpu.steps import TILE_ROWS
+from server.engine.worker.lora_gpu.tile_table import Tiles
+from server.engine.worker.lora_gpu.weights import Shape
+
+Measure = Callable[[Tiles], float]
+"""Microseconds that a batch takes with these sizes."""
+
+STEPS: Mapping[str, tuple[int, ...]] = {
+    "tile_rows": TILE_ROWS,
+    "parts": (1, 2, 4, 8, 16, 32),
+    "columns": (16, 32, 64, 128),
+    "features": (32, 64, 128, 256),
+    "shrink_warps": (2, 4, 8),
+    "shrink_stages": (2, 3, 4, 5),
+    "outputs": (32, 64, 128, 256),
+    "ranks": (16, 32, 64),
+    "expand_warps": (2, 4, 8),
+    "expand_stages": (1, 2, 3),
+    "early": (0, 1),
+}
+"""What is tried of each size, in the order in which sizes are looked at."""
+
+WORTH = 0.98
+"""A choice must take at most so much of the best time so far: less is noise."""
+
+
+def neighbours(tiles: Tiles, size: str) -> Iterator[Tiles]:
+    """The same sizes with another value of one."""
+    for value in STEPS[size]:
+        wanted: Any = bool(value) if size == "early" else value
+        if wanted != getattr(tiles, size):
+            yield replace(tiles, **{size: wanted})
+
+
+def best_tiles(
+    start: Tiles, measure: Measure, may_go_on: Callable[[], bool] = lambda: True
+) -> tuple[Tiles, float]:
+    """Measure until no single size can be changed for the better; the sizes and their time.
+
+    Sizes that can't be measured (too much shared memory, say) take `math.inf`.
+    """
+    times: dict[Tiles, float] = {start: measure(start)}
+    best = start
+    while True:
+        before = best
+        for field in fields(Tiles):
+            for tiles in neighbours(best, field.name):
+                if not may_go_on():
+                    return best, times[best]
+                if tiles not in times:
+                    times[tiles] = measure(tiles)
+                if times[tiles] < WORTH * times[best] or math.isinf(times[best]):
+                    best = tiles
+        if best == before:
+            return best, times[best]
+
+
+def llama_shapes(
+    config: Mapping[str, Any], max_rank: int, tensor_parallel: int = 1
+) -> dict[str, Shape]:
+    """The wrapped layers of a Llama-like model, from its config.json.
+
+    Raises:
+        ValueError: a configuration that lacks what is needed, or can't be split so.
+    """
+    text = config.get("text_config") or config
+    try:
+        hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
+        inner = int(text["intermediate_size"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the configuration has no {error}") from None
+    head = int(text.get("head_dim") or hidden // heads)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    if heads % tensor_parallel or inner % tensor_parallel:
+        raise ValueError(
+            f"{heads} heads and {inner} features can't be split {tensor_parallel} ways"
+        )
+    q, inner = head * heads // tensor_parallel, inner // tensor_parallel
+    kv = head * max(1, kv_heads // tensor_parallel)
+    return {
+        "qkv": Shape(hidden, (q, kv, kv), max_rank),
+        "o": Shape(q, (hidden,), max_rank),
+        "gate_up": Shape(hidden, (inner, inner), max_rank),
+        "down": Shape(inner, (hidden,), max_rank),
+    }
+
+
+def adapters_of(num_rows: int, num_slots: int) -> Iterable[int]:
+    """The slots of a batch to measure with: mixed row by row, as many adapters as there can be.
+
+    Prompts have their rows together, four adapters in a batch.
+    """
+    if num_rows <= 256:
+        return [row % num_slots for row in range(num_rows)]
+    together = min(4, num_slots)
+    return [row * together // num_rows for row in range(num_rows)]

@@ -1,0 +1,136 @@
+"""`loraplex tune`: measure tile sizes on this machine's card, and write the table.
+
+The command stands here because it runs on a GPU machine without a server.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from server.engine.worker.lora_gpu.tile_table import Tiles, TileTable
+    from server.engine.worker.lora_gpu.weights import Shape
+
+MeasureShape = Callable[["Shape", int], Callable[["Tiles"], float]]
+"""Given a shape and a number of rows: what measures tile sizes for it."""
+
+Check = Callable[["Shape", "Tiles"], str | None]
+"""What is wrong with a shape's results; None if nothing is."""
+
+
+def tune(
+    base: Annotated[Path, typer.Option(help="Model directory, or its config.json.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; default: where the server looks (its data folder)."),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="The server's --max-lora-rank.", min=1)] = 16,
+    slots: Annotated[int, typer.Option(help="The server's --max-loras.", min=1)] = 16,
+    tensor_parallel: Annotated[int, typer.Option(help="Cards that share the model.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="Stop measuring after so long.", min=1)] = 400,
+    early: Annotated[
+        bool, typer.Option("--early", help="Try programmatic dependent launch, too.")
+    ] = False,
+) -> None:
+    """Measure tile sizes for the GPU LoRA operators on this machine's card.
+
+    The server's next start uses the table. It needs an NVIDIA GPU.
+    """
+    import torch
+
+    from server.engine.worker.lora_gpu.search import adapters_of, llama_shapes
+    from server.engine.worker.lora_gpu.tile_table import write_table
+    from server.settings import load_settings
+
+    path = output or load_settings().gpu_lora_tiles_file
+    try:
+        file = base / "config.json" if base.is_dir() else base
+        shapes = llama_shapes(json.loads(file.read_text()), rank, tensor_parallel)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"--base {base}: {error}") from None
+    if not torch.cuda.is_available():
+        typer.echo("loraplex tune measures on an NVIDIA GPU, and this machine has none", err=True)
+        raise typer.Exit(1)
+
+    from server.engine.worker.lora_gpu.self_check import failure
+    from server.engine.worker.lora_gpu.tile_table import TileTable
+    from server.engine.worker.lora_gpu.timer import GraphTimer
+
+    dtype = torch.bfloat16
+
+    def measure(shape: Shape, num_rows: int) -> Callable[[Tiles], float]:
+        batch = list(adapters_of(num_rows, slots))
+        return GraphTimer(shape, batch, slots, dtype).microseconds
+
+    def check(shape: Shape, tiles: Tiles) -> str | None:
+        return failure(TileTable.of_one(shape, tiles), [shape], dtype, "cuda")
+
+    table = fill_table(
+        shapes,
+        measure,
+        check,
+        device=torch.cuda.get_device_name(),
+        stop=time.monotonic() + seconds,
+        early=early,
+        say=typer.echo,
+        save=lambda table: write_table(path, table),
+    )
+    typer.echo(f"{len(table.entries)} entries in {path}")
+
+
+def fill_table(
+    shapes: Mapping[str, Shape],
+    measure: MeasureShape,
+    check: Check,
+    *,
+    device: str,
+    stop: float,
+    early: bool,
+    say: Callable[[str], None],
+    save: Callable[[TileTable], None],
+    now: Callable[[], float] = time.monotonic,
+) -> TileTable:
+    """Measure each shape for each limit of rows until `stop`; what is done is saved at once.
+
+    Sizes that come out faster but wrong aren't kept.
+    """
+    from server.engine.worker.lora_gpu.search import best_tiles
+    from server.engine.worker.lora_gpu.tile_table import ROW_LIMITS, Entry, TileTable, by_rule
+
+    entries: list[Entry] = []
+    table = TileTable(entries, device)
+    # Decoding with many streams and long prompts first: time may run out.
+    for limit in sorted(ROW_LIMITS, key=lambda rows: (rows not in (64, 8192), rows)):
+        for name, shape in shapes.items():
+            if now() >= stop:
+                say("stopped: the time is up; what isn't in the table gets its sizes by rule")
+                return table
+            timer = measure(shape, limit)
+            start = by_rule(shape, limit)
+            before = timer(start)
+            tiles, after = best_tiles(
+                start,
+                lambda tiles, timer=timer: (  # type: ignore[misc]
+                    timer(tiles) if early or not tiles.early else float("inf")
+                ),
+                lambda: now() < stop,
+            )
+            wrong = check(shape, tiles)
+            if wrong is not None:
+                say(f"{name}, up to {limit} rows: {tiles} is wrong ({wrong}), not kept")
+                continue
+            say(f"{name}, up to {limit} rows: {before:.1f} -> {after:.1f} us")
+            entries.append(Entry(shape, limit, tiles))
+            table = TileTable(entries, device)
+            save(table)
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(tune)
