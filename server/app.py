@@ -5,8 +5,11 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
-from server import errors
-from server.api import admin, inference, models
+from server import error_mapping
+from server.api import admin, models
+from server.api.inference import DataPlane
+from server.api.intake.intake import Intake
+from server.api.openapi import document_bodies
 from server.api.operations import add_operations
 from server.auth import Keys
 from server.engine.interface import Engine
@@ -18,6 +21,9 @@ from server.middleware.request_counting import RequestCounting
 from server.middleware.security_headers import SecurityHeaders
 from server.residency.leases import Leases
 from server.settings import Settings
+from server.tenancy.bytes_in_flight import BytesInFlight
+from server.tenancy.prompt_queue import PromptQueue
+from server.tenancy.quotas import Quotas
 from server.tenancy.usage import UsageBuffer
 
 
@@ -32,17 +38,27 @@ def build_app(
     usage_buffer: UsageBuffer,
 ) -> FastAPI:
     """Put the parts together; starts nothing."""
-    app = FastAPI(title="Loraplex", redoc_url=None)
+    app = FastAPI(title="Loraplex", redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
-    errors.install(app)
+    error_mapping.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(RequestCounting)
     app.add_middleware(SecurityHeaders)
     base_name = settings.served_base_name
-    app.include_router(
-        inference.router(engine, leases, registry, lifecycle, usage_buffer, base_name)
+    data_plane = DataPlane(
+        engine,
+        leases,
+        registry,
+        lifecycle,
+        usage_buffer,
+        base_name,
+        Intake(BytesInFlight(settings.max_bodies_mib << 20, settings.max_tenant_bodies_mib << 20)),
+        Quotas(),
+        PromptQueue(engine.max_running, engine.prefill_tokens),
     )
+    app.include_router(data_plane.router())
+    document_bodies(app, engine.endpoints)
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
     app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings))
     add_operations(app, registry, engine, leases, lifecycle, settings.max_loras)

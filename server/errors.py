@@ -9,32 +9,27 @@ APIError
 ├── Conflict            409
 ├── ChangedMeanwhile    412
 ├── TooLarge            413
-├── OverQuota           429  too many requests or tokens a minute, or at a time
-├── QuotaExceeded       429  too many adapters, or bytes of them: waiting doesn't help
-├── Rejected            422  an adapter that can't work, with every reason
+├── Rejected            422  an adapter that cannot work, with every reason
+├── OverQuota           429  too many requests, tokens or bytes: wait
+│   └── NeverFits            more than the whole quota: waiting does not help
+├── QuotaExceeded       429  too many adapters, or bytes of them: waiting does not help
+├── ClientWentAway      499  nobody reads the answer any more
 ├── InsufficientStorage 507  the disk, or the budget for it, is full
-└── Unavailable         503  engine starting, restarting, draining
-    ├── NotLoadable          an adapter that the engine refuses
+└── Unavailable         503  the engine is starting, restarting or shutting down
+    ├── NotLoadable          the engine refuses an adapter's weights
+    ├── SlotTimeout          no slot became free in time
+    ├── Overloaded           no memory for more request bodies
     ├── ContentUnavailable   an adapter's files are missing or damaged
-    ├── RegistryUnavailable  its database doesn't answer: no changes now
-    └── StoreUnavailable     a hub or an S3-compatible store doesn't answer
+    ├── RegistryUnavailable  the registry's database does not answer: no changes now
+    └── StoreUnavailable     a hub or an S3-compatible store does not answer
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError, OperationalError
-from starlette.exceptions import HTTPException
-
-from adapters_registry import errors as registry_errors
-
-log = logging.getLogger(__name__)
+from starlette.responses import JSONResponse
 
 
 class APIError(Exception):
@@ -118,14 +113,30 @@ class OverQuota(APIError):
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
     def __init__(
-        self, message: str, *, retry_after_seconds: int, rate_headers: dict[str, str]
+        self,
+        message: str,
+        *,
+        retry_after_seconds: int,
+        rate_headers: Mapping[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.retry_after_seconds, self.rate_headers = retry_after_seconds, rate_headers
+        super().__init__(message, param=param)
+        self.retry_after_seconds, self.rate_headers = retry_after_seconds, rate_headers or {}
 
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(max(1, self.retry_after_seconds)), **self.rate_headers}
+
+
+class NeverFits(OverQuota):
+    """One request that is larger than the whole quota: make it smaller."""
+
+    def __init__(self, message: str, *, rate_headers: Mapping[str, str], param: str) -> None:
+        super().__init__(message, retry_after_seconds=0, rate_headers=rate_headers, param=param)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false", **self.rate_headers}
 
 
 class QuotaExceeded(APIError):
@@ -136,6 +147,12 @@ class QuotaExceeded(APIError):
     @property
     def headers(self) -> dict[str, str]:
         return {"x-should-retry": "false"}  # OpenAI's clients would try again
+
+
+class ClientWentAway(APIError):
+    """The client closed the connection; the status, nginx's, stands in logs and metrics only."""
+
+    status, type, code = 499, "invalid_request_error", "client_went_away"
 
 
 class Unavailable(APIError):
@@ -160,6 +177,12 @@ class SlotTimeout(Unavailable):
     """All slots stayed busy with other adapters for as long as a request may wait."""
 
     code = "slot_timeout"
+
+
+class Overloaded(Unavailable):
+    """There is no memory for more request bodies now."""
+
+    code = "overloaded"
 
 
 class ContentUnavailable(Unavailable):
@@ -187,7 +210,7 @@ class InsufficientStorage(APIError):
 
 
 def error_response(error: APIError, path: str) -> JSONResponse:
-    """Render an error; /v1/messages adds Anthropic's `type: error` to OpenAI's shape."""
+    """Render an error in OpenAI's shape; below /v1/messages with Anthropic's types."""
     body: dict[str, Any] = {
         "error": {
             "message": error.message,
@@ -199,90 +222,27 @@ def error_response(error: APIError, path: str) -> JSONResponse:
     }
     if path.startswith("/v1/messages"):
         body["type"] = "error"
+        body["error"]["type"] = _anthropic_type(error.status)
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 
-def install(app: FastAPI) -> None:
-    """Register the one handler for every error of ours, the registry's and the framework's."""
-
-    async def handle(request: Request, error: Exception) -> JSONResponse:
-        api_error = to_api_error(error)
-        if isinstance(api_error, InsufficientStorage):
-            log.error("%s refused: %s", request.url.path, api_error.message)
-        elif api_error.status >= 500 and not isinstance(api_error, Unavailable):
-            log.error("%s failed", request.url.path, exc_info=error.__cause__ or error)
-        return error_response(api_error, request.url.path)
-
-    for kind in (
-        APIError,
-        registry_errors.RegistryError,
-        RequestValidationError,
-        HTTPException,
-        # By name: what only `Exception` matches is raised again behind the answer, and the server
-        # then ends the connection and logs the whole trace.
-        OperationalError,
-        Exception,
-    ):
-        app.add_exception_handler(kind, handle)
+def _anthropic_type(status: int) -> str:
+    server_error = "overloaded_error" if status == Unavailable.status else "api_error"
+    client_error = "invalid_request_error"
+    return _ANTHROPIC_TYPES.get(status, server_error if status >= 500 else client_error)
 
 
-def to_api_error(error: Exception) -> APIError:
-    """The client's view of any error; of the inside it says nothing."""
-    match error:
-        case APIError():
-            return error
-        case registry_errors.NotFound():
-            return NotFound(str(error))
-        case registry_errors.Conflict() | registry_errors.KeyReused():
-            return Conflict(str(error))
-        case registry_errors.QuotaExceeded():
-            return QuotaExceeded(str(error))
-        case registry_errors.ChangedMeanwhile():
-            return ChangedMeanwhile(str(error))
-        case registry_errors.InsufficientStorage():
-            return InsufficientStorage(str(error))
-        case registry_errors.ContentUnavailable():
-            return ContentUnavailable(str(error))
-        case registry_errors.StoreUnavailable():
-            return StoreUnavailable(str(error))
-        case registry_errors.RegistryError():
-            return InvalidRequest(str(error))
-        case OperationalError(orig=sqlite3.Error(sqlite_errorcode=sqlite3.SQLITE_FULL)):
-            return InsufficientStorage(
-                "the disk of LORAPLEX_DATA_DIR is full: free space there, then try again"
-            )
-        case OperationalError():
-            return RegistryUnavailable(
-                "the registry's database doesn't answer, so nothing can be changed or listed now; "
-                "adapters go on serving. Try again"
-            )
-        case DataError() | UnicodeEncodeError():
-            return InvalidRequest(
-                "a value can't be kept: text may hold neither NUL nor half a surrogate pair, and a "
-                "time must be before the year 10000"
-            )
-        case RequestValidationError():
-            first = error.errors()[0]
-            if first["type"] == "json_invalid":
-                return InvalidRequest(f"the body is no JSON: {first['ctx']['error']}")
-            param = ".".join(str(part) for part in first["loc"] if part != "body") or None
-            return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)
-        case HTTPException():
-            return _framework_error(error)
-    return APIError("something went wrong inside; the server's log has the cause")
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+"""Anthropic's names, by status."""
 
 
 def rejected(reasons: list[dict[str, Any]]) -> Rejected:
     """The 422 for an adapter that the gate refused."""
     text = "; ".join(str(reason["message"]) for reason in reasons)
     return Rejected(f"the adapter can't work on this base: {text}", reasons=reasons)
-
-
-def _framework_error(error: HTTPException) -> APIError:
-    if error.status_code == 404:
-        return NotFound("there is no such route; /docs lists them")
-    api_error = InvalidRequest(str(error.detail))
-    api_error.status = error.status_code
-    if error.status_code == TooLarge.status:
-        api_error.code = TooLarge.code
-    return api_error

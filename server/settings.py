@@ -145,6 +145,20 @@ class Settings(BaseSettings):
         "tenant, while others are served. Default: 64 on CPU, else 512.",
         ge=1,
     )
+    max_bodies_mib: int = _field(
+        256,
+        "Server",
+        "Bodies of inference requests held at a time, of all tenants together, in MiB; beyond it "
+        "requests get a 503.",
+        ge=8,
+    )
+    max_tenant_bodies_mib: int = _field(
+        64,
+        "Server",
+        "Bodies of inference requests of one tenant held at a time, in MiB; beyond it its requests "
+        "get a 429.",
+        ge=8,
+    )
     drain_seconds: float = _field(
         30, "Server", "How long open streams may go on after SIGTERM or Ctrl-C.", ge=0
     )

@@ -32,7 +32,7 @@ FOLDERS_OF_THE_SERVER = (
     ("residency",),
     ("middleware", "engine"),
     ("tenancy",),
-    ("auth",),
+    ("auth", "error_mapping"),
     ("lifecycle", "workers", "bundled_base"),
     ("errors", "metrics", "settings"),
 )

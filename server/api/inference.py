@@ -1,10 +1,15 @@
-"""The data plane: each request is resolved, leased, and handed to vLLM's own handler."""
+"""The data plane: each request is received, resolved, counted, leased, and answered by vLLM.
+
+The order matters. What can be refused is refused before anything is held for a request: its body is
+read and checked first, then its model and its quota, and only then does it ask for a slot.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,10 +20,11 @@ from adapters_registry.records.tenants import Quota
 from adapters_registry.records.usage import Consumption
 from adapters_registry.registry import Registry
 from server import metrics
+from server.api.intake.intake import Intake, Received
 from server.api.resolve import resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
-from server.errors import APIError, InvalidRequest, Unavailable
+from server.errors import APIError, Unavailable
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.residency.states import Tier
@@ -29,129 +35,126 @@ from server.tenancy.timing import Timing
 from server.tenancy.usage import UsageBuffer
 
 
-def router(
-    engine: Engine,
-    leases: Leases,
-    registry: Registry,
-    lifecycle: Lifecycle,
-    usage_buffer: UsageBuffer,
-    base_name: str,
-) -> APIRouter:
-    """The routes of OpenAI's and Anthropic's APIs, each behind a lease."""
+@dataclass(frozen=True)
+class Admitted:
+    """A request that may run: vLLM's request, and the version on which it holds a lease."""
 
-    async def hold_lease(request: Request) -> AsyncIterator[VersionRecord | None]:
-        """Resolve and lease what the body's `model` names; released after the last byte."""
-        if lifecycle.draining:
-            raise Unavailable("the server is shutting down; try another replica")
-        engine.require_ready()
-        started = time.monotonic()
-        caller: Caller = request.state.caller
-        model, conversation = await _asked_for(request)
-        async with within_quota(request, caller.tenant) as meter:
-            version = resolve(model, caller, registry.catalog, base_name, conversation)
-            request.state.adapter = version.adapter_id if version else base_name
-            if version is None:
-                meter.timing = Timing(started, caller.tenant, base_name, "")
-                yield None
-                return
-            async with leases.lease(version) as tier:
-                request.state.tier, request.state.leased_at = tier, time.monotonic()
-                meter.timing = Timing(started, caller.tenant, version.adapter_id, tier.value)
-                yield version
+    request: Any
+    version: VersionRecord | None
+    """None for the base."""
+
+
+@dataclass(frozen=True)
+class DataPlane:
+    """What all inference routes share."""
+
+    engine: Engine
+    leases: Leases
+    registry: Registry
+    lifecycle: Lifecycle
+    usage_buffer: UsageBuffer
+    base_name: str
+    intake: Intake
+    quotas: Quotas
+    prompt_queue: PromptQueue
+
+    def router(self) -> APIRouter:
+        """Return the routes of OpenAI's and Anthropic's APIs."""
+        routes = APIRouter(tags=["inference"])
+        for path, endpoint in self.engine.endpoints.items():
+            routes.add_api_route(path, self._route(endpoint), methods=["POST"], response_model=None)
+        return routes
+
+    def _route(self, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
+        async def admit(raw_request: Request) -> AsyncIterator[Admitted]:
+            """Admit the request; what it holds is released after the last byte of its answer."""
+            async with self._admitted(raw_request, endpoint) as admitted:
+                yield admitted
+
+        async def answer(raw_request: Request, admitted: Admitted = Depends(admit)) -> Response:
+            return await self._answer(endpoint, raw_request, admitted)
+
+        return answer
 
     @asynccontextmanager
-    async def within_quota(request: Request, tenant: str) -> AsyncIterator[Meter]:
+    async def _admitted(self, raw_request: Request, endpoint: Endpoint) -> AsyncIterator[Admitted]:
+        """Take a request through every step up to the engine, in the order of the steps."""
+        if self.lifecycle.draining:
+            raise Unavailable("the server is shutting down; try another replica")
+        self.engine.require_ready()
+        started = time.monotonic()
+        caller: Caller = raw_request.state.caller
+        async with AsyncExitStack() as held:
+            received = await held.enter_async_context(
+                self.intake.received(raw_request, endpoint, caller.tenant)
+            )
+            version = resolve(
+                received.model, caller, self.registry.catalog, self.base_name, received.conversation
+            )
+            raw_request.state.adapter = version.adapter_id if version else self.base_name
+            meter = await held.enter_async_context(self._within_quota(raw_request, received))
+            tier = ""
+            if version is not None and endpoint.generates:
+                found = await held.enter_async_context(self.leases.lease(version))
+                raw_request.state.tier, raw_request.state.leased_at = found, time.monotonic()
+                tier = found.value
+            meter.timing = Timing(started, caller.tenant, raw_request.state.adapter, tier)
+            yield Admitted(received.request, version)
+
+    @asynccontextmanager
+    async def _within_quota(self, raw_request: Request, received: Received) -> AsyncIterator[Meter]:
         """Count the request and, when it has ended, its tokens."""
-        record = registry.catalog.tenants.get(tenant)
+        tenant = raw_request.state.caller.tenant
+        record = self.registry.catalog.tenants.get(tenant)
         quota = record.quota if record else Quota()
-        quotas.enter(tenant, quota, time.monotonic())
-        meter = Meter(turns, tenant, quota.weight)
+        limit_answer(received.request, quota.max_tokens)
+        self.quotas.enter(tenant, quota, time.monotonic())
+        meter = Meter(self.prompt_queue, tenant, quota.weight)
         current_meter.set(meter)
-        request.state.quota = quota
+        raw_request.state.quota = quota
         try:
-            with lifecycle.running():
+            with self.lifecycle.running():
                 yield meter
                 await meter.ended()
         finally:
             if meter.timing:
                 meter.timing.end()
-            quotas.leave(tenant, quota, meter.tokens, time.monotonic())
-            if meter.tokens:
-                usage_buffer.add(tenant, request.state.adapter, _consumption(request, meter))
-                labels = metrics.tenant_label(tenant), metrics.adapter_label(request.state.adapter)
-                metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
-                metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)
+            self.quotas.leave(tenant, quota, meter.tokens, time.monotonic())
+            self._record_usage(raw_request, meter)
 
-    quotas, turns = Quotas(), PromptQueue(engine.max_running, engine.prefill_tokens)
-    routes = APIRouter(tags=["inference"])
-    for path, endpoint in engine.endpoints.items():
-        routes.add_api_route(
-            path,
-            _answer(engine, quotas, endpoint, hold_lease),
-            methods=["POST"],
-            response_model=None,
-        )
-    return routes
+    def _record_usage(self, raw_request: Request, meter: Meter) -> None:
+        if not meter.tokens:
+            return
+        adapter = raw_request.state.adapter
+        self.usage_buffer.add(meter.tenant, adapter, _consumption(raw_request, meter))
+        labels = metrics.tenant_label(meter.tenant), metrics.adapter_label(adapter)
+        metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
+        metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)
 
-
-def _consumption(request: Request, meter: Meter) -> Consumption:
-    used = Consumption(1, meter.input_tokens, meter.output_tokens)
-    if (leased_at := getattr(request.state, "leased_at", None)) is not None:
-        used.slot_seconds = time.monotonic() - leased_at
-        used.cold_starts = int(request.state.tier is not Tier.SLOT)
-    return used
-
-
-def _answer(engine: Engine, quotas: Quotas, endpoint: Endpoint, hold_lease: Any) -> Any:
-    async def answer(
-        request: Any,
-        raw_request: Request,
-        version: VersionRecord | None = Depends(hold_lease),
+    async def _answer(
+        self, endpoint: Endpoint, raw_request: Request, admitted: Admitted
     ) -> Response:
         caller, quota = raw_request.state.caller, raw_request.state.quota
-        limit_answer(request, quota.max_tokens)
+        version = admitted.version
         try:
-            response = await endpoint.handler(request, raw_request, version)
+            response = await endpoint.handler(admitted.request, raw_request, version)
         except APIError as error:
             if error.status >= 500:
-                engine.require_ready()  # if the engine has died meanwhile, that is the answer
+                self.engine.require_ready()  # if the engine has died meanwhile, say that instead
             raise
-        response.headers.update(quotas.headers(caller.tenant, quota, time.monotonic()))
+        response.headers.update(self.quotas.headers(caller.tenant, quota, time.monotonic()))
         if version is not None:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)
             response.headers["x-adapter-digest"] = f"sha256:{version.digest}"
-            response.headers["x-adapter-tier"] = raw_request.state.tier.value
+        if (tier := getattr(raw_request.state, "tier", None)) is not None:
+            response.headers["x-adapter-tier"] = tier.value
         return response
 
-    answer.__annotations__["request"] = endpoint.body
-    return answer
 
-
-async def _asked_for(request: Request) -> tuple[str, str | None]:
-    """The model that the body names, and whose conversation it belongs to, if it says so."""
-    try:
-        body = await request.json()  # the framework has parsed it before; this is its copy
-    except ValueError as error:
-        raise InvalidRequest(f"the body is no JSON: {error}") from error
-    model = body.get("model") if isinstance(body, dict) else None
-    if not isinstance(model, str) or not model:
-        raise InvalidRequest("name a model: the base or an adapter", param="model")
-    return model, request.headers.get("x-conversation-id") or conversation_of(body)
-
-
-def conversation_of(body: dict[str, Any]) -> str | None:
-    """What a body of OpenAI's or Anthropic's API says of its conversation, else of its user."""
-    metadata = body.get("metadata")
-    for value in (
-        body.get("conversation"),
-        body.get("prompt_cache_key"),
-        body.get("safety_identifier"),
-        body.get("user"),
-        metadata.get("user_id") if isinstance(metadata, dict) else None,
-    ):
-        if isinstance(value, dict):
-            value = value.get("id")
-        if isinstance(value, str) and value:
-            return value
-    return None
+def _consumption(raw_request: Request, meter: Meter) -> Consumption:
+    used = Consumption(1, meter.input_tokens, meter.output_tokens)
+    if (leased_at := getattr(raw_request.state, "leased_at", None)) is not None:
+        used.slot_seconds = time.monotonic() - leased_at
+        used.cold_starts = int(raw_request.state.tier is not Tier.SLOT)
+    return used

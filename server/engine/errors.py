@@ -6,16 +6,15 @@ import json
 
 from fastapi.responses import JSONResponse, Response
 
-from server.errors import APIError, InvalidRequest, Unavailable
-
-CLIENT_WENT_AWAY = 499
-"""nginx's status for it."""
+from server.errors import APIError, ClientWentAway, InvalidRequest, Unavailable
 
 _OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
 
 
 def map_exception(error: Exception) -> APIError:
-    """The client's view of what a vLLM handler raised."""
+    """Return the client's view of what a vLLM handler raised."""
+    if isinstance(error, APIError):
+        return error
     from vllm.entrypoints.serve import create_error_response
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -31,7 +30,7 @@ def map_response(response: Response | None) -> Response:
     vLLM answers None where the client went away; nobody will read what is sent then.
     """
     if response is None:
-        return Response(status_code=CLIENT_WENT_AWAY)
+        return Response(status_code=ClientWentAway.status)
     if response.status_code < 400 or not isinstance(response, JSONResponse):
         return response
     error = json.loads(bytes(response.body)).get("error", {})

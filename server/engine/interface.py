@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.datastructures import State
 
 from adapters_registry.records.catalog import VersionRecord
@@ -35,10 +36,17 @@ Handler = Callable[[Any, Request, VersionRecord | None], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route of OpenAI's or Anthropic's API: the type of its body, and what answers it."""
+    """One route of OpenAI's or Anthropic's API."""
 
-    body: Any
+    body: type[BaseModel]
+    """The type of its body, for the OpenAPI document."""
+    parse: Callable[[dict[str, Any]], Any]
+    """Makes `body` of a decoded JSON object; raises pydantic's `ValidationError` or an `APIError`.
+
+    It stops at the first error, so that a long list of bad items costs no more than one."""
     handler: Handler
+    generates: bool = True
+    """Whether it runs the model: if not, it needs no adapter in the engine."""
 
 
 @dataclass(frozen=True)

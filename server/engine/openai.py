@@ -10,28 +10,23 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BaseModel, ValidationError
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response
 from server.engine.interface import Endpoint
+from server.engine.request_fields import ALLOWED, allowed_part
+from server.engine.validation import fail_fast_validator
 from server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 _ENGINE_HEADERS = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-request-id"})
-_ENGINE_FIELDS = {
-    "priority": 0,
-    "kv_transfer_params": None,
-    "ec_transfer_params": None,
-    "vllm_xargs": None,
-}
-"""What steers the engine and so isn't for clients, with the values that change nothing."""
 
 current_lora: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", default=None)
 
@@ -73,10 +68,12 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     from vllm.entrypoints.openai.responses import api_router as responses
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    def embed(body: type, handler: Callable[[Any, Request], Awaitable[Response]]) -> Endpoint:
+    def embed(
+        path: str, body: type[BaseModel], handler: Callable[[Any, Request], Awaitable[Response]]
+    ) -> Endpoint:
         async def answer(request: Any, raw: Request, version: VersionRecord | None) -> Response:
-            _strip_engine_fields(request)
-            request.cache_salt = cache_salt(raw.state.caller.tenant, request.cache_salt)
+            if "cache_salt" in body.model_fields:
+                request.cache_salt = cache_salt(raw.state.caller.tenant, request.cache_salt)
             leased = lora_request(version, content_path(version.digest)) if version else None
             token = current_lora.set(leased)
             try:
@@ -87,29 +84,37 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
                 current_lora.reset(token)
             return map_response(response)
 
-        return Endpoint(Annotated[body, WrapValidator(_parse)], answer)
+        return Endpoint(body, _parser(body, ALLOWED[path]), answer)
 
     return {
-        "/v1/chat/completions": embed(ChatCompletionRequest, chat.create_chat_completion),
-        "/v1/completions": embed(CompletionRequest, completion.create_completion),
-        "/v1/responses": embed(ResponsesRequest, responses.create_responses),
-        "/v1/messages": embed(AnthropicMessagesRequest, anthropic.create_messages),
+        path: embed(path, body, handler)
+        for path, body, handler in (
+            ("/v1/chat/completions", ChatCompletionRequest, chat.create_chat_completion),
+            ("/v1/completions", CompletionRequest, completion.create_completion),
+            ("/v1/responses", ResponsesRequest, responses.create_responses),
+            ("/v1/messages", AnthropicMessagesRequest, anthropic.create_messages),
+        )
     }
 
 
-def _parse(body: Any, parse: ValidatorFunctionWrapHandler) -> Any:
-    """Parse a body; whatever vLLM's validators raise is the client's error.
+def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[str, Any]], Any]:
+    """Return a route's parser. Whatever vLLM's validators raise is the client's error.
 
-    They see it before its types are checked, so that they may also fail on what they find there.
+    They see a body before its types are checked, so that they may fail on what they find there.
     """
-    try:
-        return parse(body)
-    except ValueError:  # pydantic's own, which says where
-        raise
-    except Exception as error:
-        if (mapped := map_exception(error)).status < 500:
-            raise mapped from error
-        raise InvalidRequest(f"the body has a field of a wrong type: {error}") from error
+    validator = fail_fast_validator(body)
+
+    def parse(value: dict[str, Any]) -> Any:
+        try:
+            return validator.validate_python(allowed_part(value, allowed))
+        except ValidationError:
+            raise
+        except Exception as error:
+            if (mapped := map_exception(error)).status < 500:
+                raise mapped from error
+            raise InvalidRequest(f"the body has a field of a wrong type: {error}") from error
+
+    return parse
 
 
 def cache_salt(tenant: str, given: str | None) -> str:
@@ -119,16 +124,6 @@ def cache_salt(tenant: str, given: str | None) -> str:
     begins alike. A client's own salt divides further, within its tenant.
     """
     return hashlib.sha256(f"{tenant}\0{given or ''}".encode(errors="replace")).hexdigest()
-
-
-def _strip_engine_fields(request: Any) -> None:
-    for name, harmless in _ENGINE_FIELDS.items():
-        if hasattr(request, name):
-            setattr(request, name, harmless)
-    if hasattr(request, "request_id"):
-        # A client that goes away ends every request of its id: nobody may choose another's.
-        field = type(request).model_fields["request_id"]
-        request.request_id = field.get_default(call_default_factory=True)
 
 
 def _without_engine_headers(raw: Request) -> Request:

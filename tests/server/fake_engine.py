@@ -14,6 +14,7 @@ from starlette.datastructures import State
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.interface import Endpoint, EngineContents, EngineState, ProbeAnswer
+from server.engine.validation import fail_fast_validator
 from server.errors import NotLoadable, Unavailable
 from server.tenancy.meter import current_meter
 
@@ -25,6 +26,9 @@ class Body(BaseModel):
     model: str | None = None
     stream: bool = False
     max_tokens: int | None = None
+
+
+parse = fail_fast_validator(Body).validate_python
 
 
 class FakeEngine:
@@ -51,8 +55,8 @@ class FakeEngine:
         self.load_seconds = 0.0
         self.stream_may_end = asyncio.Event()
         self.endpoints: Mapping[str, Endpoint] = {
-            "/v1/chat/completions": Endpoint(Body, self._answer),
-            "/v1/messages": Endpoint(Body, self._answer),
+            "/v1/chat/completions": Endpoint(Body, parse, self._answer),
+            "/v1/messages": Endpoint(Body, parse, self._answer),
         }
 
     def require_ready(self) -> None:

@@ -1,13 +1,11 @@
 """What a request may say to the engine, and what is said for it."""
 
-from types import SimpleNamespace
-
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-from server.engine.openai import _strip_engine_fields, cache_salt
+from server.engine.openai import cache_salt
 
 BODIES = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "hi"}]},
@@ -32,14 +30,3 @@ def test_every_api_takes_the_salt() -> None:
         request = kind(model="base", **body)
         request.cache_salt = cache_salt("acme", request.cache_salt)
         assert request.cache_salt == cache_salt("acme", None)
-
-
-def test_what_steers_the_engine_is_not_the_clients() -> None:
-    for kind, body in BODIES.items():
-        request = kind(model="base", **body, priority=-5, request_id="another's")
-        _strip_engine_fields(request)
-        assert getattr(request, "priority", 0) == 0
-        assert getattr(request, "request_id", "") != "another's"
-    untouched = SimpleNamespace(model="base")
-    _strip_engine_fields(untouched)
-    assert vars(untouched) == {"model": "base"}

@@ -1,0 +1,1 @@
+"""The way into the data plane: bodies are counted, decoded, bounded and validated."""

@@ -1,0 +1,93 @@
+"""What a request asks of the engine: prompts, choices, tokens. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import InvalidRequest
+
+_CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly: what a prompt is reserved with before it is tokenised."""
+_TEXTS_OF_A_PROMPT = ("system", "instructions", "messages", "input", "tools", "documents")
+ANSWER_LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""The fields that bound an answer; the first that a request's type has is the preferred one."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one request asks for."""
+
+    num_prompts: int
+    choices_per_prompt: int
+    prompt_tokens: int
+    """An estimate, of all prompts together."""
+    longest_prompt_characters: int
+    answer_tokens: int | None
+    """The longest answer of each choice, or None if the body doesn't bound it."""
+
+    @property
+    def choices(self) -> int:
+        """Answers, of all prompts together."""
+        return self.num_prompts * self.choices_per_prompt
+
+
+def demand_of(request: Any, body: dict[str, Any]) -> Demand:
+    """Measure a validated request and the decoded body that it was made from.
+
+    Raises:
+        InvalidRequest: a number of choices or tokens that is below one, or not supported.
+    """
+    choices = _number_of_choices(request, body)
+    lengths = [getattr(request, name, None) for name in ANSWER_LENGTHS]
+    given = [length for length in lengths if length is not None]
+    if given and min(given) < 0:
+        name = ANSWER_LENGTHS[lengths.index(min(given))]
+        raise InvalidRequest(f"{name} must not be negative", param=name)
+    shared = sum(_characters(body.get(name)) for name in _TEXTS_OF_A_PROMPT)
+    prompts = _prompts(body.get("prompt"))
+    characters = [shared + (len(prompt) if isinstance(prompt, str) else 0) for prompt in prompts]
+    num_ids = sum(len(prompt) for prompt in prompts if isinstance(prompt, list))
+    return Demand(
+        num_prompts=len(prompts),
+        choices_per_prompt=choices,
+        prompt_tokens=num_ids + math.ceil(sum(characters) / _CHARACTERS_PER_TOKEN),
+        longest_prompt_characters=max(characters),
+        answer_tokens=given[0] if given else None,
+    )
+
+
+def _number_of_choices(request: Any, body: dict[str, Any]) -> int:
+    choices = getattr(request, "n", None)
+    if choices is None:
+        choices = 1
+    if choices < 1:
+        raise InvalidRequest("n must be at least 1", param="n")
+    best_of = body.get("best_of")
+    if isinstance(best_of, int) and best_of > choices:
+        raise InvalidRequest(
+            "best_of is not supported: ask for n choices and choose among them", param="best_of"
+        )
+    return int(choices)
+
+
+def _prompts(prompt: Any) -> list[Any]:
+    """Return the prompts of a completions request; of the other APIs one without its own text."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return prompt
+    return [prompt]
+
+
+def _characters(value: Any) -> int:
+    """Count the characters of all strings in a JSON value that has been bounded."""
+    num_characters, open_values = 0, [value]
+    while open_values:
+        part = open_values.pop()
+        if isinstance(part, str):
+            num_characters += len(part)
+        elif isinstance(part, dict):
+            open_values.extend(part.values())
+        elif isinstance(part, list):
+            open_values.extend(part)
+    return num_characters

@@ -1,0 +1,21 @@
+"""What the APIs know and this server does not do: refused with the reason, never ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.errors import InvalidRequest
+
+_STATELESS = "this server stores no responses: send the whole conversation as `input`"
+_UNSUPPORTED = {
+    "use_beam_search": "beam search is not supported: ask for n choices instead",
+    "background": "responses are not generated in the background: leave it out, or stream",
+    "previous_response_id": _STATELESS,
+}
+
+
+def refuse_unsupported(body: dict[str, Any]) -> None:
+    """Raise `InvalidRequest` if a body asks for one of these."""
+    for name, reason in _UNSUPPORTED.items():
+        if body.get(name):
+            raise InvalidRequest(f"{name}: {reason}", param=name)
