@@ -1,19 +1,22 @@
-"""What can go wrong in the registry.
+"""What can go wrong in the registry. Each class has a `code` that clients can rely on.
 
 RegistryError
-├── InvalidName          a tenant, adapter or alias name that isn't allowed
-├── InvalidTargets       an alias can't point there
-├── InvalidKey           an API key that can't be made so
-├── QuotaExceeded        the tenant may have no more adapters, or bytes of them
+├── InvalidName          a tenant, adapter or alias name that is not allowed
+├── InvalidMetadata      metadata that is too large
+├── InvalidTargets       an alias cannot point there
+├── InvalidKey           an API key cannot be made like this
+├── QuotaExceeded        the tenant may have no more adapters, versions or bytes of them
 ├── NotFound             no such tenant, adapter, version or alias
-├── Conflict             the state of things doesn't allow it
-├── ChangedMeanwhile     it was changed since the client looked
+├── Conflict             the present state does not allow it
+├── ChangedMeanwhile     it was changed since the client read it
+├── CheckedElsewhere     another server checks the version, or it has been decided on
 ├── KeyReused            an idempotency key that came with another request before
-├── SourceRefused        a source that may not be read, or isn't there
-├── StoreUnavailable     a hub or an S3-compatible store that doesn't answer, or refuses the server
+├── SourceRefused        a source that may not be read, or does not exist
+├── StoreUnavailable     a hub or an S3-compatible store that does not answer, or refuses the server
+├── RegistryBusy         too many changes wait for the database
 ├── ContentUnavailable   content that is missing or damaged, with no origin to fetch it from
 ├── InsufficientStorage  the disk, or the budget for it, is full
-└── AdapterRejected      content that can't work on this base, with every reason
+└── AdapterRejected      content that cannot work on this base, with every reason
 """
 
 from __future__ import annotations
@@ -22,55 +25,101 @@ from dataclasses import dataclass
 
 
 class RegistryError(Exception):
-    """Base of all; the message says what to do."""
+    """Base of all errors of the registry; the message says what to do."""
+
+    code = "invalid_request"
+    param: str | None = None
+    """The field of the request that is wrong, where it is one."""
 
 
 class InvalidName(RegistryError):
-    """A tenant, adapter or alias name that isn't allowed."""
+    """A tenant, adapter or alias name that is not allowed."""
+
+    code = "invalid_name"
+
+
+class InvalidMetadata(RegistryError):
+    """Metadata that is larger than the registry keeps."""
+
+    code, param = "metadata_too_large", "metadata"
 
 
 class InvalidTargets(RegistryError):
-    """An alias can't point there: unknown or unready versions, or weights that aren't 100."""
+    """An alias cannot point there: unknown or unready versions, or weights that are not 100."""
+
+    code, param = "invalid_targets", "targets"
 
 
 class InvalidKey(RegistryError):
-    """An API key that can't be made so: its scopes, its label, its end."""
+    """An API key cannot have these scopes, this label or this end."""
+
+    code = "invalid_key"
 
 
 class QuotaExceeded(RegistryError):
-    """The tenant may have no more adapters, or bytes of them."""
+    """The tenant may have no more adapters, versions or bytes of them."""
+
+    code = "quota_exceeded"
 
 
 class NotFound(RegistryError):
     """No such tenant, adapter, version or alias."""
 
+    code = "not_found"
+
 
 class Conflict(RegistryError):
-    """The state of things doesn't allow it, as when an alias points to what is to be retired."""
+    """The present state does not allow it, as when an alias points to what is to be retired."""
+
+    code = "conflict"
 
 
 class ChangedMeanwhile(RegistryError):
-    """It was changed since the client looked (HTTP's `If-Match` failed)."""
+    """It was changed since the client read it (HTTP's `If-Match` failed)."""
+
+    code = "changed_meanwhile"
+
+
+class CheckedElsewhere(RegistryError):
+    """Another server checks the version, or it has been decided on."""
+
+    code = "checked_elsewhere"
 
 
 class KeyReused(RegistryError):
     """An idempotency key that came with another request before."""
 
+    code = "idempotency_key_reused"
+
 
 class SourceRefused(RegistryError):
-    """A source that may not be read, or isn't there."""
+    """A source that may not be read, or does not exist."""
+
+    code = "source_refused"
 
 
 class StoreUnavailable(RegistryError):
-    """A hub or an S3-compatible store that doesn't answer, or refuses the server's credentials."""
+    """A hub or an S3-compatible store that does not answer, or refuses the server's credentials."""
+
+    code = "store_unavailable"
+
+
+class RegistryBusy(StoreUnavailable):
+    """Too many changes wait for the database; trying again in a moment is right."""
+
+    code = "registry_busy"
 
 
 class ContentUnavailable(RegistryError):
     """Content that is missing or damaged, with no origin to fetch it from."""
 
+    code = "content_unavailable"
+
 
 class InsufficientStorage(RegistryError):
     """The disk, or the budget for it, is full."""
+
+    code = "insufficient_storage"
 
 
 @dataclass(frozen=True)
@@ -83,7 +132,9 @@ class Reason:
 
 
 class AdapterRejected(RegistryError):
-    """Content that can't work on this base; `reasons` holds every one found."""
+    """Content that cannot work on this base; `reasons` holds every one found."""
+
+    code = "adapter_rejected"
 
     def __init__(self, reasons: list[Reason]) -> None:
         super().__init__("; ".join(reason.message for reason in reasons))

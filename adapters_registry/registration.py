@@ -72,11 +72,11 @@ def add_registration(
         check_room(change, tenant, name, files.size_bytes)
         version = _add_version(change, tenant, name, digest, files.size_bytes)
         version.source, version.details = asked.source[:1024], asked.metadata
-        version.promote = asked.promote
+        version.promote, version.live_revision = asked.promote, version.adapter.live_revision
         after = {"digest": digest, "source": version.source}
         change.log("version.register", version.adapter, str(version.number), None, after)
     elif asked.promote:
-        version.promote = True
+        version.promote, version.live_revision = True, version.adapter.live_revision
         version.adapter.epoch = change.epoch
         if version.state == VersionState.READY:
             point(change, version.adapter, LIVE, [[version.number, 100]])
@@ -104,7 +104,7 @@ def _same_content(change: Change, tenant: str, name: str, digest: str) -> Versio
 def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes: int) -> Version:
     adapter = change.find_adapter(tenant, name)
     if adapter is None:
-        adapter = Adapter(tenant=tenant, name=name, last_number=0)
+        adapter = Adapter(tenant=tenant, name=name, last_number=0, live_revision=0)
         change.session.add(adapter)
     adapter.epoch, adapter.deleted = change.epoch, False
     adapter.last_number += 1

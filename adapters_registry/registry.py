@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, joinedload, sessionmaker
 
+from adapters_registry import verdicts
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.static_check import AdapterFacts, check_adapter
 from adapters_registry.content.store import ContentStore
@@ -26,10 +28,11 @@ from adapters_registry.errors import (
     InsufficientStorage,
     NotFound,
     Reason,
+    RegistryBusy,
+    RegistryError,
 )
 from adapters_registry.garbage import collect_garbage
-from adapters_registry.names import DEFAULT_TENANT, LIVE, check_name
-from adapters_registry.records.aliases import point
+from adapters_registry.names import DEFAULT_TENANT, check_name
 from adapters_registry.records.audit import read_entries
 from adapters_registry.records.catalog import (
     AdapterRecord,
@@ -55,6 +58,11 @@ log = logging.getLogger(__name__)
 ALLOW_BASE_MISMATCH = "allow_base_mismatch"
 """The entry of a version's metadata that lets it pass though it names another base."""
 
+FAULTS_OF_THE_ENVIRONMENT = (RegistryError, OSError, MemoryError, SQLAlchemyError)
+"""Failures of a check that say nothing of the adapter, except `AdapterRejected`: the store, the
+disk, the memory, the database."""
+WRITER_SECONDS = 20
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -62,13 +70,28 @@ T = TypeVar("T")
 class Registry:
     """Records in SQL, content in `content`; safe to use from several threads and processes."""
 
-    def __init__(self, database_url: str, content: ContentStore, base: BaseSpec) -> None:
-        """Open the database and bring its schema up to date; errors as in `open_database`."""
+    def __init__(
+        self,
+        database_url: str,
+        content: ContentStore,
+        base: BaseSpec,
+        *,
+        server_id: str = "",
+        writer_seconds: float = WRITER_SECONDS,
+    ) -> None:
+        """Open the database and bring its schema up to date; errors as in `open_database`.
+
+        `server_id` says which server this is in the leases on checks. A server that comes back
+        with the id of its earlier life continues its checks at once; by default the id is new.
+        `writer_seconds` is how long a change waits for the other changes of this process.
+        """
+        self._writer_seconds = writer_seconds
+        self.server_id = server_id or uuid.uuid4().hex
         self.content = content
         self.base = base
         self.engine = open_database(database_url)
         self._session = sessionmaker(self.engine, expire_on_commit=False)
-        self._lock = threading.RLock()
+        self._writing, self._refreshing = threading.Lock(), threading.Lock()
         self.catalog = Catalog()
         self._refreshed_at = time.monotonic()
         content.clear_staging()
@@ -137,49 +160,68 @@ class Registry:
         Raises:
             AdapterRejected: it can't work on this base; holds every reason found.
         """
-        with self._verdict(version) as (_, row):
-            row.state = VersionState.CHECKING
+        self.apply(verdicts.claim, version.version_id, self.server_id)
         try:
-            with self.content.holding(version.digest) as path:
-                return check_adapter(
-                    path,
-                    self.base,
-                    allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
-                )
-        except AdapterRejected:
+            return self._check_content(version)
+        except FAULTS_OF_THE_ENVIRONMENT:
+            raise
+        except Exception:
+            log.exception("the check of %s failed; it is tried once more", version.public_name)
+        try:
+            return self._check_content(version)
+        except FAULTS_OF_THE_ENVIRONMENT:
             raise
         except Exception as error:
-            # What the gate stumbles over must neither be served nor keep the server from starting.
-            log.exception("checking %s failed", version.public_name)
-            message = "the files can't be checked; the server's log says why"
+            # What the check stumbles over must not be served, and must not be tried for ever.
+            log.exception("the check of %s failed again", version.public_name)
+            message = "the files cannot be checked; the server's log says why"
             raise AdapterRejected([Reason("check_failed", message)]) from error
+
+    def _check_content(self, version: VersionRecord) -> AdapterFacts:
+        with self.content.holding(version.digest) as path:
+            return check_adapter(
+                path,
+                self.base,
+                allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
+            )
+
+    def renew_check(self, version: VersionRecord) -> bool:
+        """Extend this server's lease on a check; returns False if it does not own the check."""
+        with self.session() as session:
+            return verdicts.renew(session, version.version_id, self.server_id)
+
+    def release_check(self, version: VersionRecord) -> None:
+        """Give up a check without a verdict, so that any server may begin it again."""
+        self.apply(verdicts.release, version.version_id, self.server_id)
 
     def accept(self, version: VersionRecord, facts: AdapterFacts) -> VersionRecord:
         """The gate lets a version pass: it is ready, and live if it is the first or asked to be."""
-        with self._verdict(version) as (change, row):
-            row.state, row.rank = VersionState.READY, facts.rank
-            row.details = {**row.details, "checked": asdict(facts)}
-            change.log("version.ready", row.adapter, str(row.number))
-            if row.promote or not any(alias.name == LIVE for alias in row.adapter.aliases):
-                point(change, row.adapter, LIVE, [[row.number, 100]])
+        with self.change() as change:
+            row = verdicts.accept(change, version.version_id, self.server_id, facts)
             return version_record(row)
 
     def reject(self, version: VersionRecord, reasons: list[Reason]) -> VersionRecord:
         """The gate refuses a version, which is kept with the reasons; its content is not."""
-        with self._verdict(version) as (change, row):
-            row.state = VersionState.REJECTED
-            row.reasons = [asdict(reason) for reason in reasons]
-            codes = {"reasons": [reason.code for reason in reasons]}
-            change.log("version.reject", row.adapter, str(row.number), None, codes)
+        with self.change() as change:
+            row = verdicts.reject(change, version.version_id, self.server_id, reasons)
             rejected = version_record(row)
         self.apply(collect_garbage, self.content, only=[version.digest])
         return rejected
 
     def unfinished(self) -> list[VersionRecord]:
-        """Versions that were acknowledged, and whose check a crash has cut off."""
-        under_check = (VersionState.PENDING, VersionState.CHECKING)
-        adapters = self.catalog.adapters.values()
-        return [v for a in adapters for v in a.versions.values() if v.state in under_check]
+        """Versions that were acknowledged and that this server may check now, oldest first.
+
+        A version on which another server's lease runs is not among them.
+        """
+        with self._session() as session:
+            rows = verdicts.unfinished(session, self.server_id)
+            return [version_record(row) for row in rows]
+
+    def read_version(self, version_id: int) -> VersionRecord | None:
+        """Read a version from the database, in whichever state it is; None if there is none."""
+        with self._session() as session:
+            row = session.get(Version, version_id, options=[joinedload(Version.adapter)])
+            return version_record(row) if row else None
 
     def apply(
         self, operation: Callable[Concatenate[Change, P], T], *args: P.args, **kwargs: P.kwargs
@@ -229,8 +271,12 @@ class Registry:
         self.engine.dispose()
 
     def refresh(self) -> None:
-        """Take in what other processes have changed; cheap when that is nothing."""
-        with self._lock, self._session() as session:
+        """Read what other processes have changed; cheap when that is nothing.
+
+        It has a lock of its own: a writer that waits for the database must not keep the catalog
+        from learning of revoked keys.
+        """
+        with self._refreshing, self._session() as session:
             started = time.monotonic()
             self.catalog = read_changes(session, self.catalog)
             self._refreshed_at = started
@@ -243,15 +289,18 @@ class Registry:
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """One transaction, after which the catalog shows what it changed."""
-        with self._lock:
+        """One transaction, after which the catalog shows what it changed.
+
+        Nothing but SQL belongs inside: all servers' writers wait for each other.
+
+        Raises:
+            RegistryBusy: other writers of this process did not finish in time.
+        """
+        if not self._writing.acquire(timeout=self._writer_seconds):
+            raise RegistryBusy("too many changes wait for the registry's database: try again")
+        try:
             with self._session.begin() as session:
                 yield Change.begin(session)
-            self.refresh()
-
-    @contextmanager
-    def _verdict(self, version: VersionRecord) -> Iterator[tuple[Change, Version]]:
-        with self.change() as change:
-            row = change.session.get_one(Version, version.version_id)
-            row.adapter.epoch = change.epoch
-            yield change, row
+        finally:
+            self._writing.release()
+        self.refresh()

@@ -123,21 +123,25 @@ def _check_files(directory: Path, findings: _Findings) -> None:
 
 def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise ValueError("it is not there")
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError("it is larger than 1 MiB")
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("it is no JSON object")
         return config
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         findings.refuse("config_unreadable", f"{CONFIG_FILE} can't be read: {error}", CONFIG_FILE)
         return {}
 
 
 def _read_tensors(path: Path, findings: _Findings) -> dict[str, Tensor]:
     try:
+        if not path.is_file():
+            raise ValueError("it is not there")
         tensors = read_header(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         message = f"{WEIGHTS_FILE} is no valid safetensors: {error}"
         findings.refuse("weights_unreadable", message, WEIGHTS_FILE)
         return {}

@@ -104,6 +104,7 @@ def point(
         if len(row.targets) == 1:
             row.previous = row.targets
         row.targets, row.revision = targets, row.revision + 1
+    _count_move(adapter, alias)
     change.session.flush()
     change.log(action, adapter, alias, before, _body(row))
     return alias_record(row)
@@ -124,7 +125,13 @@ def remove(change: Change, adapter: Adapter, alias: Alias) -> None:
     """Forget an alias, whichever it is."""
     change.log("alias.remove", adapter, alias.name, _body(alias))
     adapter.aliases.remove(alias)
+    _count_move(adapter, alias.name)
     change.session.flush()
+
+
+def _count_move(adapter: Adapter, alias: str) -> None:
+    if alias == LIVE:
+        adapter.live_revision += 1
 
 
 def _check(adapter: Adapter, targets: Sequence[Target]) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.orm import Session
 
 from adapters_registry.records import migrations
+from adapters_registry.records.tables import UTCDateTime, now
 
 _POSTGRES_TIMEOUTS = {"connect_timeout": 5, "tcp_user_timeout": 5000}
-"""Seconds and milliseconds: a network that swallows packets would else hold a caller for minutes.
-See https://www.postgresql.org/docs/current/libpq-connect.html."""
+"""Seconds and milliseconds: a network that swallows packets would otherwise hold a caller for
+minutes. See https://www.postgresql.org/docs/current/libpq-connect.html."""
+
+_POSTGRES_OPTIONS = (
+    "-c lock_timeout=5s -c statement_timeout=15s -c idle_in_transaction_session_timeout=30s"
+)
+"""One row orders all writers (`Change.begin`), so nobody may hold it, or wait for it, for long."""
 
 IDLE_CONNECTIONS = 2
 """Kept open by each process; of a hundred servers, PostgreSQL by default takes a hundred in all."""
@@ -24,7 +32,10 @@ def open_database(url: str) -> Engine:
         ImportError: the URL names a driver that isn't installed.
     """
     database = _with_driver(url)
-    arguments = _POSTGRES_TIMEOUTS if database.get_backend_name() == "postgresql" else {}
+    arguments: dict[str, Any] = {}
+    if database.get_backend_name() == "postgresql":
+        arguments = {"options": _POSTGRES_OPTIONS, **_POSTGRES_TIMEOUTS}
+        arguments = {name: arguments[name] for name in arguments.keys() - database.query.keys()}
     engine = create_engine(
         database, pool_pre_ping=True, pool_size=IDLE_CONNECTIONS, connect_args=arguments
     )
@@ -32,6 +43,13 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
     migrations.upgrade(engine)
     return engine
+
+
+def database_time(session: Session) -> datetime:
+    """The present moment by the clock that all servers of this database share."""
+    if session.get_bind().dialect.name == "postgresql":
+        return session.scalars(select(func.clock_timestamp(type_=UTCDateTime))).one()
+    return now()
 
 
 def _with_driver(url: str) -> URL:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from adapters_registry.errors import Conflict, NotFound
 from adapters_registry.records.aliases import let_go, remove
 from adapters_registry.records.change import Change
-from adapters_registry.records.tables import Adapter, Version, VersionState
-
-_UNDER_CHECK = (VersionState.PENDING, VersionState.CHECKING)
+from adapters_registry.records.tables import UNDER_CHECK, Adapter, Version, VersionState
 
 
 def retire_version(
@@ -26,7 +24,7 @@ def retire_version(
     version = next((v for v in adapter.versions if v.number == number), None)
     if version is None:
         raise NotFound(f"adapter {tenant}/{name} has no version {number}")
-    if version.state in _UNDER_CHECK:
+    if version.state in UNDER_CHECK:
         raise Conflict(f"{tenant}/{name}@{number} is being checked: try again in a moment")
     holders = [alias for alias in adapter.aliases if any(n == number for n, _ in alias.targets)]
     if holders and not force:
@@ -66,7 +64,7 @@ def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = Fals
         Conflict: an alias points to a version, and `force` isn't given; or one is being checked.
     """
     adapter = change.adapter(tenant, name)
-    if any(version.state in _UNDER_CHECK for version in adapter.versions):
+    if any(version.state in UNDER_CHECK for version in adapter.versions):
         raise Conflict(f"a version of {tenant}/{name} is being checked: try again in a moment")
     if adapter.aliases and not force:
         raise Conflict(f"{tenant}/{name} is in service: repeat with force=true to delete it")

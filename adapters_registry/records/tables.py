@@ -39,6 +39,10 @@ class VersionState(enum.StrEnum):
     RETIRED = "retired"
 
 
+UNDER_CHECK = (VersionState.PENDING, VersionState.CHECKING)
+"""The states of a version on which the gate has still to decide."""
+
+
 class UTCDateTime(TypeDecorator[datetime]):
     """A moment in UTC; SQLite forgets the zone, so it is put back."""
 
@@ -91,6 +95,8 @@ class Adapter(Base):
     deleted: Mapped[bool] = mapped_column(default=False)
     shared_with: Mapped[list[str]] = mapped_column(JSON, default=list)
     public: Mapped[bool] = mapped_column(default=False)
+    live_revision: Mapped[int] = mapped_column(Integer, default=0)
+    """How often the alias `live` was pointed elsewhere or removed; it never goes back."""
     epoch: Mapped[int] = mapped_column(BigInteger, index=True)
     """The change that touched it last."""
 
@@ -121,6 +127,12 @@ class Version(Base):
     promote: Mapped[bool] = mapped_column(default=False)
     pinned: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    live_revision: Mapped[int] = mapped_column(Integer, default=0)
+    """The adapter's `live_revision` when promotion was asked for; a later one cancels it."""
+    checked_by: Mapped[str | None] = mapped_column(String(64))
+    """The server that checks this version, while its state is `checking`."""
+    checked_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """When that server's lease on the check runs out unless it is renewed."""
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions")
 

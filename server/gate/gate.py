@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import partial
 
-from adapters_registry.errors import AdapterRejected, Reason
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters_registry.errors import AdapterRejected, CheckedElsewhere, Reason, RegistryError
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.tables import UNDER_CHECK
 from adapters_registry.registry import Registry
+from adapters_registry.verdicts import LEASE
 from server.engine.interface import Engine
-from server.errors import NotLoadable, Unavailable
+from server.errors import APIError, NotLoadable, Unavailable
 from server.gate.smoke_test import try_out
 from server.residency.leases import Leases
+from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
-MAX_CANARIES = 2
-"""Canaries at a time: each takes a slot that requests would have."""
+MAX_SMOKE_TESTS = 2
+"""Smoke tests at a time: each takes a slot that requests would have."""
 RETRY_SECONDS = 0.25
+MAX_FILE_CHECKS = 4
+"""Checks of files at a time; some wait for a download."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+"""Before a check that was put off is tried again; the pause doubles each time."""
+ELSEWHERE_SECONDS = 1.0
+"""How often to look whether another server has decided."""
+TAKE_UP_SECONDS = 15.0
 MAX_DEATHS = 2
 """How often the engine may die beside a version before the version is to blame."""
+MAX_REFUSALS = 2
+"""How often the engine may fail to load a version before the version is to blame."""
+
+
+@dataclass
+class _Check:
+    """A check that runs, and what may be said of the version meanwhile."""
+
+    task: asyncio.Task[VersionRecord]
+    answer: asyncio.Future[VersionRecord]
+    """The version with a verdict, or why the check was put off."""
+    again: asyncio.Event
+    """Set to end the pause of a check that was put off."""
 
 
 class Gate:
@@ -29,73 +57,167 @@ class Gate:
     def __init__(self, registry: Registry, engine: Engine, leases: Leases) -> None:
         self._registry = registry
         self._engine = engine
-        self._adapters = leases
-        self._checks: dict[int, asyncio.Task[VersionRecord]] = {}
-        self._canaries = asyncio.Semaphore(MAX_CANARIES)
+        self._leases = leases
+        self._checks: dict[int, _Check] = {}
+        self._smoke_tests = asyncio.Semaphore(MAX_SMOKE_TESTS)
         self._suspects = asyncio.Lock()
+        self._workers = Workers("gate", MAX_FILE_CHECKS)
+        # Its own thread: downloads that hang must not keep leases from being renewed.
+        self._renewals = Workers("check-leases", 1)
 
     def start(self, version: VersionRecord) -> None:
-        """Begin to check a pending version, or one whose check was cut off; once at a time."""
-        if version.version_id in self._checks:
-            return
-        check = asyncio.create_task(self._check(version))
-        self._checks[version.version_id] = check
-        check.add_done_callback(partial(self._end, version))
+        """Begin to check a version that has no verdict yet; a check that was put off goes on."""
+        check = self._checks.get(version.version_id)
+        if check is None:
+            again, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._check(version))
+            self._checks[version.version_id] = _Check(task, answer, again)
+            task.add_done_callback(partial(self._end, version))
+        elif check.answer.done():
+            check.answer = asyncio.get_running_loop().create_future()
+            check.again.set()
 
-    def _end(self, version: VersionRecord, check: asyncio.Task[VersionRecord]) -> None:
-        del self._checks[version.version_id]
-        if not check.cancelled() and (error := check.exception()):
-            log.error("checking %s was cut off", version.public_name, exc_info=error)
+    async def take_up(self, interval_seconds: float = TAKE_UP_SECONDS) -> None:
+        """Check, now and then, what no other server checks: left by a crash, or put off there."""
+        while True:
+            try:
+                for version in await self._workers.run(self._registry.unfinished):
+                    if version.version_id not in self._checks:
+                        self.start(version)
+            except SQLAlchemyError as error:
+                log.warning("unfinished checks cannot be looked for now: %s", error)
+            await asyncio.sleep(interval_seconds)
 
     async def verdict(self, version: VersionRecord) -> VersionRecord:
-        """Wait for a check that runs; a version that isn't being checked comes back as it is."""
+        """Wait for a check that runs, and return the version with its verdict.
+
+        A version that is not being checked is returned as it is.
+
+        Raises:
+            APIError, RegistryError, SQLAlchemyError: the check was put off, and goes on later.
+        """
         check = self._checks.get(version.version_id)
         # Shielded: a client that goes away must not cut off the check.
-        return await asyncio.shield(check) if check else version
+        return await asyncio.shield(check.answer) if check else version
+
+    def _end(self, version: VersionRecord, task: asyncio.Task[VersionRecord]) -> None:
+        check = self._checks.pop(version.version_id)
+        if check.answer.done():
+            return
+        if task.cancelled():
+            check.answer.cancel()
+        else:
+            check.answer.set_result(task.result())
 
     async def _check(self, version: VersionRecord) -> VersionRecord:
-        """Files first, then the canary; cut off, it stays `checking` until the next start."""
+        """Decide on a version, or wait until another server has.
+
+        Only `AdapterRejected` and the trial on the engine are verdicts. Any other failure is one of
+        this server or of what it depends on: the check is given up, for any server to take, and
+        tried again after a pause.
+        """
+        pause_seconds = FIRST_PAUSE_SECONDS
+        while version.state in UNDER_CHECK:
+            try:
+                async with self._lease_renewed(version):
+                    return await self._decide(version)
+            except CheckedElsewhere:
+                await asyncio.sleep(ELSEWHERE_SECONDS)
+                version = await self._reread(version)
+            except Exception as error:
+                log.warning("the check of %s is put off: %r", version.public_name, error)
+                version = await self._put_off(version, error, pause_seconds)
+                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        return version
+
+    async def _decide(self, version: VersionRecord) -> VersionRecord:
+        """Check the files, then try the version on the engine, and record the verdict."""
         try:
-            facts = await asyncio.to_thread(self._registry.check_files, version)
+            facts = await self._workers.run(self._registry.check_files, version)
         except AdapterRejected as rejection:
             reasons = rejection.reasons
         else:
             reasons = await self._try_out(version)
             if not reasons:
-                accepted = await asyncio.to_thread(self._registry.accept, version, facts)
-                self._adapters.follow(self._registry.catalog)  # it may have been promoted
+                accepted = await self._workers.run(self._registry.accept, version, facts)
+                self._leases.follow(self._registry.catalog)  # it may have been promoted
                 return accepted
-        return await asyncio.to_thread(self._registry.reject, version, reasons)
+        return await self._workers.run(self._registry.reject, version, reasons)
+
+    async def _put_off(
+        self, version: VersionRecord, error: Exception, pause_seconds: float
+    ) -> VersionRecord:
+        """Let any server have the check; tell those who wait; return the version after a pause."""
+        try:
+            await self._workers.run(self._registry.release_check, version)
+        except (RegistryError, SQLAlchemyError) as failure:
+            log.warning("the lease on %s runs out by itself: %s", version.public_name, failure)
+        check = self._checks[version.version_id]
+        check.again.clear()
+        if not check.answer.done():
+            check.answer.set_exception(_told(version, error))
+            check.answer.exception()  # seen: perhaps nobody waits for it
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_seconds):
+                await check.again.wait()
+        return await self._reread(version)
+
+    async def _reread(self, version: VersionRecord) -> VersionRecord:
+        """The version as the database has it; as it was known where that cannot be read."""
+        try:
+            return (
+                await self._workers.run(self._registry.read_version, version.version_id) or version
+            )
+        except SQLAlchemyError:
+            return version
+
+    @contextlib.asynccontextmanager
+    async def _lease_renewed(self, version: VersionRecord) -> AsyncIterator[None]:
+        """Renew this server's lease on the check for as long as the context is open."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LEASE.total_seconds() / 3)
+                with contextlib.suppress(SQLAlchemyError):  # whoever decides looks once more
+                    await self._renewals.run(self._registry.renew_check, version)
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
 
     async def _try_out(self, version: VersionRecord) -> list[Reason]:
-        """The canary's reasons, as soon as the engine can say; its faults aren't the version's.
+        """Return the smoke test's reasons, as soon as the engine can say.
 
-        A version beside which the engine died is tried again with no other canary of its kind, and
-        then to blame if the engine dies again: one that kills must not be tried for ever.
+        A version beside which the engine died is tried again with no other suspect beside it, and
+        is refused if the engine dies again: one that kills must not be tried for ever. A version
+        that the engine cannot load is tried once more, too: the disk may have been at fault.
         """
-        num_deaths = 0
+        num_deaths = num_refusals = 0
         while num_deaths < MAX_DEATHS:
             await self._until_ready()
-            async with self._suspects if num_deaths else self._canaries:
+            async with self._suspects if num_deaths else self._smoke_tests:
                 generation = self._engine.generation
                 try:
-                    return await self._canary(version)
+                    return await self._smoke_test(version)
+                except NotLoadable as error:
+                    num_refusals += 1
+                    if num_refusals == MAX_REFUSALS:
+                        return [Reason("canary_not_loadable", error.message)]
                 except Unavailable as error:
-                    log.warning("the canary of %s is put off: %s", version.public_name, error)
+                    log.warning("the smoke test of %s is put off: %s", version.public_name, error)
             await asyncio.sleep(RETRY_SECONDS)
             num_deaths += not self._is_up(generation)
         message = "the engine died each time this adapter was tried"
         return [Reason("canary_engine_died", message)]
 
-    async def _canary(self, version: VersionRecord) -> list[Reason]:
+    async def _smoke_test(self, version: VersionRecord) -> list[Reason]:
         path = self._registry.content.path(version.digest)
-        try:
-            async with self._adapters.lease(version):
-                reasons = await try_out(self._engine, version, path)
-        except NotLoadable as error:
-            return [Reason("canary_not_loadable", error.message)]
+        async with self._leases.lease(version):
+            reasons = await try_out(self._engine, version, path)
         if reasons:
-            await self._adapters.drain(version)
+            await self._leases.drain(version)
         return reasons
 
     async def _until_ready(self) -> None:
@@ -109,3 +231,11 @@ class Gate:
         except Unavailable:
             return False
         return self._engine.generation == generation
+
+
+def _told(version: VersionRecord, error: Exception) -> Exception:
+    """What those who wait are told when a check is put off."""
+    if isinstance(error, APIError | RegistryError | SQLAlchemyError):
+        return error
+    message = f"{version.public_name} cannot be checked now; the server tries again by itself"
+    return Unavailable(message)

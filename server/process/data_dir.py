@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +37,19 @@ def own_data_dir(settings: Settings) -> Iterator[None]:
                 "stop it or choose another folder"
             ) from None
         yield
+
+
+def read_server_id(settings: Settings) -> str:
+    """The id of the server of this data folder; it outlives restarts, and is made at the first.
+
+    Raises:
+        OSError: the file can be neither read nor written.
+    """
+    file = settings.data_dir / "server.id"
+    if file.is_file() and (known := file.read_text().strip()):
+        return known[:64]
+    file.write_text(f"{(new := uuid.uuid4().hex)}\n")
+    return new
 
 
 def open_content(settings: Settings) -> ContentStore:

@@ -90,14 +90,15 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                 announce(demo.examples(address, settings))
 
         async def prepare(engine_is_up: asyncio.Event) -> None:
-            """Continue the checks that the last process left; ready once the demo's are done."""
+            """Become ready once the demo is checked; then check what no other server checks."""
             awaited = demo.unchecked(registry)
-            for version in [*awaited, *(v for v in registry.unfinished() if v not in awaited)]:
+            for version in awaited:
                 gate.start(version)
             await engine_is_up.wait()
             await asyncio.gather(*map(gate.verdict, awaited), return_exceptions=True)
             lifecycle.prepared = True
             announce_ready()
+            await gate.take_up()
 
         running = RunningServer(
             settings, app, registry, keys, leases, engine, lifecycle, usage_buffer, prepare

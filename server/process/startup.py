@@ -16,7 +16,7 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import StoreUnavailable
 from adapters_registry.registry import Registry
 from server import bundled_base
-from server.process.data_dir import open_content
+from server.process.data_dir import open_content, read_server_id
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def open_registry(settings: Settings, base: str) -> Registry:
     try:
         content = open_content(settings)
         _try_origin(content)
-        return Registry(settings.records_url, content, spec)
+        return Registry(settings.records_url, content, spec, server_id=read_server_id(settings))
     except (OSError, ImportError, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0]
         raise SettingsError(

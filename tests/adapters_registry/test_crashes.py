@@ -54,7 +54,7 @@ def test_killed_at_every_step(
 ) -> None:
     content, source = ContentStore(tmp_path / "content"), make_adapter(seed=2)
     acknowledged = tmp_path / "acknowledged"
-    registry = Registry(database_url, content, tiny_base)
+    registry = Registry(database_url, content, tiny_base, server_id="server")
     first = register(registry, make_adapter(seed=1))
     steps, versions, new = 0, [first], 0
 
@@ -67,7 +67,7 @@ def test_killed_at_every_step(
         steps += 1
         assert steps < MAX_STEPS
         registry.close()
-        registry = Registry(database_url, content, tiny_base)
+        registry = Registry(database_url, content, tiny_base, server_id="server")
         adapter = registry.get_adapter("default", "home")
         assert not list((content.root / "staging").iterdir())
         assert adapter.live is not None

@@ -27,6 +27,9 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 @contextmanager
 def _begin_postgresql(engine: Engine) -> Iterator[Connection]:
     with engine.begin() as connection:
+        # A migration of a large table, or of another replica, may take longer than a change may.
+        for timeout in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {timeout} = 0")
         # Replicas that start together: one migrates, the others wait and find it done.
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         yield connection

@@ -3,17 +3,19 @@
 import asyncio
 from functools import partial
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import pytest
 
+from adapters_registry import verdicts
+from adapters_registry.errors import ContentUnavailable, Reason
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import VersionState
 from adapters_registry.registry import Registry
 from server.engine.interface import EngineState
 from server.errors import Unavailable
 from server.gate import gate as gate_module
-from server.gate.gate import MAX_CANARIES, MAX_DEATHS, Gate
+from server.gate.gate import MAX_DEATHS, MAX_SMOKE_TESTS, Gate
 from server.residency.leases import Leases
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
@@ -26,7 +28,8 @@ def gate(
     leases: Leases,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Gate:
-    monkeypatch.setattr(gate_module, "RETRY_SECONDS", 0.001)
+    for name in ("RETRY_SECONDS", "ELSEWHERE_SECONDS"):
+        monkeypatch.setattr(gate_module, name, 0.001)
     return Gate(registry, engine, leases)
 
 
@@ -69,7 +72,7 @@ async def test_files_alone_may_decide(
     assert engine.loads == [], "an adapter that can't work reached the engine"
 
 
-async def test_the_canary_may_decide(
+async def test_the_smoke_test_may_decide(
     gate: Gate, engine: FakeEngine, pending: VersionRecord
 ) -> None:
     engine.answer = engine.base_answer
@@ -155,7 +158,7 @@ async def test_shutting_down_leaves_the_check_to_the_next_start(
     gate.start(pending)
     await hanging.wait()
     for check in list(gate._checks.values()):
-        check.cancel()
+        check.task.cancel()
     await until(lambda: not gate._checks)
     assert state(registry) is VersionState.CHECKING
     assert [version.number for version in registry.unfinished()] == [1]
@@ -163,7 +166,7 @@ async def test_shutting_down_leaves_the_check_to_the_next_start(
     assert await verdict(Gate(registry, engine, leases), pending) == ("ready", [])
 
 
-async def test_only_so_many_canaries_at_a_time(
+async def test_only_so_many_smoke_tests_at_a_time(
     gate: Gate, engine: FakeEngine, registry: Registry, make_adapter: AdapterFactory
 ) -> None:
     most, now, evictable = 0, 0, asyncio.Event()
@@ -179,9 +182,62 @@ async def test_only_so_many_canaries_at_a_time(
     versions = [register(registry, make_adapter(seed=n), f"n{n}") for n in range(6)]
     for version in versions:
         gate.start(version)
-    await until(lambda: most == MAX_CANARIES)
+    await until(lambda: most == MAX_SMOKE_TESTS)
     await asyncio.sleep(0.02)
     evictable.set()
     verdicts = await asyncio.gather(*map(gate.verdict, versions))
     assert {version.state for version in verdicts} == {VersionState.READY}
-    assert most == MAX_CANARIES
+    assert most == MAX_SMOKE_TESTS
+
+
+async def test_what_cannot_be_read_is_put_off_and_not_refused(
+    gate: Gate, registry: Registry, make_adapter: AdapterFactory
+) -> None:
+    source = make_adapter()
+    pending = register(registry, source)
+    rmtree(registry.content.path(pending.digest))
+    with pytest.raises(ContentUnavailable):
+        await verdict(gate, pending)
+    assert state(registry) is VersionState.PENDING
+    again = register(registry, source)  # the files are there again
+    assert await verdict(gate, again) == ("ready", [])
+
+
+async def test_one_load_that_fails_is_no_verdict(
+    gate: Gate, engine: FakeEngine, pending: VersionRecord
+) -> None:
+    engine.fails_to_load.add(pending.public_name)
+    gate.start(pending)
+    await until(lambda: engine.loads)
+    engine.fails_to_load.clear()
+    assert await verdict(gate, pending) == ("ready", [])
+
+
+async def test_a_version_that_the_engine_cannot_load_is_refused(
+    gate: Gate, engine: FakeEngine, pending: VersionRecord
+) -> None:
+    engine.fails_to_load.add(pending.public_name)
+    assert await verdict(gate, pending) == ("rejected", ["canary_not_loadable"])
+
+
+async def test_the_verdict_of_another_server_is_waited_for(
+    gate: Gate, engine: FakeEngine, registry: Registry, pending: VersionRecord
+) -> None:
+    registry.apply(verdicts.claim, pending.version_id, "another")
+    gate.start(pending)
+    await asyncio.sleep(0.01)
+    assert state(registry) is VersionState.CHECKING
+    registry.apply(verdicts.reject, pending.version_id, "another", [Reason("theirs", "theirs")])
+    assert (await gate.verdict(pending)).reasons[0]["code"] == "theirs"
+    assert engine.loads == []
+
+
+async def test_what_no_server_checks_is_taken_up(
+    gate: Gate, registry: Registry, pending: VersionRecord, make_adapter: AdapterFactory
+) -> None:
+    theirs = register(registry, make_adapter(seed=2), "theirs")
+    registry.apply(verdicts.claim, theirs.version_id, "another")
+    taking_up = asyncio.create_task(gate.take_up(0.001))
+    await until(lambda: state(registry) is VersionState.READY)
+    assert registry.get_version("default", "theirs", 1).state is VersionState.CHECKING
+    taking_up.cancel()

@@ -1,0 +1,150 @@
+"""Verdicts: which server checks a version, and what it decides.
+
+A version goes from `pending` to `checking` when a server claims it, and from there to `ready` or
+`rejected`. The server that claimed it owns the check for `LEASE` and renews that while it works.
+Every transition compares before it sets, inside the transaction of the change: a server that lost
+its lease, or comes late, changes nothing. The functions are operations for `Registry.apply`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from adapters_registry.check.static_check import AdapterFacts
+from adapters_registry.errors import CheckedElsewhere, Reason
+from adapters_registry.names import LIVE
+from adapters_registry.records.aliases import point
+from adapters_registry.records.change import Change
+from adapters_registry.records.database import database_time
+from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
+
+LEASE = timedelta(seconds=60)
+"""For how long a server that says nothing more keeps a check to itself."""
+
+
+def claim(change: Change, version_id: int, server_id: str) -> Version:
+    """Begin to check a version: its state is `checking` from here, and this server owns the check.
+
+    Raises:
+        CheckedElsewhere: another server's lease on it runs, or it has been decided on.
+    """
+    row = change.session.get(Version, version_id)
+    at = database_time(change.session)
+    if row is None or not _is_claimable(row, server_id, at):
+        raise CheckedElsewhere("another server checks this version, or it has been decided on")
+    row.state, row.checked_by, row.checked_until = VersionState.CHECKING, server_id, at + LEASE
+    row.adapter.epoch = change.epoch
+    return row
+
+
+def renew(session: Session, version_id: int, server_id: str) -> bool:
+    """Extend the lease on a check. Returns False if this server does not own the check.
+
+    This is not a change of the registry: other servers read the lease when they want to claim.
+    """
+    renewed = session.execute(
+        update(Version)
+        .where(*_owned_by(version_id, server_id))
+        .values(checked_until=database_time(session) + LEASE)
+        .returning(Version.id)
+    )
+    return renewed.first() is not None
+
+
+def release(change: Change, version_id: int, server_id: str) -> None:
+    """Give up a check without a verdict: the version is `pending` again, for any server."""
+    row = change.session.scalar(select(Version).where(*_owned_by(version_id, server_id)))
+    if row is not None:
+        row.state, row.checked_by, row.checked_until = VersionState.PENDING, None, None
+        row.adapter.epoch = change.epoch
+
+
+def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts) -> Version:
+    """Make a version ready; `live` points to it if it is the first, or if that was asked for.
+
+    Promotion that was asked for at registration is cancelled by any later change of `live`, except
+    for the promotion of a version that was registered before this one.
+
+    Raises:
+        CheckedElsewhere: this server does not own the check any more.
+    """
+    row = _decide(change, version_id, server_id, VersionState.READY)
+    row.rank, row.details = facts.rank, {**row.details, "checked": asdict(facts)}
+    adapter = row.adapter
+    change.log("version.ready", adapter, str(row.number))
+    has_live = any(alias.name == LIVE for alias in adapter.aliases)
+    asked_at = adapter.live_revision
+    if row.live_revision == asked_at and (row.promote or not has_live):
+        point(change, adapter, LIVE, [[row.number, 100]])
+        _keep_promotions_of_later_versions(change, row, asked_at)
+    return row
+
+
+def reject(change: Change, version_id: int, server_id: str, reasons: list[Reason]) -> Version:
+    """Refuse a version for good; it is kept with the reasons.
+
+    Raises:
+        CheckedElsewhere: this server does not own the check any more.
+    """
+    row = _decide(change, version_id, server_id, VersionState.REJECTED)
+    row.reasons = [asdict(reason) for reason in reasons]
+    codes = {"reasons": [reason.code for reason in reasons]}
+    change.log("version.reject", row.adapter, str(row.number), None, codes)
+    return row
+
+
+def unfinished(session: Session, server_id: str) -> list[Version]:
+    """Versions that were acknowledged and that this server may claim now, oldest first."""
+    at = database_time(session)
+    lapsed = or_(
+        Version.checked_by.is_(None), Version.checked_by == server_id, Version.checked_until < at
+    )
+    claimable = or_(
+        Version.state == VersionState.PENDING, and_(Version.state == VersionState.CHECKING, lapsed)
+    )
+    query = select(Version).where(claimable).order_by(Version.id)
+    return list(session.scalars(query.options(joinedload(Version.adapter))))
+
+
+def _decide(change: Change, version_id: int, server_id: str, state: VersionState) -> Version:
+    owned = select(Version).where(*_owned_by(version_id, server_id))
+    row = change.session.scalar(owned)
+    if row is None:
+        raise CheckedElsewhere("another server has taken over the check of this version")
+    row.state, row.checked_by, row.checked_until = state, None, None
+    row.adapter.epoch = change.epoch
+    return row
+
+
+def _keep_promotions_of_later_versions(change: Change, promoted: Version, asked_at: int) -> None:
+    """Let versions that were registered after this one be promoted in their turn."""
+    change.session.flush()
+    change.session.execute(
+        update(Version)
+        .where(
+            Version.adapter_id == promoted.adapter_id,
+            Version.number > promoted.number,
+            Version.state.in_(UNDER_CHECK),
+            Version.live_revision == asked_at,
+        )
+        .values(live_revision=promoted.adapter.live_revision)
+    )
+
+
+def _is_claimable(row: Version, server_id: str, at: datetime) -> bool:
+    if row.state != VersionState.CHECKING:
+        return row.state == VersionState.PENDING
+    is_held = row.checked_until is not None and row.checked_until >= at
+    return row.checked_by in (None, server_id) or not is_held
+
+
+def _owned_by(version_id: int, server_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Version.id == version_id,
+        Version.state == VersionState.CHECKING,
+        Version.checked_by == server_id,
+    )
