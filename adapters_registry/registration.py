@@ -1,15 +1,36 @@
-"""Registering a version: from sealed files to a row in state `pending`."""
+"""Registering a version: what can be refused is refused before a byte is written.
+
+First names, tenant and quota are checked and the quota is reserved; then the files are staged and
+sealed; then one transaction records the version and publishes its files; the gate comes next.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.content.store import ContentStore
-from adapters_registry.errors import StoreUnavailable
-from adapters_registry.names import LIVE
+from adapters_registry.errors import (
+    InsufficientStorage,
+    QuotaExceeded,
+    RegistryError,
+    StoreUnavailable,
+)
+from adapters_registry.garbage import (
+    NEEDS_CONTENT,
+    Records,
+    collect_garbage,
+    drop_content,
+    uncollected_digests,
+)
+from adapters_registry.names import LIVE, check_name
+from adapters_registry.records import reservations
 from adapters_registry.records.aliases import point
 from adapters_registry.records.catalog import VersionRecord, version_record
 from adapters_registry.records.change import Change
@@ -17,10 +38,15 @@ from adapters_registry.records.idempotency import (
     Idempotency,
     find_result,
     fingerprint_of,
+    is_known,
     keep_result,
 )
 from adapters_registry.records.tables import Adapter, Version, VersionState
-from adapters_registry.records.tenants import check_room, require_tenant
+from adapters_registry.records.tenants import no_tenant, require_tenant
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,161 @@ class Registration:
     source: str
     promote: bool
     metadata: dict[str, Any]
+
+
+class Intake:
+    """One registration on its way: an empty directory for its files, and what is reserved for it.
+
+    Call `admit` first, then `reserve_disk` before the files are written, then `commit`.
+    """
+
+    def __init__(self, records: Records, directory: Path) -> None:
+        self.directory = directory
+        self._records = records
+        self._reservation: str | None = None
+        self._tenant, self._reserved_bytes = "", 0
+
+    def admit(
+        self, tenant: str, name: str, size_bytes: int = 0, once: Idempotency | None = None
+    ) -> None:
+        """Refuse what can be refused before there are files, and reserve the tenant's quota.
+
+        `size_bytes` is what is known of the files' size so far. A repetition with a known
+        idempotency key reserves nothing: most often it adds nothing.
+
+        Raises:
+            InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
+            QuotaExceeded: the tenant may have no more.
+        """
+        check_name(name, "adapter")
+        catalog, content = self._records.catalog, self._records.content
+        known = catalog.tenants.get(check_name(tenant, "tenant"))
+        if known is None:
+            raise no_tenant(tenant)
+        self._tenant, self._reserved_bytes = tenant, size_bytes
+        if not reservations.limits_storage(known.quota) and content.origin is None:
+            return
+
+        def reserve(change: Change) -> str | None:
+            if once is not None and is_known(change, once):
+                return None
+            return reservations.reserve(change, tenant, name, size_bytes, self._records.server_id)
+
+        self._reservation = self._within_quota(reserve)
+
+    def reserve_quota(self, size_bytes: int) -> None:
+        """Reserve quota for files of `size_bytes` in all, where they are more than announced.
+
+        Raises:
+            QuotaExceeded: the tenant may have no more.
+        """
+        if (reservation := self._reservation) and size_bytes > self._reserved_bytes:
+            self._within_quota(lambda change: reservations.enlarge(change, reservation, size_bytes))
+            self._reserved_bytes = size_bytes
+
+    def reserve_disk(self, num_bytes: int) -> None:
+        """Reserve disk budget for `num_bytes` in all. Garbage is collected if there is no room.
+
+        Raises:
+            InsufficientStorage: there is no room even so.
+            StoreUnavailable: the origin doesn't answer.
+        """
+        content = self._records.content
+        try:
+            content.reserve(self.directory, num_bytes)
+        except InsufficientStorage:
+            with self._records.change() as change:
+                collect_garbage(change, content)
+            content.reserve(self.directory, num_bytes)
+
+    def commit(
+        self, asked: Registration, once: Idempotency | None = None
+    ) -> tuple[VersionRecord, bool]:
+        """Record the next version of an adapter, and publish the files in the directory.
+
+        Returns the version, in state `pending`, and True. Content that is a version of this
+        adapter already is not doubled: that version is returned, and False. If nothing comes of
+        it, no file of it stays, here or at the origin.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            QuotaExceeded, InsufficientStorage, StoreUnavailable, NotFound: as before.
+            KeyReused: the idempotency key `once` came with another request before.
+        """
+        content = self._records.content
+        digest, size_bytes = content.seal(self.directory)
+        self.reserve_disk(size_bytes)
+        files = StagedFiles(self.directory, digest, size_bytes)
+
+        def record(change: Change) -> tuple[VersionRecord, bool]:
+            if self._reservation:
+                reservations.release(change, self._reservation)
+            return add_registration(change, content, asked, files, once)
+
+        try:
+            self._put_to_origin(files)
+            version, is_new = self._within_quota(record)
+        except BaseException as error:
+            self._drop(digest, at_origin=not isinstance(error, StoreUnavailable))
+            raise
+        self._reservation = None
+        if version.state not in NEEDS_CONTENT:
+            self._drop(digest)
+        return version, is_new
+
+    def end(self) -> None:
+        """Give back the quota that is still reserved."""
+        if self._reservation:
+            with self._records.change() as change:
+                reservations.release(change, self._reservation)
+            self._reservation = None
+
+    def _put_to_origin(self, files: StagedFiles) -> None:
+        origin = self._records.content.origin
+        if origin is None:
+            return
+        if self._reservation:
+            with self._records.change() as change:
+                reservations.protect(change, self._reservation, files.digest)
+        origin.put(files.digest, files.directory)
+
+    def _drop(self, digest: str, *, at_origin: bool = True) -> None:
+        """Remove what was written for nothing. If that fails, a collection does it later."""
+        try:
+            self.end()
+            drop_content(self._records, [digest], at_origin=at_origin)
+        except (SQLAlchemyError, RegistryError) as error:
+            log.warning("files of a refused registration stay for now: %s", error)
+
+    def _within_quota(self, do: Callable[[Change], T]) -> T:
+        """Do what needs quota; if it is too little, remove the files of old versions and repeat."""
+        try:
+            with self._records.change() as change:
+                return do(change)
+        except QuotaExceeded:
+            with self._records.change() as change:
+                garbage = uncollected_digests(change.session, self._tenant)
+            if not garbage:
+                raise
+            drop_content(self._records, garbage)
+            with self._records.change() as change:
+                return do(change)
+
+
+@contextmanager
+def open_intake(records: Records) -> Iterator[Intake]:
+    """Open a registration; at the end its directory is removed, and what it has reserved is free.
+
+    Raises:
+        InsufficientStorage: the disk was full for anything done within the context.
+    """
+    with records.content.staging() as directory:
+        intake = Intake(records, directory)
+        try:
+            yield intake
+        finally:
+            with suppress(SQLAlchemyError, RegistryError):  # it ends by itself after some time
+                intake.end()
 
 
 @dataclass(frozen=True)
@@ -50,7 +231,7 @@ def add_registration(
     files: StagedFiles,
     once: Idempotency | None,
 ) -> tuple[VersionRecord, bool]:
-    """Publish the files and add the adapter's next version; returns it, and whether it is new.
+    """Add the adapter's next version and publish its files. Returns it, and whether it is new.
 
     Content that is a version of this adapter already is not doubled: that version is returned.
 
@@ -62,35 +243,39 @@ def add_registration(
     tenant, name, digest = asked.tenant, asked.name, files.digest
     fingerprint = fingerprint_of("register", tenant, name, digest, asked.promote, asked.metadata)
     require_tenant(change, tenant)  # it may have gone meanwhile
-    content.publish(files.directory, digest)
     done = find_result(change, once, fingerprint) if once else None
     if done is not None:
-        return version_record(change.session.get_one(Version, done.version_id)), False
-    version = _same_content(change, tenant, name, digest)
-    is_new = version is None
-    if version is None:
-        check_room(change, tenant, name, files.size_bytes)
-        version = _add_version(change, tenant, name, digest, files.size_bytes)
-        version.source, version.details = asked.source[:1024], asked.metadata
-        version.promote, version.live_revision = asked.promote, version.adapter.live_revision
-        after = {"digest": digest, "source": version.source}
-        change.log("version.register", version.adapter, str(version.number), None, after)
-    elif asked.promote:
-        version.promote, version.live_revision = True, version.adapter.live_revision
-        version.adapter.epoch = change.epoch
-        if version.state == VersionState.READY:
-            point(change, version.adapter, LIVE, [[version.number, 100]])
+        version = change.session.get_one(Version, done.version_id)
+        return _published(content, files, version), False
+    found = _same_content(change, tenant, name, digest)
+    version = found or _next_version(change, asked, files)
+    if found and asked.promote:
+        found.promote, found.live_revision = True, found.adapter.live_revision
+        found.adapter.epoch = change.epoch
+        if found.state == VersionState.READY:
+            point(change, found.adapter, LIVE, [[found.number, 100]])
     change.session.flush()
     if once:
         keep_result(change, once, fingerprint, version.id)
-    return version_record(version), is_new
+        change.session.flush()
+    return _published(content, files, version), found is None
 
 
-def keep_at_origin(content: ContentStore, digest: str) -> None:
-    """Put published files to the origin again, if another replica's collection removed them."""
-    if content.origin:
-        with suppress(StoreUnavailable, FileNotFoundError):  # gone here: evicted, so it's there
-            content.origin.put(digest, content.path(digest))
+def _published(content: ContentStore, files: StagedFiles, version: Version) -> VersionRecord:
+    """Publish last: whatever refuses the registration has done so before."""
+    if version.state in NEEDS_CONTENT:
+        content.publish(files.directory, files.digest)
+    return version_record(version)
+
+
+def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Version:
+    reservations.check_quota(change, asked.tenant, asked.name, files.size_bytes)
+    version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
+    version.source, version.details = asked.source[:1024], asked.metadata
+    version.promote, version.live_revision = asked.promote, version.adapter.live_revision
+    after = {"digest": files.digest, "source": version.source}
+    change.log("version.register", version.adapter, str(version.number), None, after)
+    return version
 
 
 def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,14 +25,13 @@ from adapters_registry.check.static_check import AdapterFacts, check_adapter
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import (
     AdapterRejected,
-    InsufficientStorage,
     NotFound,
     Reason,
     RegistryBusy,
     RegistryError,
 )
-from adapters_registry.garbage import collect_garbage
-from adapters_registry.names import DEFAULT_TENANT, check_name
+from adapters_registry.garbage import drop_content
+from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records.audit import read_entries
 from adapters_registry.records.catalog import (
     AdapterRecord,
@@ -44,13 +43,13 @@ from adapters_registry.records.catalog import (
 from adapters_registry.records.change import Change
 from adapters_registry.records.database import open_database
 from adapters_registry.records.idempotency import Idempotency
+from adapters_registry.records.reservations import release_all
 from adapters_registry.records.tables import AuditEntry, Tenant, Version, VersionState
 from adapters_registry.records.tenants import no_tenant
 from adapters_registry.registration import (
+    Intake,
     Registration,
-    StagedFiles,
-    add_registration,
-    keep_at_origin,
+    open_intake,
 )
 
 log = logging.getLogger(__name__)
@@ -96,6 +95,7 @@ class Registry:
         self._refreshed_at = time.monotonic()
         content.clear_staging()
         with self.change() as change:
+            release_all(change, self.server_id)
             if change.session.get(Tenant, DEFAULT_TENANT) is None:
                 change.session.add(Tenant(name=DEFAULT_TENANT, epoch=change.epoch))
 
@@ -124,35 +124,16 @@ class Registry:
             QuotaExceeded: the tenant may have no more.
             KeyReused: the idempotency key `once` came with another request before.
         """
-        check_name(name, "adapter")
-        self.require_tenant(check_name(tenant, "tenant"))
         asked = Registration(tenant, name, source, promote, metadata or {})
-        with self._staged(stage, size_bytes) as files, self.change() as change:
-            return add_registration(change, self.content, asked, files, once)
+        with self.intake() as intake:
+            intake.admit(tenant, name, size_bytes, once)
+            intake.reserve_disk(size_bytes)
+            stage(intake.directory)
+            return intake.commit(asked, once)
 
-    @contextmanager
-    def _staged(self, stage: Callable[[Path], None], size_bytes: int) -> Iterator[StagedFiles]:
-        """Files that `stage` has put into an empty directory, with room reserved for them."""
-        with self.content.staging() as directory:
-            self.make_room(directory, size_bytes)
-            stage(directory)
-            digest, size_bytes = self.content.seal(directory)
-            self.make_room(directory, size_bytes)
-            yield StagedFiles(directory, digest, size_bytes)
-        keep_at_origin(self.content, digest)
-
-    def make_room(self, staged: Path, num_bytes: int) -> None:
-        """Reserve disk budget for a staging directory, collecting garbage if there is no room.
-
-        Raises:
-            InsufficientStorage: there is no room even so.
-            StoreUnavailable: the origin doesn't answer.
-        """
-        try:
-            self.content.reserve(staged, num_bytes)
-        except InsufficientStorage:
-            self.apply(collect_garbage, self.content)
-            self.content.reserve(staged, num_bytes)
+    def intake(self) -> AbstractContextManager[Intake]:
+        """Open a registration that is done step by step; see `Intake`."""
+        return open_intake(self)
 
     def check_files(self, version: VersionRecord) -> AdapterFacts:
         """Run the gate's static part on a version, which is in state `checking` from here.
@@ -205,7 +186,7 @@ class Registry:
         with self.change() as change:
             row = verdicts.reject(change, version.version_id, self.server_id, reasons)
             rejected = version_record(row)
-        self.apply(collect_garbage, self.content, only=[version.digest])
+        drop_content(self, [version.digest])
         return rejected
 
     def unfinished(self) -> list[VersionRecord]:

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     max_adapter_mib: int = _field(
         2048, "Adapters", "Largest adapter accepted for registration, in MiB.", ge=1
     )
+    max_uploads: int = _field(
+        4, "Adapters", "Uploads of one tenant at a time; a further one gets a 429.", ge=1
+    )
+    upload_seconds: float = _field(3600, "Adapters", "How long one upload may take in all.", gt=0)
     local_roots: Annotated[tuple[Path, ...], NoDecode] = _field(
         (), "Adapters", "Folders that path sources may come from, separated by ':'."
     )

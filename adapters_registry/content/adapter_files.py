@@ -6,25 +6,19 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 CONFIG_FILE = "adapter_config.json"
-
-
 WEIGHTS_FILE = "adapter_model.safetensors"
-
-
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-
 
 _CHUNK_BYTES = 1 << 20
 
 
 def digest_of(directory: Path) -> tuple[str, int]:
-    """sha256 over the adapter's files (name, length, bytes; in a fixed order), and their size."""
+    """Return the sha256 over both files, in hex, and their size in bytes.
+
+    Name, length and bytes of each file are hashed, in a fixed order.
+    """
     digest, size_bytes = hashlib.sha256(), 0
     for name in ADAPTER_FILES:
         file = directory / name
@@ -38,7 +32,10 @@ def digest_of(directory: Path) -> tuple[str, int]:
 
 
 def make_durable(staged: Path) -> tuple[str, int]:
-    """Flush the two files to disk, make them read-only, drop all else; their digest and size."""
+    """Flush the two files to disk, make them read-only and remove everything else.
+
+    Returns their digest and size, as `digest_of` does.
+    """
     digest, size_bytes = digest_of(staged)
     for file in staged.iterdir():
         if file.name not in ADAPTER_FILES:
@@ -52,10 +49,12 @@ def make_durable(staged: Path) -> tuple[str, int]:
 
 
 def size_of(directory: Path) -> int:
+    """Return the bytes of the files in a directory."""
     return sum(file.stat().st_size for file in directory.iterdir())
 
 
 def fsync_directory(directory: Path) -> None:
+    """Flush a directory's entries to disk, so that a rename survives a power loss."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

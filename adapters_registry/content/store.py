@@ -1,8 +1,8 @@
-"""The content-addressed folder: an adapter's files under the digest of what they hold.
+"""The content-addressed folder: it keeps an adapter's files under the digest of what they hold.
 
-A directory appears whole or not at all (written aside, flushed to disk, renamed), is read-only
-afterwards, and never changes: the path of a digest always holds the same bytes. Where there is an
-origin, it has every content, and this folder is its cache.
+A directory appears whole or not at all (it is written aside, flushed to disk, then renamed). It is
+read-only afterwards and never changes: the path of a digest always holds the same bytes. Where an
+origin is set, the origin has every content, and this folder is its cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from adapters_registry.content.adapter_files import (
@@ -25,13 +24,10 @@ from adapters_registry.content.adapter_files import (
     make_durable,
     size_of,
 )
+from adapters_registry.content.disk_budget import DiskBudget
+from adapters_registry.content.origin import Origin
 from adapters_registry.errors import ContentUnavailable, InsufficientStorage
 
-if TYPE_CHECKING:
-    from adapters_registry.content.origin import Origin
-
-
-_MIB = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
@@ -48,40 +44,39 @@ class ContentStore:
         origin: Origin | None = None,
         on_evict: Callable[[], object] = lambda: None,
     ) -> None:
-        """`budget_bytes` bounds what is kept and taken in together; None: the disk is the bound.
+        """Open the folder at `root`, which is made if it is not there.
 
-        `on_evict` is told of each content that makes room for another.
+        `budget_bytes` bounds what is kept and what is being written, together; None leaves it to
+        the disk. `on_evict` is called for each content that is evicted to make room for another.
         """
         self.root, self.origin = root, origin
-        self._budget_bytes, self._on_evict = budget_bytes, on_evict
+        self._on_evict = on_evict
         self._staging = root / "staging"
         self._staging.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._sizes = _measure(root / "sha256")
-        """Bytes by digest, the least recently used first."""
-        self._reserved: dict[Path, int] = {}
+        self.budget = DiskBudget(budget_bytes, _measure(root / "sha256"))
         self._holds: Counter[str] = Counter()
         self._sound: set[str] = set()
-        """Digests that were checked since the start."""
+        """Digests whose files were compared with them since the start."""
         self._fetches: WeakValueDictionary[str, _Fetch] = WeakValueDictionary()
 
     def path(self, digest: str) -> Path:
-        """Where the content of a digest is, or would be."""
+        """Return the directory of a digest, whether it is there or not."""
         return self.root / "sha256" / digest[:2] / digest
 
     def sizes(self) -> dict[str, int]:
-        """Every digest that is here, and its bytes."""
+        """Return the bytes of every digest that is here, the least recently used first."""
         with self._lock:
-            return dict(self._sizes)
+            return self.budget.kept()
 
-    # --- taking in ---
+    # --- writing ---
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """A scratch directory for one intake, on the same file system; gone afterwards.
+        """Make a scratch directory on the same file system; remove it at the end.
 
         Raises:
-            InsufficientStorage: the disk is full, whatever in the body of the context found it so.
+            InsufficientStorage: the disk was full for anything done within the context.
         """
         directory = self._staging / uuid.uuid4().hex
         try:
@@ -92,57 +87,49 @@ class ContentStore:
                 raise
             raise InsufficientStorage(
                 "the disk of LORAPLEX_DATA_DIR is full: free space there, or retire versions and "
-                "run `loraplex registry gc` with the server stopped"
+                "collect their files (`POST /admin/garbage`)"
             ) from error
         finally:
             shutil.rmtree(directory, ignore_errors=True)
             with self._lock:
-                self._reserved.pop(directory, None)
+                self.budget.release(directory)
 
     def clear_staging(self) -> None:
-        """Remove what intakes cut off by a crash have left; only at start, before any intake."""
+        """Remove what a crash left half written. Only at start, before anything is written."""
         for leftover in self._staging.iterdir():
             shutil.rmtree(leftover, ignore_errors=True)
 
     def reserve(self, staged: Path, num_bytes: int) -> None:
-        """Set bytes of the budget aside for a staging directory, in place of what it had.
+        """Reserve bytes of the budget for a staging directory, in place of what it had.
 
-        Where there is an origin, content that is least recently used, and that nobody holds, makes
-        room: it can be fetched again.
+        With an origin, the least recently used content that nothing holds is evicted to make room:
+        it can be fetched again.
 
         Raises:
             InsufficientStorage: the budget has no room.
             StoreUnavailable: the origin doesn't answer.
         """
         while not self._try_to_reserve(staged, num_bytes):
-            assert self._budget_bytes is not None
-            if num_bytes > self._budget_bytes or not self._evict():
-                raise InsufficientStorage(
-                    f"{num_bytes / _MIB:.1f} MiB more don't fit the disk budget of "
-                    f"{self._budget_bytes / _MIB:.0f} MiB: retire versions that aren't needed, or "
-                    "raise LORAPLEX_DISK_BUDGET_GIB"
-                )
+            if not self._evict():
+                raise self.budget.exceeded(num_bytes)
 
     def seal(self, staged: Path) -> tuple[str, int]:
-        """Make staged files durable, here and in the origin; their digest, and size in bytes.
+        """Flush staged files to disk. Returns their digest, and their size in bytes.
 
         Raises:
-            FileNotFoundError: one of the two files isn't there.
-            StoreUnavailable: the origin doesn't answer.
+            FileNotFoundError: one of the two files is missing.
         """
         digest, size_bytes = make_durable(staged)
         if self.path(digest).is_dir() and not self.is_sound(digest):
             log.error("content sha256:%s was damaged and is replaced", digest[:12])
             self._remove(digest)
-        if self.origin:
-            self.origin.put(digest, staged)
         return digest, size_bytes
 
     def publish(self, staged: Path, digest: str) -> None:
         """Move a sealed directory to its digest's path; content that is there already stays.
 
-        Called inside the transaction that records the version: a collection, which is one too,
-        sees both or neither.
+        The caller does so inside the transaction that records the version. A collection is a
+        transaction too, so it sees both or neither.
         """
         target = self.path(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -152,38 +139,38 @@ class ContentStore:
             if not target.is_dir():
                 staged.rename(target)
                 self._sound.add(digest)
-            self._sizes[digest] = size_of(target)
-            self._reserved.pop(staged, None)
+            self.budget.keep(digest, size_of(target))
+            self.budget.release(staged)
         fsync_directory(target.parent)
 
     # --- use ---
 
     def fetch(self, digest: str) -> Path:
-        """The directory of a digest, checked against it; brought from the origin where needed.
+        """Return the directory of a digest; it is fetched from the origin where needed.
 
-        Each content is checked at its first use after a start. Calls for the same digest wait for
-        one another, those for others don't.
+        The files are compared with the digest at their first use after a start. Calls for the same
+        digest wait for one another; calls for different ones do not.
 
         Raises:
-            ContentUnavailable: it is gone or damaged, and there is no origin that has it.
-            InsufficientStorage: no room for it, within the budget or on the disk.
+            ContentUnavailable: it is missing or damaged, and no origin has it.
+            InsufficientStorage: there is no room for it, in the budget or on the disk.
             StoreUnavailable: the origin doesn't answer.
         """
         with self._one_at_a_time(digest):
             path = self.path(digest)
             if not path.is_dir() or not self.is_sound(digest):
-                self._bring(digest)
+                self._download(digest)
             with self._lock:
-                self._sizes[digest] = self._sizes.pop(digest, 0) or size_of(path)
+                self.budget.keep(digest, self.budget.kept_bytes(digest) or size_of(path))
             return path
 
     def hold(self, digest: str) -> None:
-        """Keep a digest's directory from being removed, until as many calls of `release`."""
+        """Protect a digest's directory from removal until `release` was called as often."""
         with self._lock:
             self._holds[digest] += 1
 
     def release(self, digest: str) -> None:
-        """Give up one hold."""
+        """Take back one call of `hold`."""
         with self._lock:
             self._holds[digest] -= 1
             if not self._holds[digest]:
@@ -191,7 +178,7 @@ class ContentStore:
 
     @contextmanager
     def holding(self, digest: str) -> Iterator[Path]:
-        """`fetch` a directory and hold it meanwhile; errors as in `fetch`."""
+        """Fetch a directory and hold it within the context. Raises what `fetch` raises."""
         self.hold(digest)
         try:
             yield self.fetch(digest)
@@ -199,20 +186,20 @@ class ContentStore:
             self.release(digest)
 
     def discard(self, digest: str) -> bool:
-        """Remove a digest's directory, unless somebody holds it; say whether it is gone."""
+        """Remove a digest's directory unless it is held. Returns True if it is gone."""
         return self._remove(digest, unless_held=True)
 
     def is_sound(self, digest: str) -> bool:
-        """Whether the files that are here have the digest; read once since the start."""
+        """Whether the files that are here match the digest. They are read once after a start."""
         if digest not in self._sound:
             with suppress(OSError):
                 if digest_of(self.path(digest))[0] == digest:
                     self._sound.add(digest)
         return digest in self._sound
 
-    # --- within ---
+    # --- inside ---
 
-    def _bring(self, digest: str) -> None:
+    def _download(self, digest: str) -> None:
         state = "damaged" if self.path(digest).is_dir() else "missing"
         is_new_here = state == "missing" and self.origin is not None
         level = logging.INFO if is_new_here else logging.ERROR
@@ -225,8 +212,8 @@ class ContentStore:
         size_bytes = self.origin.size_of(digest)
         if size_bytes is None:
             raise ContentUnavailable(
-                f"content sha256:{digest[:12]} is {state} on disk, and {self.origin.url} hasn't "
-                "got it: register the same files again"
+                f"content sha256:{digest[:12]} is {state} on disk, and {self.origin.url} does "
+                "not have it: register the same files again"
             )
         with self.staging() as staged:
             self.reserve(staged, size_bytes)
@@ -241,15 +228,10 @@ class ContentStore:
 
     def _try_to_reserve(self, staged: Path, num_bytes: int) -> bool:
         with self._lock:
-            others = sum(self._reserved.values()) - self._reserved.get(staged, 0)
-            used = sum(self._sizes.values()) + others
-            if self._budget_bytes is not None and used + num_bytes > self._budget_bytes:
-                return False
-            self._reserved[staged] = num_bytes
-            return True
+            return self.budget.reserve(staged, num_bytes)
 
     def _evict(self) -> bool:
-        """Remove the least recently used content that the origin has, if any can go."""
+        """Remove the least recently used content that the origin has. Returns True if one went."""
         if self.origin is None:
             return False
         evicted = any(
@@ -268,7 +250,7 @@ class ContentStore:
                 return False
             with suppress(FileNotFoundError):
                 self.path(digest).rename(aside)
-            self._sizes.pop(digest, None)
+            self.budget.forget(digest)
             self._sound.discard(digest)
         shutil.rmtree(aside, ignore_errors=True)
         return True
@@ -282,14 +264,14 @@ class ContentStore:
 
 
 class _Fetch:
-    """Those who want the same digest at a time share one; it goes with the last of them."""
+    """Callers that want the same digest at the same time share one lock."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
 
 def _measure(folder: Path) -> dict[str, int]:
-    """Bytes by digest of what a folder holds, the oldest first."""
+    """Return the bytes of each digest that a folder holds, the oldest first."""
     directories = [directory for directory in folder.glob("??/*") if directory.is_dir()]
     directories.sort(key=lambda directory: directory.stat().st_mtime)
     return {directory.name: size_of(directory) for directory in directories}

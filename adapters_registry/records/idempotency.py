@@ -51,6 +51,12 @@ def find_result(
     return known
 
 
+def is_known(change: Change, idempotency_key: Idempotency) -> bool:
+    """Whether a request with this key was carried out within the last day."""
+    known = change.session.get(IdempotencyKey, (idempotency_key.caller, idempotency_key.key))
+    return known is not None and known.created_at >= now() - KEPT_FOR
+
+
 def keep_result(
     change: Change, idempotency_key: Idempotency, fingerprint: str, version_id: int | None = None
 ) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    Index,
     Integer,
     String,
     TypeDecorator,
@@ -126,6 +127,8 @@ class Version(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     promote: Mapped[bool] = mapped_column(default=False)
     pinned: Mapped[bool] = mapped_column(default=False)
+    collected: Mapped[bool] = mapped_column(default=False)
+    """Its files were removed. Until then they count for the tenant's quota, whatever the state."""
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     live_revision: Mapped[int] = mapped_column(Integer, default=0)
     """The adapter's `live_revision` when promotion was asked for; a later one cancels it."""
@@ -135,6 +138,24 @@ class Version(Base):
     """When that server's lease on the check runs out unless it is renewed."""
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions")
+
+
+class Reservation(Base):
+    """A part of a tenant's quota that a running registration has reserved.
+
+    `digest` is set before the files go to the origin, so that no collection removes them there.
+    """
+
+    __tablename__ = "reservations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    adapter: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str | None] = mapped_column(String(64))
+    server: Mapped[str] = mapped_column(String(255))
+    """Which server's registration it is: that server removes it when it starts again."""
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class Alias(Base):
@@ -160,7 +181,7 @@ class AuditEntry(Base):
     __tablename__ = "audit"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    at: Mapped[datetime] = mapped_column(UTCDateTime, default=now, index=True)
     actor: Mapped[str] = mapped_column(String(128))
     origin: Mapped[str] = mapped_column(String(64))
     tenant: Mapped[str] = mapped_column(String(64), index=True)
@@ -201,9 +222,13 @@ class ApiKey(Base):
 
 
 class Usage(Base):
-    """What a tenant has used of an adapter, or of the base, in an hour."""
+    """What a tenant has used of an adapter, or of the base, in an hour.
+
+    Hours that are long past are added up: then `hour` is the first one of their day.
+    """
 
     __tablename__ = "usage"
+    __table_args__ = (Index("ix_usage_tenant_hour", "tenant", "hour"),)
 
     hour: Mapped[datetime] = mapped_column(UTCDateTime, primary_key=True)
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)

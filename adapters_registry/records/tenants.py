@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select
 
-from adapters_registry.errors import Conflict, NotFound, QuotaExceeded
+from adapters_registry.errors import Conflict, NotFound
 from adapters_registry.names import DEFAULT_TENANT, check_name
 from adapters_registry.records.audit import write_entry
 from adapters_registry.records.change import Change
@@ -18,7 +18,7 @@ from adapters_registry.records.idempotency import (
     keep_result,
 )
 from adapters_registry.records.keys import revoke_all
-from adapters_registry.records.tables import Adapter, Tenant, Version, VersionState
+from adapters_registry.records.tables import Adapter, Tenant
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Quota:
     """The longest answer."""
     adapters: int | None = None
     adapter_bytes: int | None = None
-    """Of all its versions that aren't retired."""
+    """Of all its versions whose files are still kept."""
     weight: int = 1
     """Its share where tenants wait for each other: twice the weight, twice the tokens."""
 
@@ -103,25 +103,6 @@ def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:
         row.quota, row.epoch = after, change.epoch
         write_entry(change.session, "tenant.quota", name, name, before, after)
     return TenantRecord.of(row)
-
-
-def check_room(change: Change, name: str, adapter: str, size_bytes: int) -> None:
-    """Raise `QuotaExceeded` unless the tenant may have one more version, of this adapter."""
-    quota = TenantRecord.of(require_tenant(change, name)).quota
-    owned = (Adapter.tenant == name, Adapter.deleted.is_(False))
-    if quota.adapters is not None:
-        others = select(func.count()).where(*owned, Adapter.name != adapter)
-        if (change.session.scalar(others) or 0) >= quota.adapters:
-            raise QuotaExceeded(f"the tenant {name} may have {quota.adapters} adapters")
-    if quota.adapter_bytes is not None:
-        gone = (VersionState.REJECTED, VersionState.RETIRED)
-        used = select(func.sum(Version.size_bytes)).join(Adapter)
-        held = change.session.scalar(used.where(*owned, Version.state.not_in(gone))) or 0
-        if held + size_bytes > quota.adapter_bytes:
-            raise QuotaExceeded(
-                f"the tenant {name} may have {quota.adapter_bytes} bytes of adapters, has {held}, "
-                f"and this one is of {size_bytes}"
-            )
 
 
 def require_tenant(change: Change, name: str) -> Tenant:

@@ -25,12 +25,17 @@ class Source:
 
     def limited(self, max_bytes: int) -> Source:
         """The source itself, or `SourceRefused` if it is larger."""
-        if self.size_bytes > max_bytes:
-            raise SourceRefused(
-                f"the files have {self.size_bytes / _MIB:.1f} MiB, over the limit of "
-                f"{max_bytes / _MIB:.0f} MiB (LORAPLEX_MAX_ADAPTER_MIB)"
-            )
+        check_size(self.size_bytes, max_bytes)
         return self
+
+
+def check_size(size_bytes: int, max_bytes: int) -> None:
+    """Raise `SourceRefused` if an adapter's files are over the limit."""
+    if size_bytes > max_bytes:
+        raise SourceRefused(
+            f"the files have {size_bytes / _MIB:.1f} MiB, over the limit of "
+            f"{max_bytes / _MIB:.0f} MiB (LORAPLEX_MAX_ADAPTER_MIB)"
+        )
 
 
 def missing_file(name: str) -> SourceRefused:

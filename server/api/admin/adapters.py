@@ -7,35 +7,27 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from adapters_registry.records.catalog import VersionRecord
-from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.retirement import delete_adapter, retire_version
 from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tables import VersionState
-from adapters_registry.registry import ALLOW_BASE_MISMATCH, Registry
-from adapters_registry.sources import Source
+from adapters_registry.registry import Registry
 from server.api.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Sharing, VersionBody
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.api.admin.intakes import Intakes
 from server.api.admin.paging import Sorting, page_of
-from server.api.admin.registration import REQUEST_BODY, Registration, read_registration
+from server.api.admin.registration import REQUEST_BODY
 from server.auth import Caller
-from server.errors import InvalidRequest, rejected
+from server.errors import rejected
 from server.gate.gate import Gate
 from server.settings import Settings
-from server.workers import Workers
 
-_MIB = 1 << 20
-MAX_INTAKES = 8
-"""Registrations that read their files at a time; further ones wait, and delay nothing else."""
-
-Force = Annotated[bool, Query(description="Even if aliases point to it: they let go.")]
+Force = Annotated[bool, Query(description="Even if aliases point to it: they let go of it.")]
 
 
 def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
     """The routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
-    max_bytes = settings.max_adapter_mib * _MIB
-    workers = Workers("intake", MAX_INTAKES)
+    intakes = Intakes(registry, settings)
 
     @routes.post(
         "",
@@ -45,7 +37,9 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         responses={
             200: {"description": "This content is a version already.", "model": VersionBody},
             201: {"description": "Ready (with `wait=true`).", "model": VersionBody},
+            408: {"description": "The upload came too slowly, or took too long."},
             422: {"description": "Rejected (with `wait=true`), with every reason."},
+            429: {"description": "The tenant may have no more adapters, bytes or uploads."},
             503: {"description": "The hub or the store that has the files doesn't answer."},
             507: {"description": "The disk, or the budget for it, is full."},
         },
@@ -62,12 +56,11 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         Content that is a version already is not doubled: 200, and that version.
         """
         once = idempotency(request, idempotency_key)
-        async with read_registration(
-            request, registry, workers, settings.local_roots, max_bytes
-        ) as (asked, source):
-            version, is_new = await take_in(asked, source, once)
+        version, is_new = await intakes.take_in(request, once)
         if version.state in (VersionState.PENDING, VersionState.CHECKING):
-            gate.start(version)  # a repeated registration takes up a check that was cut off
+            gate.start(
+                version
+            )  # also of a repeated registration, whose check may have been cut off
         if wait:
             version = await gate.verdict(version)
         if version.state is VersionState.REJECTED:
@@ -77,25 +70,6 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         body = VersionBody.of(version)
         response.headers["location"] = body.location
         return body
-
-    async def take_in(
-        asked: Registration, source: Source, once: Idempotency | None
-    ) -> tuple[VersionRecord, bool]:
-        base_name = settings.served_base_name
-        if asked.name == base_name:
-            raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
-        allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
-        return await workers.run(
-            registry.register,
-            asked.tenant or "",
-            asked.name,
-            source.name,
-            source.stage,
-            size_bytes=source.size_bytes,
-            promote=asked.promote,
-            metadata=asked.metadata | allowed,
-            once=once,
-        )
 
     @routes.get("")
     async def list_adapters(

@@ -1,27 +1,19 @@
-"""What registering takes in: a JSON or multipart body, and the files that come with it."""
+"""What a registration says: a JSON body that names a source, or the fields of an upload."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES
-from adapters_registry.registry import Registry
-from adapters_registry.sources import Source, find_source
-from server.api.admin.upload import receive_upload
 from server.auth import Caller
 from server.errors import Forbidden, InvalidRequest
-from server.workers import Workers
 
 
-class Registration(BaseModel):
+class RegistrationBody(BaseModel):
     """What to register the next version of."""
 
     model_config = ConfigDict(extra="forbid")
@@ -38,67 +30,56 @@ class Registration(BaseModel):
     )
 
 
-@asynccontextmanager
-async def read_registration(
-    request: Request,
-    registry: Registry,
-    workers: Workers,
-    local_roots: tuple[Path, ...],
-    max_bytes: int,
-) -> AsyncIterator[tuple[Registration, Source]]:
-    """The registration of a request, and its source, which stages while the context is open.
+def from_json(body: bytes, caller: Caller, base_name: str) -> RegistrationBody:
+    """Read the JSON body of a registration that names a source.
 
     Raises:
         Forbidden, NotFound: the caller may not register from there, or for that tenant.
-        InvalidRequest: the body can't be understood.
-        RegistryError: the source can't be had, or there is no room for an upload.
+        InvalidRequest: the body has a value that is not allowed.
     """
-    caller: Caller = request.state.caller
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with receive_upload(request, registry, workers, max_bytes) as (form, upload):
-            yield _for_caller(_parse_form(form), caller), upload
-    else:
-        registration = _for_caller(_parse(_parse_json(await request.body())), caller)
-        if not registration.source:
-            raise InvalidRequest("give a source, or upload the files", param="source")
-        found = await workers.run(find_source, registration.source, local_roots, max_bytes)
-        yield registration, found
+    asked = _for_caller(_parse(_parse_json(body)), caller, base_name)
+    if not asked.source:
+        raise InvalidRequest("give a source, or upload the files", param="source")
+    return asked
 
 
-def _for_caller(asked: Registration, caller: Caller) -> Registration:
-    """The registration with its tenant, if it is the caller's to make."""
+def from_form(fields: Mapping[str, str], caller: Caller, base_name: str) -> RegistrationBody:
+    """Read the fields of a form whose files are the adapter's. Raises what `from_json` raises."""
+    values: dict[str, Any] = dict(fields)
+    if "metadata" in values:
+        values["metadata"] = _parse_json(values["metadata"])
+    return _for_caller(_parse(values), caller, base_name)
+
+
+def _for_caller(asked: RegistrationBody, caller: Caller, base_name: str) -> RegistrationBody:
+    """Return the registration with its tenant, if it is the caller's to make."""
     tenant = caller.tenant if asked.tenant is None else asked.tenant
     caller.require_tenant(tenant)
     if asked.source and not caller.is_admin:
         # The server would read with its own rights what may be another tenant's.
         raise Forbidden("only admins register from a source: upload the files", param="source")
+    if asked.name == base_name:
+        raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
     return asked.model_copy(update={"tenant": tenant})
 
 
-def _parse_form(form: FormData) -> Registration:
-    values: dict[str, Any] = {k: v for k, v in form.multi_items() if isinstance(v, str)}
-    if "metadata" in values:
-        values["metadata"] = _parse_json(values["metadata"])
-    return _parse(values)
-
-
 def _parse_json(text: str | bytes) -> Any:
-    """Decode JSON that can be stored and sent again: no NaN, no half characters."""
+    """Decode JSON that can be stored and sent again. NaN and lone surrogates are refused."""
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not JSON")
 
     try:
         value = json.loads(text, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is no JSON: {error}") from error
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
     return value
 
 
-def _parse(values: Any) -> Registration:
+def _parse(values: Any) -> RegistrationBody:
     try:
-        return Registration.model_validate(values)
+        return RegistrationBody.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"]) or None
@@ -110,7 +91,7 @@ REQUEST_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": Registration.model_json_schema(),
+                "schema": RegistrationBody.model_json_schema(),
                 "example": {"name": "smart-home", "source": "hf://acme/smart-home@v2"},
             },
             "multipart/form-data": {

@@ -2,81 +2,167 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Protocol
 
 from fastapi import Request
-from fastapi.concurrency import contextmanager_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES
-from adapters_registry.registry import Registry
-from adapters_registry.sources.source import Source, missing_file
-from server.errors import InvalidRequest
+from adapters_registry.sources.source import check_size, missing_file
+from server.errors import InvalidRequest, OverQuota
 from server.middleware.body_limit import FORM_OVERHEAD_BYTES
-from server.workers import Workers
 
 MAX_FORM_FILES = 16
+STEP_BYTES = 8 << 20
+"""Disk is reserved in steps of this size while a body arrives."""
+RETRY_SECONDS = 5
+
+Fields = dict[str, str]
 
 
-@asynccontextmanager
+class Uploads:
+    """Bounds how many uploads each tenant has at a time."""
+
+    def __init__(self, max_per_tenant: int) -> None:
+        self._max_per_tenant = max_per_tenant
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def running(self, tenant: str) -> Iterator[None]:
+        """Count one upload of a tenant within the context.
+
+        Raises:
+            OverQuota: the tenant has as many uploads as it may have.
+        """
+        if self._running[tenant] >= self._max_per_tenant:
+            raise OverQuota(
+                f"the tenant {tenant} has {self._max_per_tenant} uploads running "
+                "(LORAPLEX_MAX_UPLOADS): wait until one has ended",
+                retry_after_seconds=RETRY_SECONDS,
+                rate_headers={},
+            )
+        self._running[tenant] += 1
+        try:
+            yield
+        finally:
+            self._running[tenant] -= 1
+
+
+class Reserving(Protocol):
+    """Reserves what an upload needs, step by step."""
+
+    async def admit(self, fields: Fields, size_bytes: int) -> None:
+        """Refuse what can be refused from the fields that have arrived, and reserve quota.
+
+        The files have `size_bytes` or more. It is called again until `is_admitted`.
+        """
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the fields that have arrived were enough."""
+
+    async def grow(self, size_bytes: int, disk_bytes: int) -> None:
+        """Reserve disk for `disk_bytes`; the files have `size_bytes` or more."""
+
+
 async def receive_upload(
-    request: Request, registry: Registry, workers: Workers, max_bytes: int
-) -> AsyncIterator[tuple[FormData, Source]]:
-    """The form of a multipart body, and its files as a source while the context is open.
+    request: Request, directory: Path, reserving: Reserving, max_bytes: int, max_seconds: float
+) -> Fields:
+    """Write the files of a multipart body into a directory. Returns the form's other fields.
 
     Raises:
-        InvalidRequest: the body is no form, or ends in the middle.
-        InsufficientStorage: the disk, or the budget for it, is full.
-        SourceRefused: the files are over `max_bytes`.
+        InvalidRequest: the body is not a form, or ends in the middle.
+        SourceRefused: a file is missing, or the files are over `max_bytes`.
+        HTTPException: 408, the body takes longer than `max_seconds`.
+        Exception: whatever `reserving` raises.
     """
-    content = registry.content
-    async with contextmanager_in_threadpool(content.staging()) as spool:
-        await workers.run(registry.make_room, spool, _announced_bytes(request, max_bytes))
-        try:
-            form = await _SpoolingParser(request, spool).parse()
-        except MultiPartException as error:
-            raise InvalidRequest(f"the body is no form: {error.message}") from error
-        except ClientDisconnect as error:
-            raise InvalidRequest("the upload was cut off: repeat it") from error
-        parts = form.getlist("files")
-        uploads = {part.filename: part for part in parts if isinstance(part, UploadFile)}
+    parser = _SpoolingParser(request, directory)
+    parser.stream = _reserved(request, parser, reserving, max_bytes)
+    try:
+        async with asyncio.timeout(max_seconds):
+            form = await parser.parse()
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the upload took over {max_seconds:g} s (LORAPLEX_UPLOAD_SECONDS)"
+        ) from None
+    except MultiPartException as error:
+        raise InvalidRequest(f"the body is not a form: {error.message}") from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("the upload was cut off: repeat it") from error
+    parts = [part for part in form.getlist("files") if isinstance(part, UploadFile)]
+    uploads = {part.filename: part for part in parts}
+    try:
+        check_size(sum(upload.size or 0 for upload in uploads.values()), max_bytes)
+        for name in ADAPTER_FILES:
+            if name not in uploads:
+                raise missing_file(name)
+            uploads[name].file.flush()
+            Path(str(uploads[name].file.name)).rename(directory / name)
+    finally:
+        await form.close()
+    return parser.fields
 
-        def stage(staged: Path) -> None:
-            for name in ADAPTER_FILES:
-                if name not in uploads:
-                    raise missing_file(name)
-                uploads[name].file.flush()
-                Path(str(uploads[name].file.name)).rename(staged / name)
 
-        size_bytes = sum(upload.size or 0 for upload in uploads.values())
-        content.reserve(spool, 0)  # registering reserves what the files really have
-        try:
-            yield form, Source("upload", size_bytes, stage).limited(max_bytes)
-        finally:
-            await form.close()
+async def _reserved(
+    request: Request, parser: _SpoolingParser, reserving: Reserving, max_bytes: int
+) -> AsyncGenerator[bytes, None]:
+    """The chunks of a body, each after disk was reserved for it.
+
+    When the generator is asked for the next chunk, the parser has read the one before: the fields
+    that stand before the files are known, so a refusal comes before most of the body.
+    """
+    announced = _announced_bytes(request, max_bytes)
+    num_bytes = reserved_bytes = 0
+    async for chunk in request.stream():
+        num_bytes += len(chunk)
+        if num_bytes > reserved_bytes:
+            reserved_bytes = max(num_bytes, min(num_bytes + STEP_BYTES, announced))
+            await reserving.grow(num_bytes - FORM_OVERHEAD_BYTES, reserved_bytes)
+        yield chunk
+        if parser.has_file and not reserving.is_admitted:
+            await reserving.admit(parser.fields, _least_file_bytes(request, num_bytes))
 
 
 def _announced_bytes(request: Request, max_bytes: int) -> int:
-    """How much the body says it has; at most what `BodyLimit` lets through."""
+    """The body's size as announced; at most what `BodyLimit` lets through."""
     announced, limit = request.headers.get("content-length", ""), max_bytes + FORM_OVERHEAD_BYTES
     return min(int(announced), limit) if announced.isdecimal() else limit
 
 
-class _SpoolingParser(MultiPartParser):
-    """Starlette's, with files below `spool`: the system's own folder for them may be memory."""
+def _least_file_bytes(request: Request, num_bytes: int) -> int:
+    """How large the files are at least, by what was announced and what has arrived."""
+    announced = request.headers.get("content-length", "")
+    body_bytes = int(announced) if announced.isdecimal() else num_bytes
+    return max(0, body_bytes - FORM_OVERHEAD_BYTES)
 
-    def __init__(self, request: Request, spool: Path) -> None:
+
+class _SpoolingParser(MultiPartParser):
+    """Starlette's, with files in `directory`: the system's own folder for them may be memory."""
+
+    def __init__(self, request: Request, directory: Path) -> None:
         super().__init__(request.headers, request.stream(), max_files=MAX_FORM_FILES)
-        self._spool = spool
+        self._directory = directory
+        self.has_file = False
+        """Whether a file has begun."""
+
+    @property
+    def fields(self) -> Fields:
+        """The fields that have arrived whole, without the files."""
+        return {name: value for name, value in self.items if isinstance(value, str)}
 
     def on_headers_finished(self) -> None:
         super().on_headers_finished()
         if (upload := self._current_part.file) is not None:
-            file = NamedTemporaryFile(dir=self._spool, delete=False)  # noqa: SIM115
+            self.has_file = True
+            file = NamedTemporaryFile(dir=self._directory, delete=False)  # noqa: SIM115
             self._files_to_close_on_error.append(file)  # type: ignore[arg-type]
             upload.file = file  # type: ignore[assignment]

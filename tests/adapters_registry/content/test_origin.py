@@ -15,7 +15,7 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import ContentUnavailable, InsufficientStorage, StoreUnavailable
 from adapters_registry.garbage import collect_garbage, collect_origin_garbage
 from adapters_registry.records.retirement import retire_version
-from adapters_registry.records.tables import VersionState
+from adapters_registry.records.tables import VersionState, now
 from adapters_registry.registry import Registry
 from adapters_registry.verification import ContentState, needed_content, verify
 from tests.adapters_registry.adapters import register, take_in
@@ -131,7 +131,7 @@ def test_what_is_damaged_at_the_origin_is_not_served(
     assert content.sizes() == {}
     assert not list((content.root / "staging").iterdir())
     Bucket(s3).delete([key])
-    with pytest.raises(ContentUnavailable, match="hasn't got it: register the same files again"):
+    with pytest.raises(ContentUnavailable, match="does not have it: register the same files again"):
         content.fetch(version.digest)
 
 
@@ -206,21 +206,20 @@ def test_collecting_at_the_origin(replica: Replica, make_adapter: AdapterFactory
 def test_a_collection_between_upload_and_record(
     replica: Replica, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The content is at the origin already, as garbage, and goes just before the record comes."""
+    """The content is at the origin already, as garbage, and another server collects just then."""
     here, there = replica(), replica()
     source = make_adapter()
     digest = register(here, source, name="old").digest
     here.apply(retire_version, "default", "old", 1, force=True)
-    origin, publish = origin_of(there), ContentStore.publish
-    sizes = origin.sizes()
-    assert digest in sizes
+    origin, put = origin_of(there), Origin.put
+    assert digest in origin.sizes()
 
-    def collect_first(self: ContentStore, staged: Path, digest: str) -> None:
-        monkeypatch.setattr(ContentStore, "publish", publish)
-        origin.remove(sizes)  # what `collect_origin_garbage` does, in a transaction before this one
-        publish(self, staged, digest)
+    def put_and_collect(self: Origin, digest: str, directory: Path) -> None:
+        put(self, digest, directory)
+        found = here.apply(collect_origin_garbage, origin, origin.sizes(), listed_at=now())
+        assert found == {}, "the registration protects it"
 
-    monkeypatch.setattr(ContentStore, "publish", collect_first)
+    monkeypatch.setattr(Origin, "put", put_and_collect)
     version = register(there, source, name="new")
     assert version.digest == digest
     assert origin.size_of(digest) == version.size_bytes

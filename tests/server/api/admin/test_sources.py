@@ -44,7 +44,7 @@ def budget(registry: Registry, app: FastAPI) -> Callable[[int], None]:
     """Give the registry's folder a budget of so many bytes."""
 
     def limit(num_bytes: int) -> None:
-        registry.content._budget_bytes = num_bytes
+        registry.content.budget.limit_bytes = num_bytes
 
     return limit
 

@@ -1,0 +1,92 @@
+"""Collections while the server runs: files and records that nothing needs any more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from adapters_registry.errors import StoreUnavailable
+from adapters_registry.garbage import (
+    collect_garbage,
+    collect_origin_garbage,
+    find_garbage,
+    prune_rejected,
+)
+from adapters_registry.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a collection removed: bytes by digest, and the number of rejected versions."""
+
+    disk: dict[str, int] = field(default_factory=dict)
+    origin: dict[str, int] = field(default_factory=dict)
+    rejected_versions: int = 0
+
+
+class Collector:
+    """Removes files once no version has needed them for a time of grace, here and at the origin.
+
+    The grace counts from when this server first found the files unneeded. It spares requests that
+    another server has just resolved to a version that is retired at that moment.
+    """
+
+    def __init__(self, registry: Registry, grace: timedelta, keep_rejected: timedelta) -> None:
+        """`keep_rejected`: for how long the records of rejected versions are kept."""
+        self._registry, self._grace, self._keep_rejected = registry, grace, keep_rejected
+        self._lock = threading.Lock()
+        self._on_disk: dict[str, datetime] = {}
+        self._at_origin: dict[str, datetime] = {}
+        """Since when each digest is known to be unneeded."""
+
+    def collect(self, now: datetime, *, grace: timedelta | None = None) -> Collection:
+        """Collect once. `grace` replaces the one that was set. One call runs at a time.
+
+        An origin that does not answer is logged; the rest is collected.
+        """
+        grace = self._grace if grace is None else grace
+        registry = self._registry
+        with self._lock:
+            disk = self._collect_disk(now, grace)
+            try:
+                origin = self._collect_origin(now, grace)
+            except StoreUnavailable as error:
+                log.warning("the origin cannot be collected: %s", error)
+                origin = {}
+            before = now - self._keep_rejected
+            rejected = registry.apply(prune_rejected, before)
+        if disk or origin or rejected:
+            log.info(
+                "collected %.1f MB here, %.1f MB at the origin, %d rejected versions",
+                sum(disk.values()) / 1e6,
+                sum(origin.values()) / 1e6,
+                rejected,
+            )
+        return Collection(disk, origin, rejected)
+
+    def _collect_disk(self, now: datetime, grace: timedelta) -> dict[str, int]:
+        registry = self._registry
+        with registry.session() as session:
+            garbage = find_garbage(session, registry.content.sizes())
+        self._on_disk = {digest: self._on_disk.get(digest, now) for digest in garbage}
+        due = _older_than(grace, self._on_disk, now)
+        return registry.apply(collect_garbage, registry.content, only=due)
+
+    def _collect_origin(self, now: datetime, grace: timedelta) -> dict[str, int]:
+        registry, origin = self._registry, self._registry.content.origin
+        if origin is None:
+            return {}
+        sizes = origin.sizes()
+        with registry.session() as session:
+            garbage = find_garbage(session, sizes)
+        self._at_origin = {digest: self._at_origin.get(digest, now) for digest in garbage}
+        due = _older_than(grace, self._at_origin, now)
+        return registry.apply(collect_origin_garbage, origin, sizes, only=due, listed_at=now)
+
+
+def _older_than(grace: timedelta, since: dict[str, datetime], now: datetime) -> list[str]:
+    return [digest for digest, first in since.items() if now - first >= grace]

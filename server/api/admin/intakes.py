@@ -1,0 +1,150 @@
+"""How registrations are taken in: refused early, staged, recorded, each tenant at its own pace."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from fastapi.concurrency import contextmanager_in_threadpool
+
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.idempotency import Idempotency
+from adapters_registry.registration import Intake, Registration
+from adapters_registry.registry import ALLOW_BASE_MISMATCH, Registry
+from adapters_registry.sources import find_source
+from server.api.admin.registration import RegistrationBody, from_form, from_json
+from server.api.admin.upload import Fields, Uploads, receive_upload
+from server.auth import Caller
+from server.settings import Settings
+from server.workers import Workers
+
+_MIB = 1 << 20
+MAX_DOWNLOADS = 8
+"""Sources that are read at a time, from a hub, a bucket or a path."""
+MAX_COMMITS = 8
+"""Registrations at a time that reserve, hash, flush or record. Downloads do not take these."""
+PER_TENANT = 2
+"""Of each kind, how many one tenant has at a time; its further ones wait."""
+
+
+class Intakes:
+    """Takes registrations in, from sources that the server reads and from uploads."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry, self._settings = registry, settings
+        self._max_bytes = settings.max_adapter_mib * _MIB
+        self._downloads = Workers("download", MAX_DOWNLOADS, per_tenant=PER_TENANT)
+        self._commits = Workers("commit", MAX_COMMITS, per_tenant=PER_TENANT)
+        self._uploads = Uploads(settings.max_uploads)
+
+    async def take_in(
+        self, request: Request, once: Idempotency | None
+    ) -> tuple[VersionRecord, bool]:
+        """Register what a request asks for. Returns the version, and whether it is new.
+
+        Raises:
+            APIError: the caller may not, or the body cannot be understood.
+            RegistryError: as in `Intake`, or the source cannot be read.
+        """
+        caller: Caller = request.state.caller
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            with self._uploads.running(caller.tenant):
+                return await self._from_upload(request, caller, once)
+        return await self._from_source(await request.body(), caller, once)
+
+    async def _from_upload(
+        self, request: Request, caller: Caller, once: Idempotency | None
+    ) -> tuple[VersionRecord, bool]:
+        settings = self._settings
+        async with contextmanager_in_threadpool(self._registry.intake()) as intake:
+            admission = _Admission(self._commits, intake, caller, settings.served_base_name, once)
+            fields = await receive_upload(
+                request, intake.directory, admission, self._max_bytes, settings.upload_seconds
+            )
+            asked = await admission.finish(fields)
+            return await self._commit(intake, asked, "upload", once)
+
+    async def _from_source(
+        self, body: bytes, caller: Caller, once: Idempotency | None
+    ) -> tuple[VersionRecord, bool]:
+        asked = from_json(body, caller, self._settings.served_base_name)
+        tenant, max_bytes = _tenant_of(asked), self._max_bytes
+        async with contextmanager_in_threadpool(self._registry.intake()) as intake:
+            await self._commits.run_for(tenant, intake.admit, tenant, asked.name, 0, once)
+            source = await self._downloads.run_for(
+                tenant, find_source, asked.source, self._settings.local_roots, max_bytes
+            )
+            await self._commits.run_for(tenant, intake.reserve_quota, source.size_bytes)
+            await self._commits.run_for(tenant, intake.reserve_disk, source.size_bytes)
+            await self._downloads.run_for(tenant, source.stage, intake.directory)
+            return await self._commit(intake, asked, source.name, once)
+
+    async def _commit(
+        self,
+        intake: Intake,
+        asked: RegistrationBody,
+        source: str,
+        once: Idempotency | None,
+    ) -> tuple[VersionRecord, bool]:
+        allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
+        tenant, metadata = _tenant_of(asked), asked.metadata | allowed
+        record = Registration(tenant, asked.name, source, asked.promote, metadata)
+        return await self._commits.run_for(tenant, intake.commit, record, once)
+
+
+class _Admission:
+    """Admits an upload as soon as its form says for whom it is, and reserves what it needs."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        intake: Intake,
+        caller: Caller,
+        base_name: str,
+        once: Idempotency | None,
+    ) -> None:
+        self._workers, self._intake = workers, intake
+        self._caller, self._base_name, self._once = caller, base_name, once
+        self._admitted: RegistrationBody | None = None
+
+    @property
+    def is_admitted(self) -> bool:
+        return self._admitted is not None
+
+    async def admit(self, fields: Fields, size_bytes: int) -> None:
+        """Admit the registration, if its name has arrived."""
+        if "name" in fields:
+            await self._admit(self._parse(fields), size_bytes)
+
+    async def grow(self, size_bytes: int, disk_bytes: int) -> None:
+        """Reserve more as the body arrives."""
+        if self.is_admitted:
+            await self._workers.run_for(self._caller.tenant, self._intake.reserve_quota, size_bytes)
+        await self._workers.run_for(self._caller.tenant, self._intake.reserve_disk, disk_bytes)
+
+    async def finish(self, fields: Fields) -> RegistrationBody:
+        """Return the whole registration, admitted."""
+        asked = self._parse(fields)
+        if self._admitted is None:
+            await self._admit(asked, 0)
+        elif (asked.tenant, asked.name) != (self._admitted.tenant, self._admitted.name):
+            await self._workers.run_for(self._caller.tenant, self._intake.end)
+            await self._admit(asked, 0)  # a field that came after the files says otherwise
+        return asked
+
+    async def _admit(self, asked: RegistrationBody, size_bytes: int) -> None:
+        await self._workers.run_for(
+            self._caller.tenant,
+            self._intake.admit,
+            _tenant_of(asked),
+            asked.name,
+            size_bytes,
+            self._once,
+        )
+        self._admitted = asked
+
+    def _parse(self, fields: Fields) -> RegistrationBody:
+        return from_form(fields, self._caller, self._base_name)
+
+
+def _tenant_of(asked: RegistrationBody) -> str:
+    assert asked.tenant is not None, "the caller's own was put in"
+    return asked.tenant
