@@ -100,6 +100,12 @@ class Settings(BaseSettings):
         "Adapters",
         "LoRA operators on CUDA; stock is vLLM's, with a third more launches.",
     )
+    gpu_lora_loading: Literal["step", "stream"] = _field(
+        "step",
+        "Adapters",
+        "How adapters get into slots on CUDA: within the engine's step, as vLLM does it, or on a "
+        "stream beside it, which has yet to run on a GPU.",
+    )
     gpu_lora_tiles: Path | None = _field(
         None,
         "Adapters",

@@ -23,7 +23,7 @@ from server.cli import (
     training,
     usage,
 )
-from server.engine.worker.lora_gpu.tune import tune
+from server.engine.worker.lora_gpu.tuning.command import tune
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
 
 app = typer.Typer(

@@ -19,6 +19,8 @@ CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
 GPU_LORA_KERNELS = "_LORAPLEX_GPU_LORA_KERNELS"
 """The same on CUDA."""
 
+_GPU_LORA_LOADING = "_LORAPLEX_GPU_LORA_LOADING"
+
 _GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
 
 _VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
@@ -70,10 +72,19 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> Non
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
 
 
-def choose_gpu_lora(kernels: str, tiles: Path) -> None:
-    """Tell the engine's processes which LoRA operators to use on CUDA, and their tile sizes."""
+def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:
+    """Tell the engine's processes which LoRA operators to use on CUDA, and their tile sizes.
+
+    Also how adapters get into slots.
+    """
     os.environ[GPU_LORA_KERNELS] = kernels
+    os.environ[_GPU_LORA_LOADING] = loading
     os.environ[_GPU_LORA_TILES] = str(tiles)
+
+
+def gpu_lora_streams() -> bool:
+    """Return whether slots are to be filled on a stream beside the step."""
+    return os.environ.get(_GPU_LORA_LOADING) == "stream"
 
 
 def gpu_lora_tiles() -> Path | None:

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.01
 
+_WAIT = frozenset({WorkerReply.IN_USE, WorkerReply.FILLING})
+"""Answers to `loraplex_install` after which it is asked again."""
+
 
 class AdapterLoading(ABC):
     """The part of an `Engine` (see `interface`) that moves adapters in and out."""
@@ -71,12 +74,12 @@ class AdapterLoading(ABC):
             Unavailable: the engine isn't ready, or the version isn't prepared.
         """
         answers = [str(WorkerReply.IN_USE)]
-        while WorkerReply.IN_USE in answers:
+        while not _WAIT.isdisjoint(answers):
             kept = sorted({*keep(), *self.ids_in_use()})
             answers = await self.call_workers("loraplex_install", version.version_id, kept)
             if WorkerReply.UNKNOWN in answers:
                 raise Unavailable(f"{version.public_name} isn't in the engine's memory; try again")
-            if WorkerReply.IN_USE in answers:
+            if not _WAIT.isdisjoint(answers):
                 await asyncio.sleep(POLL_SECONDS)
 
     async def evict(self, version: VersionRecord) -> None:

@@ -57,7 +57,11 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     ):
         base = prepare_base(settings, announce)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels)
-        choose_gpu_lora(settings.gpu_lora_kernels, settings.gpu_lora_tiles_file.absolute())
+        choose_gpu_lora(
+            settings.gpu_lora_kernels,
+            settings.gpu_lora_loading,
+            settings.gpu_lora_tiles_file.absolute(),
+        )
         registry = open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)

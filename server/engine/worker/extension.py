@@ -8,10 +8,18 @@ several workers each has its own part of every adapter; a call reaches all.
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from server.engine.environment import gpu_lora_streams
+
+if TYPE_CHECKING:
+    from server.engine.worker.lora_gpu.filling import SlotFilling
+
+log = logging.getLogger(__name__)
 
 
 class WorkerReply(enum.StrEnum):
@@ -20,8 +28,34 @@ class WorkerReply(enum.StrEnum):
     READING = "reading"
     READY = "ready"
     DONE = "done"
+    FILLING = "filling"
     UNKNOWN = "unknown"
     IN_USE = "in use"
+
+
+class Filling(Protocol):
+    """How an adapter in host memory gets into a slot."""
+
+    def begin(self, version_id: int) -> Future[None] | None:
+        """Give it a free slot and begin to fill that; None: it is filled already."""
+
+    def finish(self, version_id: int) -> None:
+        """Make it usable, once the future has its result."""
+
+
+class AtOnce:
+    """vLLM's way: within the engine's loop."""
+
+    def __init__(self, manager: Any) -> None:
+        """Take vLLM's `LoRAModelManager`."""
+        self._manager = manager
+
+    def begin(self, version_id: int) -> None:
+        """See `Filling`."""
+        self._manager.activate_adapter(version_id)
+
+    def finish(self, version_id: int) -> None:
+        """See `Filling`."""
 
 
 class WorkerAdapters:
@@ -36,6 +70,7 @@ class WorkerAdapters:
         read: Callable[[int, str, str], Any],
         clear_slot: Callable[[int], None],
         ids_in_batch: Callable[[], set[int]],
+        filling: Filling | None = None,
     ) -> None:
         """Take vLLM's `LoRAModelManager`, and what to do with a file, a slot and the batch."""
         self._manager = manager
@@ -45,6 +80,8 @@ class WorkerAdapters:
         # One thread: what is read at the same time would only slow the step further.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-reader")
         self._reads: dict[int, Future[Any]] = {}
+        self._filling = filling or AtOnce(manager)
+        self._fills: dict[int, Future[None]] = {}
 
     def prepare(self, version_id: int, name: str, path: str) -> None:
         """Begin to read an adapter into host memory, unless it is there or being read."""
@@ -67,25 +104,45 @@ class WorkerAdapters:
     def install(self, version_id: int, kept_ids: list[int]) -> WorkerReply:
         """Move an adapter from host memory to a free slot, or else to one that needn't be kept.
 
+        `FILLING`: that goes on beside the steps; ask again before anything runs on it.
+
         Whoever had it stays in host memory.
         """
+        for other in self._fills.keys() - {version_id}:  # nobody may ask about it any more
+            self._filled(other)
         if self.prepared(version_id) != WorkerReply.READY:
             return WorkerReply.UNKNOWN
         if version_id in self._manager.lora_index_to_id:
-            return WorkerReply.DONE
+            return self._filled(version_id)
         slots = self._manager.lora_index_to_id
         if None not in slots:
-            kept = {*kept_ids, *self._ids_in_batch()}
+            kept = {*kept_ids, *self._ids_in_batch(), *self._fills}
             victim_id = next((holder for holder in slots if holder not in kept), None)
             if victim_id is None:
                 return WorkerReply.IN_USE
             self._manager.deactivate_adapter(victim_id)
-        self._manager.activate_adapter(version_id)
+        if (fill := self._filling.begin(version_id)) is not None:
+            self._fills[version_id] = fill
+        return self._filled(version_id)
+
+    def _filled(self, version_id: int) -> WorkerReply:
+        """Whether an adapter's slot is ready to be used; if it can't be filled, it has none."""
+        fill = self._fills.get(version_id)
+        if fill is None:
+            return WorkerReply.DONE
+        if not fill.done():
+            return WorkerReply.FILLING
+        del self._fills[version_id]
+        if (error := fill.exception()) is not None:
+            log.error("an adapter's slot could not be filled: %s", error)
+            self._manager.deactivate_adapter(version_id)
+            return WorkerReply.UNKNOWN
+        self._filling.finish(version_id)
         return WorkerReply.DONE
 
     def evict(self, version_id: int) -> WorkerReply:
         """Free an adapter's slot and host memory; nothing happens while the batch uses it."""
-        if version_id in self._ids_in_batch():
+        if version_id in self._ids_in_batch() or self._filled(version_id) == WorkerReply.FILLING:
             return WorkerReply.IN_USE
         if (read := self._reads.pop(version_id, None)) is not None:
             read.cancel()  # one that runs already ends unnoticed
@@ -99,7 +156,9 @@ class WorkerAdapters:
         for version_id in list(self._reads):
             self.prepared(version_id)
         slots = [
-            version_id for version_id in self._manager.lora_index_to_id if version_id is not None
+            version_id
+            for version_id in self._manager.lora_index_to_id
+            if version_id is not None and self._filled(version_id) == WorkerReply.DONE
         ]
         return {"slots": slots, "host": list(self._manager._registered_adapters)}
 
@@ -138,12 +197,33 @@ class WorkerExtension:
         from server.engine.worker.slots import clear_slot
 
         manager = self.model_runner.lora_manager
+        filling = _stream_filling(manager._adapter_manager) if gpu_lora_streams() else None
         return WorkerAdapters(
             manager._adapter_manager,
-            AdapterReader(manager).read,
+            AdapterReader(manager, filling).read,
             partial(clear_slot, manager._adapter_manager),
             partial(_ids_in_batch, self.model_runner),
+            filling,
         )
+
+
+def _stream_filling(manager: Any) -> SlotFilling | None:
+    """Return the GPU's way to fill slots beside the steps, or None where it can't be used."""
+    followed = getattr(manager, "loraplex_layers", None)
+    if followed is None or not followed.layers:  # not CUDA, or vLLM's operators
+        return None
+    from server.engine.worker.lora_gpu.filling import SlotFilling
+    from server.engine.worker.lora_gpu.operators import operators
+    from server.engine.worker.lora_gpu.transfer import CudaLane
+
+    if operators().fallback is not None:
+        return None
+    filling = SlotFilling(manager, followed, CudaLane(manager.device))
+    if not filling.works():
+        log.warning("adapters are loaded within the step: filling slots beside it failed its check")
+        return None
+    manager.loraplex_fill_now = filling.fill_now
+    return filling
 
 
 def _ids_in_batch(runner: Any) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
@@ -21,21 +21,57 @@ from server.engine.worker.lora_cpu.files import (
 from server.engine.worker.lora_cpu.packing import PackedLayer
 from server.engine.worker.slots import pack_adapter, packed_layer
 
-Places = dict[str, tuple[str, int, PackedLayer]]
-"""Where a projection is: its layer's name, its index in it, and the layer."""
+Places = dict[str, tuple[str, int, int]]
+"""Where a projection is: its layer's name, its index in it, and how many the layer has."""
+
+Layers = dict[str, list[Projection | None]]
+"""The projections of each layer that an adapter touches."""
+
+
+class FastWay(Protocol):
+    """What makes an adapter of a file in memory without making tensors of its matrices."""
+
+    places: Places
+
+    def model(
+        self, version_id: int, rank: int, file: AdapterFile, layers: Layers
+    ) -> LoRAModel | None:
+        """Return the adapter, or None for what only vLLM's way can load.
+
+        Raises:
+            ValueError: matrices that don't fit.
+        """
+
+
+class PackedWay:
+    """On CPU: packed for our kernel, by compiled code."""
+
+    def __init__(self, manager: LoRAModelManager, pack_parts: PackParts) -> None:
+        """Find the layers that the kernel reads."""
+        self._pack_parts = pack_parts
+        self._packed: dict[str, PackedLayer] = {
+            name: layer
+            for name, module in manager.modules.items()
+            if (layer := packed_layer(manager, module)) is not None and layer.for_kernel
+        }
+        self.places = places(manager, {name: len(p.widths) for name, p in self._packed.items()})
+
+    def model(
+        self, version_id: int, rank: int, file: AdapterFile, layers: Layers
+    ) -> LoRAModel | None:
+        """See `FastWay`."""
+        packed = {name: (self._packed[name], each) for name, each in layers.items()}
+        return LoRAModel(version_id, rank, pack_file(packed, self._pack_parts))
 
 
 class AdapterReader:
     """Reads adapters for one worker."""
 
-    def __init__(self, worker_manager: Any) -> None:
-        """Take vLLM's `WorkerLoRAManager`."""
+    def __init__(self, worker_manager: Any, fast_way: FastWay | None = None) -> None:
+        """Take vLLM's `WorkerLoRAManager`, and the GPU's fast way where it is used."""
         self._of_worker = worker_manager
         self._manager: LoRAModelManager = worker_manager._adapter_manager
-        wrappers = self._manager.punica_wrapper_mapping.values()
-        kernel = next((getattr(wrapper, "kernel", None) for wrapper in wrappers), None)
-        self._pack_parts: PackParts | None = kernel.pack_parts if kernel else None
-        self._places = _places(self._manager)
+        self._fast_way = fast_way or _packed_way(self._manager)
 
     def read(self, version_id: int, name: str, path: str) -> LoRAModel:
         """Read an adapter; its files aren't needed afterwards.
@@ -44,26 +80,26 @@ class AdapterReader:
             ValueError: it can't be used; the message doesn't show the path.
         """
         try:
-            return self._read_packed(version_id, path) or self._read_as_vllm(version_id, name, path)
+            return self._read_fast(version_id, path) or self._read_as_vllm(version_id, name, path)
         except Exception as error:
             raise ValueError((str(error) or repr(error)).replace(path, name)) from None
 
-    def _read_packed(self, version_id: int, path: str) -> LoRAModel | None:
-        """The fast way, for our kernel; None where it doesn't know a projection of the adapter."""
+    def _read_fast(self, version_id: int, path: str) -> LoRAModel | None:
+        """The fast way; None where it doesn't know a projection of the adapter."""
         model = self._manager.model
-        if self._pack_parts is None or getattr(model, "lora_skip_prefixes", None):
+        if self._fast_way is None or getattr(model, "lora_skip_prefixes", None):
             return None
         config = PEFTHelper.from_local_dir(path, self._of_worker.max_position_embeddings)
         config.validate_legal(self._of_worker.lora_config)
         mapper = getattr(model, "hf_to_vllm_mapper", None)
         mapper = mapper.get_rename_mapper() if mapper is not None else None
         file = AdapterFile(Path(path) / "adapter_model.safetensors")
-        layers: dict[str, tuple[PackedLayer, list[Projection | None]]] = {}
+        layers: Layers = {}
         pairs: dict[str, dict[bool, Matrix]] = {}
         scales: dict[str, float] = {}
         for key, matrix in file.matrices.items():
             projection, is_a = parse_fine_tuned_lora_name(key, mapper)
-            if projection not in self._places:
+            if projection not in self._fast_way.places:
                 return None
             pairs.setdefault(projection, {})[is_a] = matrix
             in_file = parse_fine_tuned_lora_name(key)[0] if mapper else projection
@@ -71,10 +107,10 @@ class AdapterReader:
         for projection, pair in pairs.items():
             if len(pair) != 2:
                 raise ValueError(f"{projection} has A or B alone")
-            name, index, layer = self._places[projection]
-            _, projections = layers.setdefault(name, (layer, [None] * len(layer.widths)))
+            name, index, num_projections = self._fast_way.places[projection]
+            projections = layers.setdefault(name, [None] * num_projections)
             projections[index] = Projection(pair[True], pair[False], scales[projection])
-        return LoRAModel(version_id, config.r, pack_file(layers, self._pack_parts))
+        return self._fast_way.model(version_id, config.r, file, layers)
 
     def _read_as_vllm(self, version_id: int, name: str, path: str) -> LoRAModel:
         adapter = self._of_worker._load_adapter(LoRARequest(name, version_id, path))
@@ -83,14 +119,17 @@ class AdapterReader:
         return adapter
 
 
-def _places(manager: LoRAModelManager) -> Places:
-    """The projections that are in one piece in this worker and that our kernel reads."""
-    places: Places = {}
-    for name, module in manager.modules.items():
-        layer = packed_layer(manager, module)
+def places(manager: LoRAModelManager, num_projections: dict[str, int]) -> Places:
+    """Find the projections that are in one piece in this worker, in layers of so many."""
+    found: Places = {}
+    for name, number in num_projections.items():
         projections = manager.packed_modules.get(name, [name])
-        if layer is None or not layer.for_kernel or module.tp_size > 1:
-            continue
-        if len(projections) == len(layer.widths):
-            places |= {each: (name, index, layer) for index, each in enumerate(projections)}
-    return places
+        if manager.modules[name].tp_size == 1 and len(projections) == number:
+            found |= {each: (name, index, number) for index, each in enumerate(projections)}
+    return found
+
+
+def _packed_way(manager: LoRAModelManager) -> PackedWay | None:
+    wrappers = manager.punica_wrapper_mapping.values()
+    kernel = next((getattr(wrapper, "kernel", None) for wrapper in wrappers), None)
+    return PackedWay(manager, kernel.pack_parts) if kernel else None

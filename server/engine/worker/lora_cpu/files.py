@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,20 @@ class AdapterFile:
         header = json.loads(self._bytes[8 : self._start].tobytes())
         header.pop("__metadata__", None)
         self.matrices = {name: self._matrix(name, **entry) for name, entry in header.items()}
+
+    @property
+    def numbers(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The bytes of all matrices, in the file's order."""
+        return self._bytes[self._start :]
+
+    def offset(self, matrix: Matrix) -> int:
+        """Return where a matrix begins in `numbers`."""
+        return matrix.address - self._numbers
+
+    @staticmethod
+    def number_bytes(number: int) -> int:
+        """Return the bytes of one number of a matrix's `type`."""
+        return next(size for each, size in _TYPES.values() if each == number)
 
     def _matrix(
         self, name: str, dtype: str, shape: list[int], data_offsets: tuple[int, int]

@@ -223,3 +223,33 @@ def expand(
     if ADD:
         total += tl.load(to, mask=keep, other=0.0).to(tl.float32)
     tl.store(to, total.to(y.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def scatter(source, base, segments, scales, slot, BLOCK: tl.constexpr):
+    """Put an adapter's matrices from its file into a slot: converted, scaled, padded with zeros.
+
+    A segment is one matrix: where it begins in `source` and from `base`, how far apart slots are
+    there, the rows and columns to write, those that it has, and the distance of rows in the slot.
+    """
+    segment = segments + 8 * tl.program_id(0)
+    rows, columns = tl.load(segment + 3).to(tl.int32), tl.load(segment + 4).to(tl.int32)
+    first = tl.program_id(1) * BLOCK
+    if first >= rows * columns:
+        return
+    place = first + tl.arange(0, BLOCK)
+    row, column = place // columns, place % columns
+    inside = row < rows
+    own_columns = tl.load(segment + 6)
+    own = inside & (row < tl.load(segment + 5)) & (column < own_columns)
+    value = tl.load(
+        source + tl.load(segment) + row * own_columns + column,
+        mask=own,
+        other=0.0,
+    )
+    # As vLLM does: to the slot's type first, then multiplied in float32.
+    scaled = value.to(base.dtype.element_ty).to(tl.float32) * tl.load(scales + tl.program_id(0))
+    to = base + tl.load(segment + 1) + slot * tl.load(segment + 2)
+    tl.store(
+        to + row * tl.load(segment + 7) + column, scaled.to(base.dtype.element_ty), mask=inside
+    )

@@ -33,10 +33,10 @@ class FollowedLayers:
             ValueError: stacks that the kernels can't read.
         """
         self._manager = manager
-        self._modules = wrapped_layers(manager)
+        self.modules = wrapped_layers(manager)
         self.layers: list[LayerWeights] = [
             known.layer(module.lora_a_stacked, module.lora_b_stacked)
-            for module in self._modules.values()
+            for module in self.modules.values()
         ]
         self._ranks = SlotRanks(self.layers, manager.lora_slots) if self.layers else None
 
@@ -49,9 +49,14 @@ class FollowedLayers:
             slot,
             [
                 ranks_of(module, self._manager._get_lora_layer_weights(adapter, name))
-                for name, module in self._modules.items()
+                for name, module in self.modules.items()
             ],
         )
+
+    def set_image_ranks(self, slot: int, ranks: Sequence[Sequence[int]]) -> None:
+        """Tell the kernels ranks that are known already, of every layer."""
+        if self._ranks is not None:
+            self._ranks.set(slot, ranks)
 
 
 def ranks_of(module: BaseLinearLayerWithLoRA, weights: Any) -> list[int]:
@@ -141,6 +146,9 @@ def _then_prepare(create: Callable[[Any], None]) -> Callable[[Any], None]:
 def _then_set_ranks(activate: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
     @functools.wraps(activate)
     def activate_and_set_ranks(manager: LoRAModelManager, lora_id: int) -> bool:
+        fill_now: Callable[[int], bool] | None = getattr(manager, "loraplex_fill_now", None)
+        if fill_now is not None and hasattr(manager._registered_adapters[lora_id], "image"):
+            return fill_now(lora_id)
         activated = activate(manager, lora_id)
         layers: FollowedLayers | None = getattr(manager, "loraplex_layers", None)
         if activated and layers is not None:

@@ -70,9 +70,24 @@ class LayerWeights:
             for row in [*geometry, [features, max_rank, a[0].stride(0)]]
             for value in row
         )
+        self._geometry = geometry
+        self._first = a[0].data_ptr(), b[0].data_ptr()
+        self._number_bytes = size
         self.geometry = torch.tensor(geometry, dtype=torch.int64).to(a[0].device)
         full = [max_rank * (i + 1) for i in range(len(a))]
         self.ends = torch.tensor([full] * num_slots, dtype=torch.int32).to(a[0].device)
+
+    def distance(self, base: LayerWeights, i: int) -> tuple[int, int]:
+        """Return how far slice i of A and of B are from another layer's first A, in numbers."""
+        a, b = (
+            (first - base._first[0]) // self._number_bytes + offset
+            for first, offset in zip(self._first, self._geometry[i][:2], strict=True)
+        )
+        return a, b
+
+    def b_slot_stride(self, i: int) -> int:
+        """Return how far slots are apart in slice i of B."""
+        return self._geometry[i][2]
 
 
 class SlotRanks:

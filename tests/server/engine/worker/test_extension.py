@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -131,3 +132,73 @@ def test_evicting_the_unknown_and_what_is_being_read(worker: Worker) -> None:
     assert worker.adapters.residency() == {"slots": [], "host": []}
     assert worker.adapters.prepared(6) == WorkerReply.UNKNOWN
     assert 7 not in worker.reads, "it was read for nothing"
+
+
+class Beside:
+    """A filling that ends when told."""
+
+    def __init__(self, manager: Manager) -> None:
+        self.manager = manager
+        self.fills: dict[int, Future[None]] = {}
+        self.finished: list[int] = []
+
+    def begin(self, version_id: int) -> Future[None] | None:
+        self.manager.activate_adapter(version_id)
+        self.fills[version_id] = Future()
+        return self.fills[version_id]
+
+    def finish(self, version_id: int) -> None:
+        assert self.fills[version_id].done()
+        self.finished.append(version_id)
+
+
+@pytest.fixture
+def beside(worker: Worker) -> Beside:
+    filling = Beside(worker.manager)
+    worker.adapters._filling = filling
+    return filling
+
+
+def test_a_slot_is_usable_once_it_is_filled(worker: Worker, beside: Beside) -> None:
+    worker.prepare(1)
+    assert worker.adapters.install(1, []) == WorkerReply.FILLING
+    assert worker.adapters.install(1, []) == WorkerReply.FILLING
+    assert worker.adapters.residency()["slots"] == []
+    assert not beside.finished
+    beside.fills[1].set_result(None)
+    assert worker.adapters.install(1, []) == WorkerReply.DONE
+    assert worker.adapters.install(1, []) == WorkerReply.DONE
+    assert beside.finished == [1]
+    assert worker.adapters.residency()["slots"] == [1]
+
+
+def test_a_slot_that_is_being_filled_is_not_taken(worker: Worker, beside: Beside) -> None:
+    worker.prepare(1, 2, 3)
+    assert worker.adapters.install(1, []) == WorkerReply.FILLING
+    assert worker.adapters.install(2, []) == WorkerReply.FILLING
+    assert worker.adapters.install(3, []) == WorkerReply.IN_USE
+    assert worker.adapters.evict(1) == WorkerReply.IN_USE
+    beside.fills[1].set_result(None)
+    assert worker.adapters.install(3, []) == WorkerReply.FILLING, "nobody asked about 1 again"
+    assert worker.manager.lora_index_to_id == [3, 2]
+
+
+def test_a_slot_that_could_not_be_filled_is_free_again(worker: Worker, beside: Beside) -> None:
+    worker.prepare(1)
+    worker.adapters.install(1, [])
+    beside.fills[1].set_exception(RuntimeError("the card is gone"))
+    assert worker.adapters.install(1, []) == WorkerReply.UNKNOWN
+    assert worker.manager.lora_index_to_id == [None, None]
+    assert not beside.finished
+    worker.adapters.install(1, [])
+    beside.fills[1].set_result(None)
+    assert worker.adapters.install(1, []) == WorkerReply.DONE
+
+
+def test_an_adapter_leaves_after_its_slot_was_filled(worker: Worker, beside: Beside) -> None:
+    worker.prepare(1)
+    worker.adapters.install(1, [])
+    assert worker.adapters.evict(1) == WorkerReply.IN_USE
+    beside.fills[1].set_result(None)
+    assert worker.adapters.evict(1) == WorkerReply.DONE
+    assert worker.manager.lora_index_to_id == [None, None]

@@ -12,15 +12,15 @@ import torch
 from typer.testing import CliRunner
 
 from server.cli.main import app
-from server.engine.worker.lora_gpu.search import (
+from server.engine.worker.lora_gpu.tile_table import ROW_LIMITS, Tiles, TileTable, by_rule
+from server.engine.worker.lora_gpu.tuning.command import fill_table
+from server.engine.worker.lora_gpu.tuning.search import (
     STEPS,
     adapters_of,
     best_tiles,
     llama_shapes,
     neighbours,
 )
-from server.engine.worker.lora_gpu.tile_table import ROW_LIMITS, Tiles, TileTable, by_rule
-from server.engine.worker.lora_gpu.tune import fill_table
 from server.engine.worker.lora_gpu.weights import Shape
 
 LLAMA = {

@@ -44,8 +44,8 @@ def tune(
     """
     import torch
 
-    from server.engine.worker.lora_gpu.search import adapters_of, llama_shapes
     from server.engine.worker.lora_gpu.tile_table import write_table
+    from server.engine.worker.lora_gpu.tuning.search import adapters_of, llama_shapes
     from server.settings import load_settings
 
     path = output or load_settings().gpu_lora_tiles_file
@@ -60,7 +60,7 @@ def tune(
 
     from server.engine.worker.lora_gpu.self_check import failure
     from server.engine.worker.lora_gpu.tile_table import TileTable
-    from server.engine.worker.lora_gpu.timer import GraphTimer
+    from server.engine.worker.lora_gpu.tuning.timer import GraphTimer
 
     dtype = torch.bfloat16
 
@@ -100,8 +100,8 @@ def fill_table(
 
     Sizes that come out faster but wrong aren't kept.
     """
-    from server.engine.worker.lora_gpu.search import best_tiles
     from server.engine.worker.lora_gpu.tile_table import ROW_LIMITS, Entry, TileTable, by_rule
+    from server.engine.worker.lora_gpu.tuning.search import best_tiles
 
     entries: list[Entry] = []
     table = TileTable(entries, device)

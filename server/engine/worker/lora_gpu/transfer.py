@@ -1,0 +1,199 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Fills slots beside the running step: from host memory through a small pinned buffer.
+
+A thread copies an adapter chunk by chunk into pinned memory, from there to the GPU on a stream of
+its own, and has a kernel put each chunk's matrices into the slot. The engine's loop begins this
+and asks whether it is done; it neither waits nor copies. Only then may a request use the slot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from server.engine.worker.lora_gpu import kernels
+from server.engine.worker.lora_gpu.image import CHUNK_BYTES, SEGMENT_FIELDS, AdapterImage, Chunk
+
+BLOCK = 2048
+NUM_BUFFERS = 2
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""By the numbers of `lora_cpu.files`."""
+
+
+class Event(Protocol):
+    """A point on a stream."""
+
+    def record(self) -> None:
+        """Mark the present end of the stream."""
+
+    def synchronize(self) -> None:
+        """Wait until the stream has come there, without holding Python's lock."""
+
+
+class Lane(Protocol):
+    """The stream that slots are filled on."""
+
+    pinned: bool
+    device: torch.device
+
+    def mark(self) -> Any:
+        """Mark what the engine's own stream has been given so far."""
+
+    def after(self, mark: Any) -> contextlib.AbstractContextManager[None]:
+        """Within it, work goes to this stream, behind what was marked."""
+
+    def event(self) -> Event:
+        """Make an event of this stream."""
+
+
+class CudaLane:
+    """A stream of its own on the GPU."""
+
+    pinned = True
+
+    def __init__(self, device: torch.device) -> None:
+        """Make the stream."""
+        self.device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def mark(self) -> torch.cuda.Event:
+        """See `Lane`."""
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    @contextlib.contextmanager
+    def after(self, mark: torch.cuda.Event) -> Any:
+        """See `Lane`."""
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            self._stream.wait_event(mark)
+            yield
+
+    def event(self) -> Event:
+        """See `Lane`; waiting for it sleeps, since a spinning thread would take a processor."""
+        event: Event = torch.cuda.Event(blocking=True)
+        return event
+
+
+class HostLane:
+    """Everything at once on the CPU, for tests of the rest."""
+
+    pinned = False
+    device = torch.device("cpu")
+
+    def mark(self) -> None:
+        """See `Lane`."""
+
+    def after(self, mark: None) -> contextlib.AbstractContextManager[None]:
+        """See `Lane`."""
+        return contextlib.nullcontext()
+
+    def event(self) -> Event:
+        """See `Lane`."""
+        return _Nothing()
+
+
+class _Nothing:
+    def record(self) -> None:
+        """Nothing is pending."""
+
+    def synchronize(self) -> None:
+        """Nothing is pending."""
+
+
+@dataclass
+class _Buffer:
+    """Memory for a chunk on both sides; `free` is when the host's side has been copied."""
+
+    host: torch.Tensor
+    device: torch.Tensor
+    free: Event
+
+
+class SlotTransfer:
+    """Fills slots, one adapter after the other."""
+
+    def __init__(self, base: torch.Tensor, lane: Lane, chunk_bytes: int = CHUNK_BYTES) -> None:
+        """Make the buffers; `base` is the stack that segments count from."""
+        self._base = base
+        self._lane = lane
+        self._buffers: list[_Buffer] = []
+        self._grow(chunk_bytes)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="slot-transfer")
+
+    def begin(
+        self, image: AdapterImage, slot: int, wanted: Callable[[], bool] = lambda: True
+    ) -> Future[None]:
+        """Fill a slot that no later step uses before the result is there."""
+        return self._thread.submit(self._fill, image, slot, self._lane.mark(), wanted)
+
+    def _fill(self, image: AdapterImage, slot: int, mark: Any, wanted: Callable[[], bool]) -> None:
+        numbers = torch.from_numpy(image.numbers)
+        with self._lane.after(mark):
+            for i, chunk in enumerate(image.chunks):
+                if not wanted():
+                    break
+                self._send(chunk, numbers, _TYPES[image.type], slot, i % NUM_BUFFERS)
+            done = self._lane.event()
+            done.record()
+        done.synchronize()
+
+    def _send(
+        self, chunk: Chunk, numbers: torch.Tensor, dtype: torch.dtype, slot: int, place: int
+    ) -> None:
+        """Copy a chunk: its segments, their scales, the numbers; all in one piece."""
+        parts = [
+            torch.from_numpy(chunk.segments).view(torch.uint8).flatten(),
+            torch.from_numpy(chunk.scales).view(torch.uint8),
+            numbers[chunk.begin : chunk.end],
+        ]
+        starts = _starts(parts)
+        if starts[-1] > len(self._buffers[place].host):
+            self._grow(starts[-1])
+        buffer = self._buffers[place]
+        buffer.free.synchronize()  # until the last chunk that lay there has been copied
+        for start, part in zip(starts, parts, strict=False):
+            buffer.host[start : start + len(part)].copy_(part)
+        sent = buffer.device[: starts[-1]]
+        sent.copy_(buffer.host[: starts[-1]], non_blocking=True)
+        buffer.free.record()
+        segments, scales, source = (
+            sent[start : start + len(part)] for start, part in zip(starts, parts, strict=False)
+        )
+        largest = int((chunk.segments[:, 3] * chunk.segments[:, 4]).max())
+        kernels.scatter[(len(chunk.segments), -(-largest // BLOCK))](
+            source.view(dtype),
+            self._base,
+            segments.view(torch.int64).view(-1, SEGMENT_FIELDS),
+            scales.view(torch.float32),
+            slot,
+            BLOCK=BLOCK,
+        )
+
+    def _grow(self, num_bytes: int) -> None:
+        """Replace the buffers by larger ones, for a matrix longer than a chunk."""
+        if self._buffers:  # a kernel may still read from them
+            done = self._lane.event()
+            done.record()
+            done.synchronize()
+        self._buffers = [
+            _Buffer(
+                torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._lane.pinned),
+                torch.empty(num_bytes, dtype=torch.uint8, device=self._lane.device),
+                self._lane.event(),
+            )
+            for _ in range(NUM_BUFFERS)
+        ]
+
+
+def _starts(parts: Sequence[torch.Tensor]) -> list[int]:
+    """Where parts begin when each begins at a multiple of 16 bytes; then where the last ends."""
+    starts = [0]
+    for part in parts:
+        starts.append(starts[-1] + -(-len(part) // 16) * 16)
+    return starts

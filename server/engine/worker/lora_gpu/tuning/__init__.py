@@ -1,0 +1,1 @@
+"""Measures tile sizes on a card: `loraplex tune`."""
