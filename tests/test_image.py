@@ -26,10 +26,10 @@ def pins(*files: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
-@pytest.mark.parametrize("locked", ["cpu", "gpu", "dev"])
+@pytest.mark.parametrize("locked", ["cpu", "gpu", "dev", "docs"])
 def test_the_hashed_locks_are_the_locks(locked: str) -> None:
     hashed = ROOT / "requirements" / f"{locked}.hashes.txt"
-    bundled = [] if locked == "dev" else ["bundled-base.txt"]
+    bundled = [] if locked in ("dev", "docs") else ["bundled-base.txt"]
     assert pins(hashed.name) == pins(f"{locked}.txt", *bundled), "run make hashes"
     for line in hashed.read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9-]+==\S+ --hash=sha256:[0-9a-f]{64}", line)
