@@ -7,6 +7,8 @@ import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from sqlalchemy import select
+
 from adapters_registry.errors import StoreUnavailable
 from adapters_registry.garbage import (
     collect_garbage,
@@ -14,6 +16,8 @@ from adapters_registry.garbage import (
     find_garbage,
     prune_rejected,
 )
+from adapters_registry.records.tables import Version
+from adapters_registry.records.tables import now as clock
 from adapters_registry.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -43,23 +47,30 @@ class Collector:
         self._at_origin: dict[str, datetime] = {}
         """Since when each digest is known to be unneeded."""
 
-    def collect(self, now: datetime, *, grace: timedelta | None = None) -> Collection:
-        """Collect once. `grace` replaces the one that was set. One call runs at a time.
+    def collect(
+        self, now: datetime, *, grace: timedelta | None = None, dry_run: bool = False
+    ) -> Collection:
+        """Collect once. One call runs at a time.
 
-        An origin that does not answer is logged; the rest is collected.
+        `grace` replaces the one that was set; with `dry_run` nothing is removed. An origin that
+        does not answer is logged, and the rest is collected.
         """
         grace = self._grace if grace is None else grace
-        registry = self._registry
+        if not self._has_versions():
+            log.info(
+                "nothing is collected: the registry has no version, so it may be the wrong one"
+            )
+            return Collection()
         with self._lock:
-            disk = self._collect_disk(now, grace)
+            disk = self._collect_disk(now, grace, dry_run)
             try:
-                origin = self._collect_origin(now, grace)
+                origin = self._collect_origin(now, grace, dry_run)
             except StoreUnavailable as error:
                 log.warning("the origin cannot be collected: %s", error)
                 origin = {}
             before = now - self._keep_rejected
-            rejected = registry.apply(prune_rejected, before)
-        if disk or origin or rejected:
+            rejected = 0 if dry_run else self._registry.apply(prune_rejected, before)
+        if not dry_run and (disk or origin or rejected):
             log.info(
                 "collected %.1f MB here, %.1f MB at the origin, %d rejected versions",
                 sum(disk.values()) / 1e6,
@@ -68,24 +79,35 @@ class Collector:
             )
         return Collection(disk, origin, rejected)
 
-    def _collect_disk(self, now: datetime, grace: timedelta) -> dict[str, int]:
+    def _has_versions(self) -> bool:
+        """To a database of other files, all files would be garbage."""
+        with self._registry.session() as session:
+            return session.scalar(select(Version.id).limit(1)) is not None
+
+    def _collect_disk(self, now: datetime, grace: timedelta, dry_run: bool) -> dict[str, int]:
         registry = self._registry
         with registry.session() as session:
             garbage = find_garbage(session, registry.content.sizes())
         self._on_disk = {digest: self._on_disk.get(digest, now) for digest in garbage}
         due = _older_than(grace, self._on_disk, now)
-        return registry.apply(collect_garbage, registry.content, only=due)
+        return registry.apply(collect_garbage, registry.content, only=due, dry_run=dry_run)
 
-    def _collect_origin(self, now: datetime, grace: timedelta) -> dict[str, int]:
+    def _collect_origin(self, now: datetime, grace: timedelta, dry_run: bool) -> dict[str, int]:
         registry, origin = self._registry, self._registry.content.origin
         if origin is None:
             return {}
-        sizes = origin.sizes()
+        listed_at, sizes = clock(), origin.sizes()
         with registry.session() as session:
             garbage = find_garbage(session, sizes)
         self._at_origin = {digest: self._at_origin.get(digest, now) for digest in garbage}
-        due = _older_than(grace, self._at_origin, now)
-        return registry.apply(collect_origin_garbage, origin, sizes, only=due, listed_at=now)
+        return registry.apply(
+            collect_origin_garbage,
+            origin,
+            sizes,
+            only=_older_than(grace, self._at_origin, now),
+            listed_at=listed_at,
+            dry_run=dry_run,
+        )
 
 
 def _older_than(grace: timedelta, since: dict[str, datetime], now: datetime) -> list[str]:

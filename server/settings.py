@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import shlex
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,6 +128,19 @@ class Settings(BaseSettings):
         "Adapters",
         "Room for adapters' files in the data folder, in GiB; default: the disk's.",
         gt=0,
+    )
+    garbage_seconds: float = _field(
+        3600,
+        "Adapters",
+        "How long files that no version needs any more are kept, in the data folder and at the "
+        "origin, before the server removes them.",
+        ge=0,
+    )
+    rejected_days: float = _field(
+        7,
+        "Adapters",
+        "How many days the records of rejected versions are kept; of each adapter at most 20.",
+        ge=0,
     )
     origin: str | None = _field(
         None,
@@ -254,6 +268,16 @@ class Settings(BaseSettings):
     def disk_budget_bytes(self) -> int | None:
         """The budget in bytes, None where there is none."""
         return None if self.disk_budget_gib is None else int(self.disk_budget_gib * (1 << 30))
+
+    @property
+    def garbage_grace(self) -> timedelta:
+        """The time of grace for files that no version needs."""
+        return timedelta(seconds=self.garbage_seconds)
+
+    @property
+    def keep_rejected(self) -> timedelta:
+        """The time for which records of rejected versions are kept."""
+        return timedelta(days=self.rejected_days)
 
     @property
     def records_url(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from fastapi import FastAPI
 
+from adapters_registry.collection import Collector
 from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
@@ -24,7 +25,13 @@ from server.process.data_dir import own_data_dir
 from server.process.http_server import HttpServer
 from server.process.signals import EndSignals, drain
 from server.process.startup import listen, open_registry, prepare_base
-from server.process.upkeep import follow_changes, keep_books, write_books
+from server.process.upkeep import (
+    collect_interval,
+    collect_regularly,
+    follow_changes,
+    keep_books,
+    write_books,
+)
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
@@ -156,6 +163,7 @@ class RunningServer:
             asyncio.ensure_future(self.prepare(engine_is_up)),
             asyncio.create_task(follow_changes(self.registry, self.leases)),
             asyncio.create_task(keep_books(self.books)),
+            asyncio.create_task(self._collect()),
         ]
         try:
             await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -172,6 +180,11 @@ class RunningServer:
             for background_task in background:
                 background_task.cancel()
             self.engine.stop()
+
+    async def _collect(self) -> None:
+        settings = self.settings
+        collector = Collector(self.registry, settings.garbage_grace, settings.keep_rejected)
+        await collect_regularly(collector, collect_interval(settings.garbage_seconds))
 
     def _http_config(self) -> uvicorn.Config:
         is_debug = self.settings.log_level == "debug"

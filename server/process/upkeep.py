@@ -1,4 +1,4 @@
-"""What a server does beside its requests: follow other servers' changes, write what it counted."""
+"""What a server does beside its requests: follow others' changes, write its books, collect."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters_registry.collection import Collector
+from adapters_registry.errors import RegistryError
+from adapters_registry.records.tables import now
 from adapters_registry.registry import Registry
 from server.residency.leases import Leases
+from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
 FOLLOW_INTERVAL_SECONDS = 0.5
 BOOKKEEPING_INTERVAL_SECONDS = 10
+MIN_COLLECT_SECONDS, MAX_COLLECT_SECONDS = 1.0, 600.0
 
 Books = Sequence[Callable[[], None]]
 """Functions that write to the database what requests left in memory."""
@@ -47,6 +52,22 @@ async def keep_books(books: Books) -> None:
     while True:
         await asyncio.sleep(BOOKKEEPING_INTERVAL_SECONDS)
         await asyncio.to_thread(write_books, books)
+
+
+async def collect_regularly(collector: Collector, interval_seconds: float) -> None:
+    """Remove files and records that nothing needs any more, now and then."""
+    workers = Workers("collect", 1)
+    while True:
+        await asyncio.sleep(interval_seconds)
+        try:
+            await workers.run(collector.collect, now())
+        except (SQLAlchemyError, RegistryError, OSError) as error:
+            log.warning("files and records that nothing needs stay for now: %s", error)
+
+
+def collect_interval(grace_seconds: float) -> float:
+    """Return the seconds between two collections for a time of grace: often enough to honour it."""
+    return min(MAX_COLLECT_SECONDS, max(MIN_COLLECT_SECONDS, grace_seconds / 6))
 
 
 def write_books(books: Books) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 
 from adapters_registry.errors import NotFound
 from adapters_registry.registry import Registry
-from server.api.admin import adapters, aliases, audit, residency, tenants, usage
+from server.api.admin import adapters, aliases, audit, garbage, residency, tenants, usage
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
@@ -24,10 +24,10 @@ def router(
     usage_buffer: UsageBuffer,
     settings: Settings,
 ) -> APIRouter:
-    """All admin routes."""
+    """Return all admin routes."""
 
     async def follow() -> AsyncIterator[None]:
-        """What a change means for the engine is begun with the answer, not at the next look."""
+        """Start at once what a change means for the engine, not when the catalog is read next."""
         yield
         leases.follow(registry.catalog)
 
@@ -37,12 +37,13 @@ def router(
     routes.include_router(residency.router(registry, leases))
     routes.include_router(audit.router(registry))
     routes.include_router(tenants.router(registry, keys))
+    routes.include_router(garbage.router(registry, settings))
     routes.include_router(usage.router(registry, usage_buffer))
     return routes
 
 
 async def _hide_foreign(request: Request) -> None:
-    """Another tenant's adapter doesn't exist: the answer is given before anything is looked up."""
+    """Answer 404 for another tenant's adapter, before anything is looked up."""
     caller: Caller = request.state.caller
     tenant, name = request.path_params.get("tenant"), request.path_params.get("name")
     if tenant is not None and not caller.manages(tenant):
