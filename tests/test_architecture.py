@@ -39,7 +39,7 @@ FOLDERS_OF_THE_SERVER = (
 """Parts of `server/` in the order of a request: each may import those of later lines only."""
 LARGEST_FOLDER = 14
 READERS_OF_THE_ENVIRONMENT = {
-    "server/settings.py",
+    "server/settings/loading.py",
     "server/engine/environment.py",
     "server/engine/worker/plugin.py",
     "server/bundled_base/__init__.py",

@@ -50,6 +50,11 @@ class BaseSpec:
         known = {short_name(name).lower() for name in (self.name, self.made_from)} - {""}
         return short_name(model).lower() in known
 
+    def adapter_bytes(self, rank: int) -> int:
+        """Return what an adapter of this rank on every linear layer takes in BF16."""
+        features = sum(m.in_features + m.out_features for m in self.modules.values())
+        return 2 * rank * features
+
     @classmethod
     def from_config(cls, name: str, config: dict[str, Any], max_rank: int) -> BaseSpec:
         """Derive the modules of a Llama-architecture model from its Hugging Face configuration.

@@ -16,8 +16,9 @@ from loadtest.plan.arrivals import read_trace
 from loadtest.plan.scenario import Trace
 from loadtest.report.recorded import Recorded
 
-DEFAULT_SLOTS, HOST_TO_SLOTS = 4, 4
-"""The server's own defaults for `max_loras` and, times that, `max_cpu_loras`."""
+DEFAULT_SLOTS, HOST_TO_SLOTS = 16, 4
+"""The server's own slots on CPU, and how many times as many versions fit its host memory: a guess,
+where a report does not say either."""
 _COLUMNS = ("slots", "host", "replicas", "in slot", "in host", "TTFT P50", "TTFT P99", "E2E P99")
 
 

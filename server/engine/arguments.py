@@ -1,4 +1,4 @@
-"""From our settings to vLLM's arguments."""
+"""Turns our settings into vLLM's arguments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from server.engine import cpu
+from server.engine.device import defaults
+from server.engine.device.base_size import size_of
+from server.engine.device.device import Device
 from server.engine.worker.lora_gpu import OPERATOR_VERSION
 from server.settings import Settings, SettingsError
 
@@ -22,35 +25,37 @@ MANAGED = {
     "max-loras": "--max-loras",
     "max-lora-rank": "--max-lora-rank",
     "max-cpu-loras": "--max-cpu-loras",
-    "worker-extension-cls": "nothing: it is ours",
-    "lora-target-modules": "nothing: adapters touch the linear layers",
+    "worker-extension-cls": "nothing: the server needs its own",
+    "lora-target-modules": "nothing: adapters may change the linear layers only",
     "long-prefill-token-threshold": "--prefill-tokens",
+    "long-prefill-token-threshold-adaptive": "--prefill-tokens",
     "host": "--host",
     "port": "--port",
     "api-key": "`loraplex keys`",
     "api-server-count": "replicas of the whole server",
     "config": "LORAPLEX_ variables",
 }
-"""Arguments of vLLM that are ours to set, and what to use instead."""
+"""Arguments of vLLM that the server sets itself, and what the operator uses instead."""
 
 _GIB = 1 << 30
 
 _NEVER_FULL = 1 << 20
-"""Adapters in host memory, for vLLM: it would evict one that runs. Our own budget is a setting."""
+"""vLLM's own bound on adapters in host memory, which would evict adapters that are in use. The
+server keeps its own bound (`LORAPLEX_HOST_CACHE_GIB`), so vLLM's is never reached."""
 
 ADAPTED_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What the gate lets adapters touch. Wrapping embedding and head too would cost each step time,
-and each slot memory (three quarters of it on a small base), for nothing."""
+"""The layers that adapters may change; the gate rejects others. Embedding and head are left out:
+they would make each step slower and each slot larger (four times, on a small base)."""
 
 
-def engine_arguments(settings: Settings, base: str) -> Namespace:
-    """vLLM's parsed arguments for a base directory or hub id.
+def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace:
+    """Parse vLLM's arguments for a base directory or hub id.
 
     Raises:
-        SettingsError: a passed-through argument that vLLM doesn't know, or that is ours to set.
+        SettingsError: an argument in `LORAPLEX_ENGINE_ARGS` that vLLM doesn't know, or that the
+            server sets itself; or too little memory for the base on CPU.
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
@@ -60,13 +65,14 @@ def engine_arguments(settings: Settings, base: str) -> Namespace:
     parser = make_arg_parser(Parser(allow_abbrev=False))
     known = [option.lstrip("-") for option in parser._option_string_actions]
     _check_passed_through(settings.engine_args, known)
-    arguments = _from_settings(settings, base, on_cpu=current_platform.is_cpu())
+    arguments = _from_settings(settings, base, device)
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     if namespace.model_tag is not None:
-        raise SettingsError(f"{namespace.model_tag!r} is no flag; the base is named with --base")
+        raise SettingsError(f"{namespace.model_tag!r} is not a flag; the base is named with --base")
     namespace.lora_target_modules = list(ADAPTED_MODULES)
-    if current_platform.is_cuda() and settings.gpu_lora_kernels == "fused":
+    if not device.is_cpu and settings.gpu_lora_kernels == "fused":
         namespace.additional_config = _of_compiled_model(namespace.additional_config)
+    _bound_prefill(namespace, settings, base, device)
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
@@ -94,25 +100,43 @@ def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean --{nearest[0]}?" if nearest else ""
-            raise SettingsError(f"--{name} is no setting, and no engine argument of vLLM{hint}")
+            raise SettingsError(
+                f"--{name} is not a setting, and not an engine argument of vLLM{hint}"
+            )
 
 
-def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
+def _bound_prefill(namespace: Namespace, settings: Settings, base: str, device: Device) -> None:
+    """Set how many tokens of a long prompt one step computes. vLLM refuses more than a context."""
+    bounds = defaults.prefill(device, settings.prefill_tokens, step_tokens(namespace, device))
+    size = size_of(Path(base))
+    contexts = [settings.max_model_len, size.max_tokens if size else None]
+    namespace.long_prefill_token_threshold = min(
+        [bounds.threshold, *(tokens for tokens in contexts if tokens)]
+    )
+    namespace.long_prefill_token_threshold_adaptive = bounds.is_adaptive
+
+
+def step_tokens(namespace: Namespace, device: Device) -> int:
+    """Return how many tokens one step of the engine computes."""
+    return namespace.max_num_batched_tokens or device.step_tokens
+
+
+def _from_settings(settings: Settings, base: str, device: Device) -> list[str]:
     options: dict[str, object] = {
         "model": base,
         "served-model-name": settings.served_base_name,
         "dtype": settings.dtype,
         "quantization": settings.quantization,
-        # -1: the base's own, or what the KV cache holds. Llama 3.1's 131,072 tokens want 16 GiB.
+        # -1 takes the base's own context, or less if the KV cache holds less. Llama 3.1's context
+        # of 131,072 tokens needs 16 GiB.
         "max-model-len": settings.max_model_len or -1,
         "max-loras": settings.max_loras,
         "max-lora-rank": settings.max_lora_rank,
         "max-cpu-loras": _NEVER_FULL,
         "worker-extension-cls": "server.engine.worker.extension.WorkerExtension",
-        "kv-cache-memory-bytes": _kv_cache_bytes(settings, Path(base), on_cpu=on_cpu),
-        "long-prefill-token-threshold": prefill_tokens(settings),
+        "kv-cache-memory-bytes": _kv_cache_bytes(settings, base, device),
         "tool-call-parser": tool_call_parser(base),
-        # With vLLM's default, tool arguments that break the tool's schema come back.
+        # With vLLM's default, answers may contain tool arguments that break the tool's schema.
         "tool-strict-level": "parameter",
     }
     arguments = ["--enable-lora", "--enable-auto-tool-choice", "--no-use-tqdm-on-load"]
@@ -122,13 +146,17 @@ def _from_settings(settings: Settings, base: str, *, on_cpu: bool) -> list[str]:
     return arguments
 
 
-def _kv_cache_bytes(settings: Settings, base: Path, *, on_cpu: bool) -> int | None:
-    """An explicit size on CPU: vLLM's own measuring wants 92 % of the memory free."""
+def _kv_cache_bytes(settings: Settings, base: str, device: Device) -> int | None:
+    """Return the size of the KV cache; None leaves it to vLLM.
+
+    On CPU there is always a size: vLLM would measure the memory, and start only if 92 % is free.
+    """
     wanted = int(settings.kv_cache_gib * _GIB) if settings.kv_cache_gib else None
-    if not on_cpu:
+    if not device.is_cpu:
         return wanted
     machine = cpu.read_machine()
-    resident = cpu.resident_bytes(base, settings.max_loras, settings.max_lora_rank)
+    size = size_of(Path(base))
+    resident = (size.weights_bytes if size else 0) + (settings.host_cache_bytes or 0)
     if wanted is None:
         try:
             return cpu.kv_cache_bytes(machine, resident)
@@ -136,7 +164,7 @@ def _kv_cache_bytes(settings: Settings, base: Path, *, on_cpu: bool) -> int | No
             raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
     if wanted > (room := cpu.room_bytes(machine, resident)):
         log.warning(
-            "the KV cache of %.1f GiB (LORAPLEX_KV_CACHE_GIB) may not fit: base, adapter slots and "
+            "the KV cache of %.1f GiB (LORAPLEX_KV_CACHE_GIB) may not fit: base, adapters and "
             "processes leave %.1f GiB of memory",
             wanted / _GIB,
             room / _GIB,
@@ -144,23 +172,8 @@ def _kv_cache_bytes(settings: Settings, base: Path, *, on_cpu: bool) -> int | No
     return wanted
 
 
-def default_max_running() -> int:
-    """Prompts that are worth computing together: more make each slower, and all hardly faster."""
-    from vllm.platforms import current_platform
-
-    return 32 if current_platform.is_cpu() else 256
-
-
-def prefill_tokens(settings: Settings) -> int:
-    """What a step computes of a long prompt beside others: each of their tokens waits for it."""
-    from vllm.platforms import current_platform
-
-    wanted = settings.prefill_tokens or (64 if current_platform.is_cpu() else 512)
-    return min(wanted, settings.max_model_len or wanted)  # vLLM refuses to start with more
-
-
 def tool_call_parser(base: str) -> str:
-    """Llama 3's own format where the tokenizer knows its tag, else Hermes' (the bundled base)."""
+    """Return the format of tool calls: Llama 3's own if the tokenizer has its tag, or Hermes'."""
     tokenizer = Path(base) / "tokenizer.json"
     if Path(base).is_dir() and not (
         tokenizer.is_file() and "<|python_tag|>" in tokenizer.read_text(encoding="utf-8")

@@ -1,22 +1,20 @@
-"""On CPU: which processors the engine computes on, and how much memory its KV cache takes.
+"""Decides on CPU which processors the engine computes on, and how large its KV cache is.
 
-vLLM reads the machine for us: affinity, quota and memory limit of the container, NUMA nodes. It
-binds threads in worker processes only, and we run the model without one (see `environment`).
+vLLM reads the machine: affinity, the container's quota and memory limit, NUMA nodes. It binds
+threads in worker processes only. The engine runs the model without one (see `device/defaults.py`),
+so its threads are bound here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
-
-from adapters_registry.check.base import BaseSpec
 
 _GIB = 1 << 30
 
 PROCESSES_BYTES = int(1.5 * _GIB)
-"""What the server's process and the engine's hold besides weights, adapters and KV cache."""
+"""What the server's and the engine's process hold besides weights, adapters and KV cache."""
 
 SMALLEST_KV_BYTES = _GIB // 8
 
@@ -25,12 +23,12 @@ LARGEST_KV_BYTES = 16 * _GIB
 
 
 class TooLittleMemory(Exception):
-    """Base, adapter slots and processes leave no room for a KV cache."""
+    """Base, adapters and processes leave no room for a KV cache."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A logical processor, the physical core that it is part of, and its NUMA node."""
+    """A logical processor, its physical core, and its NUMA node."""
 
     number: int
     core: int
@@ -39,17 +37,18 @@ class Processor:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use of the machine."""
+    """The part of the machine that this process may use."""
 
     processors: tuple[Processor, ...]
     quota: int
-    """Whole processors' worth of time: the container's limit, or as many as there are."""
+    """How many processors' time the container may use, rounded to whole ones; without a limit, the
+    number of processors."""
     memory_bytes: int
-    """Free on the first processor's NUMA node, within the container's limit."""
+    """Free memory of the first processor's NUMA node, within the container's limit."""
 
 
 def read_machine() -> Machine:
-    """This machine, as far as affinity and container let this process use it."""
+    """Read this machine: what affinity and container let this process use."""
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
     from vllm.utils.torch_utils import available_cpu_count
 
@@ -57,18 +56,20 @@ def read_machine() -> Machine:
         Processor(cpu.id, cpu.physical_core, cpu.numa_node) for cpu in get_allowed_cpu_list()
     )
     node = get_memory_node_info(processors[0].node)
-    # A container's page cache counts as used there, though it gives way: hence the host's view.
+    # In a container's own figure the page cache counts as used, though it gives way to programs.
+    # So the host's figure of available memory is taken.
     memory = min(node.total_memory, psutil.virtual_memory().available)
     return Machine(processors, available_cpu_count(), memory)
 
 
 def openmp_variables(machine: Machine) -> dict[str, str]:
-    """OpenMP's environment for the engine's process.
+    """Return OpenMP's environment for the engine's process.
 
-    As vLLM does for its workers: one thread for each core of one NUMA node, the first processor's,
-    because vLLM takes all memory from there. A quota, of which OpenMP knows nothing, bounds the
-    threads: those beyond it would have all of them stopped for a part of each period. Whoever has a
-    quota shares the machine with others who would bind to the same processors: it binds to none.
+    As in vLLM's workers, there is one thread for each core of the first processor's NUMA node,
+    because vLLM takes all memory from that node. OpenMP doesn't know a container's quota, so the
+    quota bounds the threads here: with more threads, the system would stop all of them for a part
+    of each period. A container with a quota shares the machine with other containers. If all bound
+    their threads, they would bind them to the same processors, so here none is bound.
     """
     node = [cpu for cpu in machine.processors if cpu.node == machine.processors[0].node]
     one_per_core = {cpu.core: cpu.number for cpu in node}
@@ -79,35 +80,23 @@ def openmp_variables(machine: Machine) -> dict[str, str]:
     return variables
 
 
-def resident_bytes(base: Path, num_slots: int, max_rank: int) -> int:
-    """What the weights of a base directory take, and the adapter slots, which hold two bytes each.
-
-    Nothing is known of a base that is yet to be downloaded: 0.
-    """
-    if not base.is_dir():
-        return 0
-    weights = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    modules = BaseSpec.from_directory(base, max_rank).modules.values()
-    features = sum(shape.in_features + shape.out_features for shape in modules)
-    return weights + num_slots * max_rank * features * 2
-
-
 def kv_cache_bytes(machine: Machine, resident: int) -> int:
-    """An eighth of what weights and adapter slots leave, 1 to 16 GiB where it fits.
+    """Return an eighth of what weights and adapters leave, but 1 to 16 GiB if that fits.
 
     Raises:
-        TooLittleMemory: they leave next to nothing.
+        TooLittleMemory: they leave less than `SMALLEST_KV_BYTES`.
     """
     room = room_bytes(machine, resident)
     if room < SMALLEST_KV_BYTES:
         raise TooLittleMemory(
-            f"{machine.memory_bytes / _GIB:.1f} GiB of memory are free, and weights and adapter "
-            f"slots ({resident / _GIB:.1f}) and processes ({PROCESSES_BYTES / _GIB:.1f}) "
-            "leave no room for a KV cache: give it more memory, or a smaller or 4-bit base"
+            f"{machine.memory_bytes / _GIB:.1f} GiB of memory are free, and weights and adapters "
+            f"({resident / _GIB:.1f}) and processes ({PROCESSES_BYTES / _GIB:.1f}) leave no room "
+            "for a KV cache: choose a machine with more memory, a smaller or 4-bit base, or lower "
+            "LORAPLEX_MAX_LORAS"
         )
     return min(room, max(_GIB, min(LARGEST_KV_BYTES, room // 8)))
 
 
 def room_bytes(machine: Machine, resident: int) -> int:
-    """What weights, adapter slots and processes leave of the memory; may be negative."""
+    """Return what weights, adapters and processes leave of the memory. It may be negative."""
     return machine.memory_bytes - resident - PROCESSES_BYTES

@@ -1,17 +1,21 @@
-"""Process-wide defaults that vLLM and its libraries read from the environment.
+"""Sets the environment variables that vLLM and its libraries read.
 
-Set before vLLM is imported; what the operator has set stays.
+This must be done before vLLM is imported. Variables that the operator has set stay as they are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from server.engine.device import defaults
+from server.engine.device.device import is_cpu_build
+
 SERVER_PID = "_LORAPLEX_SERVER_PID"
-"""Tells the engine's processes whose death they must not survive."""
+"""Tells the engine's processes which process is the server: they end when it ends."""
 
 CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
 """Tells the engine's processes which LoRA operators to use on CPU: the setting's value."""
@@ -26,7 +30,10 @@ _GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
 _VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 
 _THREADS = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", _VLLMS_THREADS)
-"""Whoever sets one of these has decided about the engine's threads."""
+"""An operator who sets one of these decides about all of the engine's threads."""
+
+_COMPILERS = ("/usr/local/cuda/bin/nvcc",)
+"""Where CUDA's compiler is found beside PATH and CUDA_HOME."""
 
 _QUIET = {
     "HF_HUB_VERBOSITY": "error",
@@ -36,33 +43,28 @@ _QUIET = {
     "TORCH_LOGS": "-torch._library",
     "TQDM_DISABLE": "1",
 }
-"""What the engine's processes print at start concerns nobody who serves with it."""
-
-_DEFAULTS = {
-    # How long a thread spins at a barrier before it sleeps; by default for milliseconds. With one
-    # other busy process on two cores a token then took up to 1,700 ms, and 60 so. It costs a fifth
-    # of the speed on a machine of its own: set it to 300000 there.
-    "GOMP_SPINCOUNT": "1000",
-    # The engine's process runs the model itself: a worker process would import everything once
-    # more and cost each step a message there and back. With several workers vLLM has them anyway.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The first request with log-probabilities would compile for 12-21 s and stall every stream.
-    "TORCH_COMPILE_DISABLE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+"""The engine's processes log pages at start. Only `--log-level debug` shows them."""
 
 
-def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> None:
-    """Set the defaults; a base on disk also keeps the engine's libraries from asking a hub."""
-    defaults = _DEFAULTS | ({} if log_level == "debug" else _QUIET)
-    if _VLLMS_THREADS in os.environ:  # which vLLM obeys in worker processes only
-        del defaults["VLLM_ENABLE_V1_MULTIPROCESSING"]
-    for name, value in defaults.items():
+def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_dir: Path) -> None:
+    """Set the defaults for this device.
+
+    If the base is a directory, the engine's libraries are kept from asking a hub.
+    """
+    is_cpu = is_cpu_build()
+    variables = {} if log_level == "debug" else dict(_QUIET)
+    variables |= defaults.environment(
+        is_cpu=is_cpu,
+        has_cuda_compiler=not is_cpu and _has_cuda_compiler(),
+        cache=Path(os.environ.get("XDG_CACHE_HOME") or data_dir.absolute() / "cache"),
+    )
+    if _VLLMS_THREADS in os.environ:  # vLLM obeys it in worker processes only
+        variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
-    # The library reads its environment now: registering may ask a hub from this process, unless
-    # the operator has forbidden it, and only the engine's processes may not.
+    # The library reads its environment when it is imported, which is now: this process may ask a
+    # hub when an adapter is registered (unless the operator has forbidden it), while the engine's
+    # processes may not.
     import huggingface_hub.constants  # noqa: F401
 
     if Path(base).is_dir():
@@ -70,6 +72,23 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str) -> Non
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ[SERVER_PID] = str(os.getpid())
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
+
+
+def _has_cuda_compiler() -> bool:
+    in_home = Path(os.environ.get("CUDA_HOME", "/"), "bin", "nvcc")
+    return bool(shutil.which("nvcc")) or any(Path(p).is_file() for p in (in_home, *_COMPILERS))
+
+
+def compiling(engine_args: Sequence[str]) -> str:
+    """Say which compilers the engine uses on a GPU, and which setting switches one off."""
+    compiled = "torch.compile and CUDA graphs are on"
+    if "--enforce-eager" in engine_args:
+        compiled = "torch.compile and CUDA graphs are off (--enforce-eager)"
+    elif os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        compiled = "torch.compile is off (TORCH_COMPILE_DISABLE)"
+    if os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == "0":
+        compiled += ", FlashInfer's sampler is off (it needs nvcc)"
+    return compiled
 
 
 def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:
@@ -95,9 +114,10 @@ def gpu_lora_tiles() -> Path | None:
 
 @contextlib.contextmanager
 def threads(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have the processes started meanwhile read OpenMP's variables, unless the operator sets any.
+    """Set OpenMP's variables for the processes that are started within this context.
 
-    Not for this process: a bound OpenMP binds the thread that imports it too.
+    Does nothing if the operator has set one of them. This process must not see them: an OpenMP
+    that binds its threads also binds the thread that imports it.
     """
     if any(name in os.environ for name in _THREADS):
         yield

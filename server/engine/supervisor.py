@@ -19,7 +19,9 @@ from starlette.datastructures import State
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine import cpu, environment
-from server.engine.arguments import default_max_running, engine_arguments, prefill_tokens
+from server.engine.arguments import engine_arguments, step_tokens
+from server.engine.device import defaults
+from server.engine.device.device import read_device
 from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
@@ -45,6 +47,8 @@ WARM_UP_SECONDS = 600.0
 RESTART_WINDOW_SECONDS = 600.0
 STOP_SECONDS = 1.0
 
+_MOST_LOGPROBS = 20
+"""vLLM's own bound for a request."""
 _WARM_UP_SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}}'
 _WHY_NOT = {
     EngineState.STARTING: "the engine is starting",
@@ -63,9 +67,15 @@ class EngineSupervisor(AdapterLoading):
         self.generation = 0
         self.app_state = State()
         self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path)
-        self._arguments: Namespace = engine_arguments(settings, base)
-        self.max_running = settings.max_running or default_max_running()
-        self.prefill_tokens = prefill_tokens(settings)
+        device = read_device()
+        self._arguments: Namespace = engine_arguments(settings, base, device)
+        tokens = step_tokens(self._arguments, device)
+        default_running = defaults.max_running(device, self._arguments.max_num_seqs)
+        self.max_running = settings.max_running or default_running
+        self.prefill_tokens = defaults.prefill(
+            device, settings.prefill_tokens, tokens
+        ).tenant_tokens
+        self._stop_seconds = defaults.stop_seconds(device)
         self._max_restarts = settings.max_engine_restarts
         self._client: AsyncLLM | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -201,10 +211,16 @@ class EngineSupervisor(AdapterLoading):
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
     async def _warm_up(self) -> None:
-        """Do at start what the first request of its kind would wait for: a token, a grammar."""
+        """Do what the first request of its kind would wait for, and all streams with it.
+
+        Kernels for log-probabilities and for sampling by top-p and top-k are compiled (on a GPU),
+        and a grammar is built.
+        """
         from vllm.sampling_params import StructuredOutputsParams
 
         await self._generate_one_token(WARM_UP_SECONDS)
+        await self._generate(WARM_UP_SECONDS, logprobs=_MOST_LOGPROBS, prompt_logprobs=1)
+        await self._generate(WARM_UP_SECONDS, temperature=0.8, top_p=0.9, top_k=40, seed=1)
         await self._generate(
             WARM_UP_SECONDS, structured_outputs=StructuredOutputsParams(json=_WARM_UP_SCHEMA)
         )
@@ -222,7 +238,7 @@ class EngineSupervisor(AdapterLoading):
         from vllm import SamplingParams
 
         assert self._client is not None
-        sampling = SamplingParams(max_tokens=1, temperature=0.0, **parameters)
+        sampling = SamplingParams(**{"max_tokens": 1, "temperature": 0.0, **parameters})
         prompt = {"prompt": "Hello"}
         token_logprob = math.nan
         async with asyncio.timeout(seconds):
@@ -236,7 +252,7 @@ class EngineSupervisor(AdapterLoading):
     def _discard_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.shutdown(timeout=STOP_SECONDS)
+            client.shutdown(timeout=self._stop_seconds)
         self._probed_at, self._poisoned = -math.inf, False
 
 

@@ -63,12 +63,13 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         own_data_dir(settings),
     ):
         base = prepare_base(settings, announce)
-        prepare_environment(base, settings.log_level, settings.cpu_lora_kernels)
+        prepare_environment(base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir)
         choose_gpu_lora(
             settings.gpu_lora_kernels,
             settings.gpu_lora_loading,
             settings.gpu_lora_tiles_file.absolute(),
         )
+        settings = fit_to_device(settings, config_directory(base), announce)
         registry = open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)

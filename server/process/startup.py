@@ -97,17 +97,28 @@ def base_spec(base: str, max_rank: int) -> BaseSpec:
     """Read the base's modules from its directory or, for a hub id, from the hub's configuration.
 
     Raises:
-        ValueError: the configuration cannot be fetched, or is not that of a Llama model.
+        SettingsError: the configuration cannot be fetched.
+        ValueError: it is not that of a Llama model.
     """
-    directory, name = Path(base), ""
-    if not directory.is_dir():
-        from huggingface_hub import hf_hub_download
+    name = "" if Path(base).is_dir() else base
+    return BaseSpec.from_directory(config_directory(base), max_rank, name)
 
-        try:
-            directory, name = Path(hf_hub_download(base, "config.json")).parent, base
-        except OSError as error:
-            raise ValueError(
-                f"cannot get {base} from the Hugging Face hub ({type(error).__name__}): check the "
-                "connection and HF_TOKEN, or name a model directory"
-            ) from error
-    return BaseSpec.from_directory(directory, max_rank, name)
+
+def config_directory(base: str) -> Path:
+    """Return a directory that holds `config.json` of a base: its own, or the hub's cache.
+
+    Raises:
+        SettingsError: the hub cannot be reached, or does not have it.
+    """
+    if (directory := Path(base)).is_dir():
+        return directory
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(base, "config.json")).parent
+    except OSError as error:
+        raise SettingsError(
+            f"LORAPLEX_BASE (--base): cannot get {base} from the Hugging Face hub "
+            f"({type(error).__name__}): check the connection and HF_TOKEN, or name a model "
+            "directory"
+        ) from error

@@ -38,6 +38,7 @@ class HostCache:
         states: VersionStates,
         load_seconds: float,
         leave_slot: Callable[[int], None],
+        largest_bytes: int | None = None,
     ) -> None:
         """`fetches`: the threads that bring files from the origin.
 
@@ -46,6 +47,7 @@ class HostCache:
         self._engine, self._content, self._fetches = engine, content, fetches
         self._generation = engine.generation
         self._load_seconds, self._leave_slot = load_seconds, leave_slot
+        self._largest_bytes = largest_bytes
         self.states = states
         self.versions: dict[int, VersionRecord] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
@@ -87,13 +89,19 @@ class HostCache:
 
     def prefetch(self, version: VersionRecord) -> None:
         """Begin to load a version that nobody may use yet, if no other has to wait for that."""
-        if self.has_spare_room():
+        if self.has_spare_room(version):
             self._start(version)
 
-    def has_spare_room(self) -> bool:
-        """Whether one more fits beside those that are coming, and nobody has to wait for that."""
-        num_coming = len(self._loads) + 1
-        return self.states.to_evict(num_coming, spare_waiting=True) is not None
+    def has_spare_room(self, version: VersionRecord) -> bool:
+        """Return True if a version fits beside those being loaded without evicting a wanted one."""
+        coming = [self.states[version_id].num_bytes for version_id in self._loads]
+        coming.append(self._num_bytes(version))
+        return self.states.to_evict(coming, spare_waiting=True) is not None
+
+    def _num_bytes(self, version: VersionRecord) -> int:
+        """Return what a version takes in host memory, at most. Files may hold float32."""
+        size = version.size_bytes
+        return size if self._largest_bytes is None else min(size, self._largest_bytes)
 
     async def until_loaded(self, version: VersionRecord) -> None:
         """Wait for a load that is under way, however it ends."""
@@ -143,6 +151,7 @@ class HostCache:
             await asyncio.wait([eviction])
         self.versions[version.version_id] = version
         entry = self.states[version.version_id]
+        entry.num_bytes = self._num_bytes(version)
         entry.on(Event.WANTED)
         async with self._reported(version, entry):
             self.require_same_engine()
@@ -180,11 +189,15 @@ class HostCache:
             metrics.ADAPTER_LOAD_SECONDS.labels(tier.value, outcome).observe(seconds)
 
     async def _make_room(self, entry: VersionEntry) -> None:
-        """Send off whom the newcomer needs the place of, as soon as that is possible.
+        """Evict enough versions to make room, and wait until that is possible.
 
-        What is leased holds a slot, and of these there are fewer than places in host memory.
+        It always becomes possible: leased versions hold slots, and host memory has room for the
+        adapters of all slots.
         """
-        while (leaving := self.states.to_evict(1, spare_waiting=not entry.leases)) is None:
+        while True:
+            leaving = self.states.to_evict([entry.num_bytes], spare_waiting=not entry.leases)
+            if leaving is not None:
+                break
             await asyncio.sleep(ROOM_POLL_SECONDS)
         entry.on(Event.FETCHED)  # at once: from here on it counts
         for version_id in leaving:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,6 +59,8 @@ class Leases:
             linger_seconds=LINGER_SECONDS,
             slot_wait_seconds=settings.slot_wait_seconds,
             load_seconds=settings.load_seconds,
+            host_bytes=math.inf if settings.host_cache_bytes is None else settings.host_cache_bytes,
+            largest_bytes=registry.base.adapter_bytes(settings.max_lora_rank),
         )
         return cls(engine, registry, limits, settings.retire_seconds)
 

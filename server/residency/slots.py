@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ class Limits:
     linger_seconds: float
     slot_wait_seconds: float
     load_seconds: float
+    host_bytes: float = math.inf
+    """Bound on adapters in host memory, beside their number (`host`)."""
+    largest_bytes: int | None = None
+    """What one adapter takes at most, at the largest rank; None where that isn't known."""
 
 
 Install = asyncio.Task[None]
@@ -55,9 +60,15 @@ class EngineSlots:
             limits.linger_seconds,
             limits.max_running_per_tenant,
         )
-        residency = VersionStates(limits.host, self.slots.holds)
+        residency = VersionStates(limits.host, self.slots.holds, limits.host_bytes)
         self.host = HostCache(
-            engine, content, fetches, residency, limits.load_seconds, self._leave_slot
+            engine,
+            content,
+            fetches,
+            residency,
+            limits.load_seconds,
+            self._leave_slot,
+            largest_bytes=limits.largest_bytes,
         )
         self._installs: dict[int, Install] = {}
         self._waiting: dict[SlotTicket, asyncio.Future[Install]] = {}
@@ -103,7 +114,7 @@ class EngineSlots:
     async def prefetch(self, version: VersionRecord) -> None:
         """Bring a version to host memory, if that sends off nothing in use."""
         self.host.entry(version)
-        if self.host.has_spare_room():
+        if self.host.has_spare_room(version):
             await self.host.load(version)
 
     def pin(self, version: VersionRecord) -> None:

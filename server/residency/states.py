@@ -16,6 +16,7 @@ weights leave. A failed version is tried again when its pause is over.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -84,6 +85,8 @@ class VersionEntry:
     retired: bool = False
     """Out of service: it leaves with its last request."""
     used_at: float = 0.0
+    num_bytes: int = 0
+    """What its weights take in host memory, at most."""
     error: str = ""
     failures: int = 0
     retry_at: float = 0.0
@@ -122,9 +125,14 @@ class VersionEntry:
 class VersionStates:
     """The versions that one engine has, had or wants, by engine id."""
 
-    def __init__(self, host_budget: int, in_slot: Callable[[int], bool]) -> None:
-        """`host_budget`: versions in the engine's host memory, those in slots among them."""
-        self._budget, self._in_slot = host_budget, in_slot
+    def __init__(
+        self, host_budget: int, in_slot: Callable[[int], bool], host_bytes: float = math.inf
+    ) -> None:
+        """Bound the engine's host memory, which also holds the versions that are in slots.
+
+        `host_budget` is the largest number of versions, `host_bytes` of bytes.
+        """
+        self._budget, self._in_slot, self._host_bytes = host_budget, in_slot, host_bytes
         self._entries: dict[int, VersionEntry] = {}
 
     def __getitem__(self, version_id: int) -> VersionEntry:
@@ -148,19 +156,26 @@ class VersionStates:
             return True
         return False
 
-    def to_evict(self, num_coming: int, *, spare_waiting: bool) -> list[int] | None:
-        """Which versions must leave so that `num_coming` more fit; None: they can't fit now.
+    def to_evict(self, coming_bytes: list[int], *, spare_waiting: bool) -> list[int] | None:
+        """Choose which versions leave so that more fit, whose sizes are `coming_bytes`.
 
-        Never one that is leased or pinned; first those that nobody waits for (`spare_waiting`:
-        only those), then those without a slot, then the least recently used.
+        Leased and pinned versions stay. Versions that no request waits for leave first (with
+        `spare_waiting` only those), then versions without a slot, then those that were used least
+        recently. Returns None if the new ones can't fit now.
         """
-        num_in_memory = sum(entry.in_memory for entry in self._entries.values())
-        surplus = max(0, num_in_memory + num_coming - self._budget)
+        in_memory = [entry.num_bytes for entry in self._entries.values() if entry.in_memory]
+        surplus = len(in_memory) + len(coming_bytes) - self._budget
+        surplus_bytes = sum(in_memory) + sum(coming_bytes) - self._host_bytes
         candidates = sorted(
             (entry.waiting > 0, self._in_slot(version_id), entry.used_at, version_id)
             for version_id, entry in self._entries.items()
             if entry.evictable and not (spare_waiting and entry.waiting)
         )
-        if len(candidates) < surplus:
-            return None
-        return [version_id for *_, version_id in candidates[:surplus]]
+        leaving: list[int] = []
+        for *_, version_id in candidates:
+            if surplus <= 0 and surplus_bytes <= 0:
+                break
+            leaving.append(version_id)
+            surplus -= 1
+            surplus_bytes -= self._entries[version_id].num_bytes
+        return leaving if surplus <= 0 and surplus_bytes <= 0 else None

@@ -12,6 +12,7 @@ import random
 import time
 from collections import defaultdict
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 
 from server.bundled_base import ensure_bundled_base
@@ -25,7 +26,7 @@ PHASES = {"decode": (16, 32, 64), "prefill": (4, 900, 1), "single stream": (1, 3
 
 def engine(base: str, with_lora: bool, channel: Connection) -> None:
     """Answer (prompts, tokens out) with the seconds that they took; end with the channel."""
-    prepare_environment(base, "info", "grouped")
+    prepare_environment(base, "info", "grouped", Path("var"))
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from pathlib import Path
 from statistics import median
 
 from server.bundled_base import ensure_bundled_base
@@ -20,7 +21,7 @@ PHASES = {"prefill": (1, 1200, 1), "decode": (16, 32, 64), "single stream": (1, 
 
 def main() -> None:
     base = str(ensure_bundled_base())
-    prepare_environment(base, "info", "grouped")
+    prepare_environment(base, "info", "grouped", Path("var"))
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner

@@ -28,7 +28,7 @@ class Version:
 async def running_engine(**settings: Any) -> AsyncIterator[EngineSupervisor]:
     """Start an engine on the bundled base, and end it."""
     base = str(ensure_bundled_base())
-    prepare_environment(base, "error", "grouped")
+    prepare_environment(base, "error", "grouped", Path("var"))
     engine = EngineSupervisor(Settings(**settings), base, Path)
     ready = asyncio.Event()
     run = asyncio.create_task(engine.run(ready.set))

@@ -158,8 +158,9 @@ def test_a_base_on_disk_keeps_the_engine_offline_and_not_registrations(
     commit = hub.push(REPO, files_of(make_adapter()))
     prepare = f"""
 import os
+from pathlib import Path
 from server.engine.environment import prepare_environment
-prepare_environment({str(tmp_path)!r}, "info", "grouped")
+prepare_environment({str(tmp_path)!r}, "info", "grouped", Path("var"))
 print(os.environ["HF_HUB_OFFLINE"])
 """
     assert run(prepare + ASK, HF_ENDPOINT=hub.endpoint).split() == ["1", f"hf://{REPO}@{commit}"]

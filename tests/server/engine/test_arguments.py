@@ -1,13 +1,23 @@
+from argparse import Namespace
+
 import pytest
 
+from server.engine import arguments as engine_module
 from server.engine import cpu
 from server.engine.arguments import engine_arguments, tool_call_parser
+from server.engine.device.base_size import BaseSize
+from server.engine.device.device import Device
 from server.settings import Settings, SettingsError
+from tests.server.engine.device.devices import CPU, H200, L40
+
+
+def parsed(settings: Settings, base: str = "org/model", device: Device = CPU) -> Namespace:
+    return engine_arguments(settings, base, device)
 
 
 def test_settings_become_arguments() -> None:
     settings = Settings(max_loras=3, max_lora_rank=8, kv_cache_gib=1.5, dtype="bfloat16")
-    arguments = engine_arguments(settings, "org/model")
+    arguments = parsed(settings)
     assert (arguments.model, arguments.served_model_name) == ("org/model", ["base"])
     assert (arguments.enable_lora, arguments.max_loras, arguments.max_cpu_loras > 10_000) == (
         True,
@@ -17,7 +27,7 @@ def test_settings_become_arguments() -> None:
     assert arguments.kv_cache_memory_bytes == int(1.5 * 2**30)
     assert arguments.max_model_len == -1, "the longest that the KV cache holds"
     assert arguments.long_prefill_token_threshold == 64
-    assert engine_arguments(Settings(max_model_len=16), "m").long_prefill_token_threshold == 16
+    assert parsed(Settings(max_model_len=16)).long_prefill_token_threshold == 16
     assert arguments.lora_modules is None
     assert "q_proj" in arguments.lora_target_modules
     assert "lm_head" not in arguments.lora_target_modules
@@ -31,19 +41,32 @@ def test_memory_decides_about_the_kv_cache(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cpu, "read_machine", lambda: SMALL_MACHINE)
-    assert engine_arguments(Settings(), "org/model").kv_cache_memory_bytes == GIB
+    assert parsed(Settings()).kv_cache_memory_bytes == GIB
     assert not caplog.records
-    greedy = engine_arguments(Settings(kv_cache_gib=3), "org/model")
+    greedy = parsed(Settings(kv_cache_gib=3))
     assert greedy.kv_cache_memory_bytes == 3 * GIB
     assert "LORAPLEX_KV_CACHE_GIB" in caplog.text
-    monkeypatch.setattr(cpu, "resident_bytes", lambda *_: 3 * GIB)
+    large = BaseSize(3 * GIB, 1, 1, 1)
+    monkeypatch.setattr(engine_module, "size_of", lambda _base: large)
     with pytest.raises(SettingsError, match=r"LORAPLEX_BASE .* more memory"):
-        engine_arguments(Settings(), "org/model")
+        parsed(Settings())
+
+
+def test_on_a_gpu_a_prompt_has_at_least_a_quarter_of_a_step() -> None:
+    arguments = parsed(Settings(), device=H200)
+    assert arguments.long_prefill_token_threshold == 2048
+    assert arguments.long_prefill_token_threshold_adaptive
+    assert arguments.kv_cache_memory_bytes is None
+    set_by_hand = parsed(Settings(prefill_tokens=100), device=L40)
+    assert set_by_hand.long_prefill_token_threshold == 100
+    assert not set_by_hand.long_prefill_token_threshold_adaptive
+    own_step = parsed(Settings(engine_args=("--max-num-batched-tokens", "16384")), device=L40)
+    assert own_step.long_prefill_token_threshold == 4096
 
 
 def test_other_engine_arguments_pass_through() -> None:
     settings = Settings(engine_args=("--max-num-seqs", "7", "--max_num_batched_tokens=512"))
-    arguments = engine_arguments(settings, "org/model")
+    arguments = parsed(settings)
     assert (arguments.max_num_seqs, arguments.max_num_batched_tokens) == (7, 512)
 
 
@@ -60,7 +83,7 @@ def test_other_engine_arguments_pass_through() -> None:
 )
 def test_arguments_that_cannot_be_passed(given: tuple[str, ...], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as error:
-        engine_arguments(Settings(engine_args=given), "org/model")
+        parsed(Settings(engine_args=given))
     assert "\n" not in str(error.value)
 
 

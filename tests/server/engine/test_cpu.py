@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -7,11 +6,8 @@ import pytest
 from server.engine import cpu
 from server.engine.cpu import Machine, Processor, TooLittleMemory, openmp_variables
 from server.engine.environment import prepare_environment, threads
-from tests.llama import LLAMA31_8B
-from tests.tiny import TINY_BASE
 
 GIB = 1 << 30
-SLOT_RANK = 16
 
 
 def machine(
@@ -74,17 +70,6 @@ def test_too_little_memory_is_said_with_what_takes_it() -> None:
         cpu.kv_cache_bytes(machine(2, gib=8), 15 * GIB)
 
 
-def test_weights_and_slots_are_resident(tmp_path: Path) -> None:
-    assert cpu.resident_bytes(Path("org/model"), 4, SLOT_RANK) == 0
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA31_8B))
-    slots = cpu.resident_bytes(tmp_path, 4, SLOT_RANK)
-    assert slots == 4 * SLOT_RANK * 2 * 32 * (8192 * 2 + 5120 * 2 + 18432 * 3)
-    (tmp_path / "config.json").write_text(json.dumps(TINY_BASE))
-    (tmp_path / "model-1.safetensors").write_bytes(bytes(1000))
-    (tmp_path / "model-2.safetensors").write_bytes(bytes(500))
-    assert cpu.resident_bytes(tmp_path, 0, 1) == 1500
-
-
 def test_this_machine_can_be_read() -> None:
     found = cpu.read_machine()
     assert {processor.number for processor in found.processors} == os.sched_getaffinity(0)
@@ -110,12 +95,31 @@ def test_who_sets_one_variable_decides_about_all(
     assert os.environ[name] == "0-3"
 
 
+def prepared(monkeypatch: pytest.MonkeyPatch, **given: str) -> dict[str, str]:
+    monkeypatch.setattr(os, "environ", dict(given))
+    prepare_environment("org/model", "info", "grouped", Path("data"))
+    return dict(os.environ)
+
+
 def test_vllms_own_binding_gets_the_worker_process_that_obeys_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "environ", {})
-    prepare_environment("org/model", "info", "grouped")
-    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    monkeypatch.setattr(os, "environ", {"VLLM_CPU_OMP_THREADS_BIND": "0-3"})
-    prepare_environment("org/model", "info", "grouped")
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+    assert prepared(monkeypatch)["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    bound = prepared(monkeypatch, VLLM_CPU_OMP_THREADS_BIND="0-3")
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in bound
+
+
+def test_what_the_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepared(monkeypatch)["TORCH_COMPILE_DISABLE"] == "1"
+    found = prepared(monkeypatch, TORCH_COMPILE_DISABLE="0")
+    assert found["TORCH_COMPILE_DISABLE"] == "0"
+
+
+def test_on_a_gpu_compiled_models_are_kept_in_the_data_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.engine.environment.is_cpu_build", lambda: False)
+    found = prepared(monkeypatch, PATH="/nowhere")
+    assert found["VLLM_CACHE_ROOT"] == str(Path("data").absolute() / "cache" / "vllm")
+    assert "TORCH_COMPILE_DISABLE" not in found
+    assert prepared(monkeypatch, XDG_CACHE_HOME="/c")["VLLM_CACHE_ROOT"] == "/c/vllm"

@@ -8,6 +8,7 @@ from vllm.scalar_type import scalar_types
 
 from server.engine.arguments import engine_arguments
 from server.settings import Settings
+from tests.server.engine.device.devices import H100
 from training.quantization.w4a16 import GROUP_SIZES
 
 AMPERE = 80
@@ -36,5 +37,6 @@ def test_marlin_and_machete_take_what_quantize_writes(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("method", ["compressed-tensors", "awq_marlin", "gptq_marlin"])
 def test_the_setting_names_methods_that_vllm_runs_there(method: str) -> None:
-    assert engine_arguments(Settings(quantization=method), "org/model").quantization == method
+    settings = Settings(quantization=method)
+    assert engine_arguments(settings, "org/model", H100).quantization == method
     assert get_quantization_config(method).get_min_capability() <= AMPERE

@@ -55,27 +55,42 @@ def four(in_slot: int = 0) -> VersionStates:
 
 def test_least_recently_used_leave_first_and_those_in_slots_last() -> None:
     residency = four(in_slot=4)
-    assert residency.to_evict(0, spare_waiting=False) == []
-    assert residency.to_evict(2, spare_waiting=False) == [2, 3]
+    assert residency.to_evict([], spare_waiting=False) == []
+    assert residency.to_evict([0] * 2, spare_waiting=False) == [2, 3]
     residency[2].leases, residency[3].pinned = 1, True
-    assert residency.to_evict(2, spare_waiting=False) == [1, 4]
-    assert residency.to_evict(3, spare_waiting=False) is None
+    assert residency.to_evict([0] * 2, spare_waiting=False) == [1, 4]
+    assert residency.to_evict([0] * 3, spare_waiting=False) is None
+
+
+def test_bytes_bound_host_memory_too() -> None:
+    residency = VersionStates(100, lambda _id: False, host_bytes=10)
+    for version_id, num_bytes in ((1, 6), (2, 1), (3, 3)):
+        entry = residency[version_id]
+        entry.state, entry.num_bytes, entry.used_at = State.READY, num_bytes, version_id
+    assert residency.to_evict([], spare_waiting=False) == []
+    assert residency.to_evict([5], spare_waiting=False) == [1]
+    assert residency.to_evict([7], spare_waiting=False) == [1, 2]
+    assert residency.to_evict([5, 5], spare_waiting=False) == [1, 2, 3]
+    assert residency.to_evict([11], spare_waiting=False) is None
+    residency[1].leases = 1
+    assert residency.to_evict([4], spare_waiting=False) == [2, 3]
+    assert residency.to_evict([5], spare_waiting=False) is None
 
 
 def test_who_is_waited_for_leaves_last_and_only_for_one_that_has_its_slot() -> None:
     residency = four()
     residency[2].waiting = residency[4].waiting = 1
-    assert residency.to_evict(3, spare_waiting=False) == [3, 1, 4]
-    assert residency.to_evict(2, spare_waiting=True) == [3, 1]
-    assert residency.to_evict(3, spare_waiting=True) is None
+    assert residency.to_evict([0] * 3, spare_waiting=False) == [3, 1, 4]
+    assert residency.to_evict([0] * 2, spare_waiting=True) == [3, 1]
+    assert residency.to_evict([0] * 3, spare_waiting=True) is None
 
 
 def test_who_is_leaving_counts_no_more_unless_it_still_runs() -> None:
     residency = four()
     residency[1].on(Event.EVICTED)
-    assert residency.to_evict(1, spare_waiting=False) == []
+    assert residency.to_evict([0], spare_waiting=False) == []
     residency[1].leases = 1
-    assert residency.to_evict(1, spare_waiting=False) == [4]
+    assert residency.to_evict([0], spare_waiting=False) == [4]
 
 
 def test_forgotten_is_what_is_neither_there_nor_wanted() -> None:
@@ -110,7 +125,7 @@ class Lives(RuleBasedStateMachine):
     def make_room(self, version_id: int) -> None:
         resident = self.residency[version_id]
         if resident.state is State.FETCHING:
-            leaving = self.residency.to_evict(1, spare_waiting=False)
+            leaving = self.residency.to_evict([0], spare_waiting=False)
             if leaving is None:
                 return
             resident.on(Event.FETCHED)

@@ -1,0 +1,84 @@
+"""How much memory a base needs: weights, adapter slots, KV cache. Read from its directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adapters_registry.check.base import BaseSpec, quantization_of
+
+_BF16_BYTES = 2
+_BYTES_PER_WEIGHT = {"": 2.0, "nf4": 2.0, "fp8": 1.0}
+"""Of a linear layer, by quantization (a base rounded to NF4 is stored in BF16). Others have four
+bits and a scale: 0.5625."""
+
+
+@dataclass(frozen=True)
+class BaseSize:
+    """Sizes of one base, for the whole model (not for each GPU)."""
+
+    weights_bytes: int
+    slot_bytes_per_rank: int
+    """An adapter slot in BF16 on every linear layer, for each unit of the largest rank."""
+    kv_bytes_per_token: int
+    """The KV cache in BF16."""
+    max_tokens: int
+    """The longest context that the base was trained for."""
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> BaseSize:
+        """Read `config.json` and the sizes of the weight files.
+
+        Raises:
+            OSError: there is no readable `config.json`.
+            ValueError: it doesn't describe a Llama model.
+        """
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        size = cls.from_config(config)
+        return replace(size, weights_bytes=_bytes_of_weights(directory) or size.weights_bytes)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> BaseSize:
+        """Compute everything from a Hugging Face configuration; the weights are an estimate.
+
+        Raises:
+            ValueError: it doesn't describe a Llama model.
+        """
+        try:
+            modules = BaseSpec.from_config("the base", config, max_rank=1).modules
+            hidden, num_layers = config["hidden_size"], config["num_hidden_layers"]
+            tables = 1 if config.get("tie_word_embeddings") else 2
+            num_embedding = tables * config["vocab_size"] * hidden
+            key_value = modules["model.layers.0.self_attn.k_proj"].out_features
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"config.json is not a model configuration: {error}") from None
+        num_linear = sum(m.in_features * m.out_features for m in modules.values())
+        bytes_per_weight = _BYTES_PER_WEIGHT.get(quantization_of(config), 0.5625)
+        features = sum(m.in_features + m.out_features for m in modules.values())
+        return cls(
+            weights_bytes=round(num_linear * bytes_per_weight) + num_embedding * _BF16_BYTES,
+            slot_bytes_per_rank=features * _BF16_BYTES,
+            kv_bytes_per_token=2 * num_layers * key_value * _BF16_BYTES,
+            max_tokens=int(config.get("max_position_embeddings") or 2048),
+        )
+
+
+def size_of(directory: Path) -> BaseSize | None:
+    """Return the size of a base; None if it can't be read. Whoever loads the base then says why."""
+    try:
+        return BaseSize.from_directory(directory)
+    except (OSError, ValueError):
+        return None
+
+
+def _bytes_of_weights(directory: Path) -> int:
+    """Return what the weight files hold; 0 if some are yet to be downloaded."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        named = {file.name for file in directory.glob("*.safetensors")}
+    files = [directory / name for name in named]
+    return sum(file.stat().st_size for file in files) if all(f.is_file() for f in files) else 0

@@ -1,0 +1,196 @@
+"""Decides what the operator left open, from a description of the device, the machine and the base.
+
+Pure: reads no environment and no hardware, so that the choice for any GPU can be tested anywhere.
+What the operator sets always wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.engine.device.base_size import BaseSize
+from server.engine.device.device import Device
+from server.engine.device.memory import GIB, GpuPlan, PlannedSlots, host_floor_bytes
+from server.settings import Settings
+
+NUM_SLOTS, RANK = 16, 16
+LARGER_SLOTS, LARGER_RANKS = (32, 64), (32, 64)
+"""What a GPU with much memory gets instead."""
+FEWEST_SLOTS = 4
+SLOTS_SHARE = 1 / 10
+"""Of the GPU memory that the base leaves, for adapter slots; the KV cache needs the rest."""
+CPU_SLOTS_SHARE = 1 / 4
+HOST_SHARE, CPU_HOST_SHARE = 1 / 4, 1 / 8
+"""Of the machine's free memory, for adapters in host memory. On CPU the KV cache is there too."""
+LEAST_THRESHOLD = 512
+CPU_PREFILL_TOKENS = 64
+CPU_MAX_RUNNING = 32
+STOP_SECONDS, CPU_STOP_SECONDS = 10.0, 1.0
+"""A GPU's process gives memory and graphs back before it ends, which takes some seconds."""
+
+EVERYWHERE = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+ON_CPU = {
+    # How long a thread spins at a barrier before it sleeps. By default it spins for milliseconds:
+    # beside one other busy process on two cores a token then took up to 1,700 ms, and 60 ms with
+    # this value. On a machine of its own the server is a fifth faster with 300000.
+    "GOMP_SPINCOUNT": "1000",
+    # The engine's process runs the model itself. A worker process would import everything once
+    # more, and each step would cost a message there and back.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Otherwise the first request with log-probabilities compiles for 12 to 21 s, and all streams
+    # wait. Nothing else is compiled on CPU.
+    "TORCH_COMPILE_DISABLE": "1",
+}
+NO_FLASHINFER_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+"""FlashInfer compiles its sampler when the engine starts, which needs nvcc; without nvcc the engine
+would not start. vLLM's own sampler needs no compiler."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """How many prompt tokens one step of the engine computes beside other requests."""
+
+    threshold: int
+    """Of one prompt (vLLM's `--long-prefill-token-threshold`)."""
+    is_adaptive: bool
+    """Let a prompt have its share of the step where that is more than the threshold."""
+    tenant_tokens: int
+    """Of one tenant's prompts that wait for their first token (see `FairQueue`)."""
+
+
+def environment(*, is_cpu: bool, has_cuda_compiler: bool, cache: Path) -> dict[str, str]:
+    """Return the variables to set, unless the operator has set them.
+
+    On a GPU nothing that is meant for CPU is set: torch.compile and CUDA graphs stay on. Compiled
+    models and kernels are kept under `cache`, so that only the first start compiles them.
+    """
+    if is_cpu:
+        return EVERYWHERE | ON_CPU
+    caches = {
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "CUDA_CACHE_PATH": str(cache / "cuda"),
+        "FLASHINFER_WORKSPACE_BASE": str(cache / "flashinfer"),
+    }
+    return EVERYWHERE | caches | ({} if has_cuda_compiler else NO_FLASHINFER_SAMPLER)
+
+
+def prefill(device: Device, wanted: int | None, step_tokens: int) -> Prefill:
+    """Bound prompts. `wanted` is the operator's bound, `step_tokens` the engine's step.
+
+    On a GPU a step with many prompt tokens is the efficient one, so a prompt may always have its
+    share of the step, and never less than a quarter of it. A step is never left partly empty while
+    prompts wait: one tenant alone is as fast as without any bound.
+    """
+    if wanted is not None:
+        return Prefill(wanted, False, wanted)
+    if device.is_cpu:
+        return Prefill(CPU_PREFILL_TOKENS, False, CPU_PREFILL_TOKENS)
+    return Prefill(max(LEAST_THRESHOLD, step_tokens // 4), True, step_tokens)
+
+
+def max_running(device: Device, max_seqs: int | None) -> int:
+    """Return how many prompts run in the engine before others wait by tenants' shares.
+
+    Under the rules of `FairQueue` up to twice as many run. On a GPU that is what one step holds:
+    a request beyond it would wait inside vLLM, first come, first served.
+    """
+    if device.is_cpu:
+        return CPU_MAX_RUNNING
+    return max(1, (max_seqs or device.max_seqs) // 2)
+
+
+def stop_seconds(device: Device) -> float:
+    """Return how long the engine's process may take to end by itself before it is killed."""
+    return CPU_STOP_SECONDS if device.is_cpu else STOP_SECONDS
+
+
+def fit(settings: Settings, device: Device, base: BaseSize | None) -> Settings:
+    """Fill in slots, rank and host memory where the operator has set none.
+
+    `base` is None where nothing is known of it; the fixed defaults then stay.
+
+    Raises:
+        TooLittleMemory: base, slots and the smallest useful KV cache don't fit the GPU.
+    """
+    slots = settings.max_loras if "max_loras" in settings.model_fields_set else None
+    rank = settings.max_lora_rank if "max_lora_rank" in settings.model_fields_set else None
+    if base is None:
+        planned = PlannedSlots(slots or NUM_SLOTS, rank or RANK)
+    elif device.gpus:
+        plan = GpuPlan.of(settings, device, base)
+        planned = _slots(slots, rank, plan.slot_bytes(1), plan.room_bytes * SLOTS_SHARE)
+        plan.check(planned)
+    else:
+        planned = _slots_on_cpu(slots, rank, device, base)
+    chosen: dict[str, float] = {"max_loras": planned.num_slots, "max_lora_rank": planned.rank}
+    if settings.host_cache_gib is None and base is not None:
+        chosen["host_cache_gib"] = _host_cache_bytes(device, base, planned) / GIB
+    return settings.model_copy(update=chosen)
+
+
+def _slots(slots: int | None, rank: int | None, bytes_per_rank: int, budget: float) -> PlannedSlots:
+    """Choose the rank first, with the usual number of slots; then more slots, or fewer."""
+
+    def fits(num_slots: int, of_rank: int) -> bool:
+        return num_slots * of_rank * bytes_per_rank <= budget
+
+    if rank is None:
+        rank = max((r for r in LARGER_RANKS if fits(slots or NUM_SLOTS, r)), default=RANK)
+    if slots is None:
+        slots = max((n for n in (NUM_SLOTS, *LARGER_SLOTS) if fits(n, rank)), default=0)
+        slots = slots or max(FEWEST_SLOTS, int(budget / (rank * bytes_per_rank)))
+    return PlannedSlots(slots, rank)
+
+
+def _slots_on_cpu(
+    slots: int | None, rank: int | None, device: Device, base: BaseSize
+) -> PlannedSlots:
+    """Choose on CPU. A slot costs nothing there: it points to an adapter in host memory.
+
+    Those adapters must fit, though, so there are fewer slots where memory is short.
+    """
+    rank = rank or RANK
+    room = (device.host_bytes - base.weights_bytes) * CPU_SLOTS_SHARE
+    most = int(room / (rank * base.slot_bytes_per_rank))
+    return PlannedSlots(slots or max(1, min(NUM_SLOTS, most)), rank)
+
+
+def _host_cache_bytes(device: Device, base: BaseSize, planned: PlannedSlots) -> float:
+    if device.is_cpu:
+        wanted = (device.host_bytes - base.weights_bytes) * CPU_HOST_SHARE
+    else:
+        wanted = device.host_bytes * HOST_SHARE
+    return max(wanted, host_floor_bytes(planned.num_slots, planned.rank, base))
+
+
+def summary(settings: Settings, device: Device, base: BaseSize | None, compiling: str) -> str:
+    """Say in one line what was chosen, and from what. `settings` are those that `fit` returned."""
+    parts = [f"{settings.max_loras} adapter slots of rank {settings.max_lora_rank}"]
+    if device.is_cpu:
+        parts[0] += " (on CPU a slot takes no memory of its own)"
+    elif device.gpus and base is not None:
+        plan = GpuPlan.of(settings, device, base)
+        slots = plan.slot_bytes(settings.max_lora_rank) * settings.max_loras
+        parts[0] += (
+            f" take {slots / GIB:.1f} GiB of the {plan.room_bytes / GIB:.1f} GiB that the base "
+            "leaves on a GPU; the KV cache gets the rest"
+        )
+    if settings.host_cache_gib is not None:
+        parts.append(
+            f"adapters in host memory may take {settings.host_cache_gib:.1f} GiB of "
+            f"{device.host_bytes / GIB:.0f} GiB that are available"
+        )
+    if not device.is_cpu:
+        parts.append(compiling)
+    return f"{_name(device)}: {'; '.join(parts)}"
+
+
+def _name(device: Device) -> str:
+    names = [f"{gpu.name} ({gpu.total_bytes / GIB:.0f} GiB)" for gpu in device.gpus]
+    return "CPU" if device.is_cpu else ", ".join(names) or "GPU"

@@ -1,0 +1,21 @@
+"""The one settings object: frozen, and validated at start.
+
+Each field is an environment variable (`LORAPLEX_` and its name in capitals) and, for those of the
+server, a flag of `loraplex serve`.
+"""
+
+from server.settings.adapters import RANK_LIMITS
+from server.settings.fields import PREFIX, flag_of, group_of, variable_of
+from server.settings.loading import SettingsError, load_settings
+from server.settings.settings import Settings
+
+__all__ = [
+    "PREFIX",
+    "RANK_LIMITS",
+    "Settings",
+    "SettingsError",
+    "flag_of",
+    "group_of",
+    "load_settings",
+    "variable_of",
+]

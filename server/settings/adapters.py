@@ -1,0 +1,207 @@
+"""Settings of adapters: slots, memory, files, and what is accepted."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from server.settings.fields import setting
+
+RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+MANY_ADAPTERS = 1 << 20
+"""Where bytes are bounded, this many adapters fit any machine."""
+
+
+class AdapterSettings(BaseSettings):
+    """Adapters: slots, memory, files."""
+
+    max_loras: int = setting(
+        16,
+        "Adapters",
+        "Adapter slots: how many different adapters one step of the engine computes. Requests for "
+        "more adapters take turns. Where it isn't set, a GPU with much memory gets 32 or 64, and a "
+        "device with little memory fewer than 16; the start-up line says how many.",
+        ge=1,
+        le=512,
+    )
+    max_lora_rank: int = setting(
+        16,
+        "Adapters",
+        "The largest rank that an adapter may have, one of "
+        f"{', '.join(map(str, RANK_LIMITS))}. Adapters of a larger rank are rejected at "
+        "registration. Where it isn't set, a GPU with much memory gets 32 or 64. Set it where "
+        "several servers share adapters.",
+    )
+    max_cpu_loras: int | None = setting(
+        None,
+        "Adapters",
+        "The largest number of adapters in host memory, those in slots included. Default: as many "
+        "as LORAPLEX_HOST_CACHE_GIB holds.",
+        ge=1,
+    )
+    host_cache_gib: float | None = setting(
+        None,
+        "Adapters",
+        "Host memory for adapters, in GiB. Beyond it the adapters that were used least recently "
+        "leave, and are read from disk when they are asked for again. Default: a quarter of the "
+        "free memory, or on CPU an eighth of what the base leaves, but room for all slots.",
+        gt=0,
+    )
+    slot_quantum_seconds: float = setting(
+        8,
+        "Adapters",
+        "How many seconds an adapter that is in use keeps its slot while other adapters wait for "
+        "one.",
+        ge=0,
+    )
+    slot_wait_seconds: float = setting(
+        60,
+        "Adapters",
+        "How many seconds a request waits for a slot before it is refused.",
+        gt=0,
+    )
+    load_seconds: float = setting(
+        60,
+        "Adapters",
+        "How many seconds fetching an adapter, and then loading it, may take each. After that its "
+        "requests get a 503.",
+        gt=0,
+    )
+    retire_seconds: float = setting(
+        600,
+        "Adapters",
+        "How many seconds requests may go on that run on a retired version. Then they are ended "
+        "with what they have answered so far.",
+        ge=0,
+    )
+    other_rounding: Literal["warn", "refuse"] = setting(
+        "warn",
+        "Adapters",
+        "What to do at registration with an adapter that was trained over a base with another "
+        "quantization than the served one (QLoRA trains over NF4): accept it with a warning, or "
+        "reject it.",
+    )
+    cpu_lora_kernels: Literal["grouped", "stock"] = setting(
+        "grouped",
+        "Adapters",
+        "LoRA operators on CPU. `stock` takes vLLM's, which are slow and wrong (requests for the "
+        "base get an adapter): for measurements only.",
+    )
+    gpu_lora_kernels: Literal["fused", "stock"] = setting(
+        "fused",
+        "Adapters",
+        "LoRA operators on a GPU. `stock` takes vLLM's, which launch half as many kernels more.",
+    )
+    gpu_lora_loading: Literal["step", "stream"] = setting(
+        "step",
+        "Adapters",
+        "How adapters get into slots on a GPU: within the engine's step, as vLLM does it, or on a "
+        "stream beside it. The stream has yet to run on a GPU.",
+    )
+    gpu_lora_tiles: Path | None = setting(
+        None,
+        "Adapters",
+        "File with tile sizes for the fused operators, as `loraplex tune` writes it. Default: "
+        "lora-tiles.json in the data folder, if it exists.",
+    )
+    max_adapter_mib: int = setting(
+        2048, "Adapters", "The largest adapter that can be registered, in MiB.", ge=1
+    )
+    max_uploads: int = setting(
+        4,
+        "Adapters",
+        "How many uploads of one tenant may run at a time. A further one gets a 429.",
+        ge=1,
+    )
+    upload_seconds: float = setting(
+        3600, "Adapters", "How many seconds one upload may take in all.", gt=0
+    )
+    local_roots: Annotated[tuple[Path, ...], NoDecode] = setting(
+        (),
+        "Adapters",
+        "Folders from which adapters can be registered by path, separated by `:`. Empty: none.",
+    )
+    disk_budget_gib: float | None = setting(
+        None,
+        "Adapters",
+        "Space for adapters' files in the data folder, in GiB. Default: all that is free on its "
+        "disk.",
+        gt=0,
+    )
+    garbage_seconds: float = setting(
+        3600,
+        "Adapters",
+        "How many seconds files that no version needs any more are kept, in the data folder and at "
+        "the origin, before the server removes them.",
+        ge=0,
+    )
+    rejected_days: float = setting(
+        7,
+        "Adapters",
+        "How many days the records of rejected versions are kept, at most 20 of each adapter.",
+        ge=0,
+    )
+    origin: str | None = setting(
+        None,
+        "Adapters",
+        "s3://bucket/prefix that keeps all adapters' files for all servers. The data folder is "
+        "then a cache. The AWS_* variables give credentials and endpoint.",
+    )
+
+    @field_validator("local_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return tuple(Path(p) for p in value.split(":") if p) if isinstance(value, str) else value
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _check_rank_limit(cls, value: int) -> int:
+        if value not in RANK_LIMITS:
+            raise ValueError(f"must be one of {', '.join(map(str, RANK_LIMITS))}")
+        return value
+
+    @field_validator("origin")
+    @classmethod
+    def _check_origin(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("s3://"):
+            raise ValueError("must be s3://bucket/prefix")
+        return value
+
+    @model_validator(mode="after")
+    def _check_host_cache(self) -> Self:
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise ValueError(
+                "LORAPLEX_MAX_CPU_LORAS (--max-cpu-loras): must be at least LORAPLEX_MAX_LORAS"
+            )
+        return self
+
+    @property
+    def host_adapters(self) -> int:
+        """Return how many adapters host memory may hold, before `host_cache_bytes` is looked at."""
+        if self.max_cpu_loras is not None:
+            return self.max_cpu_loras
+        return 4 * self.max_loras if self.host_cache_gib is None else MANY_ADAPTERS
+
+    @property
+    def host_cache_bytes(self) -> int | None:
+        """Return the bound on adapters in host memory; None if their number alone is bounded."""
+        return None if self.host_cache_gib is None else int(self.host_cache_gib * (1 << 30))
+
+    @property
+    def disk_budget_bytes(self) -> int | None:
+        """The budget in bytes, None where there is none."""
+        return None if self.disk_budget_gib is None else int(self.disk_budget_gib * (1 << 30))
+
+    @property
+    def garbage_grace(self) -> timedelta:
+        """The time of grace for files that no version needs."""
+        return timedelta(seconds=self.garbage_seconds)
+
+    @property
+    def keep_rejected(self) -> timedelta:
+        """The time for which records of rejected versions are kept."""
+        return timedelta(days=self.rejected_days)

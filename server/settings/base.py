@@ -1,0 +1,68 @@
+"""Settings of the base: which model, its data types, its context and KV cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings
+
+from server.settings.fields import setting
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class BaseModelSettings(BaseSettings):
+    """The base model."""
+
+    base: str = setting(
+        "",
+        "Base",
+        "The base model: a directory, or a Hugging Face id that is downloaded at start. Empty: the "
+        "bundled base.",
+    )
+    served_base_name: str = setting(
+        "base", "Base", "The name by which requests ask for the base.", min_length=1
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
+        "auto", "Base", "Data type of weights and activations. `auto` takes the checkpoint's."
+    )
+    quantization: str | None = setting(
+        None,
+        "Base",
+        "vLLM's name of the quantization method. It is needed only where the checkpoint doesn't "
+        "name it.",
+    )
+    max_model_len: int | None = setting(
+        None,
+        "Base",
+        "The largest number of tokens of prompt and answer together. Default: what the base was "
+        "trained for, or less if the KV cache holds less.",
+        ge=16,
+    )
+    kv_cache_gib: float | None = setting(
+        None,
+        "Base",
+        "Size of the KV cache in GiB. Default on CPU: an eighth of the memory that the base "
+        "leaves, at least 1 and at most 16. Default on a GPU: what is left of the share that "
+        "`--gpu-memory-utilization` names (0.92).",
+        gt=0,
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, value: str) -> str:
+        if not value:
+            return value
+        directory = Path(value).expanduser()
+        if directory.is_dir():
+            if not (directory / "config.json").is_file():
+                raise ValueError(f"{value} holds no config.json, so it is no model directory")
+            return str(directory)
+        if value.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(value):
+            raise ValueError(
+                f"{value} doesn't exist: give a model directory or a Hugging Face id (org/name)"
+            )
+        return value

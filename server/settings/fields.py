@@ -1,0 +1,33 @@
+"""How a setting is declared, and the names of its variable and its flag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+PREFIX = "LORAPLEX_"
+
+
+def setting(default: Any, group: str, description: str, **constraints: Any) -> Any:
+    """Declare a setting; `group` is the heading under which help lists it."""
+    return Field(
+        default=default, description=description, json_schema_extra={"group": group}, **constraints
+    )
+
+
+def variable_of(field_name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field_name.upper()
+
+
+def flag_of(field_name: str) -> str:
+    """The flag of a field, without its dashes."""
+    return field_name.replace("_", "-")
+
+
+def group_of(field: FieldInfo) -> str:
+    """The heading under which help and documentation list a field."""
+    assert isinstance(field.json_schema_extra, dict)
+    return str(field.json_schema_extra["group"])

@@ -1,0 +1,94 @@
+"""Settings of the server process: its data, its address, its limits."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from server.settings.fields import setting
+
+
+class ServerSettings(BaseSettings):
+    """The server process."""
+
+    data_dir: Path = setting(
+        Path("var"),
+        "Server",
+        "The folder for records, adapters' files, caches and the first admin key.",
+    )
+    database_url: str | None = setting(
+        None,
+        "Server",
+        "SQLAlchemy URL of the database with the records. Default: SQLite in the data folder.",
+    )
+    host: str = setting("127.0.0.1", "Server", "The address to listen on.", min_length=1)
+    port: int = setting(
+        8000, "Server", "The port to listen on. 0 takes a free one.", ge=0, le=65535
+    )
+    max_running: int | None = setting(
+        None,
+        "Server",
+        "How many prompts the engine computes at a time. Others wait, and tenants take turns by "
+        "their shares. Default: 32 on CPU; on a GPU half of vLLM's `--max-num-seqs`.",
+        ge=1,
+    )
+    prefill_tokens: int | None = setting(
+        None,
+        "Server",
+        "How many tokens of a long prompt, or of one tenant's prompts together, one step of the "
+        "engine computes while others are served. Default on CPU: 64. Default on a GPU: a "
+        "quarter of a step for a prompt, or its share where that is more, and a whole step "
+        "for a tenant.",
+        ge=1,
+    )
+    max_bodies_mib: int = setting(
+        256,
+        "Server",
+        "How many MiB of inference requests' bodies the server holds at a time, of all tenants "
+        "together. Beyond it, requests get a 503.",
+        ge=8,
+    )
+    max_tenant_bodies_mib: int = setting(
+        64,
+        "Server",
+        "How many MiB of inference requests' bodies the server holds at a time for one tenant. "
+        "Beyond it, the tenant's requests get a 429.",
+        ge=8,
+    )
+    drain_seconds: float = setting(
+        30,
+        "Server",
+        "How many seconds open streams may go on after SIGTERM or Ctrl-C before they are cut off.",
+        ge=0,
+    )
+    notice_seconds: float = setting(
+        5,
+        "Server",
+        "For how many seconds after SIGTERM new requests are still answered, while /readyz says "
+        "503 so that routers choose other servers.",
+        ge=0,
+    )
+    max_engine_restarts: int = setting(
+        3,
+        "Server",
+        "How often in ten minutes an engine that died is restarted. After that the server exits.",
+        ge=0,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "Server", "How much the server logs. vLLM's own logs appear at `debug`."
+    )
+    demo: bool = setting(False, "Server", "Register the demo adapters at start.")
+    engine_args: Annotated[tuple[str, ...], NoDecode] = setting(
+        (),
+        "Server",
+        "More arguments for vLLM's engine, as on its own command line.",
+    )
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _split_arguments(cls, value: Any) -> Any:
+        return tuple(shlex.split(value)) if isinstance(value, str) else value

@@ -1,0 +1,49 @@
+"""Every setting together. README and `--help` print their defaults and descriptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.settings.adapters import AdapterSettings
+from server.settings.base import BaseModelSettings
+from server.settings.fields import PREFIX, setting
+from server.settings.server import ServerSettings
+
+
+class ClientSettings(BaseSettings):
+    """Commands that talk to a server."""
+
+    url: str = setting(
+        "http://127.0.0.1:8000", "Client", "The server that client commands send requests to."
+    )
+    api_key: str | None = setting(
+        None,
+        "Client",
+        "The API key that client commands send. Default: the admin key in the data folder.",
+    )
+
+
+class Settings(ClientSettings, ServerSettings, AdapterSettings, BaseModelSettings):
+    """Everything that can be set. Sizes and times carry their unit in the name.
+
+    pydantic lists the fields of the last class first.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    @property
+    def records_url(self) -> str:
+        """The database, the default resolved."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'registry.db'}"
+
+    @property
+    def gpu_lora_tiles_file(self) -> Path:
+        """Where the table of tile sizes is written and read, the default resolved."""
+        return self.gpu_lora_tiles or self.data_dir / "lora-tiles.json"
+
+    @property
+    def admin_key_file(self) -> Path:
+        """Where the first admin key is written, alone on one line."""
+        return self.data_dir / "admin.key"
