@@ -17,6 +17,7 @@ from adapters_registry.collection import Collector
 from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
+from server.engine.device.choice import fit_to_device
 from server.engine.environment import choose_gpu_lora, prepare_environment
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
@@ -24,7 +25,7 @@ from server.process import demo
 from server.process.data_dir import own_data_dir
 from server.process.http_server import HttpServer
 from server.process.signals import EndSignals, drain
-from server.process.startup import listen, open_registry, prepare_base
+from server.process.startup import config_directory, listen, open_registry, prepare_base
 from server.process.upkeep import (
     collect_interval,
     collect_regularly,
