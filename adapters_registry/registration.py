@@ -6,6 +6,7 @@ sealed; then one transaction records the version and publishes its files; the ga
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import (
     InsufficientStorage,
+    InvalidMetadata,
     QuotaExceeded,
     RegistryError,
     StoreUnavailable,
@@ -48,16 +51,35 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_METADATA_BYTES = 16 << 10
+"""Every server keeps the metadata of all versions in memory."""
+
 
 @dataclass(frozen=True)
 class Registration:
-    """What a client asks to register, apart from the files."""
+    """What a client asks to register, apart from the files.
+
+    Raises:
+        InvalidMetadata: the metadata is over `MAX_METADATA_BYTES` as JSON.
+    """
 
     tenant: str
     name: str
     source: str
     promote: bool
     metadata: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Raise `InvalidMetadata` if the metadata is over `MAX_METADATA_BYTES` as JSON."""
+    size_bytes = len(json.dumps(metadata).encode())
+    if size_bytes > MAX_METADATA_BYTES:
+        raise InvalidMetadata(
+            f"metadata has {size_bytes:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are kept"
+        )
 
 
 class Intake:
@@ -282,16 +304,22 @@ def _same_content(change: Change, tenant: str, name: str, digest: str) -> Versio
     """The version of this adapter that has the same content and is, or may become, ready."""
     adapter = change.find_adapter(tenant, name)
     gone = (VersionState.REJECTED, VersionState.RETIRED)
-    versions = adapter.versions if adapter and not adapter.deleted else []
-    return next((v for v in versions if v.digest == digest and v.state not in gone), None)
+    if adapter is None:
+        return None
+    same = select(Version).where(Version.adapter_id == adapter.id, Version.digest == digest)
+    return change.session.scalar(same.where(Version.state.not_in(gone)).limit(1))
 
 
 def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes: int) -> Version:
     adapter = change.find_adapter(tenant, name)
     if adapter is None:
-        adapter = Adapter(tenant=tenant, name=name, last_number=0, live_revision=0)
+        earlier = select(func.max(Adapter.last_number)).where(
+            Adapter.tenant == tenant, Adapter.name == name
+        )
+        last_number = change.session.scalar(earlier) or 0
+        adapter = Adapter(tenant=tenant, name=name, last_number=last_number, live_revision=0)
         change.session.add(adapter)
-    adapter.epoch, adapter.deleted = change.epoch, False
+    adapter.epoch = change.epoch
     adapter.last_number += 1
     version = Version(
         adapter=adapter,

@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, joinedload, sessionmaker
+from sqlalchemy.orm import Session, contains_eager, joinedload, sessionmaker
 
 from adapters_registry import verdicts
 from adapters_registry.check.base import BaseSpec
@@ -40,11 +40,11 @@ from adapters_registry.records.catalog import (
     read_changes,
     version_record,
 )
-from adapters_registry.records.change import Change
+from adapters_registry.records.change import Change, is_number
 from adapters_registry.records.database import open_database
 from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.reservations import release_all
-from adapters_registry.records.tables import AuditEntry, Tenant, Version, VersionState
+from adapters_registry.records.tables import Adapter, AuditEntry, Tenant, Version, VersionState
 from adapters_registry.records.tenants import no_tenant
 from adapters_registry.registration import (
     Intake,
@@ -212,7 +212,11 @@ class Registry:
             return operation(change, *args, **kwargs)
 
     def get_adapter(self, tenant: str, name: str) -> AdapterRecord:
-        """One adapter with all its versions; `NotFound` if there is none."""
+        """One adapter with the versions that are, or may come to be, served.
+
+        Raises:
+            NotFound: there is no such adapter.
+        """
         try:
             return self.catalog.adapters[(tenant, name)]
         except KeyError:
@@ -220,10 +224,42 @@ class Registry:
 
     def get_version(self, tenant: str, name: str, number: int) -> VersionRecord:
         """One version; `NotFound` if there is none."""
-        version = self.get_adapter(tenant, name).versions.get(number)
+        adapter = self.get_adapter(tenant, name)
+        version = adapter.versions.get(number)
+        if version is None:
+            version = self._read_number(tenant, name, number)
         if version is None:
             raise NotFound(f"adapter {tenant}/{name} has no version {number}")
         return version
+
+    def read_history(
+        self, tenant: str, name: str, *, before: int | None = None, limit: int = 100
+    ) -> list[VersionRecord]:
+        """Versions of an adapter in any state, read from the database, newest first.
+
+        `before` continues below the last number of the page before.
+        """
+        query = _versions_of(tenant, name).order_by(Version.number.desc()).limit(limit)
+        if before is not None:
+            query = query.where(Version.number < before)
+        with self._session() as session:
+            return [version_record(row) for row in session.scalars(query)]
+
+    def find_adapters(self, state: VersionState) -> set[tuple[str, str]]:
+        """Tenant and name of every adapter that has a version in this state."""
+        with_state = select(Version.adapter_id).where(Version.state == state)
+        named = select(Adapter.tenant, Adapter.name).where(
+            Adapter.deleted.is_(False), Adapter.id.in_(with_state)
+        )
+        with self._session() as session:
+            return {(tenant, name) for tenant, name in session.execute(named)}
+
+    def _read_number(self, tenant: str, name: str, number: int) -> VersionRecord | None:
+        if not is_number(number):
+            return None
+        with self._session() as session:
+            row = session.scalar(_versions_of(tenant, name).where(Version.number == number))
+            return version_record(row) if row else None
 
     def require_tenant(self, tenant: str) -> None:
         """Raise `NotFound` unless the tenant exists."""
@@ -285,3 +321,9 @@ class Registry:
         finally:
             self._writing.release()
         self.refresh()
+
+
+def _versions_of(tenant: str, name: str) -> Select[Version]:
+    named = Adapter.tenant == tenant, Adapter.name == name, Adapter.deleted.is_(False)
+    joined = select(Version).join(Version.adapter).where(*named)
+    return joined.options(contains_eager(Version.adapter))

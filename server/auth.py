@@ -32,6 +32,8 @@ class Caller:
     scopes: frozenset[str]
     key_id: str = ""
     """The key's public part."""
+    tenant_id: str = ""
+    """The tenant's id, which outlives no owner of the tenant's name."""
 
     @property
     def is_admin(self) -> bool:
@@ -85,14 +87,16 @@ class Keys:
         """Whose key this is; `Unauthenticated` if nobody's, or one that has ended."""
         if not presented:
             raise Unauthenticated("no API key: send the header 'Authorization: Bearer <key>'")
-        key = find_key(presented, self._registry.catalog.keys)
+        catalog = self._registry.catalog
+        key = find_key(presented, catalog.keys)
         if key is None:
             raise Unauthenticated("this API key isn't valid: check that it was copied whole")
         at = now()
-        if not key.is_valid(at):
+        tenant = catalog.tenants.get(key.tenant)
+        if tenant is None or not key.is_valid(at):
             raise Unauthenticated("this API key was revoked or has expired: ask for another")
         self._last_used[key.id] = at
-        return Caller(key.tenant, key.scopes, key.id)
+        return Caller(key.tenant, key.scopes, key.id, tenant.id)
 
     def save_last_used(self) -> None:
         """Record when keys were last used; not done with each request, which touches no disk."""

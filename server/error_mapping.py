@@ -65,7 +65,7 @@ def to_api_error(error: Exception) -> APIError:
             return error
         case registry_errors.RegistryError():
             return next(
-                OF_THE_REGISTRY[kind](str(error))
+                OF_THE_REGISTRY[kind](str(error), param=error.param)
                 for kind in type(error).__mro__
                 if kind in OF_THE_REGISTRY
             )

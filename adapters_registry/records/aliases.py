@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
+
 from adapters_registry.errors import ChangedMeanwhile, Conflict, InvalidTargets, NotFound
 from adapters_registry.names import LIVE, check_name
 from adapters_registry.records.catalog import AliasRecord, Target, alias_record
-from adapters_registry.records.change import Change
+from adapters_registry.records.change import Change, is_number
 from adapters_registry.records.idempotency import (
     Idempotency,
     find_result,
     fingerprint_of,
     keep_result,
 )
-from adapters_registry.records.tables import Adapter, Alias, VersionState
+from adapters_registry.records.tables import Adapter, Alias, Version, VersionState
 
 MAX_TARGETS = 8
 
@@ -46,7 +48,7 @@ def point_alias(
     row = _find(adapter, check_name(alias, "alias"))
     if if_revision is not None and if_revision != (row.revision if row else 0):
         raise ChangedMeanwhile(f"alias {alias!r} was changed meanwhile: read it again and repeat")
-    _check(adapter, targets)
+    _check(change, adapter, targets)
     return point(change, adapter, alias, [list(target) for target in targets])
 
 
@@ -70,7 +72,7 @@ def roll_back(
     if not row.previous or row.previous == row.targets:
         raise Conflict(f"{tenant}/{name}@{alias} has nothing to go back to")
     try:
-        _check(adapter, [Target(*target) for target in row.previous])
+        _check(change, adapter, [Target(*target) for target in row.previous])
     except InvalidTargets as error:
         raise Conflict(f"{tenant}/{name}@{alias} can't go back: {error}") from error
     return point(change, adapter, alias, row.previous, action="alias.rollback")
@@ -134,13 +136,16 @@ def _count_move(adapter: Adapter, alias: str) -> None:
         adapter.live_revision += 1
 
 
-def _check(adapter: Adapter, targets: Sequence[Target]) -> None:
+def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
     numbers = [target.version for target in targets]
     if not 1 <= len(targets) <= MAX_TARGETS or len(set(numbers)) != len(numbers):
         raise InvalidTargets(f"give 1 to {MAX_TARGETS} targets, each version once")
     if sum(t.weight for t in targets) != 100 or any(t.weight < 1 for t in targets):
         raise InvalidTargets("weights are whole per cent from 1, and 100 together")
-    states = {version.number: version.state for version in adapter.versions}
+    named = select(Version.number, Version.state).where(
+        Version.adapter_id == adapter.id, Version.number.in_([n for n in numbers if is_number(n)])
+    )
+    states = {number: state for number, state in change.session.execute(named)}  # noqa: C416
     for number in numbers:
         state = states.get(number)
         if state != VersionState.READY:

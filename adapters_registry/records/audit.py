@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapters_registry.records.tables import AuditEntry
+from adapters_registry.records.tables import AuditEntry, Tenant
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ def write_entry(
 ) -> None:
     """Add an entry to the running transaction, in the name of the current `current_actor`."""
     actor = current_actor.get()
+    tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant)) or ""
     session.add(
         AuditEntry(
             actor=actor.name[:128],
             origin=actor.origin[:64],
             tenant=tenant,
+            tenant_id=tenant_id,
             action=action,
             subject=subject,
             before=before,
@@ -52,15 +54,21 @@ def read_entries(
     session: Session,
     *,
     tenant: str | None = None,
+    tenant_id: str | None = None,
     subject: str | None = None,
     action: str | None = None,
     before_id: int | None = None,
     limit: int = 100,
 ) -> list[AuditEntry]:
-    """The newest entries first, at most `limit`; `before_id` continues after the last one seen."""
+    """The newest entries first, at most `limit`; `before_id` continues after the last one seen.
+
+    `tenant` is a name, which several tenants may have had one after the other; `tenant_id` is one.
+    """
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if tenant is not None:
         query = query.where(AuditEntry.tenant == tenant)
+    if tenant_id is not None:
+        query = query.where(AuditEntry.tenant_id == tenant_id)
     if subject is not None:
         query = query.where(AuditEntry.subject == subject)
     if action is not None:

@@ -6,18 +6,20 @@ are read again.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from adapters_registry.names import LIVE
 from adapters_registry.records.keys import KeyRecord
 from adapters_registry.records.tables import (
+    UNDER_CHECK,
     Adapter,
     Alias,
     ApiKey,
@@ -27,6 +29,9 @@ from adapters_registry.records.tables import (
     VersionState,
 )
 from adapters_registry.records.tenants import TenantRecord
+
+IN_CATALOG = (*UNDER_CHECK, VersionState.READY)
+"""The states of versions that are kept in memory: those that are, or may come to be, served."""
 
 
 class Target(NamedTuple):
@@ -90,7 +95,10 @@ class AliasRecord:
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """An adapter with its versions by number, and its aliases."""
+    """An adapter with its versions by number, and its aliases.
+
+    Rejected and retired versions are not among them: history is read from the database.
+    """
 
     tenant: str
     name: str
@@ -98,9 +106,13 @@ class AdapterRecord:
     versions: Mapping[int, VersionRecord]
     aliases: Mapping[str, AliasRecord]
     shared_with: frozenset[str] = frozenset()
-    """The other tenants that may use it."""
+    """The names that it is shared with."""
+    shared_with_ids: frozenset[str] = frozenset()
+    """The ids of the other tenants that may use it."""
     public: bool = False
     """Every tenant may use it."""
+    num_versions: int = 0
+    """How many versions there are, in any state."""
 
     @cached_property
     def id(self) -> str:
@@ -136,13 +148,14 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
     if epoch == catalog.epoch:
         return catalog
     adapters = dict(catalog.adapters)
-    changed = select(Adapter).where(Adapter.epoch > catalog.epoch).options(*_WITH_ALL)
-    for row in session.scalars(changed):
+    versions, counts = _read_versions(session, catalog.epoch), _count_versions(session, catalog)
+    changed = select(Adapter).where(Adapter.epoch > catalog.epoch).order_by(Adapter.id)
+    for row in session.scalars(changed.options(selectinload(Adapter.aliases))):
         key = row.tenant, row.name
         if row.deleted:
             adapters.pop(key, None)
         else:
-            adapters[key] = _adapter_record(row)
+            adapters[key] = _adapter_record(row, versions.get(row.id, {}), counts.get(row.id, 0))
     return Catalog(adapters, epoch, _read_tenants(session, catalog), _read_keys(session, catalog))
 
 
@@ -161,21 +174,40 @@ def _read_keys(session: Session, catalog: Catalog) -> dict[str, KeyRecord]:
     return {**catalog.keys, **{row.id: KeyRecord.of(row) for row in changed}}
 
 
-_WITH_ALL = (
-    selectinload(Adapter.versions).options(joinedload(Version.adapter)),
-    selectinload(Adapter.aliases),
-)
+def _read_versions(session: Session, epoch: int) -> dict[int, dict[int, VersionRecord]]:
+    """The versions in the catalog of the adapters that changed since, by adapter and number."""
+    query = (
+        select(Version)
+        .join(Version.adapter)
+        .where(Adapter.epoch > epoch, Version.state.in_(IN_CATALOG))
+        .options(contains_eager(Version.adapter))
+        .order_by(Version.id)
+    )
+    found: dict[int, dict[int, VersionRecord]] = defaultdict(dict)
+    for row in session.scalars(query):
+        found[row.adapter_id][row.number] = version_record(row)
+    return found
 
 
-def _adapter_record(row: Adapter) -> AdapterRecord:
+def _count_versions(session: Session, catalog: Catalog) -> dict[int, int]:
+    counted = select(Version.adapter_id, func.count()).join(Version.adapter)
+    changed = counted.where(Adapter.epoch > catalog.epoch).group_by(Version.adapter_id)
+    return {row[0]: row[1] for row in session.execute(changed)}
+
+
+def _adapter_record(
+    row: Adapter, versions: Mapping[int, VersionRecord], num_versions: int
+) -> AdapterRecord:
     return AdapterRecord(
         tenant=row.tenant,
         name=row.name,
         created_at=row.created_at,
-        versions={version.number: version_record(version) for version in row.versions},
+        versions=versions,
         aliases={alias.name: alias_record(alias) for alias in row.aliases},
         shared_with=frozenset(row.shared_with),
+        shared_with_ids=frozenset(row.shared_with_ids),
         public=row.public,
+        num_versions=num_versions,
     )
 
 

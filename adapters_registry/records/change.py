@@ -10,7 +10,12 @@ from sqlalchemy.orm import Session
 
 from adapters_registry.errors import NotFound
 from adapters_registry.records.audit import write_entry
-from adapters_registry.records.tables import Adapter, Epoch
+from adapters_registry.records.tables import Adapter, Epoch, Version
+
+
+def is_number(number: int) -> bool:
+    """Whether a version can have this number: what is larger, the database does not take."""
+    return 0 < number < 1 << 31
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,23 @@ class Change:
     def adapter(self, tenant: str, name: str) -> Adapter:
         """An adapter that is about to be changed; `NotFound` if there is none."""
         row = self.find_adapter(tenant, name)
-        if row is None or row.deleted:
+        if row is None:
             raise NotFound(f"there is no adapter {tenant}/{name}")
         row.epoch = self.epoch
         return row
 
     def find_adapter(self, tenant: str, name: str) -> Adapter | None:
-        """An adapter's row, that of a deleted one too."""
-        query = select(Adapter).where(Adapter.tenant == tenant, Adapter.name == name)
-        return self.session.scalar(query)
+        """An adapter's row; None if there is none, or if it was deleted."""
+        named = select(Adapter).where(Adapter.tenant == tenant, Adapter.name == name)
+        return self.session.scalar(named.where(Adapter.deleted.is_(False)))
+
+    def find_version(self, adapter: Adapter, number: int) -> Version:
+        """A version of an adapter; `NotFound` if there is none."""
+        query = select(Version).where(Version.adapter_id == adapter.id, Version.number == number)
+        row = self.session.scalar(query) if is_number(number) else None
+        if row is None:
+            raise NotFound(f"adapter {adapter.tenant}/{adapter.name} has no version {number}")
+        return row
 
     def log(
         self,

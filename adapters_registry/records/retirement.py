@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from adapters_registry.errors import Conflict, NotFound
+from sqlalchemy import select
+
+from adapters_registry.errors import Conflict
 from adapters_registry.records.aliases import let_go, remove
 from adapters_registry.records.change import Change
 from adapters_registry.records.tables import UNDER_CHECK, Adapter, Version, VersionState
@@ -21,9 +23,7 @@ def retire_version(
         Conflict: an alias points to it, and `force` isn't given; or it is still being checked.
     """
     adapter = change.adapter(tenant, name)
-    version = next((v for v in adapter.versions if v.number == number), None)
-    if version is None:
-        raise NotFound(f"adapter {tenant}/{name} has no version {number}")
+    version = change.find_version(adapter, number)
     if version.state in UNDER_CHECK:
         raise Conflict(f"{tenant}/{name}@{number} is being checked: try again in a moment")
     holders = [alias for alias in adapter.aliases if any(n == number for n, _ in alias.targets)]
@@ -46,9 +46,7 @@ def pin_version(change: Change, tenant: str, name: str, number: int, pinned: boo
         Conflict: it isn't ready.
     """
     adapter = change.adapter(tenant, name)
-    version = next((v for v in adapter.versions if v.number == number), None)
-    if version is None:
-        raise NotFound(f"adapter {tenant}/{name} has no version {number}")
+    version = change.find_version(adapter, number)
     if version.state != VersionState.READY:
         raise Conflict(f"{tenant}/{name}@{number} is {version.state}: only ready ones are pinned")
     if version.pinned != pinned:
@@ -64,13 +62,15 @@ def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = Fals
         Conflict: an alias points to a version, and `force` isn't given; or one is being checked.
     """
     adapter = change.adapter(tenant, name)
-    if any(version.state in UNDER_CHECK for version in adapter.versions):
+    versions = select(Version).where(Version.adapter_id == adapter.id)
+    if change.session.scalars(versions.where(Version.state.in_(UNDER_CHECK))).first():
         raise Conflict(f"a version of {tenant}/{name} is being checked: try again in a moment")
     if adapter.aliases and not force:
         raise Conflict(f"{tenant}/{name} is in service: repeat with force=true to delete it")
     for alias in list(adapter.aliases):
         remove(change, adapter, alias)
-    for version in adapter.versions:
+    ready = versions.where(Version.state == VersionState.READY)
+    for version in change.session.scalars(ready.order_by(Version.number)).all():
         _retire(change, adapter, version)
     adapter.deleted = True
     change.log("adapter.delete", adapter)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
+
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
 from adapters_registry.records.change import Change
-from adapters_registry.records.tables import Adapter
+from adapters_registry.records.tables import Adapter, Tenant
 
 MAX_SHARED_WITH = 1000
 
@@ -18,7 +20,8 @@ def share_adapter(
 ) -> None:
     """Let these tenants, and no others but the owner, use an adapter; `public`: everyone may.
 
-    Whether they exist isn't looked up: that would tell one tenant of another.
+    A name that no tenant has is kept as it was given, so that the answer does not tell whether it
+    exists. A tenant that is made later with that name does not get the adapter.
 
     Raises:
         NotFound: no such adapter.
@@ -29,7 +32,9 @@ def share_adapter(
         raise InvalidName(f"an adapter is shared with at most {MAX_SHARED_WITH} tenants")
     before = _body(adapter)
     others = {check_name(other, "tenant") for other in shared_with} - {tenant}
+    named = select(Tenant.id).where(Tenant.name.in_(others), Tenant.deleted.is_(False))
     adapter.shared_with, adapter.public = sorted(others), public
+    adapter.shared_with_ids = sorted(change.session.scalars(named))
     if (after := _body(adapter)) != before:
         change.log("adapter.share", adapter, before=before, after=after)
 

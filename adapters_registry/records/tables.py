@@ -7,6 +7,7 @@ versions ever share an id in the engine.
 from __future__ import annotations
 
 import enum
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -28,6 +30,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 def now() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A random id of 32 hexadecimal digits."""
+    return uuid.uuid4().hex
 
 
 class VersionState(enum.StrEnum):
@@ -60,12 +67,19 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """Who owns adapters and keys. The row of a deleted one stays: its adapters' rows name it."""
+    """Who owns adapters and keys.
+
+    The row of a deleted tenant stays, for its adapters' rows name it. If the name is given again,
+    the row gets a new `id`: all that must not pass to the new owner hangs on the id.
+    """
 
     __tablename__ = "tenants"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    reused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """When the name was given again; what was recorded under it before is another tenant's."""
     deleted: Mapped[bool] = mapped_column(default=False)
     quota: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     epoch: Mapped[int] = mapped_column(BigInteger)
@@ -82,11 +96,23 @@ class Epoch(Base):
 
 
 class Adapter(Base):
-    """A named LoRA of one tenant. `last_number` only grows: version numbers are never reused,
-    not even after the adapter was deleted and its name taken again."""
+    """A named LoRA of one tenant.
+
+    A deleted adapter's row stays as it is; if the name is taken again, that is a new row, which
+    nobody shares. `last_number` goes on from the old row: version numbers are never reused.
+    """
 
     __tablename__ = "adapters"
-    __table_args__ = (UniqueConstraint("tenant", "name"),)
+    __table_args__ = (
+        Index(
+            "uq_adapters_tenant_name",
+            "tenant",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted = 0"),
+            postgresql_where=text("NOT deleted"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
@@ -95,6 +121,9 @@ class Adapter(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     deleted: Mapped[bool] = mapped_column(default=False)
     shared_with: Mapped[list[str]] = mapped_column(JSON, default=list)
+    """The names that the owner gave, whether such tenants exist or not."""
+    shared_with_ids: Mapped[list[str]] = mapped_column(JSON, default=list)
+    """The ids of those that existed then: they, and no later tenants of these names, may use it."""
     public: Mapped[bool] = mapped_column(default=False)
     live_revision: Mapped[int] = mapped_column(Integer, default=0)
     """How often the alias `live` was pointed elsewhere or removed; it never goes back."""
@@ -185,6 +214,7 @@ class AuditEntry(Base):
     actor: Mapped[str] = mapped_column(String(128))
     origin: Mapped[str] = mapped_column(String(64))
     tenant: Mapped[str] = mapped_column(String(64), index=True)
+    tenant_id: Mapped[str] = mapped_column(String(32), default="", index=True)
     action: Mapped[str] = mapped_column(String(32))
     subject: Mapped[str] = mapped_column(String(192), index=True)
     before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

@@ -18,7 +18,7 @@ from adapters_registry.records.idempotency import (
     keep_result,
 )
 from adapters_registry.records.keys import revoke_all
-from adapters_registry.records.tables import Adapter, Tenant
+from adapters_registry.records.tables import Adapter, Tenant, new_id, now
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,19 @@ class TenantRecord:
     name: str
     created_at: datetime
     quota: Quota = Quota()
+    id: str = ""
+    """Never given to another tenant, even if the name is."""
+    reused_at: datetime | None = None
+    """When the name was given again, if it was another tenant's before."""
 
     @classmethod
     def of(cls, row: Tenant) -> TenantRecord:
         """A row as a record."""
-        return cls(row.name, row.created_at, Quota(**row.quota))
+        return cls(row.name, row.created_at, Quota(**row.quota), row.id, row.reused_at)
 
 
 def create_tenant(change: Change, name: str, *, once: Idempotency | None = None) -> TenantRecord:
-    """Make a tenant; one that was deleted begins anew, without keys and adapters.
+    """Make a tenant. If the name was another tenant's before, nothing of that one passes to it.
 
     Raises:
         InvalidName: the name isn't allowed.
@@ -70,6 +74,8 @@ def create_tenant(change: Change, name: str, *, once: Idempotency | None = None)
     if row is None:
         row = Tenant(name=name)
         change.session.add(row)
+    else:
+        row.id, row.created_at, row.reused_at = new_id(), now(), now()
     row.deleted, row.quota, row.epoch = False, {}, change.epoch
     change.session.flush()
     write_entry(change.session, "tenant.create", name, name)

@@ -104,11 +104,12 @@ class DataPlane:
     @asynccontextmanager
     async def _within_quota(self, raw_request: Request, received: Received) -> AsyncIterator[Meter]:
         """Count the request and, when it has ended, its tokens."""
-        tenant = raw_request.state.caller.tenant
+        caller: Caller = raw_request.state.caller
+        tenant = caller.tenant
         record = self.registry.catalog.tenants.get(tenant)
         quota = record.quota if record else Quota()
         limit_answer(received.request, quota.max_tokens)
-        self.quotas.enter(tenant, quota, time.monotonic())
+        self.quotas.enter(caller.tenant_id, quota, time.monotonic())
         meter = Meter(self.prompt_queue, tenant, quota.weight)
         current_meter.set(meter)
         raw_request.state.quota = quota
@@ -119,7 +120,7 @@ class DataPlane:
         finally:
             if meter.timing:
                 meter.timing.end()
-            self.quotas.leave(tenant, quota, meter.tokens, time.monotonic())
+            self.quotas.leave(caller.tenant_id, quota, meter.tokens, time.monotonic())
             self._record_usage(raw_request, meter)
 
     def _record_usage(self, raw_request: Request, meter: Meter) -> None:
@@ -142,7 +143,7 @@ class DataPlane:
             if error.status >= 500:
                 self.engine.require_ready()  # if the engine has died meanwhile, say that instead
             raise
-        response.headers.update(self.quotas.headers(caller.tenant, quota, time.monotonic()))
+        response.headers.update(self.quotas.headers(caller.tenant_id, quota, time.monotonic()))
         if version is not None:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)

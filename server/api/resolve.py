@@ -46,7 +46,8 @@ def resolve(
 
 def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
     """Whether the adapter exists for this caller: its own, shared with it, or any for an admin."""
-    return caller.manages(adapter.tenant) or adapter.public or caller.tenant in adapter.shared_with
+    is_shared = adapter.public or caller.tenant_id in adapter.shared_with_ids
+    return is_shared or caller.manages(adapter.tenant)
 
 
 def _select(

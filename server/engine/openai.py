@@ -73,7 +73,7 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     ) -> Endpoint:
         async def answer(request: Any, raw: Request, version: VersionRecord | None) -> Response:
             if "cache_salt" in body.model_fields:
-                request.cache_salt = cache_salt(raw.state.caller.tenant, request.cache_salt)
+                request.cache_salt = cache_salt(raw.state.caller.tenant_id, request.cache_salt)
             leased = lora_request(version, content_path(version.digest)) if version else None
             token = current_lora.set(leased)
             try:
@@ -117,13 +117,13 @@ def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[st
     return parse
 
 
-def cache_salt(tenant: str, given: str | None) -> str:
+def cache_salt(tenant_id: str, given: str | None) -> str:
     """What keeps a tenant's prefixes apart in the engine's cache, also of shared adapters.
 
     Otherwise the time to the first token would tell whether another tenant has sent a prompt that
     begins alike. A client's own salt divides further, within its tenant.
     """
-    return hashlib.sha256(f"{tenant}\0{given or ''}".encode(errors="replace")).hexdigest()
+    return hashlib.sha256(f"{tenant_id}\0{given or ''}".encode(errors="replace")).hexdigest()
 
 
 def _without_engine_headers(raw: Request) -> Request:

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord
-from adapters_registry.records.tables import VersionState
 from adapters_registry.registry import Registry
 from server import metrics
 from server.engine.interface import Engine
@@ -167,12 +166,14 @@ class Leases:
         # Elsewhere the first request brings it up: of many replicas few are asked for an adapter.
         is_asked_for = any(version.version_id in here for version in now.versions.values())
         for version in now.versions.values():
-            if version.version_id not in here:
-                continue
-            if version.state in (VersionState.RETIRED, VersionState.REJECTED):
-                self._retire(version)
-            elif version.number in was - targets and not version.pinned:
+            is_left = version.number in was - targets and not version.pinned
+            if is_left and version.version_id in here:
                 self._start(self.engine_slots.drain(version))
+        for version in before.versions.values() if before else ():
+            # Retired, rejected, or of an adapter that was deleted and made again.
+            known = now.versions.get(version.number)
+            if known is None and version.version_id in here:
+                self._retire(version)
         if before is not None:
             for number in targets - was:
                 if is_asked_for and number in now.ready:

@@ -56,7 +56,7 @@ class _Use:
 
 
 class Quotas:
-    """What tenants use of their quotas."""
+    """What tenants use of their quotas, by the tenants' ids."""
 
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
@@ -105,7 +105,7 @@ class Quotas:
         self, what: str, wait_seconds: float, tenant: str, quota: Quota, now: float
     ) -> None:
         raise OverQuota(
-            f"the tenant {tenant} may have {what}: wait, or have its quota raised",
+            f"this tenant may have {what}: wait, or have its quota raised",
             retry_after_seconds=math.ceil(wait_seconds),
             rate_headers=self.headers(tenant, quota, now),
         )

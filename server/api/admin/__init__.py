@@ -14,6 +14,9 @@ from server.gate.gate import Gate
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
+from server.workers import Workers
+
+NUM_THREADS = 8
 
 
 def router(
@@ -24,7 +27,12 @@ def router(
     usage_buffer: UsageBuffer,
     settings: Settings,
 ) -> APIRouter:
-    """Return all admin routes."""
+    """Return all admin routes.
+
+    Their calls to the database have threads of their own: if it is slow, they wait for each other,
+    and nothing else waits for them.
+    """
+    workers = Workers("admin", NUM_THREADS)
 
     async def follow() -> AsyncIterator[None]:
         """Start at once what a change means for the engine, not when the catalog is read next."""
@@ -32,13 +40,13 @@ def router(
         leases.follow(registry.catalog)
 
     routes = APIRouter(prefix="/admin", dependencies=[Depends(_hide_foreign), Depends(follow)])
-    routes.include_router(adapters.router(registry, gate, settings))
-    routes.include_router(aliases.router(registry))
-    routes.include_router(residency.router(registry, leases))
-    routes.include_router(audit.router(registry))
-    routes.include_router(tenants.router(registry, keys))
+    routes.include_router(adapters.router(registry, gate, settings, workers))
+    routes.include_router(aliases.router(registry, workers))
+    routes.include_router(residency.router(registry, leases, workers))
+    routes.include_router(audit.router(registry, workers))
+    routes.include_router(tenants.router(registry, keys, workers))
     routes.include_router(garbage.router(registry, settings))
-    routes.include_router(usage.router(registry, usage_buffer))
+    routes.include_router(usage.router(registry, usage_buffer, workers))
     return routes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,11 +19,14 @@ from server.auth import Caller
 from server.errors import rejected
 from server.gate.gate import Gate
 from server.settings import Settings
+from server.workers import Workers
+
+MAX_NUMBER = (1 << 31) - 1
 
 Force = Annotated[bool, Query(description="Even if aliases point to it: they let go of it.")]
 
 
-def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
+def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers) -> APIRouter:
     """The routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
     intakes = Intakes(registry, settings)
@@ -85,21 +87,33 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
     ) -> AdapterPage:
         """List adapters, a page at a time; with the scope `adapters` one's own."""
         caller: Caller = request.state.caller
+        in_state = await workers.run(registry.find_adapters, state) if state else None
         adapters = [
             adapter
             for adapter in registry.catalog.adapters.values()
             if caller.manages(adapter.tenant)
             and tenant in (None, adapter.tenant)
             and (search is None or search in adapter.id)
-            and (state is None or any(v.state is state for v in adapter.versions.values()))
+            and (in_state is None or (adapter.tenant, adapter.name) in in_state)
         ]
         page, cursor = page_of(adapters, sort, limit, after)
         return AdapterPage(data=[AdapterBody.of(adapter) for adapter in page], next=cursor)
 
     @routes.get("/{tenant}/{name}")
-    async def show_adapter(tenant: str, name: str) -> AdapterDetail:
-        """Show an adapter with all its versions."""
-        return AdapterDetail.of(registry.get_adapter(tenant, name))
+    async def show_adapter(
+        tenant: str,
+        name: str,
+        before: Annotated[
+            int | None, Query(ge=1, le=MAX_NUMBER, description="`next` of the page before.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> AdapterDetail:
+        """Show an adapter with its versions in any state, a page at a time."""
+        adapter = registry.get_adapter(tenant, name)
+        versions = await workers.run(
+            registry.read_history, tenant, name, before=before, limit=limit + 1
+        )
+        return AdapterDetail.of_page(adapter, versions, limit)
 
     @routes.put("/{tenant}/{name}/sharing")
     async def share(tenant: str, name: str, body: Sharing) -> AdapterBody:
@@ -115,7 +129,7 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
     @routes.get("/{tenant}/{name}/versions/{number}")
     async def show_version(tenant: str, name: str, number: int) -> VersionBody:
         """Show one version, rejected ones with every reason."""
-        return VersionBody.of(registry.get_version(tenant, name, number))
+        return VersionBody.of(await workers.run(registry.get_version, tenant, name, number))
 
     @routes.delete("/{tenant}/{name}/versions/{number}", status_code=204)
     async def retire(tenant: str, name: str, number: int, force: Force = False) -> None:
@@ -123,6 +137,6 @@ def router(registry: Registry, gate: Gate, settings: Settings) -> APIRouter:
         await _apply(retire_version, tenant, name, number, force=force)
 
     async def _apply(operation: Any, *args: Any, **kwargs: Any) -> None:
-        await asyncio.to_thread(registry.apply, operation, *args, **kwargs)
+        await workers.run(registry.apply, operation, *args, **kwargs)
 
     return routes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from adapters_registry.registry import Registry
 from server.api.admin.bodies import AliasBody, TargetBody
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.errors import InvalidRequest
+from server.workers import Workers
 
 _ETAG = re.compile(r'"(\d{1,9})"', re.ASCII)
 
@@ -37,7 +37,7 @@ class AliasTargets(BaseModel):
     targets: list[TargetBody] = Field(min_length=1)
 
 
-def router(registry: Registry) -> APIRouter:
+def router(registry: Registry, workers: Workers) -> APIRouter:
     """The alias routes."""
     routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
@@ -65,7 +65,7 @@ def router(registry: Registry) -> APIRouter:
         conversation or user stays with one version while the weights stay. Answers that have
         begun finish on their own version.
         """
-        record = await asyncio.to_thread(
+        record = await workers.run(
             registry.apply,
             point_alias,
             tenant,
@@ -79,7 +79,7 @@ def router(registry: Registry) -> APIRouter:
     @routes.delete("/aliases/{alias}", status_code=204)
     async def remove(tenant: str, name: str, alias: str) -> None:
         """Forget an alias; `live` can't be."""
-        await asyncio.to_thread(registry.apply, remove_alias, tenant, name, alias)
+        await workers.run(registry.apply, remove_alias, tenant, name, alias)
 
     @routes.post("/rollback")
     async def rollback(
@@ -92,7 +92,7 @@ def router(registry: Registry) -> APIRouter:
     ) -> AliasBody:
         """Point `live` (or another alias) back to the version it had before."""
         once = idempotency(request, idempotency_key)
-        record = await asyncio.to_thread(registry.apply, roll_back, tenant, name, alias, once=once)
+        record = await workers.run(registry.apply, roll_back, tenant, name, alias, once=once)
         return _body(alias, record, response)
 
     return routes

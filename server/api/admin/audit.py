@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -10,11 +9,12 @@ from fastapi import APIRouter, Query, Request
 from adapters_registry.registry import Registry
 from server.api.admin.bodies import AuditBody, AuditPage
 from server.auth import Caller
+from server.workers import Workers
 
 MAX_ID = (1 << 63) - 1
 
 
-def router(registry: Registry) -> APIRouter:
+def router(registry: Registry, workers: Workers) -> APIRouter:
     """The audit route."""
     routes = APIRouter(tags=["admin"])
 
@@ -33,9 +33,10 @@ def router(registry: Registry) -> APIRouter:
         caller: Caller = request.state.caller
         if tenant is not None:
             caller.require_tenant(tenant)
-        entries = await asyncio.to_thread(
+        entries = await workers.run(
             registry.audit,
-            tenant=tenant if caller.is_admin else caller.tenant,
+            tenant=tenant,
+            tenant_id=None if caller.is_admin else caller.tenant_id,
             subject=subject,
             action=action,
             before_id=before,

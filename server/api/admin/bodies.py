@@ -123,7 +123,7 @@ class AdapterBody(BaseModel):
             "live": live.number if live else None,
             "rank": live.rank if live else None,
             "size_bytes": live.size_bytes if live else None,
-            "num_versions": len(adapter.versions),
+            "num_versions": adapter.num_versions,
             "shared_with": sorted(adapter.shared_with),
             "public": adapter.public,
             "aliases": [AliasBody.of(name, alias) for name, alias in adapter.aliases.items()],
@@ -132,15 +132,19 @@ class AdapterBody(BaseModel):
 
 
 class AdapterDetail(AdapterBody):
-    """An adapter with all its versions."""
+    """An adapter with its versions, a page of them at a time."""
 
-    versions: list[VersionBody]
+    versions: list[VersionBody] = Field(description="The newest ones, oldest first.")
+    next: int | None = Field(description="`before` of the page with older ones; null on the last.")
 
     @classmethod
-    def of(cls, adapter: AdapterRecord) -> AdapterDetail:
-        """The body of a record."""
-        versions = [VersionBody.of(version) for version in adapter.versions.values()]
-        return cls(**cls._values(adapter), versions=versions)
+    def of_page(
+        cls, adapter: AdapterRecord, versions: list[VersionRecord], limit: int
+    ) -> AdapterDetail:
+        """The body of an adapter and of at most `limit` of these versions, newest first."""
+        page = [VersionBody.of(version) for version in reversed(versions[:limit])]
+        following = page[0].version if len(versions) > limit else None
+        return cls(**cls._values(adapter), versions=page, next=following)
 
 
 class AdapterPage(BaseModel):

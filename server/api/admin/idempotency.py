@@ -7,6 +7,8 @@ from typing import Annotated
 from fastapi import Header, Request
 
 from adapters_registry.records.idempotency import MAX_KEY_CHARACTERS, Idempotency
+from adapters_registry.records.keys import ADAPTERS, ADMIN
+from server.auth import Caller
 from server.errors import InvalidRequest
 
 IdempotencyHeader = Annotated[
@@ -16,10 +18,15 @@ IdempotencyHeader = Annotated[
 
 
 def idempotency(request: Request, key: str | None) -> Idempotency | None:
-    """The key as this caller's; `InvalidRequest` if it is too long."""
+    """Return the key as this tenant's; `InvalidRequest` if it is too long.
+
+    It belongs to the tenant and the scope, not to the API key: a request that is repeated after the
+    API key was replaced is still a repetition.
+    """
+    caller: Caller = request.state.caller
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         message = f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters"
         raise InvalidRequest(message, param="idempotency-key")
-    return Idempotency(request.state.caller.key_id, key)
+    return Idempotency(f"{caller.tenant_id}:{ADMIN if caller.is_admin else ADAPTERS}", key)

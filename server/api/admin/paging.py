@@ -15,7 +15,7 @@ _KEYS: dict[str, Callable[[AdapterRecord], Any]] = {
     "name": lambda adapter: adapter.id,
     "created": lambda adapter: adapter.created_at.timestamp(),
     "size": lambda adapter: adapter.live.size_bytes if adapter.live else 0,
-    "versions": lambda adapter: len(adapter.versions),
+    "versions": lambda adapter: adapter.num_versions,
 }
 
 

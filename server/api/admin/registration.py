@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.registration import check_metadata
 from server.auth import Caller
 from server.errors import Forbidden, InvalidRequest
 
@@ -35,7 +36,7 @@ def from_json(body: bytes, caller: Caller, base_name: str) -> RegistrationBody:
 
     Raises:
         Forbidden, NotFound: the caller may not register from there, or for that tenant.
-        InvalidRequest: the body has a value that is not allowed.
+        InvalidRequest, InvalidMetadata: the body has a value that is not allowed.
     """
     asked = _for_caller(_parse(_parse_json(body)), caller, base_name)
     if not asked.source:
@@ -55,6 +56,7 @@ def _for_caller(asked: RegistrationBody, caller: Caller, base_name: str) -> Regi
     """Return the registration with its tenant, if it is the caller's to make."""
     tenant = caller.tenant if asked.tenant is None else asked.tenant
     caller.require_tenant(tenant)
+    check_metadata(asked.metadata)
     if asked.source and not caller.is_admin:
         # The server would read with its own rights what may be another tenant's.
         raise Forbidden("only admins register from a source: upload the files", param="source")

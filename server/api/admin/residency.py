@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -13,9 +12,10 @@ from server.auth import require_admin
 from server.errors import Conflict
 from server.residency.leases import Leases
 from server.residency.slot_scheduler import TooManyPins
+from server.workers import Workers
 
 
-def router(registry: Registry, leases: Leases) -> APIRouter:
+def router(registry: Registry, leases: Leases, workers: Workers) -> APIRouter:
     """The residency routes."""
     routes = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
     version_path = "/adapters/{tenant}/{name}/versions/{number}"
@@ -26,24 +26,24 @@ def router(registry: Registry, leases: Leases) -> APIRouter:
 
         One slot stays without a pin, or the other adapters would wait for ever: 409.
         """
-        version = registry.get_version(tenant, name, number)
+        version = await workers.run(registry.get_version, tenant, name, number)
         try:
             leases.check_pin(version)
         except TooManyPins as error:
             raise Conflict(f"too many pins: {error} may be pinned (LORAPLEX_MAX_LORAS)") from error
-        await asyncio.to_thread(registry.apply, pin_version, tenant, name, number, True)
+        await workers.run(registry.apply, pin_version, tenant, name, number, True)
 
     @routes.delete(version_path + "/pin", status_code=204)
     async def unpin(tenant: str, name: str, number: int) -> None:
         """Let a version go when others need its slot."""
-        await asyncio.to_thread(registry.apply, pin_version, tenant, name, number, False)
+        await workers.run(registry.apply, pin_version, tenant, name, number, False)
 
     @routes.post(version_path + "/prefetch", status_code=202)
     async def prefetch(tenant: str, name: str, number: int) -> dict[str, str]:
         """Begin to bring a version to the engine's host memory, if there is room."""
         version = registry.get_adapter(tenant, name).ready.get(number)
         if version is None:
-            state = registry.get_version(tenant, name, number).state
+            state = (await workers.run(registry.get_version, tenant, name, number)).state
             raise Conflict(f"{tenant}/{name}@{number} is {state}: only ready versions are loaded")
         leases.prefetch(version)
         return {"model": version.public_name, "tier": leases.tier_of(version).value}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -21,6 +20,7 @@ from adapters_registry.records.tenants import (
 from adapters_registry.registry import Registry
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.auth import Caller, Keys
+from server.workers import Workers
 
 MAX_QUOTA = 1 << 53  # beyond it, numbers aren't exact in every client's JSON
 
@@ -126,7 +126,7 @@ class KeyPage(BaseModel):
     next: str | None = Field(description="`after` of the next page; null on the last.")
 
 
-def router(registry: Registry, keys: Keys) -> APIRouter:
+def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
     """The routes of tenants and keys."""
     routes = APIRouter(tags=["admin"])
 
@@ -136,7 +136,7 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
     ) -> TenantBody:
         """Make a tenant."""
         once = idempotency(request, idempotency_key)
-        tenant = await asyncio.to_thread(registry.apply, create_tenant, body.name, once=once)
+        tenant = await workers.run(registry.apply, create_tenant, body.name, once=once)
         return _tenant_body(tenant)
 
     @routes.get("/tenants")
@@ -159,12 +159,12 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
     async def put_quota(tenant: str, body: QuotaBody) -> TenantBody:
         """Say what a tenant may use, all of it: what is left out is without limit."""
         quota = Quota(**body.model_dump())
-        return _tenant_body(await asyncio.to_thread(registry.apply, set_quota, tenant, quota))
+        return _tenant_body(await workers.run(registry.apply, set_quota, tenant, quota))
 
     @routes.delete("/tenants/{tenant}", status_code=204)
     async def delete(tenant: str) -> None:
         """Forget a tenant that has no adapters, and revoke its keys."""
-        await asyncio.to_thread(registry.apply, delete_tenant, tenant)
+        await workers.run(registry.apply, delete_tenant, tenant)
 
     @routes.post("/keys", status_code=201)
     async def make_key(
@@ -175,7 +175,7 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
     ) -> CreatedKey:
         """Make a key; the answer is the only one that shows it."""
         key, once = new_key(), idempotency(request, idempotency_key)
-        record = await asyncio.to_thread(
+        record = await workers.run(
             registry.apply,
             create_key,
             key,
@@ -193,7 +193,7 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
         tenant: str | None = None, limit: Limit = 100, after: After = ""
     ) -> KeyPage:
         """List keys, a page at a time."""
-        found = await asyncio.to_thread(_read, tenant)
+        found = await workers.run(_read, tenant)
         ids = [key.id for key in found]
         start = ids.index(after) + 1 if after in ids else 0
         page = found[start : start + limit]
@@ -209,7 +209,7 @@ def router(registry: Registry, keys: Keys) -> APIRouter:
     @routes.delete("/keys/{key_id}", status_code=204)
     async def revoke(key_id: str) -> None:
         """End a key: here at once, on other servers of the same database within a second."""
-        await asyncio.to_thread(registry.apply, revoke_key, key_id)
+        await workers.run(registry.apply, revoke_key, key_id)
 
     def _read(tenant: str | None) -> list[KeyRecord]:
         keys.save_last_used()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from adapters_registry.records.usage import read_usage
+from adapters_registry.records.usage import hour_of, read_usage
 from adapters_registry.registry import Registry
 from server.auth import Caller
 from server.tenancy.usage import UsageBuffer
+from server.workers import Workers
 
 
 class UsageBody(BaseModel):
@@ -34,7 +35,7 @@ class UsageList(BaseModel):
     data: list[UsageBody]
 
 
-def router(registry: Registry, usage_buffer: UsageBuffer) -> APIRouter:
+def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> APIRouter:
     """The usage route."""
     routes = APIRouter(tags=["admin"])
 
@@ -54,14 +55,24 @@ def router(registry: Registry, usage_buffer: UsageBuffer) -> APIRouter:
 
         def read() -> list[UsageBody]:
             usage_buffer.save()
+            start = since if caller.is_admin else _own_hours(registry, caller, since)
             with registry.session() as session:
-                found = read_usage(session, tenant=owner, since=since, until=until)
+                found = read_usage(session, tenant=owner, since=start, until=until)
             return [UsageBody(tenant=t, adapter=a, **vars(used)) for t, a, used in found]
 
-        rows = await asyncio.to_thread(read)
+        rows = await workers.run(read)
         return UsageList(data=rows) if format == "json" else _csv(rows)
 
     return routes
+
+
+def _own_hours(registry: Registry, caller: Caller, since: datetime | None) -> datetime | None:
+    """`since`, or the first whole hour of this tenant if its name was another tenant's before."""
+    tenant = registry.catalog.tenants.get(caller.tenant)
+    if tenant is None or tenant.reused_at is None:
+        return since
+    first = hour_of(tenant.reused_at) + timedelta(hours=1)
+    return max(since, first) if since else first
 
 
 def _csv(rows: list[UsageBody]) -> Response:

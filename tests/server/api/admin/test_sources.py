@@ -356,7 +356,7 @@ async def test_a_full_disk_under_the_records(
         connection.execute(f"PRAGMA max_page_count={pages}")  # type: ignore[attr-defined]
 
     event.listen(registry.engine, "connect", limit)
-    body = {"name": "new", "source": str(make_adapter()), "metadata": {"x": "y" * 100_000}}
+    body = {"name": "new", "source": str(make_adapter()), "metadata": {"x": "y" * 16_000}}
     response = await client.post(REGISTER, json=body)
     assert_error(response, 507, "insufficient_storage")
     event.remove(registry.engine, "connect", limit)

@@ -7,7 +7,9 @@ import pytest
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import now
+from server.auth import Keys
 from tests.server.answers import CHAT, assert_error
+from tests.tiny import AdapterFactory
 
 
 async def test_tenants_come_and_go(client: httpx.AsyncClient) -> None:
@@ -115,3 +117,41 @@ async def test_what_is_done_is_in_the_audit_trail_without_secrets(
     actions = [entry["action"] for entry in trail.json()["data"]]
     assert actions == ["tenant.delete", "key.revoke", "key.create", "tenant.create"]
     assert key["key"].split("-", 2)[2] not in trail.text
+
+
+async def test_nothing_passes_to_the_next_tenant_of_a_name(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory
+) -> None:
+    async def make_acme() -> tuple[dict[str, str], str]:
+        assert (await client.post("/admin/tenants", json={"name": "acme"})).status_code == 201
+        key = {"tenant": "acme", "scopes": ["inference", "adapters"]}
+        made = (await client.post("/admin/keys", json=key)).json()
+        return {"Authorization": f"Bearer {made['key']}"}, made["id"]
+
+    register = {"name": "home", "source": str(make_adapter())}
+    await client.post("/admin/adapters?wait=true", json=register)
+    old, _ = await make_acme()
+    sharing = {"shared_with": ["acme"]}
+    await client.put("/admin/adapters/default/home/sharing", json=sharing)
+    chat = {"model": "default/home"}
+    assert (await client.post(CHAT, json=chat, headers=old)).status_code == 200
+    assert (await client.get("/admin/usage", headers=old)).json()["data"]
+    await client.delete("/admin/tenants/acme")
+    new, key_id = await make_acme()
+    assert_error(await client.post(CHAT, json=chat, headers=new), 404, "model_not_found")
+    assert (await client.get("/admin/usage", headers=new)).json()["data"] == []
+    trail = (await client.get("/admin/audit", headers=new)).json()["data"]
+    assert [entry["subject"] for entry in trail] == [f"key {key_id}", "acme"]
+    everything = (await client.get("/admin/audit", params={"tenant": "acme"})).json()["data"]
+    assert len(everything) > 2, "admins see what was done to either"
+
+
+async def test_an_idempotency_key_outlives_the_api_key(
+    client: httpx.AsyncClient, keys: Keys
+) -> None:
+    once = {"Idempotency-Key": "rotated"}
+    body = {"name": "acme"}
+    assert (await client.post("/admin/tenants", json=body, headers=once)).status_code == 201
+    other = {"Authorization": f"Bearer {keys.create('default', ['admin'])}"}
+    again = await client.post("/admin/tenants", json=body, headers=once | other)
+    assert again.status_code == 201
