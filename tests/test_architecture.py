@@ -14,10 +14,14 @@ ALLOWED = {
     "loadtest": {"loadtest"},
 }
 COMMANDS = {
-    "server/cli/evaluation.py": {"training"},
-    "server/cli/export.py": {"training"},
-    "server/cli/plan.py": {"training"},
-    "server/cli/training.py": {"training"},
+    "server/cli/training/comparison.py": {"training"},
+    "server/cli/training/data.py": {"training"},
+    "server/cli/training/evaluation.py": {"training"},
+    "server/cli/training/export.py": {"training"},
+    "server/cli/training/plan.py": {"training"},
+    "server/cli/training/quantize.py": {"training"},
+    "server/cli/training/shared.py": {"training"},
+    "server/cli/training/train.py": {"training"},
     "server/cli/loadtest.py": {"loadtest", "training"},
     "server/cli/measurements.py": {"loadtest"},
     "server/cli/workloads.py": {"loadtest"},

@@ -114,7 +114,7 @@ def _four_bit(checkpoint: Path, console: Console) -> tuple[Table, dict[str, Any]
     tasks = {}
     for name in PROMPTS:
         held_out = load_recipe_data(name).test
-        examples = [(chat[-2]["content"], chat[-1]["content"]) for chat in held_out]
+        examples = [(chat.messages[-2]["content"], chat.answer["content"]) for chat in held_out]
         tasks[name] = four_bit.Task(DEMO_DIR / name, examples)
     directories = {four_bit.BF16: ensure_bundled_base(), four_bit.FOUR_BIT: checkpoint}
     servers = {}

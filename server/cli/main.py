@@ -14,15 +14,12 @@ from rich.console import Console
 
 from server.cli import (
     adapters,
-    evaluation,
-    export,
     loadtest,
-    plan,
     registry,
     tenants,
-    training,
     usage,
 )
+from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
 from server.engine.worker.lora_gpu.tuning.command import tune
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
 
@@ -40,13 +37,14 @@ app.command("usage")(usage.usage)
 app.command("audit")(usage.audit)
 app.add_typer(registry.app, name="registry")
 app.add_typer(loadtest.app, name="loadtest")
-app.command("plan")(plan.plan)
-app.command("train")(training.train)
-app.command("evaluate")(evaluation.evaluate)
-app.command("compare")(evaluation.compare)
-app.command("merge")(export.merge)
-app.command("combine")(export.combine)
-app.command("quantize")(training.quantize)
+app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
+app.add_typer(data.app, name="data")
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("evaluate", epilog=evaluation.EXAMPLES)(evaluation.evaluate)
+app.command("compare", epilog=comparison.EXAMPLES)(comparison.compare)
+app.command("merge", epilog=export.MERGE_EXAMPLE)(export.merge)
+app.command("combine", epilog=export.COMBINE_EXAMPLE)(export.combine)
+app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("tune")(tune)
 
 

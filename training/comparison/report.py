@@ -1,4 +1,4 @@
-"""A comparison to look at: a table, a plot, and a page of HTML that holds both."""
+"""A comparison to read: a table, a plot, and a page of HTML that holds both."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import base64
 import html
 from pathlib import Path
 
-from training.comparison.compare import (
-    Comparison,
-    Row,
-    caveats,
-    recommendation,
-    seconds_to_target,
-    to_json,
-)
+from training.comparison.recommendation import caveats, recommendation, to_json
+from training.comparison.results import Comparison, Row, seconds_to_target
 
 REPORT_JSON, REPORT_PNG, REPORT_HTML = "comparison.json", "comparison.png", "comparison.html"
 
 
 def columns(comparison: Comparison) -> list[str]:
-    """The table's heads."""
+    """Return the table's heads."""
+    is_on_gpu = any(row.peak_gpu_memory_mib for row in comparison.rows)
     return [
         "arm",
         f"{comparison.metric} (seeds' deviation)",
@@ -28,7 +23,7 @@ def columns(comparison: Comparison) -> list[str]:
         "perplexity",
         "rate",
         "trained",
-        "peak MiB",
+        "peak GPU MiB" if is_on_gpu else "peak MiB",
         "s/step",
         "s to target",
         "artefact MB",
@@ -37,9 +32,10 @@ def columns(comparison: Comparison) -> list[str]:
 
 
 def table_rows(comparison: Comparison, price_per_hour: float | None = None) -> list[list[str]]:
-    """One line an arm; a dash where there is nothing to say.
+    """Return the table's cells, a row for each arm; a dash stands where there is no value.
 
     The target is the validation loss that every trained arm reached: the highest of their lowest.
+    `price_per_hour` is in any currency, and so is the column `cost`.
     """
     lowest = [min(loss for _, loss in row.validation) for row in comparison.rows if row.validation]
     target = max(lowest, default=0.0)
@@ -62,7 +58,7 @@ def _cells(row: Row, comparison: Comparison, target: float, price: float | None)
         *common,
         f"{row.learning_rate:.2g}",
         f"{row.num_trainable / 1e6:.2f} M",
-        f"{row.peak_memory_mib:,.0f}",
+        f"{row.peak_mib:,.0f}",
         f"{row.seconds_per_step:.2f}",
         "-" if reached is None else f"{reached:.0f}",
         f"{row.artefact_bytes / 1e6:.1f}",
@@ -102,7 +98,7 @@ src="data:image/png;base64,{image}"></p>
 
 
 def _plot(comparison: Comparison, file: Path) -> None:
-    """Left what each arm scored, seeds as points; right how its validation loss fell over time."""
+    """Draw the scores of each arm, with seeds as points, and the validation loss over time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

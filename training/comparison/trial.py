@@ -1,7 +1,7 @@
-"""One arm of a comparison: `python -m training.comparison.trial DIRECTORY` trains and scores it.
+"""One trial of a comparison: `python -m training.comparison.trial DIRECTORY` trains and scores.
 
-It has a process of its own, so that its peak memory is its own, and goes on where it was killed.
-`trial.json` says what to do, `result.json` what came of it.
+A trial has a process of its own, so that its peak memory is its own. One that was killed continues
+from its last checkpoint. `trial.json` says what to do, `result.json` holds the result.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters_registry.content.adapter_files import CONFIG_FILE
-from training.data.conversations import read_conversations
+from training.data.reading import read_conversations
 from training.data.recipe import make_recipe
+from training.data.rendering import DEFAULT_DATE
 from training.errors import TrainingError
 from training.evaluation.candidates import LocalModel
 from training.evaluation.evaluate import evaluate
@@ -32,16 +33,16 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class Result:
-    """What a trial came to."""
+    """The result of a trial."""
 
     scores: Scores
     record: dict[str, Any]
-    """The run's; empty where nothing was trained."""
+    """The record of the training run; empty where nothing was trained."""
     artefact_bytes: int
 
     @property
     def seconds_per_step(self) -> float:
-        """Training alone."""
+        """How long a step of the training took, without loading and scoring."""
         return float(self.record["train_seconds"]) / max(1, int(self.record["num_steps_run"]))
 
 
@@ -50,10 +51,10 @@ def run_trial(
 ) -> Result:
     """Train by a recipe (empty: the base as it is) and score on a file, unless that is done.
 
-    What another job has left in the directory goes.
+    What another job left in the directory is deleted.
 
     Raises:
-        TrainingError: it can't be run; says why.
+        TrainingError: the trial can't be run; says why.
     """
     job = _job(base, recipe, train_on, score_on)
     if (directory / TRIAL_FILE).is_file() and (directory / TRIAL_FILE).read_text() != job:
@@ -71,7 +72,7 @@ def run_trial(
 
 
 def _job(base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path) -> str:
-    """All that the result depends on but the base's weights, which its path stands for."""
+    """Return all that the result depends on; the base's path stands for its weights."""
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (train_on, score_on)]
     job = {
         "base": str(base),
@@ -84,7 +85,7 @@ def _job(base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path) -> 
 
 
 def carry_out(directory: Path) -> None:
-    """Do what `trial.json` says, and write `result.json`; a whole model's weights go afterwards."""
+    """Do what `trial.json` says, and write `result.json`; then delete a whole model's weights."""
     job = json.loads((directory / TRIAL_FILE).read_text())
     base, model = Path(job["base"]), directory / MODEL
     record: dict[str, Any] = {}
@@ -98,7 +99,10 @@ def carry_out(directory: Path) -> None:
         record = json.loads((model / RECORD_FILE).read_text())
         size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         candidate = LocalModel(base, model) if recipe.has_adapter else LocalModel(model)
-    scores = evaluate(candidate or LocalModel(base), base, read_conversations(Path(job["score"])))
+    template = job["recipe"].get("chat_template", "")
+    candidate = candidate or LocalModel(base, chat_template=template)
+    date = job["recipe"].get("date", DEFAULT_DATE)
+    scores = evaluate(candidate, base, read_conversations(Path(job["score"])), date)
     if model.is_dir() and not (model / CONFIG_FILE).is_file():
         for file in model.glob("*.safetensors"):
             file.unlink()

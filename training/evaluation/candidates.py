@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 
 from adapters_registry.check.weights import trained_over
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from training.data.conversations import IGNORED_LABEL, Collator, Conversation, Sample
+from training.data.batches import Collator
+from training.data.conversations import Message, Tool
+from training.data.tokenization import IGNORED_LABEL, Sample
 from training.errors import TrainingError
-from training.models.base_model import NF4, load_model, load_tokenizer
+from training.models.base_model import NF4, load_model, load_tokenizer, own_chat_template
 from training.run.trainer import answer_loss
 
 BATCH_SIZE = 16
@@ -22,38 +25,67 @@ MAX_REQUESTS = 16
 TIMEOUT_SECONDS = 600
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked: as messages and tools, and as the token ids that the chat template makes."""
+
+    messages: list[Message]
+    tools: list[Tool]
+    input_ids: list[int]
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether tools are offered, or were used before."""
+        return bool(self.tools) or any(m["role"] == "tool" for m in self.messages)
+
+
 class Candidate(ABC):
     """Something that answers, and says how likely it finds an answer."""
 
+    chat_template = ""
+    """The text of a chat template of its own; empty: the base's."""
+
     @abstractmethod
-    def answers(self, prompts: list[Conversation], max_new_tokens: int) -> list[str]:
-        """Greedy answers, one for each prompt."""
+    def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
+        """Return greedy answers, one for each prompt."""
 
     @abstractmethod
     def losses(self, samples: list[Sample]) -> list[float]:
-        """Each sample's mean negative log-likelihood of its answer's tokens, in nats."""
+        """Return each sample's mean negative log-likelihood of its answer's tokens, in nats."""
 
 
 class LocalModel(Candidate):
-    """A base in this process, with or without an adapter."""
+    """A base in this process, on the chosen device, with or without an adapter."""
 
-    def __init__(self, base: Path, adapter: Path | None = None, *, nf4: bool | None = None) -> None:
-        """Load it; `nf4` None means: over NF4 if the adapter was trained so.
+    def __init__(
+        self,
+        base: Path,
+        adapter: Path | None = None,
+        *,
+        nf4: bool | None = None,
+        chat_template: str = "",
+    ) -> None:
+        """Load it; where `nf4` is None, over NF4 if the adapter was trained over NF4.
+
+        Without a `chat_template` the one beside the adapter is used, if there is one.
 
         Raises:
             TrainingError: base or adapter can't be loaded.
         """
         if nf4 is None:
             nf4 = adapter is not None and is_trained_over_nf4(adapter)
-        self._tokenizer = load_tokenizer(base, padding_side="left")
+        if adapter is not None:
+            chat_template = chat_template or own_chat_template(adapter)
+        self.chat_template = chat_template
+        self._tokenizer = load_tokenizer(base, chat_template, padding_side="left")
         self._model = load_model(base, nf4=nf4)
         if adapter is not None:
             self._model = load_adapter(self._model, adapter)
         self._model.eval()
 
-    def answers(self, prompts: list[Conversation], max_new_tokens: int) -> list[str]:
-        """Greedy answers, in batches of like length."""
-        order = sorted(range(len(prompts)), key=lambda i: len(str(prompts[i])))
+    def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
+        """Return greedy answers; prompts of similar length are answered together."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
         found: dict[int, str] = {}
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
@@ -62,10 +94,9 @@ class LocalModel(Candidate):
             )
         return [found[index] for index in range(len(prompts))]
 
-    def _batch(self, prompts: list[Conversation], max_new_tokens: int) -> list[str]:
-        batch = self._tokenizer.apply_chat_template(
-            prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-        )
+    def _batch(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
+        rows = {"input_ids": [prompt.input_ids for prompt in prompts]}
+        batch = self._tokenizer.pad(rows, return_tensors="pt")
         with torch.inference_mode():
             output = self._model.generate(
                 **batch.to(self._model.device), max_new_tokens=max_new_tokens, do_sample=False
@@ -75,7 +106,7 @@ class LocalModel(Candidate):
         return [text.strip() for text in texts]
 
     def losses(self, samples: list[Sample]) -> list[float]:
-        """One sample at a time, without padding."""
+        """Return the samples' losses, computed one at a time, without padding."""
         collate = Collator(self._tokenizer.pad_token_id)
         found = []
         for sample in samples:
@@ -90,27 +121,34 @@ class ServedModel(Candidate):
     """A model on a server with OpenAI's API, as its clients see it."""
 
     def __init__(self, url: str, api_key: str | None, model: str) -> None:
-        """Name a model; nothing is asked yet."""
+        """Name a model; no request is sent yet."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(
             base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_SECONDS
         )
         self._model = model
 
-    def answers(self, prompts: list[Conversation], max_new_tokens: int) -> list[str]:
-        """Greedy answers of the chat API."""
+    def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
+        """Return greedy answers of the chat API.
 
-        def one(prompt: Conversation) -> str:
-            reply = self._post(
-                "/v1/chat/completions", messages=prompt, temperature=0, max_tokens=max_new_tokens
-            )
+        Where there are tools the prompt's tokens are sent to the completions API: the chat API
+        would take calls out of the text, which is what is compared.
+        """
+
+        def one(prompt: Prompt) -> str:
+            limits = {"temperature": 0, "max_tokens": max_new_tokens}
+            if prompt.has_tools:
+                reply = self._post("/v1/completions", prompt=prompt.input_ids, **limits)
+                return str(reply["choices"][0]["text"]).strip()
+            messages = [{"role": m["role"], "content": m["content"]} for m in prompt.messages]
+            reply = self._post("/v1/chat/completions", messages=messages, **limits)
             return str(reply["choices"][0]["message"]["content"] or "").strip()
 
         with ThreadPoolExecutor(MAX_REQUESTS) as pool:
             return list(pool.map(one, prompts))
 
     def losses(self, samples: list[Sample]) -> list[float]:
-        """From the log-probabilities that vLLM gives of a prompt's own tokens."""
+        """Return the losses, from the log-probabilities that vLLM gives of a prompt's tokens."""
 
         def one(sample: Sample) -> float:
             reply = self._post(
@@ -141,18 +179,18 @@ def is_adapter(directory: Path) -> bool:
 
 
 def is_trained_over_nf4(adapter: Path) -> bool:
-    """Whether the adapter says that it was trained over a base in NF4."""
+    """Whether the adapter's file says that it was trained over a base in NF4."""
     try:
         return trained_over(adapter / WEIGHTS_FILE) == NF4
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{adapter} is no adapter: {error}") from error
+        raise TrainingError(f"{adapter} isn't an adapter: {error}") from error
 
 
 def load_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
-    """The model with an adapter on top, under a name.
+    """Return the model with an adapter on top, under a name.
 
     Raises:
-        TrainingError: it is no adapter of this base.
+        TrainingError: it isn't an adapter of this base.
     """
     from peft import PeftModel
 

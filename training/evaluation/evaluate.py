@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.data.conversations import IGNORED_LABEL, Conversation, tokenize
+from training.data.conversations import Conversation
+from training.data.rendering import DEFAULT_DATE, Renderer
+from training.data.tokenization import Sample, tokenize_last_answer
 from training.errors import DataError
-from training.evaluation.candidates import Candidate
+from training.evaluation.candidates import Candidate, Prompt
 from training.evaluation.scores import Scores, score_answers
 from training.models.base_model import load_tokenizer
 
@@ -14,24 +16,45 @@ SPARE_TOKENS = 16
 """Room beyond the longest right answer: a wrong one may be longer, and must not look cut off."""
 
 
-def evaluate(candidate: Candidate, base: Path, conversations: list[Conversation]) -> Scores:
+def evaluate(
+    candidate: Candidate,
+    base: Path,
+    conversations: list[Conversation],
+    date: str = DEFAULT_DATE,
+) -> Scores:
     """Score a candidate's greedy answers to the last turns, and how likely it finds the right ones.
 
-    `base` gives the tokenizer and the chat template. Answers may be as long as the longest right
-    one and a little longer.
+    `base` gives the tokenizer, and the chat template where the candidate has none of its own.
+    Answers may be as long as the longest right one and a little longer.
 
     Raises:
-        DataError: there is nothing to evaluate on.
+        DataError: there is nothing to evaluate on, or the template can't render it.
         TrainingError: the candidate can't answer.
     """
     if not conversations:
         raise DataError("there is nothing to evaluate on")
-    expected = [conversation[-1]["content"].strip() for conversation in conversations]
-    tokenizer = load_tokenizer(base)
-    longest = max(len(ids) for ids in tokenizer(expected, add_special_tokens=False)["input_ids"])
-    samples = [tokenize(tokenizer, chat, last_only=True) for chat in conversations]
-    prompts = [conversation[:-1] for conversation in conversations]
-    answers = candidate.answers(prompts, longest + SPARE_TOKENS)
-    lengths = [sum(label != IGNORED_LABEL for label in sample.labels) for sample in samples]
+    renderer = Renderer(load_tokenizer(base, candidate.chat_template), date)
+    samples = [tokenize_last_answer(renderer, chat) for chat in conversations]
+    expected = [
+        _expected(renderer, chat, sample)
+        for chat, sample in zip(conversations, samples, strict=True)
+    ]
+    ids = renderer.tokenizer(expected, add_special_tokens=False)["input_ids"]
+    prompts = [_prompt(renderer, chat) for chat in conversations]
+    answers = candidate.answers(prompts, max(map(len, ids)) + SPARE_TOKENS)
     values = {**score_answers(answers, expected), "loss": candidate.losses(samples)}
-    return Scores(values, lengths)
+    return Scores(values, [len(sample.answer_ids) for sample in samples])
+
+
+def _prompt(renderer: Renderer, conversation: Conversation) -> Prompt:
+    last = len(conversation.messages) - 1
+    ids, _ = renderer.encode(renderer.render(conversation, last, opens_answer=True))
+    return Prompt(conversation.messages[:-1], conversation.tools, ids)
+
+
+def _expected(renderer: Renderer, conversation: Conversation, sample: Sample) -> str:
+    """Return the right answer's text; that of a tool call is what the template makes of it."""
+    if not conversation.answer.get("tool_calls"):
+        return str(conversation.answer["content"]).strip()
+    text: str = renderer.tokenizer.decode(sample.answer_ids, skip_special_tokens=True)
+    return text.strip()

@@ -1,4 +1,4 @@
-"""What answers are worth, example by example: the field's own metrics, by the field's libraries."""
+"""Metrics of answers, example by example, computed by the libraries that are usual for them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 
 METRICS = ("exact_match", "rouge_l", "bleu", "json_valid", "loss")
-"""Means over examples in [0, 1], but `loss`: nats a token, lower is better."""
+"""All are means over examples in [0, 1], except `loss`: nats for a token, where lower is better."""
 NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one candidate scored: for each metric one number an example, in the data's order."""
+    """The scores of one candidate: for each metric one number an example, in the data's order."""
 
     values: dict[str, list[float]]
     num_tokens: list[int] = field(default_factory=list)
-    """The answers' lengths, which weigh the losses."""
+    """The lengths of the right answers in tokens: the weights of the losses."""
 
     def mean(self, metric: str, rows: Sequence[int] | None = None) -> float:
-        """The metric over all examples, or over these, repeated ones counted again."""
+        """Return the metric's mean over all examples, or over `rows`, which may repeat."""
         chosen = slice(None) if rows is None else rows
         values = np.asarray(self.values[metric])[chosen]
         weights = np.asarray(self.num_tokens)[chosen] if metric == "loss" else None
         return float(np.average(values, weights=weights))
 
     def summary(self) -> dict[str, float]:
-        """Every metric's mean, and the perplexity."""
+        """Return the mean of every metric, and the perplexity."""
         means = {metric: round(self.mean(metric), 4) for metric in METRICS if metric in self.values}
         if "loss" in means:
             means["perplexity"] = round(math.exp(min(self.mean("loss"), 700)), 4)
@@ -41,7 +41,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """A candidate's mean minus another's, and its 95 % interval over the same examples."""
+    """A candidate's mean minus another's on the same examples, with a 95 % interval."""
 
     mean: float
     low: float
@@ -49,12 +49,12 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval doesn't contain zero."""
         return self.low > 0 or self.high < 0
 
 
 def score_answers(answers: Sequence[str], expected: Sequence[str]) -> dict[str, list[float]]:
-    """Exact match, ROUGE-L's F, sentence BLEU in [0, 1]; JSON validity if all expected are JSON.
+    """Return exact match, ROUGE-L's F and sentence BLEU; JSON validity if all expected are JSON.
 
     ROUGE-L: Lin, 2004; BLEU: Papineni et al., 2002, as sacrebleu computes it for a sentence.
     """
@@ -70,17 +70,18 @@ def score_answers(answers: Sequence[str], expected: Sequence[str]) -> dict[str, 
 
 
 def paired_difference(candidate: Scores, other: Scores, metric: str) -> Difference:
-    """The difference of two means by the paired bootstrap (Koehn, 2004): resampled examples."""
+    """Return the difference of two means, by the paired bootstrap over examples (Koehn, 2004)."""
     return difference_of_runs([candidate], [other], metric)
 
 
 def difference_of_runs(
     candidate: Sequence[Scores], other: Sequence[Scores], metric: str, seed: int = 0
 ) -> Difference:
-    """The same between means over runs with several seeds, which are resampled, too.
+    """Return the difference of two means over runs with several seeds.
 
-    An interval over the examples alone takes the luck of a seed for the method's merit. With few
-    seeds this one is still somewhat narrow: a bootstrap of three has two thirds of their variance.
+    Examples and seeds are both resampled: an interval over the examples alone would take a lucky
+    seed for a better method. With few seeds the interval is still somewhat too narrow, because a
+    bootstrap of three values has two thirds of their variance.
     """
     rng = np.random.default_rng(seed)
     count = len(candidate[0].values[metric])
@@ -99,7 +100,7 @@ def difference_of_runs(
 
 
 def _is_json(text: str) -> bool:
-    """Whether it is a JSON object or array: a bare number or word says nothing of a format."""
+    """Whether a text is a JSON object or array. A number or a string alone doesn't count."""
     try:
         return isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):

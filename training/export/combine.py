@@ -1,4 +1,4 @@
-"""Several adapters become one, by PEFT's `add_weighted_adapter`."""
+"""Several adapters become one, with PEFT's `add_weighted_adapter`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from training.models.checkpoint import whole_or_not_at_all
 from training.models.lora import write_adapter_weights
 
 PEFT_METHODS = {"cat": "cat", "svd": "svd", "ties": "ties_svd", "dare": "dare_ties_svd"}
-"""What each of ours is called there. PEFT's plain `linear`, `ties` and `dare_ties` act on A and B
-one by one, whose product is then not the sum of products; these act on the updates themselves."""
+"""PEFT's names of our methods. Its plain `linear`, `ties` and `dare_ties` combine A and B one by
+one, and the product of sums isn't the sum of products; these combine the updates themselves."""
 PRUNING = ("ties", "dare")
 
 
@@ -32,14 +32,16 @@ def combine_adapters(
     rank: int | None = None,
     density: float = 0.5,
 ) -> float:
-    """Write the combination to the new directory `out`; how far it is from the weighted sum.
+    """Write the combination to the new directory `out`.
 
-    `cat` is the exact weighted sum (ranks add up), `svd` its best fit at `rank` (default: the
-    largest of them), `ties` (arXiv:2306.01708) and `dare` (arXiv:2311.03099) keep the share
-    `density` of each update before summing. Returned is the relative error, 0 for exact.
+    `cat` is the exact weighted sum, whose rank is the sum of the ranks. `svd` is its best fit at
+    `rank` (without it, the largest of the adapters' ranks). `ties` (arXiv:2306.01708) and `dare`
+    (arXiv:2311.03099) keep the share `density` of each update before they add them.
+
+    Returns the distance from the weighted sum, relative to its size; 0 is exact.
 
     Raises:
-        TrainingError: the adapters don't fit the base or each other, or `out` is taken.
+        TrainingError: the adapters don't fit the base or each other, or `out` isn't empty.
     """
     _check(adapters, weights, method, rank)
     updates = [read_updates(adapter, base) for adapter in adapters]
@@ -86,8 +88,8 @@ def _combine(
     model = load_adapter(load_model(base), adapters[0], names[0])
     for name, adapter in zip(names[1:], adapters[1:], strict=True):
         model.load_adapter(adapter, name)
-    # The new adapter's configuration is the first one's, which mustn't leave out layers that
-    # others have, nor scale sums that are scaled already.
+    # PEFT takes the new adapter's configuration from the first one. That must name every layer that
+    # any of them has, and must not scale sums a second time.
     layers = [model.peft_config[name].layers_to_transform for name in names]
     first = model.peft_config[names[0]]
     first.use_rslora = False
@@ -98,14 +100,14 @@ def _combine(
         model.add_weighted_adapter(names, list(weights), "combined", method, **options)
     except ValueError as error:
         raise TrainingError(
-            "PEFT can't combine these adapters: it wants a module that any of them adapts to be "
-            f"adapted in each of their layers ({error})"
+            "PEFT can't combine these adapters: a module that one of them adapts must be adapted "
+            f"in all layers of each ({error})"
         ) from error
     return model
 
 
 def _common_base(adapters: Sequence[Path]) -> str | None:
-    """What the base was rounded to in their training, if all say the same; all of one base."""
+    """Return what the base was rounded to in training, which must be the same for all adapters."""
     named = {read_config(adapter).get("base_model_name_or_path") for adapter in adapters}
     over = {trained_over(adapter / WEIGHTS_FILE) for adapter in adapters}
     if len(named) > 1 or len(over) > 1:
@@ -120,7 +122,7 @@ def _error(
     updates: Sequence[dict[str, Update]],
     weights: Sequence[float],
 ) -> float:
-    """The distance from the weighted sum, relative to that sum, over all modules."""
+    """Return the distance from the weighted sum over all modules, relative to that sum's size."""
     distance = size = 0.0
     for module in {module for found in updates for module in found}:
         wanted = [

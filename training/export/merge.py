@@ -1,7 +1,7 @@
-"""An adapter becomes part of the weights: a whole model, that serves as a base of its own.
+"""An adapter becomes part of the base's weights: a whole model, which serves as a base of its own.
 
-Weights are read, changed and written one by one, so that memory stays near one file of the
-checkpoint. Sums are taken in float32.
+Weights are read, changed and written one by one, so that about one file of the checkpoint is in
+memory at a time. They are added in float32.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ from training.quantization.nf4 import round_to_nf4
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 MAX_DIFFERENCE = 1e-4
-"""Float32: bound on the largest difference of a logit; rounding the weights leaves about 1e-5."""
+"""The largest difference of a logit allowed in float32. Rounding alone makes about 1e-5."""
 MAX_DIVERGENCE = 1e-3
-"""BF16: bound on the mean KL divergence, in nats; rounding the weights leaves about 2e-4."""
+"""The mean KL divergence allowed in BF16, in nats. Rounding alone makes about 2e-4."""
 MIN_TOP1 = 0.99
-"""BF16: bound on the share of positions with the same most likely token, near ties aside."""
+"""In BF16, the smallest share of positions with the same top token, apart from near ties."""
 OVER = ("trained", "original", "nf4")
 
 
 def merge_adapter(
     adapter: Path, base: Path, out: Path, dtype: str = "bfloat16", over: str = "trained"
 ) -> Parity:
-    """Merge an adapter into its base in the new directory `out`, once that is verified.
+    """Merge an adapter into its base, verify the result, and keep it in the new directory `out`.
 
-    `over` says which base: the one that the adapter was trained over as far as it says so
-    (`trained`), the checkpoint as it is (`original`), or rounded to NF4 (`nf4`). Verified is
-    against base and adapter as they were in training; with another base the difference is
-    measured, and not bounded.
+    `over` says which base: the one that the adapter's file says it was trained over (`trained`),
+    the checkpoint as it is (`original`), or rounded to NF4 (`nf4`). The result is compared with
+    base and adapter as they were in training. If `over` names another base, the difference is
+    measured but not bounded.
+
+    Returns the difference.
 
     Raises:
-        TrainingError: `out` is taken, the adapter doesn't fit, or the merged model differs from
+        TrainingError: `out` isn't empty, the adapter doesn't fit, or the merged model differs from
             base and adapter by more than rounding.
     """
     if dtype not in DTYPES or over not in OVER:
@@ -77,7 +79,7 @@ def merge_adapter(
 
 
 def merged_weight(weight: torch.Tensor, update: Update | None) -> torch.Tensor:
-    """The weight with the update added, in float32."""
+    """Return the weight with the update added, in float32."""
     return weight.float() if update is None else weight.float() + update.delta
 
 
@@ -87,11 +89,13 @@ def _check(parity: Parity, dtype: str) -> None:
     else:
         is_fine = parity.divergence < MAX_DIVERGENCE and parity.top1 > MIN_TOP1
     if not is_fine:
-        raise TrainingError(f"the merged model isn't base and adapter: {parity}; nothing is kept")
+        raise TrainingError(
+            f"the merged model differs from base and adapter: {parity}; nothing is kept"
+        )
 
 
 def _write_config(checkpoint: Checkpoint, dtype: str, directory: Path) -> None:
-    """The base's configuration, in the new type, and no longer that of a copy of another base."""
+    """Write the base's configuration with the new type, without its mark as another base's copy."""
     config = {k: v for k, v in checkpoint.config.items() if k not in (MADE_FROM, ROUNDED_TO)}
     config.pop("torch_dtype", None)
     text = json.dumps(config | {"dtype": dtype}, indent=2)

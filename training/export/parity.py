@@ -1,8 +1,8 @@
-"""Whether a merged model is its base with the adapter: their logits on probe texts, compared.
+"""Whether a merged model equals its base with the adapter: their logits on probe texts, compared.
 
-Both are carried through one layer at a time, in float64, so that what differs are the weights and
-not the arithmetic. The adapter acts on activations, as PEFT and vLLM have it: the comparison
-shares nothing with the merge.
+Both are computed one layer at a time, in float64, so that only the weights can differ and not the
+arithmetic. The adapter acts on activations, as in PEFT and vLLM, so that the comparison shares no
+code with the merge.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PROBES = (
 
 
 NEAR_TIE = 0.9
-"""Tokens within this ratio of the most likely one's probability: rounding alone swaps such."""
+"""A token whose probability is this near to the highest counts as equal: rounding swaps them."""
 HEAD_ROWS = 8192
-"""How much of the head is in float64 at a time."""
+"""How many rows of the head are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a merged model is from base and adapter, over all positions of the probe texts."""
+    """How much a merged model differs from base and adapter, over all positions of the texts."""
 
     max_difference: float
     """The largest difference of a logit."""
@@ -64,7 +64,7 @@ class Parity:
 
 
 def probe_texts(base: Path) -> list[list[int]]:
-    """Token ids of the probes, in the base's chat format."""
+    """Return the token ids of the probes, in the base's chat format."""
     return sample_texts(base, [exchange(*probe) for probe in PROBES], len(PROBES))
 
 
@@ -75,12 +75,12 @@ def measure_parity(
     updates: dict[str, Update],
     rounded: Collection[str] = (),
 ) -> Parity:
-    """Compare the merged checkpoint with the base and the updates on these texts.
+    """Compare the merged checkpoint with the base and the updates on these texts of token ids.
 
     `rounded` names the weights of the base that are rounded to NF4 first. Two layers are in memory
-    at a time, beside embedding and head.
+    at a time, besides the embedding and the head.
     """
-    models = [(base, _Walk(base, texts)), (merged, _Walk(merged, texts))]
+    models = [(base, _States(base, texts)), (merged, _States(merged, texts))]
     layers = range(base.config["num_hidden_layers"])
     for index in track(layers, "verifying", console=Console(stderr=True), transient=True):
         models[0][1].advance(index, updates, rounded)
@@ -89,8 +89,8 @@ def measure_parity(
     return parity_of(expected, found)
 
 
-class _Walk:
-    """One checkpoint's way through the layers."""
+class _States:
+    """The hidden states of the texts in one checkpoint, layer after layer."""
 
     def __init__(self, checkpoint: Checkpoint, texts: list[list[int]]) -> None:
         self._checkpoint = checkpoint
@@ -112,7 +112,7 @@ class _Walk:
         self._states.advance(layer)
 
     def logits(self) -> torch.Tensor:
-        """At every position of the texts: shape (positions, vocabulary)."""
+        """Return the logits at every position of the texts: shape (positions, vocabulary)."""
         names = self._checkpoint.file_of
         head = "lm_head.weight" if "lm_head.weight" in names else "model.embed_tokens.weight"
         states = self._states.outputs(self._checkpoint.tensor("model.norm.weight").double())

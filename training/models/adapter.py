@@ -1,4 +1,4 @@
-"""An adapter's update of each module, read from its two files without a model."""
+"""An adapter's updates of the base's modules, read from its two files without loading a model."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ class Update:
 
     @property
     def delta(self) -> torch.Tensor:
-        """The whole matrix."""
+        """Return the update as a whole matrix."""
         return self.scale * (self.b @ self.a)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What it adds to the module's output."""
+        """Return what the update adds to the module's output."""
         a, b = self.a.to(inputs.dtype), self.b.to(inputs.dtype)
         output: torch.Tensor = self.scale * (inputs @ a.T @ b.T)
         return output
 
 
 def read_updates(adapter: Path, base: Path) -> dict[str, Update]:
-    """Every module's update, by its name in the base; the adapter passes the gate's rules first.
+    """Check an adapter by the gate's rules, and return its updates by the modules' names.
 
     Raises:
-        TrainingError: it is no adapter for this base; holds every reason.
+        TrainingError: it isn't an adapter for this base; holds every reason.
     """
     with tempfile.TemporaryDirectory() as staged:
-        for name in ADAPTER_FILES:  # what a server would take in, and nothing that lies beside it
+        for name in ADAPTER_FILES:  # what a server would take, and nothing else
             if not (adapter / name).is_file():
                 raise TrainingError(f"{adapter} is no adapter: it has no {name}")
             shutil.copyfile(adapter / name, Path(staged) / name)
@@ -75,13 +75,13 @@ def read_updates(adapter: Path, base: Path) -> dict[str, Update]:
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """The adapter's configuration as PEFT wrote it."""
+    """Return the adapter's configuration as PEFT wrote it."""
     config: dict[str, Any] = json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))
     return config
 
 
 def size_of(updates: list[Update]) -> float:
-    """Frobenius norm of the sum of updates of one module, without making the large matrix."""
+    """Return the Frobenius norm of a sum of updates of one module, without the large matrix."""
     a = torch.cat([update.a for update in updates])
     b = torch.cat([update.b * update.scale for update in updates], dim=1)
     return math.sqrt(max(0.0, float(((a @ a.T) * (b.T @ b)).double().sum())))

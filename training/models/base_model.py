@@ -1,4 +1,4 @@
-"""The base that a training run starts from: loaded for its method, and named by its content."""
+"""The base that a training run starts from: loaded as the method needs it, named by its content."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import torch
 from adapters_registry.check.base import quantization_of
 from training.errors import TrainingError
 from training.models.checkpoint import Checkpoint
+from training.models.device import chosen_device
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""Where transformers, PEFT's trainers and our own training keep a chat template."""
 NF4 = "nf4"
-"""What a QLoRA base is rounded to: NF4 in blocks of 64, their scales quantised once more."""
+"""What QLoRA rounds a base to: NF4 in blocks of 64, with the scales quantised too."""
 
 
 def quiet_libraries() -> None:
@@ -23,8 +26,8 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def load_tokenizer(base: Path, **options: Any) -> Any:
-    """The base's tokenizer.
+def load_tokenizer(base: Path, chat_template: str = "", **options: Any) -> Any:
+    """Load the base's tokenizer; a `chat_template` takes the place of the base's own.
 
     Raises:
         TrainingError: it can't be loaded, or has no chat template.
@@ -36,17 +39,35 @@ def load_tokenizer(base: Path, **options: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(base, **options)
     except (OSError, ValueError) as error:
         raise TrainingError(f"can't load the base {base}: {error}") from error
+    if chat_template:
+        tokenizer.chat_template = chat_template
     if not tokenizer.chat_template:
         raise TrainingError(
-            f"the tokenizer of {base} has no chat template: train on an instruct model"
+            f"the tokenizer of {base} has no chat template: train on an instruct model, or give "
+            "one with --chat-template FILE"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def own_chat_template(directory: Path) -> str:
+    """Return the chat template that lies beside an adapter; empty if there is none.
+
+    Raises:
+        TrainingError: it can't be read.
+    """
+    file = directory / CHAT_TEMPLATE_FILE
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"can't read the chat template {file}: {error}") from error
+
+
 def load_model(base: Path, dtype: torch.dtype = torch.bfloat16, *, nf4: bool = False) -> Any:
-    """The base in this type, or with its linear layers in NF4 (QLoRA, arXiv:2305.14314).
+    """Load the base onto the chosen device: in this type, or with its linear layers in NF4.
+
+    The second is what QLoRA (arXiv:2305.14314) trains over.
 
     Raises:
         TrainingError: it can't be loaded.
@@ -54,9 +75,12 @@ def load_model(base: Path, dtype: torch.dtype = torch.bfloat16, *, nf4: bool = F
     quiet_libraries()
     from transformers import AutoModelForCausalLM
 
+    device = chosen_device()
     options: dict[str, Any] = {"dtype": dtype}
     if nf4:
         options["quantization_config"] = _nf4_config()
+    if device.type != "cpu":
+        options["device_map"] = {"": device}  # without a copy in the machine's memory first
     try:
         model = AutoModelForCausalLM.from_pretrained(base, **options)
     except (OSError, ValueError) as error:
@@ -78,7 +102,7 @@ def _nf4_config() -> Any:
 
 
 def _keep_nf4_as_it_is(model: Any) -> None:
-    """Keep bitsandbytes from repacking weights in evaluation, after which training goes wrong.
+    """Keep bitsandbytes from repacking weights in evaluation: after it, training goes wrong.
 
     On CPUs with AVX512-BF16 `Linear4bit` repacks its weight for an inference kernel and never
     unpacks it: most gradients are then zero, and dequantising gives garbage (bitsandbytes #2078).
@@ -91,15 +115,15 @@ def _keep_nf4_as_it_is(model: Any) -> None:
 
 
 def quantization_in_training(base: Path, method: str) -> str:
-    """What the base's weights are rounded to while it is trained on; empty: nothing."""
+    """Return what the base's weights are rounded to in training; empty: they aren't rounded."""
     return NF4 if method == "qlora" else quantization_of(Checkpoint.open(base).config)
 
 
 def base_digest(base: Path) -> str:
-    """SHA-256 over the names and contents of the base's weight files, in order of name.
+    """Return the SHA-256 over the names and contents of the base's weight files, by name.
 
     Raises:
-        TrainingError: no model directory with whole safetensors files.
+        TrainingError: it isn't a model directory with whole safetensors files.
     """
     digest = hashlib.sha256()
     for name in sorted(set(Checkpoint.open(base).file_of.values())):

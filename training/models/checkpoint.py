@@ -1,9 +1,10 @@
-"""A model directory's weights: read tensor by tensor, written file by file, whole or not at all."""
+"""A model directory: read tensor by tensor, written file by file, whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ class Checkpoint:
         """Read the configuration, and the headers of the weight files.
 
         Raises:
-            TrainingError: no model directory with whole safetensors files.
+            TrainingError: it isn't a model directory with whole safetensors files.
         """
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -62,14 +63,14 @@ class Checkpoint:
             return tensor
 
     def linear_weights(self) -> set[str]:
-        """The names of the weights that an adapter can change, and that quantising rounds.
+        """Return the names of the weights that an adapter can change, and that quantising rounds.
 
         Raises:
-            TrainingError: it is no Llama, is quantised, or lacks some of them.
+            TrainingError: the architecture isn't known, or it is quantised, or lacks some weights.
         """
         if "quantization_config" in self.config:
             raise TrainingError(
-                f"{self.directory} is quantised already; start from its BF16 or FP16 checkpoint"
+                f"{self.directory} is quantised already: start from its BF16 or FP16 checkpoint"
             )
         try:
             modules = BaseSpec.from_directory(self.directory, max_rank=1).modules
@@ -83,7 +84,7 @@ class Checkpoint:
         return names
 
     def copy_other_files(self, directory: Path) -> None:
-        """Copy the tokenizer, its chat template, and all else but weights and configuration."""
+        """Copy all files except weights and configuration: tokenizer, chat template and so on."""
         for file in self.directory.iterdir():
             is_weights = file.name.endswith(WEIGHT_SUFFIXES)
             if file.is_file() and not is_weights and file.name != "config.json":
@@ -102,7 +103,7 @@ class CheckpointWriter:
         self._total_bytes = 0
 
     def add(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take tensors, and write a file when there are enough of them."""
+        """Take tensors, and write a file as soon as there are enough of them."""
         self._pending |= tensors
         if sum(tensor.nbytes for tensor in self._pending.values()) >= MAX_FILE_BYTES:
             self._flush()
@@ -136,7 +137,7 @@ def require_new(directory: Path) -> None:
 
 @contextmanager
 def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
-    """A scratch directory beside this one, which takes its place at the end, or else goes.
+    """Yield a scratch directory that takes this one's place at the end, or is deleted on errors.
 
     Raises:
         TrainingError: the directory is there and isn't empty.
@@ -148,7 +149,23 @@ def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
     scratch.mkdir()  # with the permissions that a directory gets, unlike tempfile's
     try:
         yield scratch
+        _set_usual_modes(scratch)
         scratch.rename(directory)
     except BaseException:
         shutil.rmtree(scratch)
         raise
+
+
+def _set_usual_modes(directory: Path) -> None:
+    """Give every file the mode that new files get by the umask.
+
+    safetensors writes files that only their owner can read, which a server of another user, or one
+    in a container, then can't.
+    """
+    probe = directory / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)

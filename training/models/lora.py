@@ -1,4 +1,4 @@
-"""The adapter on a base: made, refused at the start if it couldn't be served, saved."""
+"""The adapter on a base: it is made, refused early if no server could serve it, and saved."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MAX_RANK = 512
 
 
 def lora_config(recipe: Recipe, num_layers: int) -> Any:
-    """PEFT's configuration for a recipe.
+    """Return PEFT's configuration for a recipe.
 
     Raises:
-        TrainingError: vLLM couldn't serve what it makes; holds every reason.
+        TrainingError: vLLM couldn't serve the adapter; holds every reason.
     """
     from peft import LoraConfig
 
@@ -55,7 +55,7 @@ def lora_config(recipe: Recipe, num_layers: int) -> Any:
 
 
 def add_lora(model: Any, recipe: Recipe) -> Any:
-    """The model with a new adapter, whose weights alone are trained.
+    """Return the model with a new adapter. Only the adapter's weights are trained.
 
     Raises:
         TrainingError: the adapter couldn't be served, or the base lacks the targets.
@@ -68,7 +68,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
 
 
 def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
-    """Targets are linear layers inside the base's layers: the gate takes no others."""
+    """Refuse targets that aren't linear modules of the base's layers: the gate takes no others."""
     known = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
@@ -89,13 +89,13 @@ def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
 
 
 def save_adapter(adapted: Any, out: Path, base: Path, base_quantization: str) -> None:
-    """Write an adapter in PEFT's format, in bfloat16: what is served is what was evaluated.
+    """Write an adapter in PEFT's format, in bfloat16, so that what is served was evaluated.
 
-    The path of the base means nothing elsewhere, so its name is recorded; how it was quantised
-    is in the metadata of the weights' file, where PEFT and vLLM don't look.
+    The base's name is recorded, since its path means nothing on another machine. What the base was
+    rounded to stands in the metadata of the weights' file, which PEFT and vLLM ignore.
     """
     adapted.peft_config["default"].base_model_name_or_path = short_name(str(base.absolute()))
-    # Else PEFT looks for that name on the hub, to see whether the embedding has grown.
+    # Otherwise PEFT looks for that name on the hub, to see whether the embedding has grown.
     adapted.save_pretrained(out, save_embedding_layers=False)
     tensors = load_file(out / WEIGHTS_FILE)
     write_adapter_weights(tensors, out, base_quantization)
@@ -105,7 +105,7 @@ def save_adapter(adapted: Any, out: Path, base: Path, base_quantization: str) ->
 def write_adapter_weights(
     tensors: dict[str, torch.Tensor], out: Path, base_quantization: str | None
 ) -> None:
-    """Write an adapter's tensors in bfloat16; a quantisation of None means that it isn't known."""
+    """Write an adapter's tensors in bfloat16. `base_quantization` is None if it isn't known."""
     metadata = {"format": "pt"}
     if base_quantization is not None:
         metadata[TRAINED_OVER] = base_quantization

@@ -7,14 +7,20 @@ from pathlib import Path
 import psutil
 import torch
 
+from training.models.device import chosen_device
+
 CGROUPS = Path("/sys/fs/cgroup")
-"""Where a container sees its own control group: version 2, or version 1's controllers."""
+"""Where a container sees its own control group, of version 2 or of version 1."""
 
 
 def free_memory(cgroups: Path = CGROUPS) -> int:
-    """Bytes: of the GPU if there is one, else of the machine, or of the container if less."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+    """Return the free bytes of the device that a model would be loaded on.
+
+    Without a GPU these are the machine's, or what is left to the container if that is less.
+    """
+    device = chosen_device()
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     machine: int = psutil.virtual_memory().available
     groups = (
         (cgroups, "memory.max", "memory.current"),
@@ -25,9 +31,9 @@ def free_memory(cgroups: Path = CGROUPS) -> int:
 
 
 def _room(group: Path, limit_file: str, usage_file: str) -> int | None:
-    """What a control group leaves; None if it isn't there or has no limit.
+    """Return the bytes that a control group leaves; None if it isn't there or has no limit.
 
-    The page cache counts as used there, though it gives way.
+    The kernel counts the page cache as used, but gives it back when a process needs memory.
     """
     try:
         limit = int((group / limit_file).read_text())

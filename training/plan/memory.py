@@ -1,7 +1,7 @@
-"""What training and serving take, in bytes, computed from a model's configuration alone.
+"""The memory that training and serving take, in bytes, from a model's configuration alone.
 
-The activations are those that autograd keeps with our loss (`training/run/trainer.py`) and
-PyTorch's fused attention; `tests/training/plan/test_planner.py` counts them on a real model.
+The activations are what autograd keeps with our loss (`training/run/trainer.py`) and PyTorch's
+fused attention. `tests/training/plan/test_planner.py` compares them with those of a real model.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from training.errors import TrainingError
 
 MIB, GIB = 1 << 20, 1 << 30
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight in NF4: half a byte, a byte of scale per 64, and that one's scale per 256 of them."""
+"""A weight in NF4: half a byte, a byte of scale for 64 weights, and 4 bytes for 256 scales."""
 LOGIT_BYTES = 12
-"""Of an answer token, per word of the vocabulary: float32 log-probabilities, kept; at the peak also
-their gradient and both in bfloat16."""
+"""Bytes for an answer's token and an entry of the vocabulary: log-probabilities in float32, and at
+the peak their gradient and both in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Shape:
     hidden: int
     mlp: int
     query: int
-    """Width of all query heads; `key_value`: of all key heads, or value heads."""
+    """Width of all query heads together; `key_value` is that of all key heads, or value heads."""
     key_value: int
     num_heads: int
     vocabulary: int
@@ -41,7 +41,7 @@ class Shape:
         """Read a Hugging Face configuration.
 
         Raises:
-            TrainingError: it is none of a Llama.
+            TrainingError: it isn't one of a model that is known.
         """
         try:
             modules = BaseSpec.from_config(name, config, max_rank=1).modules
@@ -62,32 +62,32 @@ class Shape:
 
     @property
     def num_linear(self) -> int:
-        """Weights of the layers' linear modules."""
+        """How many weights the layers' linear modules have."""
         return sum(m.in_features * m.out_features for m in self.modules.values())
 
     @property
     def num_other(self) -> int:
-        """Weights of embedding, head and norms."""
+        """How many weights embedding, head and norms have."""
         tables = 1 if self.is_tied else 2
         return tables * self.vocabulary * self.hidden + (2 * self.num_layers + 1) * self.hidden
 
     @property
     def num_parameters(self) -> int:
-        """All weights."""
+        """How many weights the model has."""
         return self.num_linear + self.num_other
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Of the KV cache in bfloat16."""
+        """Bytes of the KV cache for one token, in bfloat16."""
         return 2 * self.num_layers * self.key_value * 2
 
     def slot_bytes(self, max_rank: int) -> int:
-        """One adapter slot of the engine, which has room for this rank on every linear module."""
+        """Return the bytes of an engine's slot, which holds this rank on every linear module."""
         features = sum(m.in_features + m.out_features for m in self.modules.values())
         return 2 * max_rank * features
 
     def adapted(self, recipe: Recipe) -> list[ModuleShape]:
-        """The modules that a recipe adapts."""
+        """Return the modules that a recipe adapts."""
         lowest = self.num_layers - (recipe.num_last_layers or self.num_layers)
         return [
             shape
@@ -96,7 +96,7 @@ class Shape:
         ]
 
     def num_trainable(self, recipe: Recipe) -> int:
-        """Weights that a recipe trains."""
+        """Return how many weights a recipe trains."""
         if not recipe.has_adapter:
             return self.num_parameters
         adapted = self.adapted(recipe)
@@ -105,20 +105,20 @@ class Shape:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes while training, by part; their sum is the peak of live tensors."""
+    """Bytes during training, by part. Their sum is the peak of live tensors."""
 
     weights: int
     quantisation: int
-    """Scales of the 4-bit weights; part of no other figure."""
+    """The scales of 4-bit weights, which no other figure contains."""
     gradients: int
     optimiser: int
     activations: int
     artefact: int
-    """What is written in the end, in bfloat16; not part of the peak."""
+    """What is written at the end, in bfloat16. It isn't part of the peak."""
 
     @property
     def state(self) -> int:
-        """What stays from step to step."""
+        """What is kept from step to step."""
         return self.weights + self.quantisation + self.gradients + self.optimiser
 
     @property
@@ -130,7 +130,9 @@ class TrainingMemory:
 def training_memory(
     shape: Shape, recipe: Recipe, length: int, answer_share: float = 0.5
 ) -> TrainingMemory:
-    """What a recipe takes on sequences of `length` tokens, of which a share is answer.
+    """Return the memory of a recipe on sequences of `length` tokens.
+
+    `answer_share` is the share of tokens that carry loss.
 
     Full fine-tuning keeps float32 weights and computes in bfloat16; LoRA keeps the base in
     bfloat16 and the adapter in float32; QLoRA the same over NF4. AdamW has two float32 moments.
@@ -155,7 +157,7 @@ def training_memory(
 def activation_bytes(
     shape: Shape, recipe: Recipe, length: int, answer_share: float, logit_bytes: int
 ) -> int:
-    """What a part of a step (`batch_size / accumulation` sequences) keeps for its gradients."""
+    """Return what a part of a step (`batch_size / accumulation` sequences) keeps for gradients."""
     tokens = length * recipe.batch_size // recipe.accumulation
     per_token = _layer_bytes(shape, recipe)
     layers = (recipe.num_last_layers if recipe.has_adapter else 0) or shape.num_layers
@@ -170,7 +172,7 @@ def activation_bytes(
 
 
 def _layer_bytes(shape: Shape, recipe: Recipe) -> int:
-    """What one layer keeps of one token: inputs of products, norms, attention, gates."""
+    """Return what a layer keeps for one token: inputs of products, norms, attention, gates."""
     attention = 2 * (2 * shape.query + 2 * shape.key_value) + 4 * shape.num_heads
     if not recipe.has_adapter:
         return attention + 26 * shape.hidden + 8 * shape.mlp

@@ -1,4 +1,4 @@
-"""Before any run: what it takes, what it costs, and which method fits. Arithmetic alone."""
+"""What a run takes and costs, and which method fits, computed before any run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from training.data.recipe import METHODS, Recipe
 from training.plan.memory import Shape, TrainingMemory, training_memory
 
 QLORA_SLOWDOWN = 1.25
-"""Its steps' time over LoRA's, measured here on CPU; the weights are unpacked twice a step."""
+"""QLoRA's time for a step over LoRA's, measured on CPU. It unpacks the weights twice a step."""
 FEW_EXAMPLES = 1000
-"""Below this full fine-tuning learns them by heart."""
+"""With fewer examples full fine-tuning learns them by heart."""
 GAPS = {"ordinary": (0.01, 0.03), "domain": (0.04, 0.07)}
-"""How far LoRA is published to be behind full fine-tuning: ordinary tasks, deep domain shifts."""
+"""How far LoRA is behind full fine-tuning by publications, for each kind of task."""
 QLORA_GAP = (0.005, 0.015)
-"""How far QLoRA is published to be behind LoRA."""
+"""How far QLoRA is behind LoRA by publications."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One method: memory, and the time of a run over the data."""
+    """What one method takes: memory, and the time and cost of a run over the data."""
 
     method: str
     num_trainable: int
@@ -30,11 +30,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What it is to run on: bytes of memory, and how fast."""
+    """The machine or GPU: its memory in bytes, its speed and its price."""
 
     memory_bytes: int | None = None
     flops_per_second: float | None = None
-    """What training reaches, not the data sheet's peak."""
+    """What training reaches, which is less than the data sheet's peak."""
     price_per_hour: float | None = None
 
 
@@ -54,7 +54,7 @@ def estimate(
     hardware: Hardware | None = None,
     answer_share: float = 0.5,
 ) -> Estimate:
-    """What a recipe takes; `num_tokens` is how many it sees over all steps, 0 if unknown."""
+    """Return what a recipe takes. `num_tokens` is how many it sees in all steps, 0 if unknown."""
     hardware = hardware or Hardware()
     seconds = cost = None
     if num_tokens and hardware.flops_per_second:
@@ -71,9 +71,10 @@ def estimate(
 
 
 def flops_per_token(shape: Shape, recipe: Recipe) -> float:
-    """Two for each weight forward, two for the gradient of inputs, two for that of trained weights.
+    """Return the operations for one token (Kaplan et al., 2020, arXiv:2001.08361).
 
-    (Kaplan et al., 2020, arXiv:2001.08361.) Attention over long contexts comes on top.
+    For each weight there are two in the forward pass, two for the gradient of the inputs, and two
+    for that of the weight if it is trained. Attention over long contexts isn't counted.
     """
     passes = 6 if not recipe.has_adapter else 4
     passes += 2 if recipe.gradient_checkpointing else 0
@@ -85,7 +86,7 @@ def flops_per_token(shape: Shape, recipe: Recipe) -> float:
 def estimate_all(
     shape: Shape, recipe: Recipe, length: int, num_tokens: int, hardware: Hardware
 ) -> list[Estimate]:
-    """Full, LoRA and QLoRA of the same recipe."""
+    """Return the estimates of full fine-tuning, LoRA and QLoRA by the same recipe."""
     return [
         estimate(shape, replace(recipe, method=method), length, num_tokens, hardware)
         for method in ("full", "lora", "qlora")
@@ -99,10 +100,10 @@ def advise(
     task: str = "ordinary",
     max_gap: float = 0.03,
 ) -> Advice:
-    """Which method to take, by the published gaps, for quality that may be `max_gap` below full's.
+    """Recommend a method whose published quality is at most `max_gap` below full fine-tuning's.
 
-    The least that does: LoRA where it is near enough, QLoRA where LoRA doesn't fit, full where
-    neither is near enough and the data can carry it.
+    LoRA is taken where its quality is near enough, QLoRA where LoRA doesn't fit into the memory,
+    and full fine-tuning where neither is near enough and there are examples enough.
     """
     peaks = {e.method: e.memory.peak for e in estimates}
     fits = {m for m, peak in peaks.items() if memory_bytes is None or peak <= memory_bytes}
@@ -141,7 +142,7 @@ def advise(
 def slots_and_context(
     shape: Shape, memory_bytes: int, max_rank: int, num_slots: int, weight_bytes: int
 ) -> int:
-    """How many tokens of KV cache fit beside weights and slots in this memory; 0 if none."""
+    """Return how many tokens of KV cache fit into the memory beside weights and slots."""
     room = memory_bytes - weight_bytes - num_slots * shape.slot_bytes(max_rank)
     return max(0, room // shape.kv_bytes_per_token)
 

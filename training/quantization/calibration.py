@@ -1,4 +1,4 @@
-"""What the layers of a base are fed: sample texts, carried through it one layer at a time."""
+"""Sample texts as hidden states, carried through a base one layer at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from training.data.conversations import Conversation, tokenize
-from training.errors import TrainingError
+from training.data.conversations import Conversation
+from training.data.rendering import Renderer
+from training.models.base_model import load_tokenizer
 
 MAX_SAMPLE_TOKENS = 2048
 BATCH_SIZE = 16
@@ -18,26 +19,22 @@ PADDING = -1
 
 
 def sample_texts(base: Path, conversations: list[Conversation], number: int) -> list[list[int]]:
-    """Token ids of so many conversations (or all there are), each time the same ones.
+    """Return the token ids of `number` conversations (or all there are), always the same ones.
 
     Raises:
-        TrainingError: the base has no tokenizer with a chat template.
+        TrainingError: the base has no tokenizer with a chat template, or the template can't render
+            a conversation.
     """
-    from transformers import AutoTokenizer
-
+    renderer = Renderer(load_tokenizer(base))
     chosen = random.Random(0).sample(conversations, min(number, len(conversations)))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        return [tokenize(tokenizer, chat).input_ids[:MAX_SAMPLE_TOKENS] for chat in chosen]
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"can't use the tokenizer of {base}: {error}") from error
+    return [renderer.encode(renderer.render(chat))[0][:MAX_SAMPLE_TOKENS] for chat in chosen]
 
 
 class Calibration:
-    """The samples' hidden states before the layer that comes next.
+    """The samples' hidden states, before the layer that comes next.
 
-    Samples of like length make a batch, padded on the right: with causal attention what comes
-    later changes nothing of what stands before, and the padding's own rows are left out.
+    Samples of similar length make a batch, padded on the right. With causal attention a token
+    depends only on those before it, so the padding changes none; its own rows are left out.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class Calibration:
         samples: list[list[int]],
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Begin before the first layer; samples are token ids, the states of the given type."""
+        """Start before the first layer. `samples` are token ids; states have the type `dtype`."""
         from transformers import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -63,7 +60,7 @@ class Calibration:
         self._hidden = [embedding[batch.clamp(min=0)].to(dtype) for batch in batches]
 
     def layer(self, weights: dict[str, torch.Tensor]) -> Any:
-        """A layer on these very tensors: what is written to them is what it computes with."""
+        """Return a layer that uses these very tensors, so that a change of them changes it."""
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
         with torch.device("meta"):
@@ -72,7 +69,7 @@ class Calibration:
         return layer.requires_grad_(False).eval()
 
     def moments(self, layer: Any, modules: list[str]) -> dict[str, torch.Tensor]:
-        """For each linear module: the sum of the outer products of what it is fed, in float32."""
+        """Return for each linear module the sum of the outer products of its inputs, in float32."""
         totals, fed = {}, {}
         for module in modules:
             linear = layer.get_submodule(module)
@@ -92,9 +89,9 @@ class Calibration:
         self._hidden = [self._run(layer, hidden) for hidden in self._hidden]
 
     def outputs(self, norm: torch.Tensor) -> torch.Tensor:
-        """After the last layer: the states of all the texts' tokens, normalised with this weight.
+        """Return the final states, normalised with the weight `norm`: shape (tokens, hidden).
 
-        Of shape (tokens, hidden), text after text.
+        Call it after the last layer. The texts follow each other.
         """
         pairs = zip(self._hidden, self._is_text, strict=True)
         states = torch.cat([hidden[is_text] for hidden, is_text in pairs])

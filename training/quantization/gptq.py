@@ -1,4 +1,4 @@
-"""One weight to four bits: which sixteen values a group gets, and which of them each weight takes.
+"""GPTQ for one weight: which sixteen values a group gets, and which of them each weight takes.
 
 A group of neighbours in a row shares a scale and a zero point. With the second moments of the
 layer's inputs at hand, the errors of columns rounded are made up for in those to come: GPTQ
@@ -38,10 +38,10 @@ def four_bit_scheme(group_size: int) -> QuantizationScheme:
 def round_weight(
     weight: torch.Tensor, scheme: QuantizationScheme, moments: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The rounded weight, and the tensors that stand for it: packed, scales, zero points, shape.
+    """Return the rounded weight, and its tensors in the file: packed, scales, zero points, shape.
 
-    `weight` has the shape (out, in), `moments` (in, in): the sum over the layer's inputs x of
-    their outer products. Without it each weight takes the nearest value.
+    `weight` has the shape (out, in). `moments` has the shape (in, in): the sum of the outer
+    products of the layer's inputs. Without it each weight takes the nearest value.
 
     Raises:
         TrainingError: the moments aren't finite.
@@ -66,7 +66,7 @@ def _nearest(values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
 
 
 def _fit(weight: torch.Tensor, args: QuantizationArgs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales (float32, exact in the weight's type) and zero points of least squared error."""
+    """Return the scales (float32, exact in the weight's type) and zero points of least error."""
     groups = weight.float().view(len(weight), -1, args.group_size)
     low, high = groups.aminmax(dim=-1)
     best_error = torch.full_like(low, torch.inf)
@@ -85,7 +85,7 @@ def _fit(weight: torch.Tensor, args: QuantizationArgs) -> tuple[torch.Tensor, to
 def _compensated(
     values: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
 ) -> torch.Tensor:
-    """Round column by column, and take each one's error out of the columns to its right."""
+    """Round column by column, and let the columns to the right make up for each one's error."""
     scale, zero_point = scale.T.contiguous(), zero_point.T.contiguous()
     columns = values.T.contiguous()  # the layout in which a column's values are neighbours
     rounded = torch.empty_like(columns)
@@ -105,7 +105,7 @@ def _compensated(
 
 
 def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
-    """The upper Cholesky factor of the damped moments' inverse.
+    """Return the upper Cholesky factor of the inverse of the damped moments.
 
     Raises:
         TrainingError: the moments aren't finite.
@@ -120,4 +120,4 @@ def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
             inverse = torch.cholesky_inverse(factor)
             upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
             return upper
-    raise TrainingError("what the samples make of the base's layers isn't finite")
+    raise TrainingError("the base's layers give values that aren't finite on the samples")

@@ -1,7 +1,7 @@
-"""A base as QLoRA sees it: its linear layers rounded to NF4 and back, in a checkpoint of its own.
+"""A base as QLoRA sees it: a checkpoint whose linear layers are rounded to NF4 and back.
 
 An adapter that was trained over the rounded weights belongs over them. vLLM serves such a
-checkpoint like any BF16 one, on any hardware, at BF16's size.
+checkpoint like any other BF16 one, on any hardware. It is as large as a BF16 one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_SIZE = 64
 
 
 def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """The weight that bitsandbytes' NF4 with double quantisation stands for, in its own type."""
+    """Round a weight to bitsandbytes' NF4 with double quantisation, and return it in its type."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(
@@ -32,10 +32,10 @@ def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
 
 
 def round_checkpoint_to_nf4(base: Path, out: Path) -> None:
-    """Write the base with every linear layer rounded to NF4, in its own type, to the new `out`.
+    """Write the base to the new directory `out`, with every linear layer rounded to NF4.
 
     Raises:
-        TrainingError: `out` is taken, or the base isn't one of full precision.
+        TrainingError: `out` isn't empty, or the base is quantised already.
     """
     checkpoint = Checkpoint.open(base)
     linear = checkpoint.linear_weights()

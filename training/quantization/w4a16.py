@@ -1,4 +1,4 @@
-"""A BF16 or FP16 checkpoint becomes a 4-bit one that vLLM serves: weights W4A16, group by group.
+"""A BF16 or FP16 checkpoint becomes a 4-bit one that vLLM serves (W4A16), group by group.
 
 The format is compressed-tensors' `pack-quantized`, which runs on CPU and, through Marlin or
 Machete, on GPUs. Embedding, head and norms keep their type; activations always do.
@@ -29,7 +29,7 @@ from training.quantization.gptq import four_bit_scheme, round_weight
 
 GROUP_SIZES = (32, 64, 128)
 FEATURES_STEP = 32
-"""The kernels want both sides of a layer divisible by this."""
+"""The kernels need both sides of a layer to be divisible by this."""
 
 FED_ALIKE = {
     "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -37,7 +37,7 @@ FED_ALIKE = {
     "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down_proj": ("mlp.down_proj",),
 }
-"""A layer's linear modules, under the first of those that have the same inputs."""
+"""A layer's linear modules, grouped by what they have as inputs, under the first of each group."""
 
 
 def quantize_checkpoint(
@@ -45,12 +45,12 @@ def quantize_checkpoint(
 ) -> None:
     """Quantise a Llama checkpoint to 4 bits in the new directory `out`.
 
-    `samples` are token ids of texts such as the model will see. With them each layer is rounded
-    so that what it makes of them changes least; without, each weight to the nearest value.
-    One layer at a time is in memory, and what isn't written yet.
+    `samples` are token ids of texts like those that the model will see. With them each layer is
+    rounded so that its outputs on them change least. Without them each weight takes the nearest
+    value. In memory are one layer at a time, and what isn't written yet.
 
     Raises:
-        TrainingError: `out` is taken, or the base can't be quantised so; says why.
+        TrainingError: `out` isn't empty, or the base can't be quantised like this; says why.
     """
     if group_size not in GROUP_SIZES:
         raise TrainingError(f"--group-size must be one of {', '.join(map(str, GROUP_SIZES))}")
@@ -64,7 +64,7 @@ def quantize_checkpoint(
 
 
 def _check(checkpoint: Checkpoint, group_size: int) -> None:
-    """Refuse a base that is no Llama, quantised already, or not divisible into groups."""
+    """Refuse a base that isn't known, is quantised already, or can't be divided into groups."""
     checkpoint.linear_weights()
     modules = BaseSpec.from_directory(checkpoint.directory, max_rank=1).modules
     for name, shape in modules.items():
@@ -106,11 +106,11 @@ def _quantize_layer(
     scheme: QuantizationScheme,
     calibration: Calibration | None,
 ) -> dict[str, torch.Tensor]:
-    """The tensors that stand for one layer; names without the layer's prefix."""
+    """Return the tensors of one layer in the file, by their names without the layer's prefix."""
     for module in itertools.chain(*FED_ALIKE.values()):
         weight = weights[f"{module}.weight"]
         if weight.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-            raise TrainingError(f"{prefix}{module} is of {weight.dtype}, not of BF16 or FP16")
+            raise TrainingError(f"{prefix}{module} has the type {weight.dtype}, not BF16 or FP16")
         if not weight.isfinite().all():
             raise TrainingError(f"{prefix}{module} holds values that aren't finite")
     moments = {}
@@ -132,7 +132,7 @@ def _quantize_layer(
 def _write_config(
     config: dict[str, Any], scheme: QuantizationScheme, base_name: str, directory: Path
 ) -> None:
-    """The base's configuration, and what vLLM needs to know of the weights."""
+    """Write the base's configuration, and what vLLM needs to know about the weights."""
     quantization = QuantizationConfig(
         config_groups={"group_0": scheme},
         ignore=["lm_head"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from training.data.conversations import Conversation
 from training.data.recipe import Recipe
+from training.models.device import chosen_device, device_name, gpu_peak_mib
 
 RECORD_FILE = "training_run.json"
 PLOT_FILE = "training_run.png"
@@ -26,26 +28,41 @@ class RunRecord:
     base: str
     base_sha256: str
     base_quantization: str
-    """What the base was rounded to while training; empty: nothing."""
+    """What the base was rounded to in training; empty: it wasn't rounded."""
     num_examples: int
     num_validation: int
     data_sha256: str
     versions: dict[str, str]
+    num_duplicates: int = 0
+    """Examples that repeat an earlier one word for word."""
+    notes: list[str] = field(default_factory=list)
+    """What was said of the data before the run began, a line each."""
+    device: str = ""
+    """The GPU's name, or `cpu`."""
     num_trainable: int = 0
     num_steps_run: int = 0
     best_step: int = 0
-    """The step whose weights were kept: the one of the least validation loss, else the last."""
+    """The step whose weights were kept: the one of the least validation loss, or the last."""
     train_seconds: float = 0
-    """Of a resumed run: of all its steps, at the pace of the last part."""
+    """For a resumed run the time of all its steps, at the pace of the last part."""
     peak_memory_mib: int = 0
-    """The process's, from its start: imports, loading and training."""
+    """Of the process in the machine's memory, since its start: imports, loading and training."""
+    peak_gpu_memory_mib: int = 0
+    """Of the tensors on the GPU while loading and training; 0 where there is none."""
+    peak_gpu_reserved_mib: int = 0
+    """What PyTorch reserved on the GPU for them; the driver's own share comes on top."""
     loss: list[tuple[int, float]] = field(default_factory=list)
     validation_loss: list[tuple[int, float]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """What was held out, scored: metrics of the base and of what was trained."""
+    """The scores of the base and of what was trained, on what was held out."""
+
+    @property
+    def peak_mib(self) -> int:
+        """The peak where training ran: of the GPU if there was one, otherwise of the process."""
+        return self.peak_gpu_memory_mib or self.peak_memory_mib
 
     def follow(self, log: list[dict[str, float]]) -> None:
-        """Take over what the trainer logged."""
+        """Take over what the trainer logged, and measure the peaks of memory."""
         self.loss = [(int(row["step"]), row["loss"]) for row in log if "loss" in row]
         self.validation_loss = [
             (int(row["step"]), row["eval_loss"]) for row in log if "eval_loss" in row
@@ -54,6 +71,7 @@ class RunRecord:
         best = min(self.validation_loss, key=lambda look: look[1], default=(self.num_steps_run, 0))
         self.best_step = best[0]
         self.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        self.peak_gpu_memory_mib, self.peak_gpu_reserved_mib = gpu_peak_mib(chosen_device())
 
     def write_json(self, directory: Path) -> None:
         """Write the record alone."""
@@ -77,11 +95,11 @@ def begin_record(
     base: str,
     base_sha256: str,
     base_quantization: str,
-    examples: list[Conversation],
+    examples: Sequence[Conversation],
     num_validation: int,
 ) -> RunRecord:
-    """The record of a run that begins now."""
-    data = json.dumps(examples, sort_keys=True).encode()
+    """Return the record of a run that begins now on the chosen device."""
+    data = json.dumps([example.record for example in examples], sort_keys=True).encode()
     return RunRecord(
         recipe=asdict(recipe),
         base=base,
@@ -91,6 +109,7 @@ def begin_record(
         num_validation=num_validation,
         data_sha256=hashlib.sha256(data).hexdigest(),
         versions={name: version(name) for name in PACKAGES},
+        device=device_name(chosen_device()),
     )
 
 

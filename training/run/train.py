@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,25 @@ from typing import Any
 import torch
 
 from adapters_registry.check.base import short_name
-from training.data.conversations import (
-    IGNORED_LABEL,
-    Conversation,
-    Sample,
-    split_off,
-    tokenize_all,
-    training_order,
-)
+from training.data.batches import training_order
+from training.data.conversations import Conversation
 from training.data.recipe import Recipe
+from training.data.rendering import Renderer
+from training.data.tokenization import Sample
 from training.errors import TrainingError
 from training.models.base_model import (
+    CHAT_TEMPLATE_FILE,
     base_digest,
     load_model,
     load_tokenizer,
     quantization_in_training,
 )
 from training.models.checkpoint import Checkpoint, require_new, whole_or_not_at_all
+from training.models.device import chosen_device, reset_gpu_peak
 from training.models.lora import add_lora, lora_config, save_adapter
 from training.plan.free_memory import free_memory
 from training.plan.memory import MIB, Shape, training_memory
+from training.run.examples import make_examples
 from training.run.record import RECORD_FILE, RunRecord, begin_record
 from training.run.trainer import NotFinite, newest_checkpoint, run_training, step_of
 
@@ -44,13 +44,15 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> RunRecord:
     """Train on the base, and write an adapter (or with `full` a whole model) to `out`.
 
     Beside PEFT's two files, or the model's, there are `training_run.json` with recipe, digests,
-    versions and losses, and their plot. While it runs its checkpoints are in `OUT.checkpoints`,
-    which goes at the end; `resume` goes on from the newest. `force` begins even where memory seems
-    too little.
+    versions and losses, and their plot. The checkpoints of a run are in `OUT.checkpoints`, which
+    is deleted at the end. `resume` continues from the newest of them. `force` begins even where
+    the plan needs more memory than is free. `say` is told, line by line, what a reader should know
+    about the data; the record keeps these lines.
 
     Raises:
         TrainingError: the base can't be loaded or lacks the targets, `out` is taken, what comes
@@ -61,18 +63,25 @@ def train(
 
     require_new(out)
     config = Checkpoint.open(base).config
-    tokenizer = load_tokenizer(base)
+    renderer = Renderer(load_tokenizer(base, recipe.chat_template), recipe.date)
     if recipe.has_adapter:
         lora_config(recipe, num_layers=config["num_hidden_layers"])
-    tokenized = tokenize_all(tokenizer, conversations, recipe.max_length, recipe.truncate)
-    samples, validation = split_off(tokenized, recipe.validation_share, recipe.seed)
+    examples = make_examples(base, conversations, recipe, renderer)
+    samples = examples.train
+    if say:
+        for note in examples.notes:
+            say(note)
     if not force:
         _check_memory(base, recipe, samples)
     quantization = quantization_in_training(base, recipe.method)
     name, digest = short_name(str(base.absolute())), base_digest(base)
-    record = begin_record(recipe, name, digest, quantization, conversations, len(validation))
+    record = begin_record(
+        recipe, name, digest, quantization, conversations, examples.num_validation
+    )
+    record.num_duplicates, record.notes = examples.num_duplicates, examples.notes
     checkpoints = _checkpoints_for(out, record, resume=resume)
     set_seed(recipe.seed)
+    reset_gpu_peak(chosen_device())
     model = _load(base, recipe)
     checkpoints.mkdir(parents=True, exist_ok=True)
     record.write_json(checkpoints)
@@ -87,8 +96,8 @@ def train(
             model,
             recipe,
             [samples[index] for index in order],
-            validation,
-            tokenizer.pad_token_id,
+            examples.validation,
+            renderer.tokenizer.pad_token_id,
             checkpoints,
         )
     except NotFinite as error:
@@ -107,14 +116,14 @@ def train(
 
 
 def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
-    """Refuse what the plan says won't fit in the memory that is free, here or in the container.
+    """Refuse a run that by the plan needs more memory than is free, here or in the container.
 
     Raises:
         TrainingError: with the plan's figures.
     """
     free = free_memory()
     length = max(len(sample.input_ids) for sample in samples)
-    answers = sum(label != IGNORED_LABEL for sample in samples for label in sample.labels)
+    answers = sum(len(sample.answer_ids) for sample in samples)
     share = answers / sum(len(sample.input_ids) for sample in samples)
     memory = training_memory(Shape.of(Checkpoint.open(base).config), recipe, length, share)
     if memory.peak > free:
@@ -127,21 +136,21 @@ def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
 
 
 def checkpoints_of(out: Path) -> Path:
-    """Where a run keeps its checkpoints while it lasts."""
+    """Return where a run keeps its checkpoints until it ends."""
     return out.absolute().with_name(f"{out.name}.checkpoints")
 
 
 def _checkpoints_for(out: Path, record: RunRecord, *, resume: bool) -> Path:
-    """The directory of checkpoints: of this very job, or yet to be made.
+    """Return the directory of checkpoints, which holds those of this job, or isn't there yet.
 
     Raises:
-        TrainingError: it holds another run's, or this one's and `resume` isn't said.
+        TrainingError: it holds those of another job, or of this one and `resume` isn't set.
     """
     directory = checkpoints_of(out)
     if (directory / RECORD_FILE).is_file():
         if not resume:
             raise TrainingError(
-                f"{directory} is of a run that didn't end: go on with --resume, or delete it"
+                f"{directory} is of a run that didn't end: continue it with --resume, or delete it"
             )
         found = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
         if not record.same_job(found):
@@ -154,7 +163,7 @@ def _checkpoints_for(out: Path, record: RunRecord, *, resume: bool) -> Path:
 
 
 def _load(base: Path, recipe: Recipe) -> Any:
-    """The model with what is to be trained, and nothing else, requiring gradients."""
+    """Load the model; only the weights that are trained require gradients."""
     if not recipe.has_adapter:
         # bfloat16 weights would round most updates away.
         return load_model(base, torch.float32)
@@ -162,8 +171,11 @@ def _load(base: Path, recipe: Recipe) -> Any:
 
 
 def _save(model: Any, recipe: Recipe, base: Path, quantization: str, out: Path) -> None:
+    """Write what was trained, and beside it the chat template if it isn't the base's."""
     if recipe.has_adapter:
         save_adapter(model, out, base, quantization)
-        return
-    Checkpoint.open(base).copy_other_files(out)
-    model.to(torch.bfloat16).save_pretrained(out)
+    else:
+        Checkpoint.open(base).copy_other_files(out)
+        model.to(torch.bfloat16).save_pretrained(out)
+    if recipe.chat_template:
+        (out / CHAT_TEMPLATE_FILE).write_text(recipe.chat_template, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The loop: transformers' Trainer with a loss that computes little, and stops when it is lost."""
+"""The training loop: transformers' Trainer, with the loss on answers alone, on one device."""
 
 from __future__ import annotations
 
@@ -8,31 +8,27 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from training.data.conversations import IGNORED_LABEL, Collator, Sample
+from training.data.batches import Collator
 from training.data.recipe import Recipe
+from training.data.tokenization import IGNORED_LABEL, Sample
 from training.errors import TrainingError
+from training.models.device import chosen_device
+from training.run.progress import LogLines, ProgressBar
 
 NUM_LOOKS = 8
-"""How often a run looks at the validation loss and writes a checkpoint."""
+"""How often a run measures the validation loss and writes a checkpoint: its looks."""
 MAX_CHECKPOINTS = 2
 
 
 class NotFinite(TrainingError):
-    """The loss or its gradients stopped being finite; the weights are those of the step before."""
+    """The loss or its gradient is no longer finite; the weights are those of the step before."""
 
 
 def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-    """The summed cross-entropy of the answers' tokens, and how many they are.
+    """Return the summed cross-entropy of the answers' tokens, in nats, and their number.
 
     The head is computed at those positions only: with a large vocabulary the logits of a prompt
     take more memory than a small model.
@@ -49,7 +45,7 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tenso
 
 
 class _AnswerTrainer(Trainer):  # type: ignore[misc]
-    """Learns from answers alone, in bfloat16 arithmetic, and never steps on what isn't finite."""
+    """Learns from answers alone, and stops before a step whose loss or gradient isn't finite."""
 
     def compute_loss(
         self,
@@ -58,7 +54,7 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        # For full fine-tuning: weights and updates stay float32, products are bfloat16.
+        # In full fine-tuning weights and updates stay float32, products are bfloat16.
         device = inputs["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=model.dtype == torch.float32):
             total, count = answer_loss(model, inputs)
@@ -78,37 +74,17 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
         return loss
 
 
-class _ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """One line on a terminal: steps, loss, validation loss, time left."""
+class _OneDevice(TrainingArguments):  # type: ignore[misc]
+    """Arguments of a run on one device.
 
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task("")
-        self._figures: dict[str, float] = {}
+    Where several GPUs are visible, Trainer would wrap the model in `DataParallel`: our loss can't
+    look into that, and a step would learn from more examples than the recipe says.
+    """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
-        self._bar.start()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update(self._task, completed=state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self._figures |= {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss")}
-        text = ", ".join(f"{name} {value:.3f}" for name, value in self._figures.items())
-        self._bar.update(self._task, description=text.replace("eval_loss", "validation"))
-
-    def close(self) -> None:
-        """Give the terminal back; also where training failed."""
-        self._bar.stop()
+    @property
+    def n_gpu(self) -> int:
+        """How many GPUs the run uses: one, or none."""
+        return min(1, int(super().n_gpu))
 
 
 def run_training(
@@ -119,23 +95,24 @@ def run_training(
     pad_token_id: int,
     checkpoints: Path,
 ) -> list[dict[str, float]]:
-    """Train on these samples, in this order; the model ends as it was at its best look.
+    """Train on these samples, in this order, and leave the model as it was at its best look.
 
-    Goes on from the newest checkpoint in `checkpoints`, if there is one. Returns what was logged:
+    Continues from the newest checkpoint in `checkpoints`, if there is one. Returns what was logged:
     entries with `step` and `loss` or `eval_loss`.
 
     Raises:
-        NotFinite: the loss went astray.
+        NotFinite: the loss or its gradient stopped being finite.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    bar = _ProgressBar()
+    console = Console(stderr=True)
+    progress = ProgressBar(console) if console.is_terminal else LogLines(console)
     trainer = _AnswerTrainer(
         model=model,
         args=_arguments(recipe, checkpoints, has_validation=bool(validation)),
         train_dataset=samples,
         eval_dataset=validation or None,
         data_collator=Collator(pad_token_id),
-        callbacks=[bar],
+        callbacks=[progress],
     )
     trainer.model_accepts_loss_kwargs = True  # so that it counts the tokens of a whole step
     trainer.remove_callback(PrinterCallback)
@@ -144,25 +121,25 @@ def run_training(
     try:
         trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
     finally:
-        bar.close()
+        progress.close()
     log: list[dict[str, float]] = trainer.state.log_history
     return log
 
 
 def newest_checkpoint(checkpoints: Path) -> str | None:
-    """The directory of the last whole checkpoint, None if there is none."""
+    """Return the directory of the last whole checkpoint, or None if there is none."""
     found = [str(path.parent) for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
     return max(found, key=step_of, default=None)
 
 
 def step_of(checkpoint: str | None) -> int:
-    """The step after which a checkpoint was written; 0 for none."""
+    """Return the step after which a checkpoint was written; 0 without one."""
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
-def _arguments(recipe: Recipe, checkpoints: Path, *, has_validation: bool) -> TrainingArguments:
+def _arguments(recipe: Recipe, checkpoints: Path, *, has_validation: bool) -> _OneDevice:
     look_every = max(1, -(-recipe.num_steps // NUM_LOOKS))
-    return TrainingArguments(
+    return _OneDevice(
         output_dir=str(checkpoints),
         max_steps=recipe.num_steps,
         per_device_train_batch_size=recipe.batch_size // recipe.accumulation,
@@ -190,6 +167,6 @@ def _arguments(recipe: Recipe, checkpoints: Path, *, has_validation: bool) -> Tr
         disable_tqdm=True,
         remove_unused_columns=False,
         seed=recipe.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=chosen_device().type == "cpu",
         dataloader_pin_memory=False,
     )

@@ -11,22 +11,14 @@ from typer.testing import CliRunner
 
 from server.cli.main import app
 from training.comparison import trial
-from training.comparison.compare import (
-    PROMPT,
-    Comparison,
-    Row,
-    caveats,
-    compare,
-    make_arms,
-    recommendation,
-    seconds_to_target,
-    summarise,
-)
+from training.comparison.arms import PROMPT, make_arms
+from training.comparison.compare import compare
+from training.comparison.recommendation import caveats
 from training.comparison.trial import run_trial
-from training.data.conversations import exchange, write_conversations
+from training.data.conversations import exchange
+from training.data.reading import write_conversations
 from training.data.recipe import make_recipe
 from training.errors import TrainingError
-from training.evaluation.scores import Scores
 
 TRAIN = [exchange(f"say {word}", word) for word in ("ping", "pong", "tick", "tock") * 5]
 TEST = TRAIN[:3]
@@ -121,65 +113,6 @@ def test_the_command_writes_a_report(
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_arms() -> None:
-    arms = make_arms(RECIPE, ["lora", "full"], [4, 8], ["q_proj,v_proj", "down_proj"])
-    assert [arm.name for arm in arms] == [
-        PROMPT,
-        "lora r=4 q_proj,v_proj",
-        "lora r=4 down_proj",
-        "lora r=8 q_proj,v_proj",
-        "lora r=8 down_proj",
-        "full",
-    ]
-    recipe = arms[3].recipe
-    assert recipe is not None
-    assert (recipe.rank, recipe.targets) == (8, ("q_proj", "v_proj"))
-    assert recipe.alpha / recipe.rank == RECIPE.alpha / RECIPE.rank, "the scale stays"
-    with pytest.raises(TrainingError, match="--method is lora, qlora, full; not ia3"):
-        make_arms(RECIPE, ["ia3"], [], [])
-
-
-def row(name: str, method: str, hits: int, memory: int = 0) -> Row:
-    values = {
-        "exact_match": [float(i < hits) for i in range(100)],
-        "rouge_l": [1.0] * 100,
-        "loss": [1.0] * 100,
-    }
-    scores = Scores(values, [1] * 100)
-    return Row(
-        name,
-        method,
-        None if not method else 0.1,
-        [scores],
-        peak_memory_mib=memory,
-    )
-
-
-def verdict(*rows: Row) -> str:
-    return recommendation(summarise(list(rows), "exact_match", 100, 1))
-
-
-def test_the_recommendation_is_the_least_effort_that_is_as_good() -> None:
-    prompt, full = row(PROMPT, "", 10), row("full", "full", 92, 4100)
-    assert verdict(prompt, row("lora", "lora", 91, 1000), full) == (
-        "stay with lora: full is 1.0 ± 1.5 points better in exact_match, not significant, "
-        "at 4.1 × the memory"
-    )
-    assert verdict(prompt, row("lora", "lora", 70, 1000), full).startswith("take full")
-    assert verdict(row(PROMPT, "", 92), full).startswith("stay with prompt") or verdict(
-        row(PROMPT, "", 92), full
-    ).startswith("take prompt")
-    assert verdict(row("qlora", "qlora", 92), row("lora", "lora", 91)).startswith("stay with lora")
-
-
-def test_time_to_a_target() -> None:
-    line = row("lora", "lora", 1)
-    line.validation = [[10.0, 0.9], [20.0, 0.5], [30.0, 0.4]]
-    assert seconds_to_target(line, 0.5) == 20
-    assert seconds_to_target(line, 0.1) is None
-
-
 def test_nothing_held_out(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nothing is held out"):
         compare(tiny_llama, TRAIN, [], [], tmp_path / "out")
-    assert isinstance(summarise([row(PROMPT, "", 1)], "loss", 1, 1), Comparison)

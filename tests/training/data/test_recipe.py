@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.datasets import DATASETS
+from training.data.datasets.catalog import DATASETS
 from training.data.recipe import RECIPES_DIR, Recipe, load_recipe, make_recipe
 from training.errors import TrainingError
 from training.evaluation.scores import METRICS
@@ -34,6 +34,12 @@ def test_a_recipes_rate_is_not_taken_for_a_method_of_another_kind(tmp_path: Path
     assert load_recipe(str(file), method="full", learning_rate=2e-4).learning_rate == 2e-4
 
 
+def test_a_date_may_be_written_in_tomls_own_way(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("date = 2026-01-02")
+    assert load_recipe(str(file)).date == "2026-01-02"
+
+
 def test_bad_recipes(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="bundled ones: icd10-chapter, smart-home"):
         load_recipe("nope")
@@ -42,7 +48,7 @@ def test_bad_recipes(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="unknown fields: rnak"):
         load_recipe(str(file))
     file.write_text("rank = ")
-    with pytest.raises(TrainingError, match="no valid TOML"):
+    with pytest.raises(TrainingError, match="isn't valid TOML"):
         load_recipe(str(file))
     for values in (
         {"rank": 0},
@@ -50,6 +56,7 @@ def test_bad_recipes(tmp_path: Path) -> None:
         {"learning_rate": 3.0},
         {"method": "dora"},
         {"validation_share": 1},
+        {"date": "tomorrow"},
         {"batch_size": 8, "accumulation": 3},
     ):
         with pytest.raises(TrainingError, match=list(values)[-1]):

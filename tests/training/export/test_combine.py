@@ -83,7 +83,7 @@ def test_what_cannot_be_combined(tiny_llama: Path, tmp_path: Path) -> None:
     half = make_adapter(
         tiny_llama, tmp_path / "half", target_modules=["v_proj"], layers_to_transform=[1]
     )
-    with pytest.raises(TrainingError, match="adapted in each of their layers"):
+    with pytest.raises(TrainingError, match="adapted in all layers of each"):
         combine_adapters([one, half], [1, 1], tiny_llama, out)
     mark_trained_over(two, "nf4")
     mark_trained_over(one, "")

@@ -15,8 +15,11 @@ from adapters_registry.check.static_check import check_adapter
 from adapters_registry.check.weights import trained_over
 from adapters_registry.content.adapter_files import ADAPTER_FILES
 from server.bundled_base import ensure_bundled_base
-from training.data.conversations import Collator, exchange, tokenize
+from training.data.batches import Collator
+from training.data.conversations import exchange
 from training.data.recipe import Recipe, make_recipe
+from training.data.rendering import Renderer
+from training.data.tokenization import tokenize_conversation
 from training.errors import DataError, TrainingError
 from training.evaluation.candidates import LocalModel
 from training.evaluation.evaluate import evaluate
@@ -26,7 +29,11 @@ from training.run import trainer
 from training.run.train import checkpoints_of, train
 from training.run.trainer import answer_loss
 
-DATA = [exchange("ping", "pong"), exchange("tick", "tock")] * 4
+DATA = [
+    exchange(f"{word} {n}", answer)
+    for n in range(4)
+    for word, answer in (("ping", "pong"), ("tick", "tock"))
+]
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -82,7 +89,8 @@ def test_each_method_learns_and_is_recorded(tiny_llama: Path, tmp_path: Path, me
 def test_the_loss_is_the_models_own(tiny_llama: Path) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     model = add_lora(load_model(tiny_llama, torch.float32), recipe())
-    batch = Collator(tokenizer.pad_token_id)([tokenize(tokenizer, chat) for chat in DATA])
+    samples = [s for chat in DATA for s in tokenize_conversation(Renderer(tokenizer), chat)]
+    batch = Collator(tokenizer.pad_token_id)(samples)
     total, count = answer_loss(model, batch)
     assert torch.isclose(total / count, model(**batch).loss)
 
@@ -116,7 +124,7 @@ def test_a_killed_run_resumes_to_the_same_curve_and_weights(
         train(tiny_llama, DATA, plan, out)
     assert not out.exists()
     monkeypatch.setattr(trainer._AnswerTrainer, "training_step", step)
-    with pytest.raises(TrainingError, match="go on with --resume"):
+    with pytest.raises(TrainingError, match="continue it with --resume"):
         train(tiny_llama, DATA, plan, out)
     with pytest.raises(TrainingError, match="another job"):
         train(tiny_llama, DATA, recipe(method=method, seed=7), out, resume=True)
@@ -141,8 +149,8 @@ def test_memory_savers_change_nothing_but_rounding(tiny_llama: Path, tmp_path: P
 def test_it_stops_early_and_keeps_the_best(tiny_llama: Path, tmp_path: Path) -> None:
     # Contradicting answers: what is learned of the training part is wrong for the other.
     data = [
-        exchange("ping", word)
-        for word in ["seven", "red", "under", "lamp", "go", "why", "cold", "ten"]
+        exchange(f"ping {number}", word)
+        for number, word in enumerate(["seven", "red", "under", "lamp", "go", "why", "cold", "ten"])
     ]
     plan = recipe(num_steps=64, patience=2, learning_rate=0.2)
     record = train(tiny_llama, data, plan, tmp_path / "adapter")

@@ -1,4 +1,4 @@
-"""`loraplex plan`: what training and serving take, before either begins."""
+"""`loraplex plan`: how much memory, time and money training and serving take."""
 
 from __future__ import annotations
 
@@ -12,48 +12,79 @@ from rich.console import Console
 from rich.table import Table
 
 from server.cli.tables import print_table
-from server.cli.training import base_or_bundled, explained
+from server.cli.training.shared import base_or_bundled, explained, refuse
 
 if TYPE_CHECKING:
     from training.plan.memory import Shape
     from training.plan.planner import Advice, Estimate
 
 
+EXAMPLE = "Example: loraplex plan --base DIRECTORY --memory-gb 24 --examples 5000 --batch-size 1"
+
+
 def plan(
     base: Annotated[
         Path | None,
-        typer.Option(help="Model directory, or its config.json; default: the bundled base."),
+        typer.Option(
+            help="The directory of a model, or its config.json. Without it the bundled base is "
+            "taken."
+        ),
     ] = None,
-    rank: Annotated[int, typer.Option(help="Rank of the update.", min=1)] = 16,
+    rank: Annotated[int, typer.Option(help="The rank of the adapter's matrices.", min=1)] = 16,
     target: Annotated[
-        list[str] | None, typer.Option(help="Module to adapt; repeat for more; default: all.")
+        list[str] | None,
+        typer.Option(
+            help="A module to adapt, such as q_proj. Repeat it for more; without it all linear "
+            "modules are adapted."
+        ),
     ] = None,
-    length: Annotated[int, typer.Option(help="Tokens of a sequence.", min=1)] = 512,
-    batch_size: Annotated[int, typer.Option(help="Sequences a step.", min=1)] = 16,
-    accumulation: Annotated[int, typer.Option(help="Parts of a step.", min=1)] = 1,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
+    length: Annotated[int, typer.Option(help="The length of a sequence, in tokens.", min=1)] = 512,
+    batch_size: Annotated[
+        int, typer.Option(help="How many sequences each step learns from.", min=1)
+    ] = 16,
+    accumulation: Annotated[
+        int, typer.Option(help="Into how many parts a step is cut, to save memory.", min=1)
+    ] = 1,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute activations twice instead of keeping them.",
+        ),
+    ] = False,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Memory of the machine or GPU, in GB (10^9 bytes).")
+        float | None, typer.Option(help="The memory of the machine or GPU, in GB (10^9 bytes).")
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option(help="What training reaches, in 10^12 operations a second.")
+        float | None,
+        typer.Option(
+            help="How fast training computes, in 10^12 operations a second. This is less than the "
+            "data sheet says."
+        ),
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Of an hour of it, in any currency.")] = None,
-    examples: Annotated[int | None, typer.Option(help="Examples in the data.", min=1)] = None,
-    epochs: Annotated[float, typer.Option(help="How often each is seen.", min=0)] = 3,
+    price: Annotated[
+        float | None, typer.Option(help="What an hour of it costs, in any currency.")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="How many examples the data has.", min=1)
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="How often each example is learned.", min=0)] = 3,
     task: Annotated[
-        str, typer.Option(help="ordinary (style, format, extraction) or domain (a new field).")
+        str,
+        typer.Option(
+            help="What is learned: ordinary (style, format, extraction) or domain (a new field)."
+        ),
     ] = "ordinary",
     max_gap: Annotated[
-        float, typer.Option(help="How far below full fine-tuning it may be, in [0, 1].")
+        float, typer.Option(help="How far below full fine-tuning the quality may be, from 0 to 1.")
     ] = 0.03,
-    slots: Annotated[int, typer.Option(help="For serving: adapter slots.", min=1)] = 4,
+    slots: Annotated[int, typer.Option(help="How many adapter slots a server has.", min=1)] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Say what full, LoRA and QLoRA take on this base, what to choose, and what serving takes.
+    """Say what full fine-tuning, LoRA and QLoRA take on a base, and what serving takes.
 
-    From the configuration alone: no weights are read. Live tensors are counted; a process takes
-    more (imports, the allocator's gaps).
+    Only the configuration is read. The figures count live tensors: a process takes more, for its
+    libraries and for gaps between tensors.
     """
     from training.data.recipe import make_recipe
     from training.plan.memory import Shape
@@ -92,19 +123,17 @@ def plan(
 
 
 def _config(base: Path | None) -> dict[str, Any]:
-    from training.errors import TrainingError
-
     base = base_or_bundled(base)
     file = base / "config.json" if base.is_dir() else base
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"can't read the configuration {file}: {error}") from None
+        refuse(f"can't read the configuration {file}: {error}")
     return config
 
 
 def _serving(shape: Shape, rank: int, slots: int, memory: int | None) -> dict[str, Any]:
-    """Bytes per slot at the engine's limit for this rank, and the context that fits."""
+    """Return the bytes of a slot at the engine's limit for this rank, and the context that fits."""
     from server.settings import RANK_LIMITS
     from training.plan.planner import slots_and_context
 

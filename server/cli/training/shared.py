@@ -1,0 +1,106 @@
+"""What the training commands share: the base, the data, and how errors end a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from training.data.conversations import Conversation
+    from training.data.datasets.split import Split
+    from training.data.recipe import Recipe
+
+BaseFlag = Annotated[
+    Path | None,
+    typer.Option(help="The directory of the base model. Without it the bundled base is taken."),
+]
+NewDirectory = Annotated[
+    Path, typer.Argument(help="A directory to write to. It must be new or empty.")
+]
+DATA_HELP = (
+    "Training data: a file of JSON lines, a JSON array, Parquet, gzip, or a folder of such files, "
+    "with conversations as messages, ShareGPT, Alpaca, or prompt and completion. "
+    "`loraplex data inspect FILE` shows how it is read."
+)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """End the command with code 2 and one message, if a training job can't be run as asked."""
+    from training.errors import TrainingError
+
+    try:
+        yield
+    except TrainingError as error:
+        say(f"loraplex: {error}")
+        raise typer.Exit(2) from None
+
+
+def say(line: str) -> None:
+    """Print one line for people, beside the command's results."""
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise the error that ends a training command with this message."""
+    from training.errors import TrainingError
+
+    raise TrainingError(message)
+
+
+def base_or_bundled(base: Path | None) -> Path:
+    """Return the base that was named, or the bundled one."""
+    from server.bundled_base import ensure_bundled_base
+
+    return base or ensure_bundled_base()
+
+
+def read(file: Path, *, says_format: bool = True) -> list[Conversation]:
+    """Read conversations from a file. Say which format it has, and which fields aren't used.
+
+    Raises:
+        TrainingError: the file can't be read, or has bad records.
+    """
+    from training.data.reading import read_whole_data
+
+    data = read_whole_data(file)
+    for note in data.notes if says_format else data.notes[1:]:
+        say(f"{file}: {note}")
+    return data.conversations
+
+
+def data_of(recipe: Recipe, data: Path | None, test: Path | None) -> Split:
+    """Return what to train on and what to score on, from files or from the recipe's data set.
+
+    Raises:
+        TrainingError: there is nothing to train on, or it can't be read.
+    """
+    from training.data.datasets.catalog import load_dataset
+    from training.data.datasets.split import Split
+
+    held_out = read(test) if test else []
+    if data is not None:
+        return Split(read(data), held_out)
+    if not recipe.dataset:
+        refuse("nothing to train on: give --data or --recipe")
+    split = load_dataset(recipe.dataset, size=recipe.num_examples, seed=recipe.seed)
+    return Split(split.train, held_out) if test else split
+
+
+def text_of(file: Path | None) -> str | None:
+    """Return the text of a chat template's file, or None without one.
+
+    Raises:
+        TrainingError: it can't be read.
+    """
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(f"can't read the chat template {file}: {error}")

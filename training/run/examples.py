@@ -1,0 +1,85 @@
+"""What a run learns from: conversations become samples, some held out, and notes for the reader."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.conversations import Conversation
+from training.data.recipe import Recipe
+from training.data.rendering import Renderer
+from training.data.special_tokens import special_tokens_in
+from training.data.splitting import held_out, num_duplicates
+from training.data.tokenization import Sample, tokenize_all
+from training.errors import DataError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Samples to learn from and to watch the loss on, and what a reader should know about them."""
+
+    train: list[Sample]
+    validation: list[Sample]
+    num_validation: int
+    """Conversations that are held out."""
+    num_duplicates: int
+    """Conversations that repeat an earlier one word for word."""
+    notes: list[str]
+
+
+def make_examples(
+    base: Path, conversations: Sequence[Conversation], recipe: Recipe, renderer: Renderer
+) -> Examples:
+    """Tokenise the conversations, and hold out a share of the prompts for validation.
+
+    Raises:
+        DataError: examples are too long, too few, can't be rendered, or hold special tokens where
+            the recipe refuses that.
+    """
+    if not conversations:
+        raise DataError("there is nothing to train on")
+    repeated = num_duplicates(conversations)
+    notes = [f"{repeated:,} example(s) repeat an earlier one word for word"] if repeated else []
+    special = special_tokens_in(renderer.tokenizer, conversations)
+    if special.num_examples and recipe.refuse_special_tokens:
+        raise DataError(f"{special}; mend them, or train without --refuse-special-tokens")
+    notes += [str(special)] if special.num_examples else []
+    samples = tokenize_all(renderer, conversations, recipe.max_length, recipe.truncate)
+    notes += _ending(base, renderer.tokenizer, [group[-1] for group in samples])
+    chosen = held_out(conversations, recipe.validation_share, recipe.seed)
+    return Examples(
+        [sample for i, group in enumerate(samples) if i not in chosen for sample in group],
+        [sample for i in sorted(chosen) for sample in samples[i]],
+        len(chosen),
+        repeated,
+        notes,
+    )
+
+
+def _ending(base: Path, tokenizer: Any, samples: list[Sample]) -> list[str]:
+    """Say so where the server wouldn't stop at the token that the answers end with."""
+    (token, _), *_ = Counter(sample.answer_ids[-1] for sample in samples).most_common(1)
+    stops = stop_tokens(base) | {tokenizer.eos_token_id}
+    if token in stops:
+        return []
+    text = tokenizer.convert_ids_to_tokens(token)
+    return [
+        f"answers end with {text!r} (token {token}), at which this base doesn't stop: add {token} "
+        "to eos_token_id in the base's generation_config.json, or answers will run on"
+    ]
+
+
+def stop_tokens(base: Path) -> set[int]:
+    """Return the tokens that end an answer by the base's generation settings."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            ids = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError):
+            continue
+        if ids is not None:
+            return set(ids if isinstance(ids, list) else [ids])
+    return set()
