@@ -59,5 +59,5 @@ def test_inputs_that_say_little_do_no_harm() -> None:
         rounded, _ = round_weight(weight, four_bit_scheme(32), moments)
         assert rounded.isfinite().all()
         assert (rounded - weight).norm() < 0.3 * weight.norm()
-    with pytest.raises(TrainingError, match="isn't finite"):
+    with pytest.raises(TrainingError, match="aren't finite"):
         round_weight(weight, four_bit_scheme(32), torch.full((128, 128), torch.nan))
