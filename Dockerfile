@@ -47,7 +47,7 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 # The engine starts in half a minute and may fetch a base first.
 HEALTHCHECK --interval=10s --timeout=10s --start-period=15m --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('LORAPLEX_PORT', '8000') + '/readyz', timeout=9)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('LORAPLEX_PORT', '8000') + '/livez', timeout=9)"]
 ENTRYPOINT ["loraplex"]
 CMD ["serve"]
 

@@ -32,7 +32,7 @@ TRITON := $(if $(filter cpu,$(ENGINE)),.triton/.installed)
 REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
 
-.PHONY: help serve test bench check lint install base demo-adapters chart-docs docs coverage lock \
+.PHONY: help serve test bench abuse check lint install base demo-adapters chart-docs docs coverage lock \
 	hashes clean
 .DEFAULT_GOAL := help
 
@@ -47,6 +47,9 @@ test: $(INSTALLED_DEV) $(TRITON) base ## Install and pass the tests.
 
 bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SCENARIO=hot-swap, ...
 	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)
+
+abuse: $(INSTALLED_DEV) base ## Send hostile requests beside a bystander's stream; prints what they did.
+	$(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
 
 lint: $(INSTALLED_DEV) ## Format, lint and types.
 	$(VENV)/bin/ruff format --check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -16,21 +16,30 @@ class Lifecycle:
         self.leaving = False
         """Still at work, but routers should look for another server."""
         self.draining = False
-        self._num_running = 0
+        self._running: set[object] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count one inference request, from its lease to its last byte."""
-        self._num_running += 1
+    def running(self) -> Iterator[Callable[[], None]]:
+        """Count one inference request until what is yielded is called, or else the context ends.
+
+        It is called when the engine's work is over, so that a client which reads slowly doesn't
+        hold up the end of the process.
+        """
+        request = object()
+        self._running.add(request)
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._num_running -= 1
-            if not self._num_running:
+
+        def end() -> None:
+            self._running.discard(request)
+            if not self._running:
                 self._idle.set()
+
+        try:
+            yield end
+        finally:
+            end()
 
     async def drain(self, seconds: float, notice_seconds: float = 0) -> bool:
         """Refuse new requests and wait for the running ones; False if some were still running.

@@ -32,6 +32,11 @@ QUEUE_SECONDS = Histogram(
     ["tenant", "reason"],
     buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
 )
+WAITING = Gauge(
+    "loraplex_waiting",
+    "Requests that wait now: for a slot (slot), or for their tenant's turn (share).",
+    ["reason"],
+)
 _TIMED = ["tenant", "adapter", "tier"]
 TIME_TO_FIRST_TOKEN = Histogram(
     "loraplex_time_to_first_token_seconds",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tenants import Quota
@@ -67,7 +67,7 @@ class DataPlane:
 
     def _route(self, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
         async def admit(raw_request: Request) -> AsyncIterator[Admitted]:
-            """Admit the request; what it holds is released after the last byte of its answer."""
+            """Admit the request; what it still holds at the end of its answer is released then."""
             async with self._admitted(raw_request, endpoint) as admitted:
                 yield admitted
 
@@ -95,9 +95,10 @@ class DataPlane:
             meter = await held.enter_async_context(self._within_quota(raw_request, received))
             tier = ""
             if version is not None and endpoint.generates:
-                found = await held.enter_async_context(self.leases.lease(version))
-                raw_request.state.tier, raw_request.state.leased_at = found, time.monotonic()
-                tier = found.value
+                lease = await held.enter_async_context(self.leases.lease(version, caller.tenant))
+                raw_request.state.lease = lease
+                meter.on_work_over(lease.end)
+                tier = lease.tier.value
             meter.timing = Timing(started, caller.tenant, raw_request.state.adapter, tier)
             yield Admitted(received.request, version)
 
@@ -114,7 +115,8 @@ class DataPlane:
         current_meter.set(meter)
         raw_request.state.quota = quota
         try:
-            with self.lifecycle.running():
+            with self.lifecycle.running() as end_running:
+                meter.on_work_over(end_running)
                 yield meter
                 await meter.ended()
         finally:
@@ -143,19 +145,21 @@ class DataPlane:
             if error.status >= 500:
                 self.engine.require_ready()  # if the engine has died meanwhile, say that instead
             raise
+        if meter := current_meter.get():
+            meter.hand_over(complete=not isinstance(response, StreamingResponse))
         response.headers.update(self.quotas.headers(caller.tenant_id, quota, time.monotonic()))
         if version is not None:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)
             response.headers["x-adapter-digest"] = f"sha256:{version.digest}"
-        if (tier := getattr(raw_request.state, "tier", None)) is not None:
-            response.headers["x-adapter-tier"] = tier.value
+        if (lease := getattr(raw_request.state, "lease", None)) is not None:
+            response.headers["x-adapter-tier"] = lease.tier.value
         return response
 
 
 def _consumption(raw_request: Request, meter: Meter) -> Consumption:
     used = Consumption(1, meter.input_tokens, meter.output_tokens)
-    if (leased_at := getattr(raw_request.state, "leased_at", None)) is not None:
-        used.slot_seconds = time.monotonic() - leased_at
-        used.cold_starts = int(raw_request.state.tier is not Tier.SLOT)
+    if (lease := getattr(raw_request.state, "lease", None)) is not None:
+        used.slot_seconds = lease.seconds
+        used.cold_starts = int(lease.tier is not Tier.SLOT)
     return used

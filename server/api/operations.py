@@ -37,14 +37,14 @@ def add_operations(
 
     @app.get("/readyz", tags=["operations"])
     async def ready() -> JSONResponse:
-        """Say whether requests are answered: the engine gives a token.
+        """Say whether requests are answered: the engine makes progress, however much is waiting.
 
         A registry that can't be reached is a detail: what is known of it serves on, and with one
         database for all servers, none would be left.
         """
         if lifecycle.leaving or lifecycle.draining:
             raise Unavailable("the server is shutting down")
-        await engine.probe()
+        await engine.require_progress()
         if not lifecycle.prepared:
             raise Unavailable("the demo adapters are being checked")
         stale_seconds = registry.stale_seconds

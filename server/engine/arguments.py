@@ -29,6 +29,7 @@ MANAGED = {
     "lora-target-modules": "nothing: adapters may change the linear layers only",
     "long-prefill-token-threshold": "--prefill-tokens",
     "long-prefill-token-threshold-adaptive": "--prefill-tokens",
+    "scheduling-policy": "nothing: requests run in the order of their tenants' shares",
     "host": "--host",
     "port": "--port",
     "api-key": "`loraplex keys`",
@@ -135,6 +136,8 @@ def _from_settings(settings: Settings, base: str, device: Device) -> list[str]:
         "max-cpu-loras": _NEVER_FULL,
         "worker-extension-cls": "server.engine.worker.extension.WorkerExtension",
         "kv-cache-memory-bytes": _kv_cache_bytes(settings, base, device),
+        # The server's own probes go ahead; see `metering.AHEAD` for the order of all others.
+        "scheduling-policy": "priority",
         "tool-call-parser": tool_call_parser(base),
         # With vLLM's default, answers may contain tool arguments that break the tool's schema.
         "tool-strict-level": "parameter",

@@ -86,6 +86,12 @@ class Engine(Protocol):
     def require_ready(self) -> None:
         """Raise `server.errors.Unavailable` unless requests are answered."""
 
+    async def require_progress(self) -> None:
+        """Raise `server.errors.Unavailable` unless the engine gave a token lately.
+
+        An engine that gave none, because nobody asked, is asked for one. Load doesn't fail it.
+        """
+
     async def probe(self) -> None:
         """Have one token generated; raise `server.errors.Unavailable` if that fails."""
 

@@ -1,16 +1,14 @@
-"""Keeps one vLLM engine alive: starts it, notices its death, restarts it, stops it."""
+"""Keeps one vLLM engine alive: starts it, notices that it died or hangs, restarts it, stops it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 import time
-import uuid
 from argparse import Namespace
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,30 +24,22 @@ from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
-from server.engine.metering import meter
-from server.engine.openai import LeasedAdapters, lora_request, make_endpoints
-from server.engine.probe import answer
+from server.engine.openai import LeasedAdapters, make_endpoints
+from server.engine.running.client import EngineClient
 from server.errors import Unavailable
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-WATCH_INTERVAL_SECONDS = 0.25
-PROBE_SECONDS = 15.0
-PROBE_CACHE_SECONDS = 1.0
-WARM_UP_SECONDS = 600.0
 RESTART_WINDOW_SECONDS = 600.0
-STOP_SECONDS = 1.0
-
-_MOST_LOGPROBS = 20
-"""vLLM's own bound for a request."""
-_WARM_UP_SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}}'
+RESTART_PAUSES_SECONDS = (1.0, 5.0, 20.0)
+"""Before the first restart within the window, the second, and all later ones."""
+KILL_SECONDS = 5.0
 _WHY_NOT = {
     EngineState.STARTING: "the engine is starting",
     EngineState.RESTARTING: "the engine died and is being restarted",
@@ -75,12 +65,10 @@ class EngineSupervisor(AdapterLoading):
         self.prefill_tokens = defaults.prefill(
             device, settings.prefill_tokens, tokens
         ).tenant_tokens
-        self._stop_seconds = defaults.stop_seconds(device)
         self._max_restarts = settings.max_engine_restarts
-        self._client: AsyncLLM | None = None
-        self._probe: asyncio.Task[None] | None = None
-        self._probed_at = -math.inf
-        self._poisoned = False
+        self._hang_seconds = settings.hang_seconds or defaults.hang_seconds(device)
+        self._stop_seconds = settings.engine_stop_seconds or defaults.stop_seconds(device)
+        self._client: EngineClient | None = None
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start the engine and keep it up until cancelled; `on_ready` is called after each start.
@@ -99,9 +87,10 @@ class EngineSupervisor(AdapterLoading):
                     raise EngineFailed("the engine can't be started") from error
             else:
                 on_ready()
-                await self._watch()
+                assert self._client is not None
+                log.error("the engine fails: %s", await self._client.watch(self._hang_seconds))
             self.state = EngineState.RESTARTING
-            self._discard_client()
+            await self._discard_client(at_once=True)
             now = time.monotonic()
             deaths = [t for t in deaths if now - t < RESTART_WINDOW_SECONDS] + [now]
             if len(deaths) > self._max_restarts:
@@ -110,13 +99,17 @@ class EngineSupervisor(AdapterLoading):
                     f"the engine died {len(deaths)} times in ten minutes; giving up "
                     "(LORAPLEX_MAX_ENGINE_RESTARTS)"
                 )
-            log.error("the engine died; restart %d of %d", len(deaths), self._max_restarts)
+            pause = pause_before_restart(len(deaths))
+            log.error(
+                "restart %d of %d of the engine in %g s", len(deaths), self._max_restarts, pause
+            )
+            await asyncio.sleep(pause)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Stop the engine and every process it started."""
         self.state = EngineState.STOPPED
-        self._discard_client()
-        kill_child_processes()
+        await self._discard_client()
+        await asyncio.to_thread(kill_child_processes)
 
     def require_ready(self) -> None:
         """Raise `Unavailable` unless requests are answered."""
@@ -125,135 +118,68 @@ class EngineSupervisor(AdapterLoading):
                 f"{_WHY_NOT.get(self.state, 'the engine died')}; try again in a moment"
             )
 
-    def _require_client(self) -> AsyncLLM:
+    def _require_client(self) -> EngineClient:
         self.require_ready()
         assert self._client is not None
         return self._client
 
-    async def probe(self) -> None:
-        """Have one token generated, and check it; raise `Unavailable` if that fails.
+    async def require_progress(self) -> None:
+        """Raise `Unavailable` unless the engine gave a token lately, or does when asked."""
+        await self._require_client().require_progress()
 
-        Probes that come together share one, and a good one counts for a second.
-        """
-        self.require_ready()
-        if time.monotonic() - self._probed_at < PROBE_CACHE_SECONDS:
-            return
-        if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._generate_one_token())
-        try:
-            await asyncio.shield(self._probe)
-        except TimeoutError:
-            raise Unavailable(f"the engine gave no token within {PROBE_SECONDS:g} s") from None
-        except Exception as error:
-            raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
+    async def probe(self) -> None:
+        """Have one token generated, and check it; raise `Unavailable` if that fails."""
+        await self._require_client().probe()
 
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
         """Each worker's answer to a call; raise `Unavailable` if there is none."""
         client = self._require_client()
         try:
-            return await _unless_dead(client, client.collective_rpc(method, args=arguments))
+            return await client.call_workers(method, *arguments)
         except Exception as error:
             self.require_ready()
             raise Unavailable(f"the engine refuses: {map_exception(error).message}") from error
 
     async def abort(self, version: VersionRecord) -> None:
-        """End the requests on a version, with what they have said so far."""
-        if (client := self._client) is None or client.errored:
-            return
-        requests = [
-            request_id
-            for request_id, adapter in self._adapters_by_request().items()
-            if adapter.lora_int_id == version.version_id
-        ]
-        await client.abort(requests, internal=True)
+        """End the requests on a version: with what they have said so far, or before they begin."""
+        if self._client is not None:
+            await self._client.abort(version)
 
     def ids_in_use(self) -> set[int]:
         """The versions on which the engine has unfinished requests, as far as the server knows."""
-        return {adapter.lora_int_id for adapter in self._adapters_by_request().values()}
-
-    def _adapters_by_request(self) -> dict[str, LoRARequest]:
-        if self._client is None:
-            return {}
-        running = self._client.output_processor.request_states
-        return {
-            request_id: request.lora_request
-            for request_id, request in running.items()
-            if request.lora_request
-        }
+        return self._client.ids_in_use() if self._client else set()
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
     ) -> ProbeAnswer:
         """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
-        client = self._require_client()
-        adapter = lora_request(version, path) if version and path else None
-        try:
-            return await answer(client, text, max_tokens, adapter)
-        except TimeoutError:
-            raise Unavailable("the engine didn't answer the probe in time") from None
-        except Exception as error:
-            raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
+        return await self._require_client().ask(text, max_tokens, version, path)
 
     async def _start(self) -> None:
         # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
-        self._client = await _in_daemon_thread(lambda: _build_client(self._arguments))
-        meter(self._client)
-        await _unless_dead(
-            self._client, _init_app_state(self._client, self.app_state, self._arguments)
+        self._client = EngineClient(await _in_daemon_thread(lambda: _build_client(self._arguments)))
+        await self._client.unless_dead(
+            _init_app_state(self._client.llm, self.app_state, self._arguments)
         )
-        await self._warm_up()
+        await self._client.warm_up()
         self.generation += 1
         self.state = EngineState.READY
 
-    async def _watch(self) -> None:
-        """Return once the engine is dead, or alive but poisoned (it answers with NaN)."""
-        while self._client is not None and not (self._client.errored or self._poisoned):
-            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
-
-    async def _warm_up(self) -> None:
-        """Do what the first request of its kind would wait for, and all streams with it.
-
-        Kernels for log-probabilities and for sampling by top-p and top-k are compiled (on a GPU),
-        and a grammar is built.
-        """
-        from vllm.sampling_params import StructuredOutputsParams
-
-        await self._generate_one_token(WARM_UP_SECONDS)
-        await self._generate(WARM_UP_SECONDS, logprobs=_MOST_LOGPROBS, prompt_logprobs=1)
-        await self._generate(WARM_UP_SECONDS, temperature=0.8, top_p=0.9, top_k=40, seed=1)
-        await self._generate(
-            WARM_UP_SECONDS, structured_outputs=StructuredOutputsParams(json=_WARM_UP_SCHEMA)
-        )
-
-    async def _generate_one_token(self, seconds: float = PROBE_SECONDS) -> None:
-        """A token with a finite log-probability: NaN in the KV cache leaves the process alive."""
-        token_logprob = await self._generate(seconds, logprobs=0)
-        if not math.isfinite(token_logprob):
-            self._poisoned = True
-            raise Unavailable("the engine answers with NaN and is being restarted")
-        self._probed_at = time.monotonic()
-
-    async def _generate(self, seconds: float, **parameters: Any) -> float:
-        """Generate one token; its log-probability, where `logprobs` asks for it."""
-        from vllm import SamplingParams
-
-        assert self._client is not None
-        sampling = SamplingParams(**{"max_tokens": 1, "temperature": 0.0, **parameters})
-        prompt = {"prompt": "Hello"}
-        token_logprob = math.nan
-        async with asyncio.timeout(seconds):
-            async for output in self._client.generate(prompt, sampling, f"probe-{uuid.uuid4()}"):
-                for token, entry in zip(
-                    output.outputs[0].token_ids, output.outputs[0].logprobs or [], strict=False
-                ):
-                    token_logprob = entry[token].logprob
-        return token_logprob
-
-    def _discard_client(self) -> None:
+    async def _discard_client(self, *, at_once: bool = False) -> None:
+        """Shut the engine down in a thread: that takes seconds, and HTTP must answer meanwhile."""
         client, self._client = self._client, None
         if client is not None:
-            client.shutdown(timeout=self._stop_seconds)
-        self._probed_at, self._poisoned = -math.inf, False
+            client.end_tasks()
+            await asyncio.to_thread(client.shut_down, self._stop_seconds, at_once=at_once)
+
+
+def pause_before_restart(num_deaths: int) -> float:
+    """Return how long to wait before a restart, in seconds.
+
+    A cause that lasts, such as a full disk or a GPU's memory that is not free yet, must not use up
+    all restarts within a moment.
+    """
+    return RESTART_PAUSES_SECONDS[min(num_deaths, len(RESTART_PAUSES_SECONDS)) - 1]
 
 
 def _build_client(arguments: Namespace) -> AsyncLLM:
@@ -310,22 +236,10 @@ async def _in_daemon_thread(function: Callable[[], T]) -> T:
     return await result
 
 
-async def _unless_dead(client: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
-    """Await a call to the engine, which vLLM would never end if the engine died meanwhile."""
-    task = asyncio.create_task(call)
-    try:
-        while not (await asyncio.wait({task}, timeout=WATCH_INTERVAL_SECONDS))[0]:
-            if client.errored:
-                raise Unavailable("the engine died; it is being restarted, try again")
-        return task.result()
-    finally:
-        task.cancel()
-
-
 def kill_child_processes() -> None:
     """Kill what this process has started and is still there, and wait until it is gone."""
     children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-    psutil.wait_procs(children, timeout=STOP_SECONDS)
+    psutil.wait_procs(children, timeout=KILL_SECONDS)

@@ -214,7 +214,7 @@ class Gate:
 
     async def _smoke_test(self, version: VersionRecord) -> list[Reason]:
         path = self._registry.content.path(version.digest)
-        async with self._leases.lease(version):
+        async with self._leases.lease(version, version.tenant):
             reasons = await try_out(self._engine, version, path)
         if reasons:
             await self._leases.drain(version)

@@ -2,7 +2,8 @@
 
 uvicorn bounds how long a connection may be idle between two requests, but not how long the headers
 of one may take to come: with some thousand sockets that send a byte now and then ("slowloris") one
-client could take all that there are. How slowly a body may come is `body_limit`'s.
+client could take all that there are. How slowly a body may come is `body_limit`'s. Nor does uvicorn
+bound how long a client may read nothing of its answer, and keep in memory what waits to be sent.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ TICKS_A_LOOK = 10
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn that closes connections which don't come to ask, and leaves signals to others.
-
-    Its own signal handlers would end the engine's clients mid-stream.
+    """uvicorn that closes connections whose request headers never arrive, or whose answers nobody
+    reads. It installs no signal handlers: uvicorn's would end the engine's clients mid-stream.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, write_stall_seconds: float) -> None:
+        """`write_stall_seconds`: how long a client may read nothing of what waits to be sent."""
         super().__init__(config)
         self._waiting = WaitingConnections(config.timeout_keep_alive)
+        self._stalled = StalledWrites(write_stall_seconds)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -38,10 +40,11 @@ class HttpServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_LOOK == 0:
-            for connection in self._waiting.overdue(
-                self.server_state.connections, time.monotonic()
-            ):
+            connections, now = self.server_state.connections, time.monotonic()
+            for connection in self._waiting.overdue(connections, now):
                 connection.transport.close()
+            for connection in self._stalled.overdue(connections, now):
+                connection.transport.abort()  # `close` would wait until the client has read all
         return await super().on_tick(counter)
 
 
@@ -73,3 +76,28 @@ class WaitingConnections:
             elif now - since > HEADER_SECONDS + (self._idle_seconds if last else 0):
                 late.append(connection)
         return late
+
+
+class StalledWrites:
+    """Since when clients have read nothing of what waits to be sent to them."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._since: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
+
+    def overdue(self, connections: Iterable[Any], now: float) -> list[Any]:
+        """Return those whose unsent bytes have not become fewer for too long, at `now`.
+
+        More bytes are no sign of reading: the server writes on until the buffer is full.
+        """
+        stalled = []
+        for connection in connections:
+            num_unsent = connection.transport.get_write_buffer_size()
+            least, since = self._since.get(connection, (0, now))
+            if num_unsent == 0 or num_unsent < least or least == 0:
+                self._since[connection] = num_unsent, now
+            elif now - since > self._stall_seconds:
+                stalled.append(connection)
+            else:
+                self._since[connection] = num_unsent, since
+        return stalled

@@ -148,7 +148,7 @@ class RunningServer:
 
         Requests get a 503 until the engine is up.
         """
-        server = HttpServer(self._http_config())
+        server = HttpServer(self._http_config(), self.settings.write_stall_seconds)
         signals = EndSignals.watch()
         engine_is_up = asyncio.Event()
 
@@ -181,7 +181,7 @@ class RunningServer:
             await http
             for background_task in background:
                 background_task.cancel()
-            self.engine.stop()
+            await self.engine.stop()
 
     async def _collect(self) -> None:
         settings = self.settings

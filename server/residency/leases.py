@@ -1,4 +1,4 @@
-"""Leases: a request holds its version from before the first token until after the last byte.
+"""Leases: a request holds its version from before the engine's first token until after its last.
 
 Also what follows from changes of the registry: versions that lose their last alias, or are retired,
 leave the engine as soon as nothing runs on them; those that an alias now points to are brought to
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from server import metrics
 from server.engine.interface import Engine
 from server.errors import APIError, Unavailable
 from server.residency.slot_scheduler import TooManyPins
-from server.residency.slots import EngineSlots, Limits
+from server.residency.slots import EngineSlots, Limits, SlotLease
 from server.residency.states import State, Tier
 from server.settings import Settings
 from server.workers import Workers
@@ -30,6 +31,29 @@ log = logging.getLogger(__name__)
 MAX_FETCHES = 8
 LINGER_SECONDS = 0.05
 """Longer than a client takes from one answer to its next request; see `admission`."""
+
+
+class Lease:
+    """A request's hold on a version in a slot."""
+
+    def __init__(self, tier: Tier, slot_lease: SlotLease, label: str) -> None:
+        """`tier`: where the request found the version; `label`: the adapter's, of the metrics."""
+        self.tier = tier
+        self._slot_lease, self._label = slot_lease, label
+        self._began_at, self._ended_at = time.monotonic(), math.inf
+        metrics.LEASES.labels(label).inc()
+
+    @property
+    def seconds(self) -> float:
+        """How long the slot was held, or has been until now."""
+        return min(time.monotonic(), self._ended_at) - self._began_at
+
+    def end(self) -> None:
+        """Give the slot back: the engine has done its work. May be called twice."""
+        if self._ended_at == math.inf:
+            self._ended_at = time.monotonic()
+            metrics.LEASES.labels(self._label).dec()
+            self._slot_lease.end()
 
 
 class Leases:
@@ -73,17 +97,19 @@ class Leases:
         return self._slots_of_engine
 
     @asynccontextmanager
-    async def lease(self, version: VersionRecord) -> AsyncIterator[Tier]:
-        """Hold a version for one request; yields the tier where the request found it.
+    async def lease(self, version: VersionRecord, tenant: str) -> AsyncIterator[Lease]:
+        """Hold a version for one request of a tenant, until `Lease.end` or the end of the context.
 
         Raises:
             Unavailable: it can't be loaded, or no slot came free in time.
         """
-        slots = self.engine_slots
-        tier = self.tier_of(version)
-        with metrics.LEASES.labels(metrics.adapter_label(version.adapter_id)).track_inprogress():
-            async with slots.lease(version):
-                yield tier
+        slots, tier = self.engine_slots, self.tier_of(version)
+        async with slots.lease(version, tenant) as slot_lease:
+            lease = Lease(tier, slot_lease, metrics.adapter_label(version.adapter_id))
+            try:
+                yield lease
+            finally:
+                lease.end()
 
     def tier_of(self, version: VersionRecord) -> Tier:
         """Where the version's weights are now."""
@@ -200,7 +226,7 @@ class Leases:
             self._start(self._touch(version))
 
     async def _touch(self, version: VersionRecord) -> None:
-        async with self.engine_slots.lease(version):
+        async with self.engine_slots.lease(version, version.tenant):
             pass
 
     def _start(self, work: Any) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from adapters_registry.content.store import ContentStore
@@ -21,7 +21,6 @@ from server.errors import SlotTimeout, Unavailable
 from server.residency.host_cache import HostCache
 from server.residency.slot_scheduler import Grant, SlotScheduler, SlotTicket
 from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
-from server.tenancy.meter import current_meter
 from server.workers import Workers
 
 
@@ -43,7 +42,23 @@ class Limits:
     """What one adapter takes at most, at the largest rank; None where that isn't known."""
 
 
+OWN_WAIT_FACTOR = 10
+"""How many times `slot_wait_seconds` a request waits behind requests of its own tenant alone."""
+
 Install = asyncio.Task[None]
+
+
+class SlotLease:
+    """One request's hold on a slot."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self._on_end: Callable[[], None] | None = on_end
+
+    def end(self) -> None:
+        """Give the hold back. May be called twice."""
+        on_end, self._on_end = self._on_end, None
+        if on_end:
+            on_end()
 
 
 class EngineSlots:
@@ -82,34 +97,26 @@ class EngineSlots:
         return self.host.tier_of(version)
 
     @contextlib.asynccontextmanager
-    async def lease(self, version: VersionRecord) -> AsyncIterator[None]:
-        """Keep a version in a slot for one request, bringing it there first where needed.
+    async def lease(self, version: VersionRecord, tenant: str) -> AsyncIterator[SlotLease]:
+        """Keep a version in a slot for one request of a tenant; load it first where needed.
 
         Raises:
             APIError: it can't be loaded, or no slot came free in time.
         """
         entry = self.host.entry(version)
         entry.used_at = time.monotonic()
-        meter = current_meter.get()
-        asking = meter.tenant if meter else version.tenant
-        ticket = self.slots.ask(version.version_id, entry.used_at, asking)
+        ticket = self.slots.ask(version.version_id, entry.used_at, tenant)
         granted: asyncio.Future[Install] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = granted
         entry.waiting += 1
+        lease = SlotLease(lambda: self._end_lease(ticket, entry))
         try:
             self.host.prefetch(version)
             self._advance()
-            await asyncio.shield(await self._granted(granted, version))
-            yield
+            await asyncio.shield(await self._granted(granted, version, tenant))
+            yield lease
         finally:
-            if self._waiting.pop(ticket, None):
-                entry.waiting -= 1
-            else:
-                entry.leases -= 1
-            entry.used_at = time.monotonic()
-            self.slots.leave(ticket, entry.used_at)
-            self._let_go_if_draining(version.version_id, entry)
-            self._advance()
+            lease.end()
 
     async def prefetch(self, version: VersionRecord) -> None:
         """Bring a version to host memory, if that sends off nothing in use."""
@@ -154,7 +161,17 @@ class EngineSlots:
             if self.host.states.has(version.version_id, State.DRAINING):
                 await self._engine.abort(version)
 
-    def _let_go_if_draining(self, version_id: int, entry: VersionEntry) -> None:
+    def _end_lease(self, ticket: SlotTicket, entry: VersionEntry) -> None:
+        if self._waiting.pop(ticket, None):
+            entry.waiting -= 1
+        else:
+            entry.leases -= 1
+        entry.used_at = time.monotonic()
+        self.slots.leave(ticket, entry.used_at)
+        self._evict_if_draining(ticket.version_id, entry)
+        self._advance()
+
+    def _evict_if_draining(self, version_id: int, entry: VersionEntry) -> None:
         if entry.in_use:
             return
         if entry.retired and entry.state is State.READY:  # wanted in its last moment
@@ -165,24 +182,37 @@ class EngineSlots:
     def _evict(self, version_id: int, entry: VersionEntry) -> asyncio.Task[None]:
         return self.host.evict(version_id, "retired" if entry.retired else "dismissed")
 
-    async def _granted(self, granted: asyncio.Future[Install], version: VersionRecord) -> Install:
-        """Wait for a slot; what brings the version into it.
+    async def _granted(
+        self, granted: asyncio.Future[Install], version: VersionRecord, tenant: str
+    ) -> Install:
+        """Wait until the version is granted a slot; return the task that installs it.
 
-        Behind its own tenant's requests on a version that has one, a request waits on.
+        If the version holds a slot and only its own tenant's requests are ahead, then a request
+        waits longer: `OWN_WAIT_FACTOR` times as long in total.
         """
         started, limit = time.monotonic(), self._limits.slot_wait_seconds
+        waited = 0.0
         try:
-            while not (await asyncio.wait({granted}, timeout=limit))[0]:
-                if not self.slots.holds(version.version_id):
-                    raise SlotTimeout(
-                        f"no slot for {version.public_name} came free within {limit:g} s; try "
-                        "again, or have LORAPLEX_MAX_LORAS raised",
-                        param="model",
-                    )
+            with metrics.WAITING.labels("slot").track_inprogress():
+                while not (await asyncio.wait({granted}, timeout=limit))[0]:
+                    waited += limit
+                    if not self.slots.holds(version.version_id):
+                        raise SlotTimeout(
+                            f"no slot for {version.public_name} came free within {waited:g} s; try "
+                            "again, or have LORAPLEX_MAX_LORAS raised",
+                            param="model",
+                        )
+                    if waited >= OWN_WAIT_FACTOR * limit:
+                        raise SlotTimeout(
+                            f"{self._limits.max_running_per_tenant} requests of this tenant have "
+                            f"kept {version.public_name} busy for {waited:g} s; send fewer at a "
+                            "time",
+                            param="model",
+                        )
             return granted.result()
         finally:
-            tenant = metrics.tenant_label(version.tenant)
-            metrics.QUEUE_SECONDS.labels(tenant, "slot").observe(time.monotonic() - started)
+            label = metrics.tenant_label(tenant)
+            metrics.QUEUE_SECONDS.labels(label, "slot").observe(time.monotonic() - started)
 
     def _advance(self) -> None:
         """Admit whom the slots have room for now."""

@@ -78,6 +78,26 @@ class ServerSettings(BaseSettings):
         "How often in ten minutes an engine that died is restarted. After that the server exits.",
         ge=0,
     )
+    hang_seconds: float | None = setting(
+        None,
+        "Server",
+        "How long an engine may neither end a step nor answer a call before it is killed and "
+        "restarted. Default: 120 on CPU, else 60.",
+        gt=0,
+    )
+    engine_stop_seconds: float | None = setting(
+        None,
+        "Server",
+        "How long the engine's processes may take to end before they are killed. Default: by "
+        "device: 5 on CPU, else 10.",
+        gt=0,
+    )
+    write_stall_seconds: float = setting(
+        30,
+        "Server",
+        "How long a client may read nothing of an answer before its connection is closed.",
+        gt=0,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Server", "How much the server logs. vLLM's own logs appear at `debug`."
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from server.errors import Unavailable
 from server.tenancy.fair_queue import PromptTicket
 from server.tenancy.prompt_queue import PromptQueue
 from server.tenancy.timing import Timing
@@ -18,7 +19,12 @@ LAST_COUNT_SECONDS = 1.0
 
 @dataclass
 class Meter:
-    """The tokens of one HTTP request, of all its prompts and choices together."""
+    """The tokens of one HTTP request, of all its prompts and choices together.
+
+    It also knows when the engine's work for the request is over. That is when the handler has
+    handed its response over and none of its prompts is in the engine or waits to be: what remains
+    is for the client to read, and holds neither a slot nor a place in the prompt queue.
+    """
 
     turns: PromptQueue
     tenant: str
@@ -28,20 +34,54 @@ class Meter:
     timing: Timing | None = None
     _num_open: int = 0
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _num_expected: int = 0
+    _num_answered: int = 0
+    _handed_over: bool = False
+    _work_over: bool = False
+    _on_work_over: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
         """In and out."""
         return self.input_tokens + self.output_tokens
 
+    def expect_answer(self) -> None:
+        """Note that the handler will have one more prompt answered.
+
+        Raises:
+            Unavailable: the engine's work was over, so that the adapter may have left its slot.
+        """
+        if self._work_over:
+            raise Unavailable("the request asked the engine again after its answer; try again")
+        self._num_expected += 1
+
+    def on_work_over(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, as soon as the engine's work is over."""
+        self._on_work_over.append(callback)
+
+    def hand_over(self, *, complete: bool) -> None:
+        """Note that the handler has returned its response; `complete`: with the whole answer."""
+        self._handed_over = True
+        self._end_work_if_over(complete=complete)
+
     @asynccontextmanager
-    async def turn(self, input_tokens: int) -> AsyncIterator[TokenCounter]:
-        """Wait until a prompt may run; what is yielded counts tokens of its answer."""
+    async def turn(
+        self, input_tokens: int, admitted: asyncio.Future[None] | None = None
+    ) -> AsyncIterator[TokenCounter]:
+        """Wait until a prompt may run; what is yielded counts tokens of its answer.
+
+        The turn ends with the answer's `end`, or else with the context. `admitted`: as in
+        `PromptQueue.turn`.
+        """
         self._num_open += 1
         try:
-            async with self.turns.turn(self.tenant, self.weight, input_tokens) as ticket:
+            async with self.turns.turn(self.tenant, self.weight, input_tokens, admitted) as ticket:
                 self.input_tokens += input_tokens
-                yield TokenCounter(self, ticket)
+                answer = TokenCounter(self, ticket)
+                try:
+                    yield answer
+                finally:
+                    answer.end()
         finally:
             self._num_open -= 1
             if not self._num_open:
@@ -58,6 +98,18 @@ class Meter:
                     self._all_ended.clear()
                     await self._all_ended.wait()
 
+    def answered(self) -> None:
+        """Note that the engine has given a prompt's last token."""
+        self._num_answered += 1
+        self._end_work_if_over(complete=False)
+
+    def _end_work_if_over(self, *, complete: bool) -> None:
+        all_answered = self._num_answered and self._num_answered >= self._num_expected
+        if self._handed_over and (complete or all_answered) and not self._work_over:
+            self._work_over = True
+            for callback in self._on_work_over:
+                callback()
+
 
 @dataclass
 class TokenCounter:
@@ -67,6 +119,14 @@ class TokenCounter:
     ticket: PromptTicket
     _last: dict[int, float] = field(default_factory=dict)
     """When each choice's last tokens came."""
+    _ended: bool = False
+
+    def end(self) -> None:
+        """End the prompt's turn, as the engine has given its last token. May be called twice."""
+        if not self._ended:
+            self._ended = True
+            self.meter.turns.leave(self.ticket)
+            self.meter.answered()
 
     def add(self, tokens: int, choice: int = 0) -> None:
         """Count tokens of a choice, as the engine gives them."""

@@ -102,7 +102,7 @@ def application(folder: Path) -> FastAPI:
 def paths_of_the_engine() -> list[str]:
     """Return the routes that `make_endpoints` embeds, read from its source: a call needs vLLM."""
     source = (ROOT / "server" / "engine" / "openai.py").read_text()
-    return sorted(set(re.findall(r'"(/v1/[\w/]+)": embed\(', source)))
+    return sorted(set(re.findall(r'"(/v1/[\w/]+)", \w+, \w+\.create_', source)))
 
 
 def routes(tag: str) -> str:

@@ -66,6 +66,9 @@ class FakeEngine:
     async def probe(self) -> None:
         self.require_ready()
 
+    async def require_progress(self) -> None:
+        self.require_ready()
+
     async def prepare(self, version: VersionRecord, path: Path) -> None:
         self.require_ready()
         assert path.is_dir()

@@ -26,7 +26,8 @@ HOST_SHARE, CPU_HOST_SHARE = 1 / 4, 1 / 8
 LEAST_THRESHOLD = 512
 CPU_PREFILL_TOKENS = 64
 CPU_MAX_RUNNING = 32
-STOP_SECONDS, CPU_STOP_SECONDS = 10.0, 1.0
+HANG_SECONDS, CPU_HANG_SECONDS = 60.0, 120.0
+STOP_SECONDS, CPU_STOP_SECONDS = 10.0, 5.0
 """A GPU's process gives memory and graphs back before it ends, which takes some seconds."""
 
 EVERYWHERE = {
@@ -103,6 +104,11 @@ def max_running(device: Device, max_seqs: int | None) -> int:
     if device.is_cpu:
         return CPU_MAX_RUNNING
     return max(1, (max_seqs or device.max_seqs) // 2)
+
+
+def hang_seconds(device: Device) -> float:
+    """Return for how many seconds an engine may be silent; on CPU its steps take longer."""
+    return CPU_HANG_SECONDS if device.is_cpu else HANG_SECONDS
 
 
 def stop_seconds(device: Device) -> float:

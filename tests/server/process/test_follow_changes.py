@@ -49,7 +49,7 @@ async def test_a_promotion_is_brought_up_where_the_adapter_is_asked_for(
 ) -> None:
     engines = [FakeEngine(), FakeEngine()]
     asked, other = (Leases.of(Settings(), engine, registry) for engine in engines)
-    async with asked.lease(home):
+    async with asked.lease(home, "default"):
         pass
     stage = partial(copytree, make_adapter(seed=2), dirs_exist_ok=True)
     version, _ = registry.register("default", "home", "test", stage, promote=True)

@@ -13,16 +13,24 @@ import pytest
 import pytest_asyncio
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 from server.auth import Keys
+from server.lifecycle import Lifecycle
 from server.middleware import body_limit
 from server.process import http_server
-from server.process.http_server import HEADER_SECONDS, HttpServer, WaitingConnections
+from server.process.http_server import (
+    HEADER_SECONDS,
+    HttpServer,
+    StalledWrites,
+    WaitingConnections,
+)
 from server.process.serve import KEEP_ALIVE_SECONDS
 from tests.server.answers import CHAT
 from tests.server.fake_engine import FakeEngine
 
 GUARD_SECONDS = 60
+STALL_SECONDS = 0.5
 HEADERS = b"GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "
 
 
@@ -33,7 +41,9 @@ async def port(
     monkeypatch.setattr(http_server, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = HttpServer(uvicorn.Config(app, http=request.param, ws="none", log_config=None))
+    server = HttpServer(
+        uvicorn.Config(app, http=request.param, ws="none", log_config=None), STALL_SECONDS
+    )
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -118,3 +128,52 @@ def test_a_proxys_idle_connection_is_its_own_to_close() -> None:
     assert waiting.overdue(connections, 0) == []
     assert waiting.overdue(connections, KEEP_ALIVE_SECONDS) == []
     assert waiting.overdue(connections, KEEP_ALIVE_SECONDS + HEADER_SECONDS + 1) == connections
+
+
+class Reader:
+    """A connection with so many bytes that its client hasn't read."""
+
+    def __init__(self, num_unsent: int) -> None:
+        self.transport, self.num_unsent = self, num_unsent
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unsent
+
+
+def test_who_reads_nothing_for_too_long() -> None:
+    stalled, slow, done = Reader(100), Reader(100), Reader(0)
+    writes = StalledWrites(stall_seconds=30)
+    connections = [stalled, slow, done]
+    assert writes.overdue(connections, 0) == []
+    slow.num_unsent, stalled.num_unsent = 99, 100
+    assert writes.overdue(connections, 20) == []
+    stalled.num_unsent = 200  # written by the server: no sign of a reader
+    assert writes.overdue(connections, 31) == [stalled]
+    assert writes.overdue(connections, 51) == [stalled, slow]
+
+
+async def test_an_answer_that_nobody_reads_is_ended(
+    app: FastAPI, port: int, keys: Keys, lifecycle: Lifecycle
+) -> None:
+    ended = asyncio.Event()
+
+    @app.get("/v1/models/endless")
+    async def endless() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield bytes(1 << 16)
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        return StreamingResponse(chunks())
+
+    app.router.routes.insert(0, app.router.routes.pop())
+    _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    key = keys.create("default", ["inference"])
+    request = f"GET /v1/models/endless HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
+    writer.write(request.encode())
+    async with asyncio.timeout(GUARD_SECONDS):
+        await ended.wait()
+    writer.close()

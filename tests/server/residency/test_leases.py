@@ -19,7 +19,7 @@ async def test_a_lease_lasts_until_it_is_left(
     registry: Registry, engine: FakeEngine, home: VersionRecord
 ) -> None:
     adapters = Leases.of(Settings(), engine, registry)
-    async with adapters.lease(home), adapters.lease(home):
+    async with adapters.lease(home, "default"), adapters.lease(home, "default"):
         assert num_leases() == 2
     assert num_leases() == 0
 
@@ -30,7 +30,7 @@ async def test_a_client_that_goes_away_does_not_cancel_the_load_of_others(
     adapters, engine.load_seconds = Leases.of(Settings(), engine, registry), 0.05
 
     async def hold() -> None:
-        async with adapters.lease(home):
+        async with adapters.lease(home, "default"):
             pass
 
     impatient, patient = asyncio.create_task(hold()), asyncio.create_task(hold())
@@ -46,7 +46,7 @@ async def test_no_lease_is_kept_when_the_load_fails(
 ) -> None:
     adapters, engine.fails_to_load = Leases.of(Settings(), engine, registry), {"default/home@1"}
     with pytest.raises(Unavailable):
-        async with adapters.lease(home):
+        async with adapters.lease(home, "default"):
             raise AssertionError("a version that could not be loaded was leased")
     assert num_leases() == 0
 
@@ -64,8 +64,8 @@ async def test_an_engine_restarted_during_a_fetch_is_not_told_to_load(
     with monkeypatch.context() as patch:
         patch.setattr(registry.content, "fetch", restart_meanwhile)
         with pytest.raises(Unavailable, match="restarted meanwhile"):
-            async with adapters.lease(home):
+            async with adapters.lease(home, "default"):
                 raise AssertionError("leased without a hold")
     assert engine.loads == []
-    async with adapters.lease(home):
+    async with adapters.lease(home, "default"):
         assert engine.loads == ["default/home@1"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from prometheus_client import REGISTRY
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
@@ -18,7 +19,6 @@ from server.errors import APIError, SlotTimeout, Unavailable
 from server.residency import states
 from server.residency.slots import EngineSlots, Limits
 from server.residency.states import State, Tier
-from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
 from server.workers import Workers
 from tests.server.fake_engine import FakeEngine
@@ -58,7 +58,7 @@ def slots(registry: Registry, engine: FakeEngine) -> EngineSlots:
 
 
 async def touch(slots: EngineSlots, version: VersionRecord) -> None:
-    async with slots.lease(version):
+    async with slots.lease(version, version.tenant):
         pass
 
 
@@ -68,7 +68,7 @@ async def held(slots: EngineSlots, version: VersionRecord) -> AsyncIterator[Call
     running, may_end = asyncio.Event(), asyncio.Event()
 
     async def run() -> None:
-        async with slots.lease(version):
+        async with slots.lease(version, version.tenant):
             running.set()
             await may_end.wait()
 
@@ -117,7 +117,7 @@ async def test_slots_and_host_memory_keep_to_their_budgets(
     engine.load_seconds, most = 0.001, [0, 0]
 
     async def ask(version: VersionRecord) -> None:
-        async with slots.lease(version):
+        async with slots.lease(version, version.tenant):
             assert version.version_id in engine.slots
             most[0] = max(most[0], len(engine.slots))
             most[1] = max(most[1], len(engine.host))
@@ -149,8 +149,7 @@ async def test_a_flood_whose_prompts_take_turns_gives_its_slots_back_soon(
     slots, turns, ended = make(registry, engine, limits), PromptQueue(2, 100), []
 
     async def ask(version: VersionRecord, tenant: str) -> None:
-        current_meter.set(Meter(turns, tenant))
-        async with slots.lease(version), turns.turn(tenant, 1, 10):
+        async with slots.lease(version, tenant), turns.turn(tenant, 1, 10):
             await asyncio.sleep(0.002)
         ended.append(tenant)
 
@@ -161,6 +160,53 @@ async def test_a_flood_whose_prompts_take_turns_gives_its_slots_back_soon(
         await running.create_task(ask(versions[SLOTS], "calm"))
         assert len(ended) < 200
     assert len(ended) == 401
+
+
+async def test_the_wait_for_a_slot_is_bounded_behind_ones_own_requests_too(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    limits = replace(LIMITS, max_running_per_tenant=1, slot_wait_seconds=0.01)
+    slots = make(registry, engine, limits)
+    async with held(slots, versions[0]):
+        with pytest.raises(SlotTimeout, match="send fewer at a time"):
+            await touch(slots, versions[0])
+    await touch(slots, versions[0])
+
+
+async def test_who_waits_is_counted_while_it_waits(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    def waiting() -> float:
+        return REGISTRY.get_sample_value("loraplex_waiting", {"reason": "slot"}) or 0.0
+
+    slots = make(registry, engine, replace(LIMITS, max_running_per_tenant=1))
+    async with held(slots, versions[0]):
+        before = waiting()
+        second = asyncio.create_task(touch(slots, versions[0]))
+        await asyncio.sleep(0.01)
+        assert waiting() == before + 1
+    await second
+    assert waiting() == before
+
+
+async def test_a_lease_that_ends_early_frees_its_slot(
+    slots: EngineSlots, versions: list[VersionRecord]
+) -> None:
+    async with slots.lease(versions[0], "default") as first, slots.lease(versions[1], "default"):
+        third = asyncio.create_task(touch(slots, versions[2]))
+        await asyncio.sleep(0.1)
+        assert not third.done()
+        first.end()
+        await third
+
+
+async def test_waiting_is_told_of_who_waits_and_not_of_the_adapters_owner(
+    slots: EngineSlots, versions: list[VersionRecord]
+) -> None:
+    async with slots.lease(versions[0], "borrower"):
+        pass
+    labels = {"tenant": "borrower", "reason": "slot"}
+    assert REGISTRY.get_sample_value("loraplex_queue_seconds_count", labels) == 1
 
 
 async def test_behind_requests_of_ones_own_one_waits_on(

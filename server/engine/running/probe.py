@@ -7,6 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from server.engine.interface import ProbeAnswer
+from server.engine.running.metering import AHEAD
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -30,7 +31,9 @@ async def answer(
     prompt = TokensPrompt(prompt_token_ids=_tokens(client.get_tokenizer(), text))
     request_id = f"probe-{uuid.uuid4()}"
     async with asyncio.timeout(ASK_SECONDS):
-        async for output in client.generate(prompt, sampling, request_id, lora_request=adapter):
+        async for output in client.generate(
+            prompt, sampling, request_id, lora_request=adapter, priority=AHEAD
+        ):
             last = output
     return _read(last)
 

@@ -1,0 +1,266 @@
+"""Calls to one running engine: requests of the server's own, calls to workers, what is in use.
+
+`supervisor.py` keeps the engine alive; a restarted engine gets a new `EngineClient`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from adapters_registry.records.catalog import VersionRecord
+from server.engine.errors import map_exception
+from server.engine.interface import ProbeAnswer
+from server.engine.openai import lora_request
+from server.engine.running.metering import AHEAD, Metering
+from server.engine.running.probe import answer
+from server.engine.running.progress import Progress
+from server.errors import Unavailable
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+PROBE_SECONDS = 15.0
+PROBE_CACHE_SECONDS = 1.0
+RECENT_SECONDS = 5.0
+"""If a step ended within this time, then the engine makes progress and no probe is needed."""
+PING_SECONDS = 5.0
+"""After this much silence the engine is asked for a sign of life."""
+WARM_UP_SECONDS = 600.0
+
+_MOST_LOGPROBS = 20
+"""vLLM's own bound for a request."""
+_WARM_UP_SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}}'
+
+
+class EngineClient:
+    """One engine, from its start to its death."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self.llm = llm
+        self.progress = Progress()
+        self._metering = Metering(llm, self.progress)
+        self._probe: asyncio.Task[None] | None = None
+        self._ping: asyncio.Task[None] | None = None
+        self._poisoned = False
+
+    @property
+    def errored(self) -> bool:
+        """Whether vLLM knows that the engine's process has died."""
+        return bool(self.llm.errored)
+
+    async def require_progress(self) -> None:
+        """Return if the engine makes progress; raise `Unavailable` if not.
+
+        It does if a step of it ended in the last seconds. Only an engine that had no step is asked
+        for a token: under load such a probe may wait for memory that others use and says nothing.
+        While steps end, a probe runs on the side and finds out whether tokens are still numbers.
+        """
+        now = time.monotonic()
+        if self.progress.seconds_since_step(now) < RECENT_SECONDS:
+            if self.progress.seconds_since_finite_token(now) >= RECENT_SECONDS:
+                self._start_probe()
+            return
+        await self.probe()
+
+    async def probe(self) -> None:
+        """Have one token generated, and check it; raise `Unavailable` if that fails.
+
+        Probes that come together share one, and a good one counts for a second.
+        """
+        if self.progress.seconds_since_finite_token(time.monotonic()) < PROBE_CACHE_SECONDS:
+            return
+        asked_at = time.monotonic()
+        try:
+            await asyncio.shield(self._start_probe())
+        except TimeoutError:
+            now = time.monotonic()
+            if self.progress.seconds_since_step(now) > now - asked_at:
+                raise Unavailable(f"the engine gave no token within {PROBE_SECONDS:g} s") from None
+        except Exception as error:
+            raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
+
+    async def ask(
+        self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
+    ) -> ProbeAnswer:
+        """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
+        adapter = lora_request(version, path) if version and path else None
+        try:
+            return await answer(self.llm, text, max_tokens, adapter)
+        except TimeoutError:
+            raise Unavailable("the engine didn't answer the probe in time") from None
+        except Exception as error:
+            raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
+
+    async def call_workers(self, method: str, *arguments: object) -> list[Any]:
+        """Return each worker's answer; `Unavailable` or vLLM's errors if there is none."""
+        answers: list[Any] = await self.unless_dead(self.llm.collective_rpc(method, args=arguments))
+        self.progress.sign_of_life()
+        return answers
+
+    async def abort(self, version: VersionRecord) -> None:
+        """End the requests on a version, with what they have said so far."""
+        if self.errored:
+            return
+        self._metering.end_waiting(version.version_id)
+        requests = [
+            request_id
+            for request_id, adapter in self._adapters_by_request().items()
+            if adapter.lora_int_id == version.version_id
+        ]
+        await self.llm.abort(requests, internal=True)
+
+    def ids_in_use(self) -> set[int]:
+        """The versions on which the engine has unfinished requests, as far as the server knows."""
+        return {adapter.lora_int_id for adapter in self._adapters_by_request().values()}
+
+    async def warm_up(self) -> None:
+        """Do what the first request of its kind would wait for, and all streams with it.
+
+        Kernels for log-probabilities and for sampling by top-p and top-k are compiled (on a GPU),
+        and a grammar is built.
+        """
+        from vllm.sampling_params import StructuredOutputsParams
+
+        await self._generate_one_token(WARM_UP_SECONDS)
+        await self._generate(WARM_UP_SECONDS, logprobs=_MOST_LOGPROBS, prompt_logprobs=1)
+        await self._generate(WARM_UP_SECONDS, temperature=0.8, top_p=0.9, top_k=40, seed=1)
+        await self._generate(
+            WARM_UP_SECONDS, structured_outputs=StructuredOutputsParams(json=_WARM_UP_SCHEMA)
+        )
+
+    async def watch(self, hang_seconds: float) -> str:
+        """Return why the engine must be restarted, once it must.
+
+        It died; or it lives and answers with NaN; or it hangs: for `hang_seconds` it has sent
+        nothing, although it was asked for a sign of life. A step and a call are answered by one
+        loop of the engine, so a call that isn't answered means that no step ends either.
+        """
+        looked_at = time.monotonic()
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            self.progress.tick(now - looked_at, 2 * POLL_SECONDS)
+            looked_at = now
+            if self.errored:
+                return "it died"
+            if self._poisoned:
+                return "it answered with NaN"
+            if self.progress.silent_seconds >= hang_seconds:
+                return f"it hung: no step ended and no call was answered for {hang_seconds:g} s"
+            if self.progress.silent_seconds >= min(PING_SECONDS, hang_seconds / 2):
+                self._start_ping()
+
+    async def unless_dead(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call to the engine, which vLLM would never end if the engine died meanwhile."""
+        task = asyncio.create_task(call)
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
+                if self.errored:
+                    raise Unavailable("the engine died; it is being restarted, try again")
+            return task.result()
+        finally:
+            task.cancel()
+
+    def shut_down(self, stop_seconds: float, *, at_once: bool = False) -> None:
+        """End the engine's processes and wait until their memory is free. Blocks: use a thread.
+
+        They may take `stop_seconds` to end by themselves. `at_once`: a process that hangs, or is
+        stopped, doesn't.
+        """
+        manager = self.llm.engine_core.resources.engine_manager
+        processes = _with_children([each.pid for each in manager.processes] if manager else [])
+        if at_once:
+            _kill(processes)
+        self.llm.shutdown(timeout=stop_seconds)
+        _, alive = psutil.wait_procs(processes, timeout=stop_seconds)
+        _kill(alive)
+        psutil.wait_procs(alive, timeout=stop_seconds)
+
+    def end_tasks(self) -> None:
+        """Cancel what this client still asks, and end the turns of all requests in the engine."""
+        self._metering.end_all()
+        for task in (self._probe, self._ping):
+            if task is not None:
+                task.cancel()
+
+    def _adapters_by_request(self) -> dict[str, LoRARequest]:
+        running = self.llm.output_processor.request_states
+        return {
+            request_id: request.lora_request
+            for request_id, request in running.items()
+            if request.lora_request
+        }
+
+    def _start_probe(self) -> asyncio.Task[None]:
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._generate_one_token())
+            self._probe.add_done_callback(_seen)
+        return self._probe
+
+    def _start_ping(self) -> None:
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.create_task(self._answered("loraplex_residency"))
+            self._ping.add_done_callback(_seen)
+
+    async def _answered(self, method: str) -> None:
+        await self.call_workers(method)
+
+    async def _generate_one_token(self, seconds: float = PROBE_SECONDS) -> None:
+        """A token with a finite log-probability: NaN in the KV cache leaves the process alive."""
+        token_logprob = await self._generate(seconds, logprobs=0)
+        if not math.isfinite(token_logprob):
+            self._poisoned = True
+            raise Unavailable("the engine answers with NaN and is being restarted")
+        self.progress.finite_token(time.monotonic())
+
+    async def _generate(self, seconds: float, **parameters: Any) -> float:
+        """Generate one token; return its log-probability, where `logprobs` asks for it."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(**{"max_tokens": 1, "temperature": 0.0, **parameters})
+        prompt, name = {"prompt": "Hello"}, f"probe-{uuid.uuid4()}"
+        token_logprob = math.nan
+        async with asyncio.timeout(seconds):
+            async for output in self.llm.generate(prompt, sampling, name, priority=AHEAD):
+                for token, entry in zip(
+                    output.outputs[0].token_ids, output.outputs[0].logprobs or [], strict=False
+                ):
+                    token_logprob = entry[token].logprob
+        return token_logprob
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take note of a background task's error, which whoever waits for it gets as well."""
+    if not task.cancelled() and (error := task.exception()):
+        log.debug("the engine's probe failed: %s", error)
+
+
+def _with_children(pids: list[int]) -> list[psutil.Process]:
+    processes: list[psutil.Process] = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            processes += [process, *process.children(recursive=True)]
+    return processes
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -1,0 +1,145 @@
+"""The places in vLLM that every request passes, whichever handler sent it.
+
+Where a prompt enters the engine, it waits for its tenant's turn. Where tokens leave the engine,
+they are counted, and the turn ends with the last of them: how slowly the client reads doesn't
+matter. Whatever the engine's process sends is noted as a sign of life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from server.engine.running.progress import Progress
+from server.errors import Unavailable
+from server.tenancy.meter import Meter, TokenCounter, current_meter
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.outputs import RequestOutput
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+AHEAD = -1
+"""Priority of the server's own requests: the lowest number is scheduled first.
+
+Clients' requests are numbered from 0 in the order in which their turns came, so that among them it
+is first come, first served."""
+
+
+class Metering:
+    """Patches one `AsyncLLM` so that it reports to the running requests' meters."""
+
+    def __init__(self, client: AsyncLLM, progress: Progress) -> None:
+        self._progress = progress
+        self._generate = client.generate
+        self._processor = client.output_processor
+        self._numbers = itertools.count()
+        self._answers: dict[str, TokenCounter] = {}
+        """Answers that are being computed, by the id that the handler gave the request."""
+        self._waiting: dict[asyncio.Future[None], LoRARequest] = {}
+        """Requests with an adapter that wait for their turn."""
+        self._patch(client)
+
+    def end_waiting(self, version_id: int) -> None:
+        """End the requests on a version that still wait for their turn in the engine."""
+        for admitted, lora in self._waiting.items():
+            if lora.lora_int_id == version_id and not admitted.done():
+                message = f"{lora.lora_name} was retired; ask for another version"
+                admitted.set_exception(Unavailable(message))
+
+    def end_all(self) -> None:
+        """End all turns: the engine is gone, whether or not clients have taken their answers."""
+        for answer in list(self._answers.values()):
+            answer.end()
+
+    def _patch(self, client: AsyncLLM) -> None:
+        process_outputs = self._processor.process_outputs
+        abort_requests = self._processor.abort_requests
+        get_output = client.engine_core.get_output_async
+
+        async def noticed() -> Any:
+            outputs = await get_output()
+            self._progress.sign_of_life()
+            stats = outputs.scheduler_stats
+            if outputs.outputs or (stats and stats.num_running_reqs):
+                self._progress.step(time.monotonic())
+            return outputs
+
+        def counted(outputs: list[EngineCoreOutput], *args: Any, **options: Any) -> Any:
+            # After every step of the engine: a handler that doesn't stream would see the tokens
+            # only when the answer is complete.
+            states, ids = self._processor.request_states, []
+            for output in outputs:
+                if (state := states.get(output.request_id)) is None:
+                    continue
+                if answer := self._answers.get(state.external_req_id):
+                    answer.add(len(output.new_token_ids), state.request_index)
+                    ids.append((output.request_id, state.external_req_id))
+            result = process_outputs(outputs, *args, **options)
+            self._end_turns({name for request_id, name in ids if request_id not in states})
+            return result
+
+        def aborted(request_ids: Any, *args: Any, **options: Any) -> Any:
+            before = set(self._processor.external_req_ids)
+            result = abort_requests(request_ids, *args, **options)
+            self._end_turns(before)
+            return result
+
+        client.generate = self._metered
+        client.engine_core.get_output_async = noticed
+        self._processor.process_outputs, self._processor.abort_requests = counted, aborted
+
+    def _end_turns(self, names: set[str]) -> None:
+        """End the turns of those of these requests of which the engine has no choice any more."""
+        for name in names:
+            if name not in self._processor.external_req_ids and (answer := self._answers.get(name)):
+                answer.end()
+
+    def _metered(
+        self,
+        prompt: Any,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        def begin() -> AsyncGenerator[RequestOutput, None]:
+            outputs: AsyncGenerator[RequestOutput, None] = self._generate(
+                prompt, sampling_params, request_id, *args, **options
+            )
+            return outputs
+
+        if (current := current_meter.get()) is None:
+            return begin()
+        current.expect_answer()
+        return self._in_turn(begin, prompt, request_id, options, current)
+
+    async def _in_turn(
+        self,
+        begin: Callable[[], AsyncGenerator[RequestOutput, None]],
+        prompt: Any,
+        request_id: str,
+        options: dict[str, Any],
+        into: Meter,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if (lora := options.get("lora_request")) is not None:
+            self._waiting[admitted] = lora
+        try:
+            async with into.turn(len(token_ids or ()), admitted) as answer:
+                self._waiting.pop(admitted, None)
+                options["priority"] = next(self._numbers)
+                self._answers[request_id] = answer
+                async with aclosing(begin()) as outputs:
+                    async for output in outputs:
+                        yield output
+        finally:
+            self._waiting.pop(admitted, None)
+            self._answers.pop(request_id, None)
