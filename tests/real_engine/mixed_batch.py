@@ -22,12 +22,21 @@ Answer = tuple[list[int], list[float]]
 
 
 def answer_batches(
-    base: Path, batches: list[Batch], operators: str = "grouped", **engine: Any
+    base: Path,
+    batches: list[Batch],
+    operators: str = "grouped",
+    max_tokens: int = 16,
+    **engine: Any,
 ) -> list[list[Answer]]:
-    """Start an engine, and have it answer one batch after the other."""
+    """Start an engine, and have it answer one batch after the other.
+
+    `operators` may also be "interpreted": those for GPUs, in Triton's interpreter.
+    """
     job = {
         "base": str(base),
         "batches": [[(prompt, path and str(path)) for prompt, path in batch] for batch in batches],
+        "max_tokens": max_tokens,
+        "interpreted": operators == "interpreted",
         "engine": {"max_model_len": 512, "dtype": "bfloat16", **engine},
     }
     environment = os.environ | {
@@ -36,6 +45,13 @@ def answer_batches(
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
+    if operators == "interpreted":
+        environment |= {
+            CPU_LORA_KERNELS: "stock",
+            "PYTHONPATH": str(Path(__file__).parents[2] / ".triton"),
+            "TRITON_INTERPRET": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # `_interpret_gpu_operators` is for this process
+        }
     result = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(job),
@@ -54,6 +70,8 @@ def main() -> None:
     from vllm.lora.request import LoRARequest
 
     job: dict[str, Any] = json.load(sys.stdin)
+    if job["interpreted"]:
+        _interpret_gpu_operators()
     llm = LLM(
         job["base"],
         skip_tokenizer_init=True,
@@ -70,13 +88,24 @@ def main() -> None:
         outputs = llm.generate(
             [TokensPrompt(prompt_token_ids=prompt) for prompt, _ in batch],
             SamplingParams(
-                temperature=0, max_tokens=16, logprobs=0, ignore_eos=True, detokenize=False
+                temperature=0,
+                max_tokens=job["max_tokens"],
+                logprobs=0,
+                ignore_eos=True,
+                detokenize=False,
             ),
             lora_request=[adapters.get(path) for _, path in batch],
             use_tqdm=False,
         )
         answers.append([_tokens_and_logprobs(output) for output in outputs])
     print(json.dumps(answers))
+
+
+def _interpret_gpu_operators() -> None:
+    from vllm.platforms import current_platform
+
+    wrapper = "server.engine.worker.lora_gpu.punica.FusedPunicaWrapper"
+    type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
 
 
 def _tokens_and_logprobs(output: Any) -> tuple[list[int], list[float]]:

@@ -102,8 +102,8 @@ class SlotFilling:
         """
         module, layer = next(iter(self._followed.modules.values())), self._followed.layers[0]
         rank = max(1, layer.shape.max_rank * 3 // 4 - 1)
-        a = torch.randn(rank, layer.shape.features).to(layer.dtype)
-        b = torch.randn(layer.shape.outputs[0], rank).to(layer.dtype)
+        a = torch.randn(rank, layer.shape.features, device="cpu").to(layer.dtype)
+        b = torch.randn(layer.shape.outputs[0], rank, device="cpu").to(layer.dtype)
         with tempfile.TemporaryDirectory() as folder:
             save_file({"a": a, "b": b}, path := Path(folder) / "x.safetensors")
             file = AdapterFile(path)

@@ -54,9 +54,11 @@ class RowMetadata:
             active_lora_ids=ids,
             num_tokens_per_lora=counts,
             lora_token_start_loc=starts,
-            no_lora_flag_cpu=torch.tensor([False]),
-            num_active_loras_cpu=torch.tensor([0], dtype=torch.int32),
-            default_num_active_loras_cpu=torch.tensor([num_slots + 1], dtype=torch.int32),
+            no_lora_flag_cpu=torch.tensor([False], device="cpu"),
+            num_active_loras_cpu=torch.tensor([0], dtype=torch.int32, device="cpu"),
+            default_num_active_loras_cpu=torch.tensor(
+                [num_slots + 1], dtype=torch.int32, device="cpu"
+            ),
             captured_lora_counts=self._captured_counts,
         )
         self.update(np.zeros(0, np.int32))
@@ -67,7 +69,10 @@ class RowMetadata:
         self.vllm.no_lora_flag_cpu[0] = not groups.has_adapters
         self.vllm.num_active_loras_cpu[0] = self._graph_count(len(groups.slots))
         host = torch.empty(
-            self._buffer.shape, dtype=torch.int32, pin_memory=self._buffer.device.type == "cuda"
+            self._buffer.shape,
+            dtype=torch.int32,
+            device="cpu",
+            pin_memory=self._buffer.device.type == "cuda",
         )
         self._fill(host.numpy(), groups, slot_of_row)
         # The next step's host memory is another one: PyTorch hands this one out again only when

@@ -117,7 +117,9 @@ class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
         vocab_size: int,
     ) -> None:
         indices = index_tensors(tokens, samples, max_loras, vocab_size)
-        host = torch.empty(indices.shape, dtype=torch.long, pin_memory=self._indices.is_cuda)
+        host = torch.empty(
+            indices.shape, dtype=torch.long, device="cpu", pin_memory=self._indices.is_cuda
+        )
         host.numpy()[:] = indices
         self._indices[:, : indices.shape[1]].copy_(host, non_blocking=True)
         self.indices_len[:] = [len(tokens), len(samples), len(samples), len(tokens)]

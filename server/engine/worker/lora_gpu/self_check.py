@@ -75,7 +75,7 @@ def make_trial(
     random = torch.Generator(device="cpu").manual_seed(_SEED)
 
     def normal(*size: int, std: float = 1.0) -> torch.Tensor:
-        return (torch.randn(size, generator=random) * std).to(dtype)
+        return (torch.randn(size, generator=random, device="cpu") * std).to(dtype)
 
     most = shape.max_rank
     some = max(1, most * 3 // 4 - 1)
@@ -85,9 +85,12 @@ def make_trial(
         [0] * (shape.num_slices - 1) + [min(most, 8)],
         [most] * shape.num_slices,
     ]
-    nan = float("nan")
-    a = [torch.full((_SLOTS, 1, most, shape.features), nan, dtype=dtype) for _ in shape.outputs]
-    b = [torch.full((_SLOTS, 1, out, most), nan, dtype=dtype) for out in shape.outputs]
+
+    def unread(*size: int) -> torch.Tensor:
+        return torch.full(size, float("nan"), dtype=dtype, device="cpu")
+
+    a = [unread(_SLOTS, 1, most, shape.features) for _ in shape.outputs]
+    b = [unread(_SLOTS, 1, out, most) for out in shape.outputs]
     for slot in range(_UNUSED_SLOT):
         for i, rank in enumerate(ranks[slot]):
             padded = min(-(-rank // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS, most)

@@ -183,7 +183,9 @@ class SlotTransfer:
             done.synchronize()
         self._buffers = [
             _Buffer(
-                torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._lane.pinned),
+                torch.empty(
+                    num_bytes, dtype=torch.uint8, device="cpu", pin_memory=self._lane.pinned
+                ),
                 torch.empty(num_bytes, dtype=torch.uint8, device=self._lane.device),
                 self._lane.event(),
             )

@@ -133,7 +133,7 @@ class SlotRanks:
         self._copy(slot, np.minimum(round_up(padded), self._limits))
 
     def _copy(self, slot: int, ranks: NDArray[np.int32]) -> None:
-        ends = torch.empty(ranks.shape, dtype=torch.int32, pin_memory=self._pinned)
+        ends = torch.empty(ranks.shape, dtype=torch.int32, device="cpu", pin_memory=self._pinned)
         ends.copy_(torch.from_numpy(np.cumsum(ranks, axis=1, dtype=np.int32)))
         self._ends[slot].copy_(ends, non_blocking=True)
 

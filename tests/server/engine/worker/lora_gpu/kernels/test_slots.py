@@ -16,7 +16,7 @@ from vllm.lora.layers.classifier import ClassificationHeadWithLoRA
 from server.engine.worker.lora_gpu import slots
 from server.engine.worker.lora_gpu.operators import Operators, operators
 from server.engine.worker.lora_gpu.tile_table import TileTable
-from tests.server.engine.worker.lora_gpu.interpreted.layers import DTYPE, Layer, check
+from tests.server.engine.worker.lora_gpu.kernels.layers import DEVICE, DTYPE, Layer, check
 
 
 def linear(layer: Layer, kind: type = BaseLinearLayerWithLoRA) -> Any:
@@ -44,7 +44,7 @@ class Manager:
     def __init__(self, modules: dict[str, Any], *, sharded: bool = False) -> None:
         self.modules = modules
         self.lora_slots = 4
-        self.device = "cpu"
+        self.device = DEVICE
         self.lora_config = SimpleNamespace(fully_sharded_loras=sharded)
         self.lora_index_to_id: list[int | None] = [None] * 4
         self._registered_adapters: dict[int, dict[str, Any]] = {}

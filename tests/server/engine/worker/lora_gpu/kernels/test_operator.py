@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.server.engine.worker.lora_gpu.interpreted.layers import (
+from tests.server.engine.worker.lora_gpu.kernels.layers import (
     BASE,
     Layer,
     make_wrapper,

@@ -12,7 +12,7 @@ from server.engine.worker.lora_gpu.self_check import failure
 from server.engine.worker.lora_gpu.slots import check_kernels
 from server.engine.worker.lora_gpu.tile_table import Entry, Tiles, TileTable
 from server.engine.worker.lora_gpu.weights import Shape
-from tests.server.engine.worker.lora_gpu.interpreted.layers import BASE, DTYPE, Layer, check
+from tests.server.engine.worker.lora_gpu.kernels.layers import BASE, DEVICE, DTYPE, Layer, check
 
 SHAPE = Shape(64, (32, 16), 16)
 
@@ -49,7 +49,7 @@ def _fallback_undone() -> Iterator[None]:
 
 @pytest.mark.parametrize("shape", [SHAPE, Shape(96, (40,), 64), Shape(101, (37, 19), 12)])
 def test_right_kernels_pass(shape: Shape) -> None:
-    assert failure(TileTable(), [shape], DTYPE, "cpu") is None
+    assert failure(TileTable(), [shape], DTYPE, DEVICE) is None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_right_kernels_pass(shape: Shape) -> None:
     ],
 )
 def test_wrong_kernels_are_found(run: Callable[..., None], why: str) -> None:
-    found = failure(TileTable(), [SHAPE], DTYPE, "cpu", run)
+    found = failure(TileTable(), [SHAPE], DTYPE, DEVICE, run)
     assert found is not None
     assert found.startswith("64 -> 32+16, rank 16, up to 16 rows: ")
     assert why in found
@@ -87,7 +87,7 @@ def test_vllms_kernels_take_over(caplog: pytest.LogCaptureFixture) -> None:
     known = operators()
     known.table = Broken()
     with caplog.at_level(logging.WARNING):
-        check_kernels([layer.known], known, "cpu")
+        check_kernels([layer.known], known, DEVICE)
     (line,) = caplog.messages
     assert line.startswith("our LoRA kernels failed their self-check (64 -> 32+16, rank 16")
     assert line.endswith("vLLM's are used, which are slower")
@@ -101,6 +101,6 @@ def test_kernels_that_pass_stay(caplog: pytest.LogCaptureFixture) -> None:
         [Entry(layer.known.shape, 16, Tiles(16, 16, 16, 2, 4, 2, 16, 16, 4, 1))]
     )
     with caplog.at_level(logging.WARNING):
-        check_kernels([layer.known], operators(), "cpu")
+        check_kernels([layer.known], operators(), DEVICE)
     assert not caplog.messages
     assert operators().fallback is None

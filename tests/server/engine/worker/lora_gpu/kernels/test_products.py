@@ -5,8 +5,10 @@ import torch
 
 from server.engine.worker.lora_gpu.operators import launch, operators, workspace_shape
 from server.engine.worker.lora_gpu.tile_table import Tiles
-from tests.server.engine.worker.lora_gpu.interpreted.layers import (
+from tests.server.engine.worker.lora_gpu.kernels.layers import (
     BASE,
+    DEVICE,
+    DTYPE,
     Layer,
     check,
     make_wrapper,
@@ -130,7 +132,7 @@ def test_without_adding_only_what_adapters_have_is_written() -> None:
     layer, wrapper = Layer(64, (32, 32), max_rank=16), make_wrapper()
     layer.write(0, 16, 0)
     take(wrapper, [0, BASE])
-    x, y = random(2, 64), torch.full((2, 64), 5.0, dtype=torch.float16)
+    x, y = random(2, 64), torch.full((2, 64), 5.0, dtype=DTYPE)
     wrapper.add_lora_linear(y, x, layer.a, layer.b, 1.0, layer.outputs, add_inputs=False)
     torch.testing.assert_close(y[0, :32].float(), layer.delta(x, [0, BASE])[0, :32], **CLOSE)
     assert bool((y[0, 32:] == 5).all())
@@ -183,6 +185,32 @@ def test_every_choice_of_tiles_gives_the_same(tiles: Tiles) -> None:
     torch.testing.assert_close(y.float(), before.float() + layer.delta(x, slots), **CLOSE)
 
 
+@pytest.mark.skipif(DEVICE != "cuda", reason="the interpreter has no graphs")
+def test_a_captured_graph_follows_batches_and_slots() -> None:
+    layer, wrapper = Layer(64, QKV, max_rank=16), make_wrapper()
+    for slot in range(3):
+        layer.write(slot, 16, 16, 16)
+    x, y = random(16, 64), random(16, layer.width)
+    take(wrapper, [0, 1, 2, BASE])
+
+    def step() -> None:
+        wrapper.add_lora_linear(y, x, layer.a, layer.b, 1.0, layer.outputs)
+
+    step()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for slots in ([2, 2, 0], [BASE] * 9, [1, BASE, 0] * 5, [2] * 16):
+        layer.write(2, 8, 0, 12, stale=torch.nan)
+        take(wrapper, slots)
+        before, padded = y.clone(), [*slots, *[BASE] * (16 - len(slots))]
+        graph.replay()
+        expected = before.float() + layer.delta(x, padded)
+        torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=5e-2)
+        assert torch.equal(y[torch.tensor(padded) == BASE], before[torch.tensor(padded) == BASE])
+
+
 def test_inputs_that_do_not_fit_are_refused() -> None:
     layer, wrapper = Layer(64, (64,), max_rank=16), make_wrapper()
     layer.write(0, 16)
@@ -193,4 +221,4 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         wrapper.add_lora_linear(random(1, 64), random(1, 64).float(), layer.a, layer.b, 1.0, (64,))
 
 
-CLOSE = {"rtol": 1e-2, "atol": 1e-2}
+CLOSE = {"rtol": 1e-2, "atol": 5e-2 if DEVICE == "cuda" else 1e-2}

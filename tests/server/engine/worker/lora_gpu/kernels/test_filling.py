@@ -19,10 +19,14 @@ from server.engine.worker.lora_gpu.filling import ImageAdapter, SlotFilling
 from server.engine.worker.lora_gpu.image import make_image
 from server.engine.worker.lora_gpu.operators import operators
 from server.engine.worker.lora_gpu.slots import FollowedLayers
-from server.engine.worker.lora_gpu.transfer import HostLane, SlotTransfer
-from tests.server.engine.worker.lora_gpu.interpreted.layers import DTYPE, Layer, check
+from server.engine.worker.lora_gpu.transfer import CudaLane, HostLane, Lane, SlotTransfer
+from tests.server.engine.worker.lora_gpu.kernels.layers import DEVICE, DTYPE, Layer, check
 
 QKV = (64, 32, 32)
+
+
+def lane() -> Lane:
+    return CudaLane(torch.device("cuda", 0)) if DEVICE == "cuda" else HostLane()
 
 
 class FakeEvent:
@@ -98,13 +102,13 @@ def test_a_slot_is_filled(tmp_path: Path, dtype: torch.dtype, chunk_bytes: int) 
         chunk_bytes,
     )
     assert image is not None
-    SlotTransfer(qkv.a[0], HostLane(), chunk_bytes).begin(image, 1).result(60)
+    SlotTransfer(qkv.a[0], lane(), chunk_bytes).begin(image, 1).result(60)
     for layer, i, name, rank in ((qkv, 0, "q", 12), (qkv, 2, "v", 16), (out, 0, "o", 8)):
         a, b = layer.a[i][1, 0], layer.b[i][1, 0]
         padded = -(-rank // 8) * 8
-        assert torch.equal(a[:rank], tensor(tmp_path, f"{name}.a").to(DTYPE))
+        assert torch.equal(a[:rank].cpu(), tensor(tmp_path, f"{name}.a").to(DTYPE))
         scaled = tensor(tmp_path, f"{name}.b").to(DTYPE).float() * 0.5
-        assert torch.equal(b[:, :rank], scaled.to(DTYPE))
+        assert torch.equal(b[:, :rank].cpu(), scaled.to(DTYPE))
         assert not a[rank:padded].any()
         assert not b[:, rank:padded].any()
         layer.ranks[1] = tuple(image.ranks[0 if layer is qkv else 1])
@@ -114,6 +118,7 @@ def test_a_slot_is_filled(tmp_path: Path, dtype: torch.dtype, chunk_bytes: int) 
         check(layer, [1, -1, 1])
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="the fake stream is the CPU's")
 def test_a_chunk_waits_until_its_buffer_has_been_copied(tmp_path: Path) -> None:
     layer, lane = Layer(64, (64, 64), max_rank=16), FakeLane()
     file = save(tmp_path, q=(8, 64), k=(8, 64))
@@ -153,7 +158,7 @@ def manager_of(**layers: Layer) -> Any:
 
 def filling_of(manager: Any) -> tuple[SlotFilling, FollowedLayers]:
     followed = FollowedLayers(manager, operators())
-    return SlotFilling(manager, followed, HostLane()), followed
+    return SlotFilling(manager, followed, lane()), followed
 
 
 def test_an_adapter_gets_a_slot_and_then_its_ranks(tmp_path: Path) -> None:
@@ -222,6 +227,6 @@ def test_a_fault_is_found_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
             super()._send(*arguments)
             layer.b[0][0, 0, 3, 2] += 1
 
-    filling._transfer = Wrong(layer.a[0], HostLane())
+    filling._transfer = Wrong(layer.a[0], lane())
     assert not filling.works()
     assert begin is not None
