@@ -6,18 +6,20 @@ from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
 from server import error_mapping
-from server.api import admin, models
+from server.api import admin, front_page, models
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
 from server.api.openapi import document_bodies
 from server.api.operations import add_operations
 from server.auth import Keys
-from server.engine.interface import Engine
+from server.engine.interface import Engine, EngineState
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.middleware.authentication import Authentication
 from server.middleware.body_limit import BodyLimit
+from server.middleware.cors import Cors
 from server.middleware.request_counting import RequestCounting
+from server.middleware.request_id import RequestId
 from server.middleware.security_headers import SecurityHeaders
 from server.residency.leases import Leases
 from server.settings import Settings
@@ -38,13 +40,15 @@ def build_app(
     usage_buffer: UsageBuffer,
 ) -> FastAPI:
     """Put the parts together; starts nothing."""
-    app = FastAPI(title="Loraplex", redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
     error_mapping.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(RequestCounting)
+    app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestId)
     base_name = settings.served_base_name
     data_plane = DataPlane(
         engine,
@@ -61,5 +65,10 @@ def build_app(
     document_bodies(app, engine.endpoints)
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
     app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings))
+    app.include_router(
+        front_page.router(
+            base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared
+        )
+    )
     add_operations(app, registry, engine, leases, lifecycle, settings.max_loras)
     return app

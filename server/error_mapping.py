@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from adapters_registry import errors as registry_errors
 from server import errors
 from server.errors import APIError, InvalidRequest, error_response
+from server.missing_routes import message_for
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,27 @@ def install(app: FastAPI) -> None:
     """Register the one handler for our errors, the registry's and the framework's."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        api_error = to_api_error(error)
+        api_error, request_id = to_api_error(error), request.scope["state"].get("request_id", "")
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            api_error = errors.NotFound(message_for(request.url.path))
         if isinstance(api_error, errors.InsufficientStorage):
-            log.error("%s refused: %s", request.url.path, api_error.message)
+            log.error(
+                "%s refused (request %s): %s",
+                request.url.path,
+                request_id,
+                api_error.message,
+            )
         elif api_error.status >= 500 and not isinstance(api_error, errors.Unavailable):
-            log.error("%s failed", request.url.path, exc_info=error.__cause__ or error)
-        return error_response(api_error, request.url.path)
+            log.error(
+                "%s failed (request %s)",
+                request.url.path,
+                request_id,
+                exc_info=error.__cause__ or error,
+            )
+        response = error_response(api_error, request.url.path)
+        if request_id:  # An error that nobody expected is answered outside of all middleware.
+            response.headers["x-request-id"] = request_id
+        return response
 
     for kind in (
         APIError,

@@ -38,7 +38,7 @@ FOLDERS_OF_THE_SERVER = (
     ("tenancy",),
     ("auth", "error_mapping"),
     ("lifecycle", "workers", "bundled_base"),
-    ("errors", "metrics", "settings"),
+    ("errors", "metrics", "settings", "missing_routes"),
 )
 """Parts of `server/` in the order of a request: each may import those of later lines only."""
 LARGEST_FOLDER = 14

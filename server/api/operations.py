@@ -35,6 +35,8 @@ def add_operations(
         """Say that this process answers."""
         return PlainTextResponse("ok\n")
 
+    # Load testers, gateways and other servers' default probes ask /health.
+    @app.get("/health", tags=["operations"])
     @app.get("/readyz", tags=["operations"])
     async def ready() -> JSONResponse:
         """Say whether requests are answered: the engine makes progress, however much is waiting.

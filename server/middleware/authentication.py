@@ -14,7 +14,20 @@ from adapters_registry.records.keys import (
 from server.auth import Caller, Keys
 from server.errors import APIError, Forbidden, error_response
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset(
+    {
+        "/livez",
+        "/readyz",
+        "/health",
+        "/metrics",
+        "/openapi.json",
+        "/",
+        "/docs",
+        "/docs/swagger-ui.css",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/start.js",
+    }
+)
 """What answers without a key; everything else is closed, whether it exists or not."""
 
 
@@ -53,7 +66,10 @@ def _allowing(path: str) -> frozenset[str]:
         return frozenset({INFERENCE})
     if any(path == open_ or path.startswith(open_ + "/") for open_ in TENANT_PATHS):
         return frozenset({ADMIN, ADAPTERS})
-    return frozenset({ADMIN})
+    if path == "/admin" or path.startswith("/admin/"):
+        return frozenset({ADMIN})
+    # There are no such routes: whoever has a key is told so, and what to ask instead.
+    return frozenset({ADMIN, ADAPTERS, INFERENCE})
 
 
 def _presented_key(headers: Headers) -> str | None:

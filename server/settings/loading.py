@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ def load_settings(**flags: Any) -> Settings:
     Raises:
         SettingsError: an unknown `LORAPLEX_` variable, or a value that can't be used.
     """
+    _refuse_variables_of_kubernetes()
     _refuse_unknown_variables()
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
@@ -33,6 +35,21 @@ def load_settings(**flags: Any) -> Settings:
         name = str(first["loc"][0])
         given = f" (it is {first['input']!r})" if first["input"] not in ("", None) else ""
         raise SettingsError(f"{variable_of(name)} (--{flag_of(name)}): {message}{given}") from None
+
+
+_OF_KUBERNETES = re.compile(r"LORAPLEX_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
+"""Variables that a pod gets for a Service whose name is, or begins with, `loraplex`."""
+
+
+def _refuse_variables_of_kubernetes() -> None:
+    for variable, value in sorted(os.environ.items()):
+        is_port = variable.startswith(PREFIX) and variable.endswith("PORT") and "://" in value
+        if is_port or _OF_KUBERNETES.fullmatch(variable):
+            raise SettingsError(
+                f"{variable} looks like a variable that Kubernetes makes for a Service called "
+                "loraplex: set `enableServiceLinks: false` in the pod, or give the Service "
+                "another name"
+            )
 
 
 def _refuse_unknown_variables() -> None:

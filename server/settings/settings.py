@@ -10,6 +10,7 @@ from server.settings.adapters import AdapterSettings
 from server.settings.base import BaseModelSettings
 from server.settings.fields import PREFIX, setting
 from server.settings.server import ServerSettings
+from server.settings.web import WebSettings
 
 
 class ClientSettings(BaseSettings):
@@ -25,7 +26,7 @@ class ClientSettings(BaseSettings):
     )
 
 
-class Settings(ClientSettings, ServerSettings, AdapterSettings, BaseModelSettings):
+class Settings(ClientSettings, WebSettings, ServerSettings, AdapterSettings, BaseModelSettings):
     """Everything that can be set. Sizes and times carry their unit in the name.
 
     pydantic lists the fields of the last class first.

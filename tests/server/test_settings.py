@@ -75,3 +75,21 @@ def test_settings_are_frozen() -> None:
 
 def test_every_variable_is_ours() -> None:
     assert all(variable_of(name).startswith("LORAPLEX_") for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LORAPLEX_SERVICE_HOST", "10.0.0.1"),
+        ("LORAPLEX_PORT", "tcp://10.0.0.1:80"),
+        ("LORAPLEX_SERVICE_PORT_HTTP", "80"),
+        ("LORAPLEX_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("LORAPLEX_API_SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_variables_that_kubernetes_makes_are_named_as_such(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match="enableServiceLinks: false"):
+        load_settings()

@@ -1,0 +1,42 @@
+"""Settings of what web pages may do."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from server.settings.fields import setting
+
+_WEB_ORIGIN = re.compile(r"https?://[^/\s]+")
+
+
+class WebSettings(BaseSettings):
+    """Which web pages may call the server from a browser (CORS)."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = setting(
+        (),
+        "Server",
+        "Origins of web pages that may call the server from a browser (CORS), separated by commas, "
+        "such as https://app.example. `*` allows all. Default: none.",
+    )
+    cors_admin: bool = setting(
+        False, "Server", "Whether those origins may call the routes below /admin, too."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(origin.strip().rstrip("/") for origin in value.split(",") if origin.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _WEB_ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin} is not an origin such as https://app.example")
+        return value
