@@ -16,13 +16,19 @@ LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numb
 	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
 	model-hosting-container-standards detect-installer agent-detector
 
-# The hashes are those of the files that Linux on x86-64 gets with Python 3.11; elsewhere the same
-# versions are installed without them. Where another index has other files: `make serve HASHED=`.
-HASHED ?= $(filter x86_64-3.11,$(shell uname -m)-$(shell $(PYTHON) -c \
-	'import sys; print("%d.%d" % sys.version_info[:2])'))
-ENGINE_SET := $(if $(HASHED),--require-hashes -r requirements/$(ENGINE).hashes.txt, \
+# The hashes are those of the files that Linux on x86-64 gets with Python 3.11 and 3.12; elsewhere
+# the same versions are installed without them. Where another index has other files:
+# `make serve HASHED=`.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+HASHED ?= $(filter x86_64-3.11 x86_64-3.12,$(shell uname -m)-$(VERSION))
+LOCK := $(if $(filter 3.12,$(VERSION)),-3.12).hashes.txt
+ENGINE_HASHES := $(if $(HASHED),$(wildcard requirements/$(ENGINE)$(LOCK)))
+ENGINE_SET := $(if $(ENGINE_HASHES),--require-hashes -r $(ENGINE_HASHES), \
 	-r requirements/$(ENGINE).txt -r requirements/bundled-base.txt)
-DEV_SET := $(if $(HASHED),--require-hashes -r requirements/dev.hashes.txt,-r requirements/dev.txt)
+DEV_SET := $(if $(HASHED),--require-hashes -r requirements/dev$(LOCK),-r requirements/dev.txt)
+# The lock for 3.12 was written where torch's CPU build was to be had for 3.11 only.
+UNHASHED := $(if $(filter requirements/cpu-3.12.hashes.txt,$(ENGINE_HASHES)), \
+	$(shell grep '^torch==' requirements/cpu.txt))
 
 # Triton for the GPU operators' tests, which run in its interpreter. It must not stand in the
 # environment: vLLM's CPU build would take it for a GPU's. 184 MB to download, 691 MB on disk.
@@ -32,12 +38,16 @@ TRITON := $(if $(filter cpu,$(ENGINE)),.triton/.installed)
 REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
 
-.PHONY: help serve test bench abuse check lint install base demo-adapters chart-docs docs coverage lock \
-	hashes clean
+# Tests that start a server, train, or drive programs from elsewhere: they would hide what the
+# others leave out, and take long.
+NO_ENGINE := $(addprefix --ignore tests/,real_engine deploy helm training loadtest/measurements)
+
+.PHONY: help serve test bench abuse check lint install base demo-adapters chart-docs docs coverage \
+	lock hashes hashes-3.12 clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
@@ -58,7 +68,7 @@ lint: $(INSTALLED_DEV) ## Format, lint and types.
 
 check: lint test ## What CI runs.
 
-install: $(INSTALLED)
+install: $(INSTALLED) ## Install the locked set into .venv.
 
 base: $(INSTALLED) ## Convert the bundled base once.
 	@$(VENV)/bin/python -c "from server.bundled_base import ensure_bundled_base as e; e()"
@@ -77,8 +87,8 @@ docs: $(INSTALLED_DEV) $(INSTALLED_DOCS) ## Write what docs/ has from the code; 
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet --strict
 
 coverage: $(INSTALLED_DEV) base ## Run the tests that need no engine, and say which lines they leave out.
-	$(VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered \
-		--ignore tests/real_engine --ignore tests/deploy --ignore tests/helm
+	$(VENV)/bin/coverage run -m pytest -q $(NO_ENGINE)
+	$(VENV)/bin/coverage report --skip-covered
 
 lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
@@ -101,6 +111,16 @@ hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again.
 	$(REPORT) -r requirements/dev.txt | $(HASHES) > requirements/dev.hashes.txt
 	$(REPORT) -r requirements/docs.txt | $(HASHES) > requirements/docs.hashes.txt
 
+hashes-3.12: ## The same for Python 3.12 (the file of torch's CPU build is left out).
+	python3.12 -m venv build/hashes-3.12
+	grep -v '^torch==' requirements/cpu.txt | cat - requirements/bundled-base.txt > build/cpu-3.12.txt
+	for set in build/cpu-3.12.txt requirements/dev.txt; do \
+		build/hashes-3.12/bin/pip install --quiet --dry-run --ignore-installed --no-deps --report - \
+			-r $$set | python3.12 requirements/hashes.py > build/hashes.txt && \
+		mv build/hashes.txt requirements/$$(basename $$set .txt | cut -d- -f1)-3.12.hashes.txt \
+			|| exit 1; \
+	done
+
 clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(VENV_DOCS) build *.egg-info
 
@@ -108,6 +128,7 @@ $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pypro
 	@echo "installing the locked $(ENGINE) set into $(VENV) (about two minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --no-deps $(ENGINE_SET)
+	$(if $(strip $(UNHASHED)),$(PIP) --no-deps $(UNHASHED))
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 

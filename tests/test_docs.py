@@ -95,9 +95,9 @@ def test_variables_are_settings(page: Path) -> None:
 @each_page
 def test_make_targets_and_modules_exist(page: Path) -> None:
     text = page.read_text()
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = [*texts.inline_code(text), *(block.text for block in texts.blocks(text))]
-    for target in re.findall(r"^make ([a-z][\w-]*)", "\n".join(code), re.MULTILINE):
+    for target in re.findall(r"^make ([a-z][\w.-]*)", "\n".join(code), re.MULTILINE):
         assert target in targets, f"there is no `make {target}`"
     for module in re.findall(r"python -m ((?:tests|server|training|loadtest)[\w.]*)", text):
         file = ROOT / module.rstrip(".").replace(".", "/")

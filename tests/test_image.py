@@ -26,11 +26,14 @@ def pins(*files: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
-@pytest.mark.parametrize("locked", ["cpu", "gpu", "dev", "docs"])
+@pytest.mark.parametrize("locked", ["cpu", "gpu", "dev", "docs", "cpu-3.12", "dev-3.12"])
 def test_the_hashed_locks_are_the_locks(locked: str) -> None:
-    hashed = ROOT / "requirements" / f"{locked}.hashes.txt"
-    bundled = [] if locked in ("dev", "docs") else ["bundled-base.txt"]
-    assert pins(hashed.name) == pins(f"{locked}.txt", *bundled), "run make hashes"
+    hashed, name = ROOT / "requirements" / f"{locked}.hashes.txt", locked.removesuffix("-3.12")
+    bundled = ["bundled-base.txt"] if name in ("cpu", "gpu") else []
+    wanted = pins(f"{name}.txt", *bundled)
+    if locked == "cpu-3.12":
+        del wanted["torch"]  # its CPU build for 3.12 wasn't to be had; the Makefile installs it
+    assert pins(hashed.name) == wanted, "run make hashes, make hashes-3.12"
     for line in hashed.read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9-]+==\S+ --hash=sha256:[0-9a-f]{64}", line)
 
