@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from server.cli.main import app
 from tests.real_engine.running_server import RunningServer
 from tests.tiny_llama import make_tiny_llama
-from training.data.conversations import Conversation, exchange, write_conversations
+from training.data.conversations import Conversation, exchange
+from training.data.reading import write_conversations
 from training.data.recipe import make_recipe
 from training.evaluation.candidates import Candidate, LocalModel, ServedModel
 from training.evaluation.evaluate import evaluate
