@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, contains_eager, joinedload, sessionmaker
 
@@ -270,13 +270,6 @@ class Registry:
         """The newest entries of the audit trail; filters as in `audit.read_entries`."""
         with self._session() as session:
             return read_entries(session, **filters)
-
-    def count_versions(self) -> dict[str, int]:
-        """How many versions there are in each state."""
-        with self._session() as session:
-            rows = session.execute(select(Version.state, func.count()).group_by(Version.state))
-            counts = {str(state): int(count) for state, count in rows}
-        return {state.value: counts.get(state.value, 0) for state in VersionState}
 
     @property
     def stale_seconds(self) -> float:

@@ -9,8 +9,9 @@ from server import error_mapping
 from server.api import admin, front_page, models
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
+from server.api.metrics_page import MetricsPage, add_metrics
 from server.api.openapi import document_bodies
-from server.api.operations import add_operations
+from server.api.operations import add_probes
 from server.auth import Keys
 from server.engine.interface import Engine, EngineState
 from server.gate.gate import Gate
@@ -70,5 +71,26 @@ def build_app(
             base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared
         )
     )
-    add_operations(app, registry, engine, leases, lifecycle, settings.max_loras)
+    add_probes(app, registry, engine, lifecycle)
+    if settings.operations_port is None:
+        page = MetricsPage(registry, leases, settings.max_loras)
+        add_metrics(app, page, settings.scrape_token)
+    return app
+
+
+def build_operations_app(
+    settings: Settings,
+    registry: Registry,
+    engine: Engine,
+    leases: Leases,
+    lifecycle: Lifecycle,
+) -> FastAPI:
+    """Put together what answers on the operations' own port: the probes and `/metrics`."""
+    app = FastAPI(title="Loraplex operations", docs_url=None, redoc_url=None, openapi_url=None)
+    error_mapping.install(app)
+    app.add_middleware(BodyLimit, max_upload_mib=0)
+    app.add_middleware(SecurityHeaders)
+    add_probes(app, registry, engine, lifecycle)
+    page = MetricsPage(registry, leases, settings.max_loras)
+    add_metrics(app, page, settings.scrape_token)
     return app

@@ -26,6 +26,10 @@ class DiskBudget:
         """Return the bytes of each digest, the least recently used first."""
         return dict(self._kept)
 
+    def kept_in_all(self) -> int:
+        """Return the bytes of all digests, without what is reserved."""
+        return self._num_bytes - sum(self._reserved.values())
+
     def kept_bytes(self, digest: str) -> int:
         """Return the bytes of a digest, 0 if it is not kept."""
         return self._kept.get(digest, 0)

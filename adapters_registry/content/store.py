@@ -69,6 +69,11 @@ class ContentStore:
         with self._lock:
             return self.budget.kept()
 
+    def num_bytes(self) -> int:
+        """Return the bytes of everything that is kept here."""
+        with self._lock:
+            return self.budget.kept_in_all()
+
     # --- writing ---
 
     @contextmanager

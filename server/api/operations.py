@@ -1,34 +1,21 @@
-"""The routes for operators: `/livez`, `/readyz`, `/metrics`."""
+"""The routes that say how the server is: `/livez`, `/readyz`."""
 
 from __future__ import annotations
 
-import asyncio
-
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from adapters_registry.registry import Registry
-from server.api.registry_metrics import registry_metrics
 from server.engine.interface import Engine
 from server.errors import Unavailable
 from server.lifecycle import Lifecycle
-from server.residency.leases import Leases
-from server.residency.metrics import residency_metrics
 
 STALE_SECONDS = 3
-"""A registry looked at twice a second and not seen for so long can't be reached."""
+"""The registry is read twice a second. After so long without an answer it is unreachable."""
 
 
-def add_operations(
-    app: FastAPI,
-    registry: Registry,
-    engine: Engine,
-    leases: Leases,
-    lifecycle: Lifecycle,
-    max_loras: int,
-) -> None:
-    of_the_registry = registry_metrics(registry)
+def add_probes(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle) -> None:
+    """Add the routes that kubelets and proxies ask."""
 
     @app.get("/livez", tags=["operations"])
     async def live() -> PlainTextResponse:
@@ -41,8 +28,8 @@ def add_operations(
     async def ready() -> JSONResponse:
         """Say whether requests are answered: the engine makes progress, however much is waiting.
 
-        A registry that can't be reached is a detail: what is known of it serves on, and with one
-        database for all servers, none would be left.
+        An unreachable database is reported but does not fail readiness. The server goes on with
+        its catalog; and since all servers share the database, none would be left.
         """
         if lifecycle.leaving or lifecycle.draining:
             raise Unavailable("the server is shutting down")
@@ -56,12 +43,3 @@ def add_operations(
         }
         detail = {"status": "ready", "engine": engine.state.value, "registry": registry_state}
         return JSONResponse(detail)
-
-    @app.get("/metrics", tags=["operations"])
-    async def scrape() -> Response:
-        """Prometheus metrics, ours and vLLM's."""
-        disk_bytes = sum(registry.content.sizes().values())
-        of_residency = residency_metrics(leases.snapshot(), max_loras, disk_bytes)
-        parts = (REGISTRY, of_the_registry, of_residency)
-        text = await asyncio.to_thread(lambda: b"".join(map(generate_latest, parts)))
-        return Response(text, media_type=CONTENT_TYPE_LATEST)

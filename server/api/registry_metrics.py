@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections import Counter
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import SQLAlchemyError
 
+from adapters_registry.records.tables import VersionState
 from adapters_registry.registry import Registry
 
 
 class RegistryMetrics(Collector):
-    """What is asked of the adapters' registry when scraped."""
+    """Gauges of the adapter registry, read from its catalog: a scrape asks no database."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the gauges; of versions none while the database doesn't answer."""
+        """Yield the gauges."""
         yield GaugeMetricFamily(
             "loraplex_registry_stale_seconds",
             "Time since the registry's database last answered.",
@@ -29,14 +29,15 @@ class RegistryMetrics(Collector):
         versions = GaugeMetricFamily(
             "loraplex_registry_versions", "Registered versions.", labels=["state"]
         )
-        with contextlib.suppress(SQLAlchemyError):
-            for state, count in self._registry.count_versions().items():
-                versions.add_metric([state], count)
-            yield versions
+        adapters = self._registry.catalog.adapters.values()
+        counts = Counter(v.state for adapter in adapters for v in adapter.versions.values())
+        for state in VersionState:
+            versions.add_metric([state.value], counts[state])
+        yield versions
 
 
 def registry_metrics(registry: Registry) -> CollectorRegistry:
-    """A registry of metrics of this app's own, for what its adapters' registry says."""
+    """Return a Prometheus `CollectorRegistry` with the gauges of the adapter registry."""
     collectors = CollectorRegistry(auto_describe=False)
     collectors.register(RegistryMetrics(registry))
     return collectors

@@ -25,7 +25,13 @@ from server.process import demo
 from server.process.data_dir import own_data_dir
 from server.process.http_server import HttpServer
 from server.process.signals import EndSignals, drain
-from server.process.startup import config_directory, listen, open_registry, prepare_base
+from server.process.startup import (
+    config_directory,
+    listen,
+    listen_for_operations,
+    open_registry,
+    prepare_base,
+)
 from server.process.upkeep import (
     collect_interval,
     collect_regularly,
@@ -61,6 +67,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     started = time.monotonic()
     with (
         listen(settings.host, settings.port, HTTP_SETTING) as listener,
+        listen_for_operations(settings) as operations,
         own_data_dir(settings),
     ):
         base = prepare_base(settings, announce)
@@ -79,7 +86,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             demo.register(registry)
         prepared = time.monotonic()
 
-        from server.app import build_app
+        from server.app import build_app, build_operations_app
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path)
@@ -87,6 +94,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
         usage_buffer = UsageBuffer(registry)
         app = build_app(settings, registry, keys, engine, leases, gate, lifecycle, usage_buffer)
+        operations_app = build_operations_app(settings, registry, engine, leases, lifecycle)
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
 
@@ -97,6 +105,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                 f"{prepared - started:.1f}, import {imported - prepared:.1f}, "
                 f"engine {ready - imported:.1f})"
             )
+            if operations:
+                port = operations.getsockname()[1]
+                announce(f"operations: http://{settings.host}:{port}/metrics")
             if settings.admin_key_file.is_file():
                 announce(f"admin key: {settings.admin_key_file}")
             if has_demo:
@@ -117,7 +128,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             settings, app, registry, keys, leases, engine, lifecycle, usage_buffer, prepare
         )
         try:
-            return asyncio.run(running.run(listener))
+            second = (operations_app, operations) if operations else None
+            return asyncio.run(running.run(listener, second))
         finally:
             write_books(running.books)
             registry.close()
@@ -143,12 +155,17 @@ class RunningServer:
         """What writes to the database what requests left in memory."""
         return self.keys.save_last_used, self.usage_buffer.save
 
-    async def run(self, listener: socket.socket) -> int:
+    async def run(
+        self, listener: socket.socket, operations: tuple[FastAPI, socket.socket] | None = None
+    ) -> int:
         """Answer HTTP from the first moment to the end of the drain; return the exit code.
 
-        Requests get a 503 until the engine is up.
+        `operations` is what answers on a second port, and that port. Requests get a 503 until the
+        engine is up.
         """
-        server = HttpServer(self._http_config(), self.settings.write_stall_seconds)
+        served = [(self.app, listener), *([operations] if operations else [])]
+        stall_seconds = self.settings.write_stall_seconds
+        servers = [HttpServer(self._http_config(app), stall_seconds) for app, _ in served]
         signals = EndSignals.watch()
         engine_is_up = asyncio.Event()
 
@@ -156,7 +173,8 @@ class RunningServer:
             metrics.ENGINE_STARTS.inc()
             engine_is_up.set()
 
-        http = asyncio.create_task(server.serve(sockets=[listener]))
+        sockets = [socket_of for _, socket_of in served]
+        http = asyncio.create_task(_serve_all(servers, sockets))
         supervision = asyncio.create_task(self.engine.run(on_ready))
         ended = asyncio.create_task(signals.wait())
         background = [
@@ -177,7 +195,8 @@ class RunningServer:
             return 0
         finally:
             self.lifecycle.draining = True
-            server.should_exit = True
+            for server in servers:
+                server.should_exit = True
             await http
             for background_task in background:
                 background_task.cancel()
@@ -188,13 +207,18 @@ class RunningServer:
         collector = Collector(self.registry, settings.garbage_grace, settings.keep_rejected)
         await collect_regularly(collector, collect_interval(settings.garbage_seconds))
 
-    def _http_config(self) -> uvicorn.Config:
+    def _http_config(self, app: FastAPI) -> uvicorn.Config:
         is_debug = self.settings.log_level == "debug"
         return uvicorn.Config(
-            self.app,
+            app,
             log_level="info" if is_debug else "warning",
             access_log=is_debug,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
             ws="none",
         )
+
+
+async def _serve_all(servers: list[HttpServer], listeners: list[socket.socket]) -> None:
+    pairs = zip(servers, listeners, strict=True)
+    await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in pairs))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         ) from error
     listener.set_inheritable(False)
     return listener
+
+
+@contextmanager
+def listen_for_operations(settings: Settings) -> Iterator[socket.socket | None]:
+    """Bind the operations' own port within the context, if there is to be one.
+
+    Raises:
+        SettingsError: the port cannot be bound.
+    """
+    if settings.operations_port is None:
+        yield None
+        return
+    setting = "LORAPLEX_OPERATIONS_PORT (--operations-port)"
+    with listen(settings.host, settings.operations_port, setting) as listener:
+        yield listener
 
 
 def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:

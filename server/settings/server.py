@@ -29,6 +29,17 @@ class ServerSettings(BaseSettings):
     port: int = setting(
         8000, "Server", "The port to listen on. 0 takes a free one.", ge=0, le=65535
     )
+    operations_port: int | None = setting(
+        None,
+        "Server",
+        "A port of its own for /metrics, /livez and /readyz. The main port then has no /metrics. "
+        "0 takes a free one.",
+        ge=0,
+        le=65535,
+    )
+    scrape_token: str | None = setting(
+        None, "Server", "The bearer token that /metrics wants. Default: none.", min_length=1
+    )
     max_running: int | None = setting(
         None,
         "Server",

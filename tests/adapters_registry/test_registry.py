@@ -134,10 +134,3 @@ def test_unknown_names(registry: Registry, make_adapter: AdapterFactory) -> None
     register(registry, make_adapter())
     with pytest.raises(NotFound, match="no version 9"):
         registry.get_version("default", "home", 9)
-
-
-def test_counts_by_state(registry: Registry, make_adapter: AdapterFactory) -> None:
-    register(registry, make_adapter())
-    register(registry, make_adapter(rank=9))
-    counts = registry.count_versions()
-    assert counts == {"pending": 0, "checking": 0, "ready": 1, "rejected": 1, "retired": 0}

@@ -228,3 +228,19 @@ def test_a_database_keeps_the_volume_of_one_server_only_as_a_cache(helm4: Helm) 
 
     assert when_scaled() == "Retain"
     assert when_scaled(*values(**DATABASE)) == "Delete"
+
+
+def test_operations_have_a_port_of_their_own(helm4: Helm) -> None:
+    peers = '[{"namespaceSelector": {}}]'
+    given = {"settings.operations_port": 9090, "monitoring.serviceMonitor": "true"}
+    given |= {"monitoring.scrapeTokenSecret": '"token"', "networkPolicy.scrapeFrom": peers}
+    rendered = helm4.render(*values(**given))
+    container = only(rendered, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "operations", "containerPort": 9090} in container["ports"]
+    (endpoint,) = only(rendered, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["port"] == "operations"
+    assert endpoint["authorization"]["credentials"]["name"] == "token"
+    policies = [m for m in rendered if m["kind"] == "NetworkPolicy"]
+    policy = next(p for p in policies if p["metadata"]["name"].endswith("loraplex"))
+    ports = [rule["ports"][0]["port"] for rule in policy["spec"]["ingress"]]
+    assert ports == ["http", "operations"]

@@ -1,13 +1,28 @@
 """What a scrape says of the server, and that it stays bounded and discreet."""
 
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
 import httpx
+import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
+from server.api.metrics_page import MetricsPage
+from server.app import build_app, build_operations_app
+from server.auth import Keys
+from server.gate.gate import Gate
+from server.lifecycle import Lifecycle
 from server.metrics import CappedLabels
 from server.residency.leases import Leases
-from tests.server.answers import CHAT
+from server.settings import Settings
+from server.tenancy.usage import UsageBuffer
+from tests.server.answers import CHAT, assert_error
+from tests.server.fake_engine import FakeEngine
 
 TIMED = ("tenant", "adapter", "tier")
 EVICTED = "loraplex_evictions_total"
@@ -73,3 +88,85 @@ async def test_metrics_hold_no_key_and_no_prompt(
     text = (await client.get("/metrics")).text
     assert "a secret" not in text
     assert client.headers["Authorization"].removeprefix("Bearer ") not in text
+
+
+def page_of(registry: Registry, leases: Leases, clock: Callable[[], float]) -> MetricsPage:
+    return MetricsPage(registry, leases, max_loras=4, clock=clock)
+
+
+async def test_a_page_is_made_once_a_second_however_many_scrape(
+    registry: Registry, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, seconds = [], 0.0
+    make = MetricsPage._make
+
+    async def counted(self: MetricsPage) -> bytes:
+        made.append(seconds)
+        await asyncio.sleep(0)
+        return await make(self)
+
+    monkeypatch.setattr(MetricsPage, "_make", counted)
+    page = page_of(registry, leases, lambda: seconds)
+    texts = await asyncio.gather(*(page.text() for _ in range(20)))
+    assert len(set(texts)) == 1
+    seconds = 0.9
+    await page.text()
+    assert made == [0.0]
+    seconds = 1.0
+    await page.text()
+    assert made == [0.0, 1.0]
+
+
+async def test_a_scrape_asks_no_database(
+    client: httpx.AsyncClient, home: VersionRecord, registry: Registry
+) -> None:
+    asked: list[object] = []
+    event.listen(registry.engine, "before_cursor_execute", lambda *query: asked.append(query[2]))
+    text = (await client.get("/metrics")).text
+    assert asked == []
+    assert 'loraplex_registry_versions{state="ready"} 1.0' in text
+    assert 'loraplex_registry_versions{state="rejected"} 0.0' in text
+
+
+TOKEN = "a-token-for-scrapers"
+
+
+@pytest.fixture
+def operations(
+    registry: Registry, engine: FakeEngine, leases: Leases, tmp_path: Path
+) -> httpx.AsyncClient:
+    settings = Settings(data_dir=tmp_path, operations_port=0, scrape_token=TOKEN)
+    app = build_operations_app(settings, registry, engine, leases, Lifecycle())
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://operations")
+
+
+async def test_a_scrape_token(operations: httpx.AsyncClient) -> None:
+    for header in ("", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", "Bearer ä"):
+        headers = {"authorization": header.encode()} if header else {}
+        response = await operations.get("/metrics", headers=headers)
+        assert_error(response, 401, "invalid_api_key")
+        assert "loraplex_" not in response.text.replace("LORAPLEX_", "")
+    response = await operations.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"})
+    assert "loraplex_registry_versions" in response.text
+
+
+async def test_operations_have_a_port_of_their_own(
+    operations: httpx.AsyncClient,
+    registry: Registry,
+    keys: Keys,
+    engine: FakeEngine,
+    leases: Leases,
+    tmp_path: Path,
+) -> None:
+    assert (await operations.get("/livez")).status_code == 200
+    assert (await operations.get("/readyz")).status_code == 200
+    for path in ("/v1/models", "/admin/adapters", "/docs", "/openapi.json"):
+        assert (await operations.get(path)).status_code == 404
+    settings = Settings(data_dir=tmp_path, operations_port=0)
+    gate, buffer = Gate(registry, engine, leases), UsageBuffer(registry)
+    main = build_app(settings, registry, keys, engine, leases, gate, Lifecycle(), buffer)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(main), base_url="http://loraplex"
+    ) as client:
+        assert (await client.get("/metrics")).status_code == 404
+        assert (await client.get("/livez")).status_code == 200
