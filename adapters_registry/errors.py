@@ -13,7 +13,7 @@ RegistryError
 ├── KeyReused            an idempotency key that came with another request before
 ├── SourceRefused        a source that may not be read, or does not exist
 ├── StoreUnavailable     a hub or an S3-compatible store that does not answer, or refuses the server
-├── RegistryBusy         too many changes wait for the database
+│   └── RegistryBusy     too many changes wait for the database
 ├── ContentUnavailable   content that is missing or damaged, with no origin to fetch it from
 ├── InsufficientStorage  the disk, or the budget for it, is full
 └── AdapterRejected      content that cannot work on this base, with every reason

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Settings, SettingsError, load_settings, variable_of
+from server.settings import Settings, SettingsError, load_settings
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -71,10 +71,6 @@ def test_a_directory_without_a_model(tmp_path: Path) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
-
-
-def test_every_variable_is_ours() -> None:
-    assert all(variable_of(name).startswith("LORAPLEX_") for name in Settings.model_fields)
 
 
 @pytest.mark.parametrize(

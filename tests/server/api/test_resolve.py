@@ -92,10 +92,39 @@ def test_another_tenants_adapter_does_not_exist() -> None:
     assert resolve("acme/bot", ADMIN, CATALOG, "base") == VERSIONS[1]
 
 
-@given(st.text(string.ascii_lowercase + "@/:.0123456789", max_size=40))
-def test_any_string_is_resolved_or_not_found(model: str) -> None:
-    try:
-        found = resolve(model, OWNER, CATALOG, "base")
-    except ModelNotFound:
-        return
-    assert found is None or found.state is VersionState.READY
+DIGITS = st.integers(0, 9).map(str)
+REFERENCES = st.one_of(
+    st.just(""),
+    st.sampled_from(["live", "canary", "broken", "dangling", "none"]),
+    st.integers(0, 12).map(str),
+    st.builds("sha256:{}".format, st.builds(str.__mul__, DIGITS, st.integers(1, 64))),
+    st.text(string.ascii_lowercase + ":@/.0123456789", max_size=12),
+)
+
+
+def meant(name: str, reference: str | None) -> int | None:
+    """Return the version that a reference to the owner's only adapter means, if any."""
+    if name not in ("bot", "acme/bot"):
+        return None
+    if reference is None or reference in ("live", "1"):
+        return 1
+    if reference in ("canary", "2"):
+        return 2
+    digest = reference.removeprefix("sha256:")
+    if digest != reference and 12 <= len(digest) <= 64 and set(digest) in ({"1"}, {"2"}):
+        return int(digest[0])
+    return None
+
+
+@given(
+    st.sampled_from(["bot", "acme/bot", "acme/bot", "bot", "other/bot", "nope", "acme/nope"]),
+    st.none() | REFERENCES,
+)
+def test_a_name_means_one_ready_version_or_nothing(name: str, reference: str | None) -> None:
+    model = name if reference is None else f"{name}@{reference}"
+    expected = meant(name, reference)
+    if expected is None:
+        with pytest.raises(ModelNotFound):
+            resolve(model, OWNER, CATALOG, "base")
+    else:
+        assert resolve(model, OWNER, CATALOG, "base") == VERSIONS[expected]
