@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
-from server import error_mapping
 from server.api import admin, front_page, models
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
@@ -14,6 +13,7 @@ from server.api.openapi import document_bodies
 from server.api.operations import add_probes
 from server.auth import Keys
 from server.engine.interface import Engine, EngineState
+from server.errors import mapping
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.middleware.authentication import Authentication
@@ -43,7 +43,7 @@ def build_app(
     """Put the parts together; starts nothing."""
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
-    error_mapping.install(app)
+    mapping.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
     app.add_middleware(RequestCounting)

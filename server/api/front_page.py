@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse
 
 from server.errors import NotFound
-from server.missing_routes import message_for
+from server.errors.missing_routes import message_for
 
 SWAGGER_UI = Path(__file__).with_name("swagger_ui")
 """Swagger UI's two files as its npm package has them (Apache-2.0), and the line that starts it."""

@@ -17,8 +17,8 @@ from adapters_registry.errors import RegistryError
 from adapters_registry.records.catalog import VersionRecord
 from server import metrics
 from server.engine.interface import Engine
-from server.error_mapping import to_api_error
 from server.errors import APIError, Unavailable
+from server.errors.mapping import to_api_error
 from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
 from server.workers import Workers
 

@@ -77,7 +77,7 @@ ASIDE = {
     "adapters_registry/records/database.py",
     "adapters_registry/records/tables.py",
     "server/auth.py",
-    "server/errors.py",
+    "server/errors/__init__.py",
     "server/lifecycle.py",
     "server/metrics.py",
     "server/workers.py",

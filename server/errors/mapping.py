@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from adapters_registry import errors as registry_errors
 from server import errors
 from server.errors import APIError, InvalidRequest, error_response
-from server.missing_routes import message_for
+from server.errors.missing_routes import message_for
 
 log = logging.getLogger(__name__)
 
