@@ -87,7 +87,7 @@ def build_operations_app(
 ) -> FastAPI:
     """Put together what answers on the operations' own port: the probes and `/metrics`."""
     app = FastAPI(title="Loraplex operations", docs_url=None, redoc_url=None, openapi_url=None)
-    error_mapping.install(app)
+    mapping.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=0)
     app.add_middleware(SecurityHeaders)
     add_probes(app, registry, engine, lifecycle)
