@@ -39,7 +39,10 @@ def install(app: FastAPI) -> None:
     """Register the one handler for our errors, the registry's and the framework's."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        api_error, request_id = to_api_error(error), request.scope["state"].get("request_id", "")
+        api_error, request_id = (
+            to_api_error(error),
+            request.scope.get("state", {}).get("request_id", ""),
+        )
         if isinstance(error, HTTPException) and error.status_code == 404:
             api_error = errors.NotFound(message_for(request.url.path))
         if isinstance(api_error, errors.InsufficientStorage):
