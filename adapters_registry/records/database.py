@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.orm import Session
 
 from adapters_registry.records import migrations
+from adapters_registry.records.network_storage import network_file_system
 from adapters_registry.records.tables import UTCDateTime, now
+
+log = logging.getLogger(__name__)
 
 _POSTGRES_TIMEOUTS = {"connect_timeout": 5, "tcp_user_timeout": 5000}
 """Seconds and milliseconds: a network that swallows packets would otherwise hold a caller for
@@ -40,7 +46,7 @@ def open_database(url: str) -> Engine:
         database, pool_pre_ping=True, pool_size=IDLE_CONNECTIONS, connect_args=arguments
     )
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", _configure_sqlite(database))
     migrations.upgrade(engine)
     return engine
 
@@ -60,7 +66,25 @@ def _with_driver(url: str) -> URL:
     return parsed
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # WAL: readers don't wait for the writer. FULL: a commit survives power loss.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}")
+def _configure_sqlite(database: URL) -> Callable[[Any, Any], None]:
+    """Return what sets up each connection to a file."""
+    journal = "WAL"  # readers do not wait for the writer
+    file = Path(database.database or "")
+    if database.database and (kind := network_file_system(file)):
+        journal = "DELETE"
+        log.warning(
+            "%s is on network storage (%s): SQLite's write-ahead log is not safe there, so a "
+            "rollback journal is used, which is slower. Keep LORAPLEX_DATA_DIR on a local disk, or "
+            "set LORAPLEX_DATABASE_URL to a PostgreSQL database",
+            file,
+            kind,
+        )
+    # FULL: a commit survives power loss.
+    pragmas = (f"journal_mode={journal}", "synchronous=FULL", "foreign_keys=ON")
+
+    def configure(connection: Any, _record: Any) -> None:
+        # The time-out comes first: changing the journal's mode may have to wait for a lock.
+        for pragma in ("busy_timeout=5000", *pragmas):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return configure

@@ -1,16 +1,21 @@
-"""What tenants have used, of which adapter: summed up by the hour, for showback."""
+"""What tenants have used, of which adapter: added up by the hour, and by the day once it is old."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from adapters_registry.records.change import Change
 from adapters_registry.records.tables import Usage
+
+DAY = timedelta(days=1)
+HOURS_KEPT_FOR = 90 * DAY
+"""Usage that is older is added up by the day."""
 
 
 @dataclass
@@ -34,7 +39,7 @@ COLUMNS = tuple(field.name for field in fields(Consumption))
 
 
 def hour_of(moment: datetime) -> datetime:
-    """The hour in which a moment is."""
+    """Return the hour of a moment."""
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
@@ -43,9 +48,9 @@ UsageKey = tuple[datetime, str, str]
 
 
 def add_usage(session: Session, used: Mapping[UsageKey, Consumption]) -> None:
-    """Add to what is recorded; several servers may, at a time.
+    """Add to what is recorded. Several servers may do so at the same time.
 
-    All take the rows in the same order, so that none waits for another that waits for it.
+    All take the rows in the same order, so that no two wait for each other.
     """
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     new = dialect.insert(Usage)
@@ -53,6 +58,30 @@ def add_usage(session: Session, used: Mapping[UsageKey, Consumption]) -> None:
     upsert = new.on_conflict_do_update(index_elements=list(_KEY), set_=sums)
     rows = [{**dict(zip(_KEY, key, strict=True)), **asdict(used[key])} for key in sorted(used)]
     session.connection().execute(upsert, rows)
+
+
+def oldest_usage(session: Session) -> datetime | None:
+    """Return the first hour of which there is usage, if there is any."""
+    return session.scalar(select(Usage.hour).order_by(Usage.hour).limit(1))
+
+
+def has_hours(session: Session, day: datetime) -> bool:
+    """Whether a day, which begins at `day`, has hours that `roll_up` would add up."""
+    later = select(Usage.hour).where(Usage.hour > day, Usage.hour < day + DAY).limit(1)
+    return session.scalar(later) is not None
+
+
+def roll_up(change: Change, day: datetime) -> None:
+    """Add the hours of a day up, into its first one. Sums over whole days stay as they are."""
+    session = change.session
+    of_day = (Usage.hour >= day, Usage.hour < day + DAY)
+    sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
+    query = select(Usage.tenant, Usage.adapter, *sums).where(*of_day)
+    rows = session.execute(query.group_by(Usage.tenant, Usage.adapter)).all()
+    session.execute(delete(Usage).where(*of_day))
+    for tenant, adapter, *values in rows:
+        used = asdict(_consumption(*values))
+        session.add(Usage(hour=day, tenant=tenant, adapter=adapter, **used))
 
 
 def read_usage(

@@ -1,10 +1,12 @@
-"""`loraplex registry`: what is done to a data folder while no server runs on it."""
+"""`loraplex registry`: work on a data folder or a database, without a server."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from adapters_registry.content.store import ContentStore
 
 app = typer.Typer(
-    help="Look after the data folder of a server that isn't running.", no_args_is_help=True
+    help="Look after a server's files and records: gc and verify want the server to be stopped.",
+    no_args_is_help=True,
 )
 
 DataDirFlag = Annotated[
@@ -98,6 +101,50 @@ def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
         print(f"{len(findings)} checked, {len(wrong)} not as they should be")
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    before: Annotated[
+        datetime, typer.Option(help="Remove what is older than this day (or time), in local time.")
+    ],
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", help="First write it to this new file, a line of JSON each."),
+    ] = None,
+    data_dir: DataDirFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove old entries of the audit trail, and old usage, from the database.
+
+    Servers may run meanwhile. For example: loraplex registry prune --before 2026-01-01
+    --export 2025.jsonl
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.orm import sessionmaker
+
+    from adapters_registry import retention
+    from adapters_registry.records.database import open_database
+
+    moment = before.astimezone(UTC)
+    try:
+        engine = open_database(load_settings(data_dir=data_dir).records_url)
+        transactions = sessionmaker(engine).begin
+        if export_to:
+            with transactions() as session, export_to.open("x") as file:
+                file.writelines(json.dumps(row) + "\n" for row in retention.export(session, moment))
+                file.flush()
+                os.fsync(file.fileno())
+        pruned = retention.prune(transactions, moment)
+        engine.dispose()
+    except (ImportError, SQLAlchemyError) as error:
+        fail(f"LORAPLEX_DATABASE_URL: {str(error).splitlines()[0]}")
+    except OSError as error:
+        fail(f"--export {export_to}: {error.strerror}; nothing was removed")
+    if as_json:
+        print(json.dumps(pruned._asdict()))
+    else:
+        print(f"{pruned.audit} audit entries and {pruned.usage} rows of usage were removed")
 
 
 @app.command()

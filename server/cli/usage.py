@@ -24,7 +24,10 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what tenants have used, of which adapter, by whole hours."""
+    """Show what tenants have used, of which adapter, by whole hours.
+
+    Without --since, the last 31 days.
+    """
     moments = {"since": since, "until": until}
     query: dict[str, Any] = {k: v.astimezone().isoformat() for k, v in moments.items() if v}
     if tenant:

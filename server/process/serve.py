@@ -33,10 +33,12 @@ from server.process.startup import (
     prepare_base,
 )
 from server.process.upkeep import (
+    ROLL_UP_INTERVAL_SECONDS,
     collect_interval,
     collect_regularly,
     follow_changes,
     keep_books,
+    roll_up_regularly,
     write_books,
 )
 from server.residency.leases import Leases
@@ -184,6 +186,7 @@ class RunningServer:
             asyncio.create_task(follow_changes(self.registry, self.leases)),
             asyncio.create_task(keep_books(self.books)),
             asyncio.create_task(self._collect()),
+            asyncio.create_task(roll_up_regularly(self.registry, ROLL_UP_INTERVAL_SECONDS)),
         ]
         try:
             await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)

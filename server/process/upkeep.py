@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.collection import Collector
 from adapters_registry.errors import RegistryError
 from adapters_registry.records.tables import now
+from adapters_registry.records.usage import (
+    DAY,
+    HOURS_KEPT_FOR,
+    has_hours,
+    oldest_usage,
+    roll_up,
+)
 from adapters_registry.registry import Registry
 from server.residency.leases import Leases
 from server.workers import Workers
@@ -19,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FOLLOW_INTERVAL_SECONDS = 0.5
 BOOKKEEPING_INTERVAL_SECONDS = 10
+ROLL_UP_INTERVAL_SECONDS = 6 * 3600.0
 MIN_COLLECT_SECONDS, MAX_COLLECT_SECONDS = 1.0, 600.0
 
 Books = Sequence[Callable[[], None]]
@@ -63,6 +72,36 @@ async def collect_regularly(collector: Collector, interval_seconds: float) -> No
             await workers.run(collector.collect, now())
         except (SQLAlchemyError, RegistryError, OSError) as error:
             log.warning("files and records that nothing needs stay for now: %s", error)
+
+
+async def roll_up_regularly(registry: Registry, interval_seconds: float) -> None:
+    """Add usage that is older than 90 days up by the day, now and then."""
+    workers = Workers("roll-up", 1)
+    while True:
+        await asyncio.sleep(interval_seconds)
+        try:
+            await workers.run(roll_up_usage, registry, now())
+        except (SQLAlchemyError, RegistryError) as error:
+            log.warning("old usage stays by the hour for now: %s", error)
+
+
+def roll_up_usage(registry: Registry, moment: datetime) -> None:
+    """Add usage from over 90 days before a moment up by the day; one transaction a day."""
+    end = _midnight(moment - HOURS_KEPT_FOR)
+    with registry.session() as session:
+        oldest = oldest_usage(session)
+        day = _midnight(oldest) if oldest else end
+        days = []
+        while day < end:
+            if has_hours(session, day):
+                days.append(day)
+            day += DAY
+    for day in days:
+        registry.apply(roll_up, day)
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def collect_interval(grace_seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""What tenants have used, for showback."""
+"""What tenants have used, to show or charge them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
+from adapters_registry.records.tables import now
 from adapters_registry.records.usage import hour_of, read_usage
 from adapters_registry.registry import Registry
 from server.auth import Caller
 from server.tenancy.usage import UsageBuffer
 from server.workers import Workers
+
+DEFAULT_SPAN = timedelta(days=31)
+"""Without `since`, so much is added up: a year of many tenants would be millions of rows."""
 
 
 class UsageBody(BaseModel):
@@ -30,20 +34,26 @@ class UsageBody(BaseModel):
 
 
 class UsageList(BaseModel):
-    """All usage of a span of time."""
+    """The usage of a span of time."""
 
     data: list[UsageBody]
 
 
 def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> APIRouter:
-    """The usage route."""
+    """Return the route of usage."""
     routes = APIRouter(tags=["admin"])
 
     @routes.get("/usage", responses={200: {"content": {"text/csv": {}}}}, response_model=UsageList)
     async def show_usage(
         request: Request,
         tenant: str | None = None,
-        since: Annotated[AwareDatetime | None, Query(description="Whole hours from here")] = None,
+        since: Annotated[
+            AwareDatetime | None,
+            Query(
+                description="Whole hours from here (whole days where usage is older than 90 days); "
+                "default: 31 days before the end,"
+            ),
+        ] = None,
         until: Annotated[AwareDatetime | None, Query(description="to before here.")] = None,
         format: Literal["json", "csv"] = "json",
     ) -> Any:
@@ -52,10 +62,11 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
         if tenant is not None:
             caller.require_tenant(tenant)
         owner = tenant if caller.is_admin else caller.tenant
+        first = since or (until or now()) - DEFAULT_SPAN
 
         def read() -> list[UsageBody]:
             usage_buffer.save()
-            start = since if caller.is_admin else _own_hours(registry, caller, since)
+            start = first if caller.is_admin else _own_hours(registry, caller, first)
             with registry.session() as session:
                 found = read_usage(session, tenant=owner, since=start, until=until)
             return [UsageBody(tenant=t, adapter=a, **vars(used)) for t, a, used in found]

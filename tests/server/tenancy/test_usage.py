@@ -90,3 +90,16 @@ def test_what_cannot_be_recorded_is_kept(
         showback.save()
     with registry.session() as session:
         assert read_usage(session) == [("acme", "base", Consumption(2))]
+
+
+async def test_without_a_beginning_it_is_that_of_the_last_month(
+    client: httpx.AsyncClient, registry: Registry
+) -> None:
+    hour = hour_of(now())
+    for days in (1, 40):
+        with registry.session() as session:
+            add_usage(session, {(hour - timedelta(days=days), "acme", "base"): Consumption(days)})
+    assert [row["requests"] for row in await usage(client)] == [1]
+    until = (hour - timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert [row["requests"] for row in await usage(client, f"?until={until}")] == [40]
+    assert [row["requests"] for row in await usage(client, "?since=2020-01-01T00:00:00Z")] == [41]

@@ -1,0 +1,80 @@
+"""Old audit entries and usage: exported, and removed, when an operator says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from adapters_registry.names import DEFAULT_TENANT
+from adapters_registry.records.audit import write_entry
+from adapters_registry.records.tables import AuditEntry, Usage
+from adapters_registry.records.usage import DAY, oldest_usage
+
+_ROWS_AT_A_TIME = 1000
+_IDS_AT_A_TIME = 5000
+
+Transactions = Callable[[], AbstractContextManager[Session]]
+"""Opens one transaction. What is removed is removed in many, each of them short."""
+
+
+class Pruned(NamedTuple):
+    """How many rows were removed."""
+
+    audit: int
+    usage: int
+
+
+def export(session: Session, before: datetime) -> Iterator[dict[str, Any]]:
+    """Yield audit entries and usage from before a time, the oldest first, ready for JSON."""
+    for table, moment in ((AuditEntry.__table__, AuditEntry.at), (Usage.__table__, Usage.hour)):
+        rows = select(table).where(moment < before).order_by(moment)
+        options = {"yield_per": _ROWS_AT_A_TIME}
+        for row in session.execute(rows, execution_options=options).mappings():
+            yield {"table": table.description} | {k: _plain(v) for k, v in row.items()}
+
+
+def prune(transactions: Transactions, before: datetime) -> Pruned:
+    """Remove audit entries and usage from before a time. The audit trail then says so."""
+    pruned = Pruned(_prune_audit(transactions, before), _prune_usage(transactions, before))
+    if any(pruned):
+        removed = {"before": before.isoformat(), **pruned._asdict()}
+        with transactions() as session:
+            write_entry(session, "registry.prune", DEFAULT_TENANT, "registry", None, removed)
+    return pruned
+
+
+def _prune_audit(transactions: Transactions, before: datetime) -> int:
+    old = AuditEntry.at < before
+    with transactions() as session:
+        ids = select(func.min(AuditEntry.id), func.max(AuditEntry.id)).where(old)
+        first, last = session.execute(ids).tuples().one()
+    num_deleted = 0
+    for start in range(first or 0, (last or -1) + 1, _IDS_AT_A_TIME):
+        some = AuditEntry.id.between(start, start + _IDS_AT_A_TIME - 1)
+        with transactions() as session:
+            num_deleted += _num_deleted(session, delete(AuditEntry).where(some, old))
+    return num_deleted
+
+
+def _prune_usage(transactions: Transactions, before: datetime) -> int:
+    num_deleted = 0
+    while True:
+        with transactions() as session:
+            oldest = oldest_usage(session)
+            if oldest is None or oldest >= before:
+                return num_deleted
+            end = min(before, oldest + DAY)
+            num_deleted += _num_deleted(session, delete(Usage).where(Usage.hour < end))
+
+
+def _num_deleted(session: Session, statement: Any) -> int:
+    return int(session.connection().execute(statement).rowcount)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
