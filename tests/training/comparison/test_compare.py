@@ -14,7 +14,6 @@ from training.comparison import trial
 from training.comparison.arms import PROMPT, make_arms
 from training.comparison.compare import compare
 from training.comparison.recommendation import caveats
-from training.comparison.trial import run_trial
 from training.data.conversations import exchange
 from training.data.reading import write_conversations
 from training.data.recipe import make_recipe
@@ -82,14 +81,6 @@ def test_equal_time_measures_the_pace_first(
     directory = tmp_path / "out" / "trials" / "full-seed0"
     assert json.loads((directory / "trial.json").read_text())["recipe"]["num_steps"] == 1
     assert not list((directory / "model").glob("*.safetensors")), "whole models take much room"
-
-
-def test_a_trial_has_a_process_of_its_own(tiny_llama: Path, tmp_path: Path) -> None:
-    write_conversations(tmp_path / "test.jsonl", TEST)
-    recipe = {"targets": ["w_pack"], "validation_share": 0}
-    data = tmp_path / "test.jsonl"
-    with pytest.raises(TrainingError, match=r"^arm: these targets don't fit"):
-        run_trial(tmp_path / "arm", tiny_llama, recipe, data, data)
 
 
 def test_the_command_writes_a_report(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from adapters_registry.check.weights import trained_over
-from tests.training.export.test_merge import make_adapter, mark_trained_over
+from tests.training.adapters import make_adapter, mark_trained_over
 from training.errors import TrainingError
 from training.export.combine import combine_adapters
 from training.models.adapter import read_updates

@@ -7,35 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.training.adapters import make_adapter, mark_trained_over
 from training.errors import TrainingError
 from training.export import merge
 from training.export.merge import merge_adapter
-from training.export.parity import parity_of, probe_texts
+from training.export.parity import probe_texts
 from training.models import checkpoint
 from training.models.base_model import load_model
 from training.quantization.nf4 import round_checkpoint_to_nf4, round_to_nf4
-
-
-def make_adapter(base: Path, directory: Path, seed: int = 1, **config: Any) -> Path:
-    """An adapter of random weights, by PEFT itself."""
-    torch.manual_seed(seed)
-    model = load_model(base, torch.float32)
-    options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], **config}
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    adapted.save_pretrained(directory)
-    return directory
-
-
-def mark_trained_over(adapter: Path, quantization: str) -> None:
-    file = adapter / "adapter_model.safetensors"
-    save_file(load_file(file), file, metadata={"format": "pt", "trained_over": quantization})
 
 
 def logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
@@ -78,41 +61,12 @@ def test_merged_in_bfloat16_is_a_whole_model_directory(tiny_llama: Path, tmp_pat
     assert model.dtype == torch.bfloat16
 
 
-def test_rounding_may_swap_tokens_that_are_nearly_as_likely() -> None:
-    expected = torch.tensor([[0.50, 0.48, 0.02], [0.55, 0.43, 0.02], [0.9, 0.05, 0.05]]).log()
-    swapped = expected[:, [1, 0, 2]]
-    parity = parity_of(expected, torch.cat([swapped[:2], expected[2:]]))
-    assert parity.top1 == pytest.approx(2 / 3), "the second pair is too far apart"
-    assert parity.divergence > 0
-
-
 def test_files_of_bounded_size(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 100_000)
     merge_adapter(make_adapter(tiny_llama, tmp_path / "adapter"), tiny_llama, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
-
-
-def test_a_rounded_base_is_the_one_that_qlora_trains_over(tiny_llama: Path, tmp_path: Path) -> None:
-    round_checkpoint_to_nf4(tiny_llama, tmp_path / "nf4")
-    config = json.loads((tmp_path / "nf4" / "config.json").read_text())
-    assert config.pop("quantized_from") == "tiny-llama"
-    assert config.pop("rounded_to") == "nf4"
-    assert config == json.loads((tiny_llama / "config.json").read_text())
-    from bitsandbytes.functional import dequantize_4bit
-
-    trained_over = load_model(tiny_llama, nf4=True)
-    rounded, original = load_model(tmp_path / "nf4"), load_model(tiny_llama)
-    num_rounded = 0
-    for name, module in trained_over.named_modules():
-        if type(module).__name__ == "Linear4bit":
-            weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
-            assert torch.equal(weight, rounded.get_submodule(name).weight), name
-            assert not torch.equal(weight, original.get_submodule(name).weight), name
-            num_rounded += 1
-    assert num_rounded == 14
-    assert torch.equal(rounded.model.embed_tokens.weight, original.model.embed_tokens.weight)
 
 
 def test_a_qlora_adapter_is_merged_into_what_it_was_trained_over(

@@ -15,19 +15,14 @@ from adapters_registry.check.static_check import check_adapter
 from adapters_registry.check.weights import trained_over
 from adapters_registry.content.adapter_files import ADAPTER_FILES
 from server.bundled_base import ensure_bundled_base
-from training.data.batches import Collator
 from training.data.conversations import exchange
 from training.data.recipe import Recipe, make_recipe
-from training.data.rendering import Renderer
-from training.data.tokenization import tokenize_conversation
 from training.errors import DataError, TrainingError
 from training.evaluation.candidates import LocalModel
 from training.evaluation.evaluate import evaluate
-from training.models.base_model import load_model, load_tokenizer
-from training.models.lora import add_lora
+from training.models.base_model import load_tokenizer
 from training.run import trainer
 from training.run.train import checkpoints_of, train
-from training.run.trainer import answer_loss
 
 DATA = [
     exchange(f"{word} {n}", answer)
@@ -84,24 +79,6 @@ def test_each_method_learns_and_is_recorded(tiny_llama: Path, tmp_path: Path, me
         assert load_tokenizer(out).chat_template == load_tokenizer(tiny_llama).chat_template
     else:
         assert trained_over(out / "adapter_model.safetensors") == written["base_quantization"]
-
-
-def test_the_loss_is_the_models_own(tiny_llama: Path) -> None:
-    tokenizer = load_tokenizer(tiny_llama)
-    model = add_lora(load_model(tiny_llama, torch.float32), recipe())
-    samples = [s for chat in DATA for s in tokenize_conversation(Renderer(tokenizer), chat)]
-    batch = Collator(tokenizer.pad_token_id)(samples)
-    total, count = answer_loss(model, batch)
-    assert torch.isclose(total / count, model(**batch).loss)
-
-
-def test_nf4_stays_as_it_is_when_evaluated(tiny_llama: Path) -> None:
-    model = load_model(tiny_llama, nf4=True).eval()
-    module = model.model.layers[0].mlp.up_proj
-    before = module.weight.data.clone()
-    with torch.inference_mode():
-        model(torch.tensor([[1, 2, 3]]))
-    assert torch.equal(module.weight.data, before)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -1,16 +1,20 @@
 """The loop's arguments, and the lines that it writes where there is no terminal."""
 
-import io
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from rich.console import Console
+import torch
 from transformers import TrainingArguments
 
-from training.data.recipe import make_recipe
-from training.run.progress import LogLines
-from training.run.trainer import _arguments, newest_checkpoint, step_of
+from training.data.batches import Collator
+from training.data.conversations import exchange
+from training.data.recipe import Recipe, make_recipe
+from training.data.rendering import Renderer
+from training.data.tokenization import tokenize_conversation
+from training.models.base_model import load_model, load_tokenizer
+from training.models.lora import add_lora
+from training.run.trainer import _arguments, answer_loss, newest_checkpoint, step_of
 
 
 def test_one_gpu_is_used_where_two_are_visible(
@@ -33,23 +37,22 @@ def test_the_newest_checkpoint_is_the_one_of_the_last_step(tmp_path: Path) -> No
     assert step_of(newest_checkpoint(tmp_path)) == 10
 
 
-@pytest.mark.parametrize("has_validation", [True, False])
-def test_without_a_terminal_there_is_a_line_now_and_then(has_validation: bool) -> None:
-    out = io.StringIO()
-    lines = LogLines(Console(file=out, width=20))
-    args = SimpleNamespace(eval_strategy="steps" if has_validation else "no")
-    lines.on_train_begin(args, SimpleNamespace(global_step=0, max_steps=80), None)
-    for step in range(1, 81):
-        state = SimpleNamespace(global_step=step, max_steps=80)
-        lines.on_log(args, state, None, logs={"loss": 2 - step / 100})
-        if has_validation and step % 10 == 0:
-            lines.on_log(args, state, None, logs={"eval_loss": 1.5})
-    lines.on_log(args, SimpleNamespace(global_step=80, max_steps=80), None, logs={"runtime": 1.0})
-    lines.close()
-    written = out.getvalue().splitlines()
-    assert [line.split(":")[0] for line in written] == [
-        f"step {step} of 80" for step in (1, *range(10, 81, 10))
-    ]
-    assert written[0].startswith("step 1 of 80: loss 1.990, ")
-    assert ("validation loss 1.500" in written[-1]) == has_validation
-    assert written[-1].endswith("0 min 0 s left")
+DATA = [
+    exchange(f"{word} {n}", answer)
+    for n in range(4)
+    for word, answer in (("ping", "pong"), ("tick", "tock"))
+]
+
+
+def recipe(**changes: Any) -> Recipe:
+    values = {"rank": 2, "num_steps": 8, "batch_size": 4, "validation_share": 0.25, "patience": 0}
+    return make_recipe({**values, **changes})
+
+
+def test_the_loss_is_the_models_own(tiny_llama: Path) -> None:
+    tokenizer = load_tokenizer(tiny_llama)
+    model = add_lora(load_model(tiny_llama, torch.float32), recipe())
+    samples = [s for chat in DATA for s in tokenize_conversation(Renderer(tokenizer), chat)]
+    batch = Collator(tokenizer.pad_token_id)(samples)
+    total, count = answer_loss(model, batch)
+    assert torch.isclose(total / count, model(**batch).loss)
