@@ -9,6 +9,9 @@
 {{- if and (gt $most 1) (not $v.settings.origin) -}}
 {{- fail (printf "%d servers need one place for adapters' files: set settings.origin to s3://bucket/prefix." $most) -}}
 {{- end -}}
+{{- if and $v.persistence.existingClaim (gt $most 1) -}}
+{{- fail "persistence.existingClaim is one server's data folder: leave it empty for more servers." -}}
+{{- end -}}
 {{- if and $scaled (gt (int $v.autoscaling.minReplicas) $most) -}}
 {{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas." -}}
 {{- end -}}
@@ -30,21 +33,32 @@
 {{- if and $v.monitoring.serviceMonitor $v.networkPolicy.enabled (not $v.networkPolicy.scrapeFrom) -}}
 {{- fail "monitoring.serviceMonitor: the NetworkPolicy lets nobody scrape. Set networkPolicy.scrapeFrom to Prometheus' peers, such as a namespaceSelector." -}}
 {{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.host) -}}
+{{- fail "ingress.enabled needs ingress.host." -}}
+{{- end -}}
+{{- if and $v.httpRoute.enabled (not $v.httpRoute.gateway) -}}
+{{- fail "httpRoute.enabled needs httpRoute.gateway, the name of a Gateway." -}}
+{{- end -}}
+{{- if and $v.httpRoute.enabled $v.inferencePool.enabled -}}
+{{- fail "inferencePool makes an HTTPRoute of its own: disable httpRoute." -}}
+{{- end -}}
 {{- include "loraplex.checkMemory" . -}}
 {{- end }}
 
 {{- define "loraplex.checkMemory" -}}
 {{- $v := .Values -}}
 {{- $slots := int $v.settings.max_loras -}}
-{{- $host := int (default (mul 4 $slots) $v.settings.max_cpu_loras) -}}
+{{- $host := int (default $slots $v.settings.max_cpu_loras) -}}
 {{- if lt $host $slots -}}
 {{- fail (printf "settings.max_cpu_loras (%d) must be at least settings.max_loras (%d)." $host $slots) -}}
 {{- end -}}
 {{- $adapter := mulf $v.sizing.adapterMiBPerRank (float64 $v.settings.max_lora_rank) -}}
 {{- $base := mulf $v.sizing.baseGiB 1024.0 -}}
 {{- $memory := include "loraplex.mebibytes" (toString $v.resources.limits.memory) | float64 -}}
+{{- $shared := include "loraplex.mebibytes" (toString $v.sharedMemory) | float64 -}}
 {{- $need := addf (mulf $host $adapter) 2560.0 -}}
 {{- if gt (int $v.gpus) 0 -}}
+{{- $need = addf $need $shared -}}
 {{- $gpus := mulf $v.gpus $v.sizing.gpuGiB 1024.0 0.9 -}}
 {{- $onGpu := addf $base (mulf $slots $adapter) 1024.0 -}}
 {{- if gt $onGpu $gpus -}}

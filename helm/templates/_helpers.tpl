@@ -21,7 +21,11 @@ app.kubernetes.io/component: server
 
 {{- define "loraplex.image" -}}
 {{- $build := ternary "gpu" "cpu" (gt (int .Values.gpus) 0) -}}
+{{- with .Values.image.digest -}}
+{{ $.Values.image.repository }}@{{ . }}
+{{- else -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default (printf "%s-%s" .Chart.AppVersion $build) }}
+{{- end }}
 {{- end }}
 
 {{/* What the restricted pod security standard wants; files are written to volumes only. */}}
@@ -46,6 +50,12 @@ capabilities: {drop: [ALL]}
     secretKeyRef:
       name: {{ .Values.database.secretName }}
       key: {{ .Values.database.secretKey }}
+{{- end }}
+
+{{/* How long a stream that is open when a pod stops may go on. */}}
+{{- define "loraplex.streamsSeconds" -}}
+{{- $notice := ternary .Values.settings.notice_seconds 5 (hasKey .Values.settings "notice_seconds") -}}
+{{- add .Values.preStopSeconds (ceil $notice) (ceil .Values.settings.drain_seconds) -}}
 {{- end }}
 
 {{/* A quantity of memory in MiB. */}}

@@ -24,7 +24,7 @@ from server.api.intake.intake import Intake, Received
 from server.api.resolve import resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
-from server.errors import APIError, Unavailable
+from server.errors import APIError, NotServing
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.residency.states import Tier
@@ -80,7 +80,7 @@ class DataPlane:
     async def _admitted(self, raw_request: Request, endpoint: Endpoint) -> AsyncIterator[Admitted]:
         """Take a request through every step up to the engine, in the order of the steps."""
         if self.lifecycle.draining:
-            raise Unavailable("the server is shutting down; try another replica")
+            raise NotServing("the server is shutting down; try another replica")
         self.engine.require_ready()
         started = time.monotonic()
         caller: Caller = raw_request.state.caller

@@ -1,4 +1,4 @@
-"""The routes that say how the server is: `/livez`, `/readyz`."""
+"""The routes that say how the server is: `/livez`, `/startupz`, `/readyz`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def add_probes(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Life
     @app.get("/livez", tags=["operations"])
     async def live() -> PlainTextResponse:
         """Say that this process answers."""
+        return PlainTextResponse("ok\n")
+
+    @app.get("/startupz", tags=["operations"])
+    async def started() -> PlainTextResponse:
+        """Say that the engine has started, whatever else is still being prepared."""
+        engine.require_ready()
         return PlainTextResponse("ok\n")
 
     # Load testers, gateways and other servers' default probes ask /health.

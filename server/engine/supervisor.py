@@ -26,7 +26,7 @@ from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
 from server.engine.openai import LeasedAdapters, make_endpoints
 from server.engine.running.client import EngineClient
-from server.errors import Unavailable
+from server.errors import NotServing, Unavailable
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class EngineSupervisor(AdapterLoading):
     def require_ready(self) -> None:
         """Raise `Unavailable` unless requests are answered."""
         if self.state is not EngineState.READY or self._client is None or self._client.errored:
-            raise Unavailable(
+            raise NotServing(
                 f"{_WHY_NOT.get(self.state, 'the engine died')}; try again in a moment"
             )
 

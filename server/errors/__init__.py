@@ -15,7 +15,8 @@ APIError
 ├── QuotaExceeded       429  too many adapters, or bytes of them: waiting does not help
 ├── ClientWentAway      499  nobody reads the answer any more
 ├── InsufficientStorage 507  the disk, or the budget for it, is full
-└── Unavailable         503  the engine is starting, restarting or shutting down
+└── Unavailable         503  something that the request needs is not there now
+    ├── NotServing           this server starts or stops: another one may answer
     ├── NotLoadable          the engine refuses an adapter's weights
     ├── SlotTimeout          no slot became free in time
     ├── Overloaded           no memory for more request bodies
@@ -167,6 +168,18 @@ class Unavailable(APIError):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(self.retry_after_seconds)}
+
+
+class NotServing(Unavailable):
+    """This server starts, restarts or shuts down; another one may answer now.
+
+    Proxies repeat a request elsewhere if they see its header, and only then: repeating what an
+    overloaded server refuses would multiply the load.
+    """
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "x-loraplex-elsewhere": "1"}
 
 
 class NotLoadable(Unavailable):

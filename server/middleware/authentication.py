@@ -17,6 +17,7 @@ from server.errors import APIError, Forbidden, error_response
 OPEN_PATHS = frozenset(
     {
         "/livez",
+        "/startupz",
         "/readyz",
         "/health",
         "/metrics",

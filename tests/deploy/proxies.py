@@ -32,7 +32,10 @@ class Server(Protocol):
 class Proxy:
     """One proxy process before two servers."""
 
-    def __init__(self, command: list[str], port: int, environment: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, command: list[str], port: int, environment: dict[str, str]
+    ) -> None:
+        self.name = name
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(command, env=os.environ | environment)
 
@@ -51,7 +54,7 @@ def start_haproxy(folder: Path, servers: Sequence[Server]) -> Proxy:
     for number, server in enumerate(servers, 1):
         environment[f"SERVER_{number}"] = f"127.0.0.1:{server.port}"
     config = ROOT / "deploy" / "haproxy.cfg"
-    return Proxy([program, "-db", "-q", "-f", str(config)], port, environment)
+    return Proxy("haproxy", [program, "-db", "-q", "-f", str(config)], port, environment)
 
 
 def start_envoy(folder: Path, servers: Sequence[Server], *, by_turns: bool = False) -> Proxy:
@@ -86,4 +89,4 @@ def start_envoy(folder: Path, servers: Sequence[Server], *, by_turns: bool = Fal
     file = folder / "envoy.yaml"
     file.write_text(yaml.safe_dump(config))
     options = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
-    return Proxy([str(program), "-c", str(file), *options], port, {})
+    return Proxy("envoy", [str(program), "-c", str(file), *options], port, {})

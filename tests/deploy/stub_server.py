@@ -31,7 +31,9 @@ class StubServer:
     """On a free port of the loopback interface; `held` keeps answers back until it is set."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.draining = name, False
+        self.name, self.overloaded = name, False
+        self.leaving = self.draining = False
+        """Not ready, but answering; then refusing as well."""
         self.held = threading.Event()
         self.held.set()
         self.num_asked = 0
@@ -62,7 +64,7 @@ def _handler(stub: StubServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._answer(503 if stub.draining else 200, {})
+            self._answer(503 if stub.leaving or stub.draining else 200, {})
 
         def do_POST(self) -> None:
             length = int(self.headers["content-length"])
@@ -71,14 +73,20 @@ def _handler(stub: StubServer) -> type[BaseHTTPRequestHandler]:
                 stub.num_asked += 1
             stub.held.wait(30)
             if stub.draining:
-                self._answer(503, {"error": {"code": "engine_unavailable"}})
+                self._answer(503, {"error": {"code": "engine_unavailable"}}, elsewhere=True)
+            elif stub.overloaded:
+                self._answer(503, {"error": {"code": "slot_timeout"}})
             else:
-                self._answer(200, {"server": stub.name, "num_bytes": len(body)})
+                forwarded = self.headers.get_all("x-forwarded-for", [])
+                answer = {"server": stub.name, "num_bytes": len(body), "forwarded": forwarded}
+                self._answer(200, answer)
 
-        def _answer(self, status: int, body: dict[str, Any]) -> None:
+        def _answer(self, status: int, body: dict[str, Any], *, elsewhere: bool = False) -> None:
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(content)))
+            if elsewhere:
+                self.send_header("x-loraplex-elsewhere", "1")
             self.end_headers()
             self.wfile.write(content)
 

@@ -14,6 +14,8 @@ from tests.deploy.proxies import Proxy, start_envoy, start_haproxy
 from tests.deploy.stub_server import StubServer
 
 START_SECONDS = 30
+NOTICE_SECONDS = 5
+"""The default of LORAPLEX_NOTICE_SECONDS."""
 CLIENT = httpx.Client()
 PROXIES = {"envoy": start_envoy, "haproxy": start_haproxy}
 COMPLETIONS = "/v1/completions"
@@ -43,7 +45,7 @@ def proxy(
 def servers(proxy: Proxy, both: list[StubServer]) -> list[StubServer]:
     """Two that the proxy knows to be well."""
     for server in both:
-        server.draining = False
+        server.draining = server.leaving = server.overloaded = False
     deadline = time.monotonic() + START_SECONDS
     rounds_well = 0
     while rounds_well < 2:  # after the first a proxy may still take in what it has seen fail
@@ -123,8 +125,46 @@ async def test_a_server_with_too_much_passes_requests_on(
 
 
 def test_a_server_that_drains_costs_no_request(url: str, servers: list[StubServer]) -> None:
+    servers[0].leaving = True
+    ends = time.monotonic() + NOTICE_SECONDS
+    while time.monotonic() < ends:
+        assert ask(url, ADAPTERS[0])
+        time.sleep(0.05)
     servers[0].draining = True
     assert {ask(url, adapter) for adapter in ADAPTERS * 2} == {"two"}
+
+
+def test_a_server_that_refuses_at_once_is_passed_over_by_envoy(
+    proxy: Proxy, servers: list[StubServer]
+) -> None:
+    """HAProxy cannot see the header that says so: its clients get the 503 until the check fails."""
+    if proxy.name != "envoy":
+        pytest.skip("only Envoy repeats by a header")
+    servers[0].draining = True
+    assert {ask(proxy.url, adapter) for adapter in ADAPTERS * 2} == {"two"}
+
+
+def test_overload_is_not_repeated_on_other_servers(url: str, servers: list[StubServer]) -> None:
+    for server in servers:
+        server.overloaded = True
+    answer = CLIENT.post(f"{url}{COMPLETIONS}", json={"model": ADAPTERS[0]})
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "slot_timeout"
+    assert sum(server.num_asked for server in servers) == 1
+
+
+def test_the_longest_bodies_arrive(url: str) -> None:
+    body = {"model": ADAPTERS[0], "prompt": "x" * (8 * 1024 * 1024 - 200)}
+    answer = CLIENT.post(f"{url}{COMPLETIONS}", json=body, timeout=30)
+    assert answer.status_code == 200
+    assert answer.json()["num_bytes"] > 8_000_000
+
+
+def test_a_client_does_not_choose_its_address(url: str) -> None:
+    headers = {"x-forwarded-for": "1.2.3.4"}
+    answer = CLIENT.post(f"{url}{COMPLETIONS}", json={"model": "base"}, headers=headers)
+    last = answer.json()["forwarded"][-1].split(",")[-1].strip()
+    assert last not in ("", "1.2.3.4"), "the proxy's own view of who connected to it"
 
 
 def test_a_server_that_is_gone_costs_no_request(url: str, servers: list[StubServer]) -> None:

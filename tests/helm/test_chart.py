@@ -144,10 +144,33 @@ def test_stopping_leaves_time_to_drain(helm4: Helm) -> None:
     assert only(rendered, "ConfigMap")["data"]["LORAPLEX_DRAIN_SECONDS"] == "120.5"
 
 
+def test_envoy_stays_as_long_as_a_server_lets_streams_go_on(helm4: Helm) -> None:
+    given = {"settings.drain_seconds": 120, "settings.notice_seconds": 9, "preStopSeconds": 20}
+    rendered = helm4.render(*values(**given, **{"envoy.enabled": "true"}))
+    pod = only(rendered, "Deployment", "demo-loraplex-envoy")["spec"]["template"]["spec"]
+    sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert sleep == 120 + 9 + 20
+    assert pod["terminationGracePeriodSeconds"] > sleep
+
+
+def test_an_image_can_be_named_by_its_digest(helm4: Helm) -> None:
+    rendered = helm4.render(*values(**{"image.digest": '"sha256:0a"'}))
+    assert server_of(rendered)["image"] == "loraplex@sha256:0a"
+
+
+def test_an_existing_claim_replaces_the_charts_own(helm4: Helm) -> None:
+    rendered = helm4.render(*values(**{"persistence.existingClaim": '"mine"'}))
+    servers = only(rendered, "StatefulSet")["spec"]
+    assert "volumeClaimTemplates" not in servers
+    volumes = {v["name"]: v for v in servers["template"]["spec"]["volumes"]}
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == "mine"
+    assert volumes["tmp"]["emptyDir"]["sizeLimit"] == "2Gi"
+
+
 def test_a_slow_start_is_waited_for(helm4: Helm) -> None:
     probe = server_of(helm4.render(*values(startupSeconds=1801)))["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 1801
-    assert probe["httpGet"]["path"] == "/readyz"
+    assert probe["httpGet"]["path"] == "/startupz"
 
 
 def test_a_changed_setting_restarts_the_servers(helm4: Helm) -> None:
@@ -190,6 +213,12 @@ ORIGIN = {"settings.origin": '"s3://b/p"'}
         ({"settings.max_loras": 400, "gpus": 1, "settings.max_lora_rank": 512}, "raise gpus"),
         ({"settings.max_cpu_loras": 2}, "must be at least settings.max_loras"),
         ({"settings.base": '"/models/llama"'}, "set modelsClaim"),
+        ({"ingress.enabled": "true"}, "needs ingress.host"),
+        ({"httpRoute.enabled": "true"}, "needs httpRoute.gateway"),
+        (
+            {"persistence.existingClaim": '"mine"', "replicas": 2, **DATABASE, **ORIGIN},
+            "existingClaim is one server's",
+        ),
         ({"inferencePool.enabled": "true"}, "inferencePool.endpointPicker"),
         (
             {

@@ -162,7 +162,7 @@ async def test_open_paths_need_no_key(app: FastAPI) -> None:
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://x"
     ) as stranger:
-        for path in ("/livez", "/readyz", "/health", "/metrics", "/", "/docs", "/openapi.json"):
+        for path in ("/livez", "/startupz", "/readyz", "/health", "/metrics", "/", "/docs", "/openapi.json"):
             assert (await stranger.get(path)).status_code == 200
 
 
