@@ -6,8 +6,10 @@ import json
 
 from fastapi.responses import JSONResponse, Response
 
-from server.errors import APIError, ClientWentAway, InvalidRequest, Unavailable
+from server.errors import APIError, ClientWentAway, InvalidRequest, SchemaTooComplex, Unavailable
 
+TOO_COMPLEX = "the grammar takes"
+"""How the message of `GrammarTrials` begins; vLLM's handlers pass on no codes."""
 _OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
 
 
@@ -22,6 +24,16 @@ def map_exception(error: Exception) -> APIError:
         return Unavailable("the engine died while answering; it is being restarted, try again")
     info = create_error_response(error).error
     return _translate(info.code, info.message, info.param)
+
+
+def for_handlers(error: APIError) -> Exception:
+    """Return an error of ours as one that vLLM's handlers pass on with its status and message."""
+    from http import HTTPStatus
+
+    from vllm.exceptions import GracefulHTTPError
+
+    passed_on: Exception = GracefulHTTPError(error.message, HTTPStatus(error.status))
+    return passed_on
 
 
 def map_response(response: Response | None) -> Response:
@@ -42,6 +54,8 @@ def _translate(status: int, message: str, param: str | None) -> APIError:
         return Unavailable(message)
     if status >= 500 and status != 501:
         return APIError("the engine could not answer this request; the server's log has the cause")
+    if message.startswith(TOO_COMPLEX):
+        return SchemaTooComplex(message, param=param)
     error = InvalidRequest(message, param=param)
     error.status = status
     if any(phrase in message for phrase in _OVER_LONG):

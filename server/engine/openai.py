@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response
+from server.engine.grammar.budget import check_grammars
 from server.engine.interface import Endpoint
 from server.engine.request_fields import ALLOWED, allowed_part
 from server.engine.validation import fail_fast_validator
@@ -105,6 +106,7 @@ def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[st
     validator = fail_fast_validator(body)
 
     def parse(value: dict[str, Any]) -> Any:
+        check_grammars(value)
         try:
             return validator.validate_python(allowed_part(value, allowed))
         except ValidationError:

@@ -2,6 +2,7 @@
 
 APIError
 ├── InvalidRequest      400
+│   └── SchemaTooComplex     a grammar that takes too long to compile
 ├── Unauthenticated     401
 ├── Forbidden           403
 ├── NotFound            404
@@ -54,6 +55,12 @@ class InvalidRequest(APIError):
     """The request can't be understood or has a value that isn't allowed."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class SchemaTooComplex(InvalidRequest):
+    """A schema, regex or grammar would take too long to compile."""
+
+    code = "schema_too_complex"
 
 
 class Unauthenticated(APIError):

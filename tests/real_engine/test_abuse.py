@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.real_engine.abuse import COMPLETIONS, Abuse, Site, harm_of
+from tests.real_engine.abuse import CHAT, COMPLETIONS, Abuse, Site, harm_of
 from tests.real_engine.running_server import RunningServer
 from tests.real_engine.test_tenants import key_of
 
@@ -66,7 +66,34 @@ async def stall(site: Site) -> None:
         client.close()
 
 
+LONG_STRINGS = {
+    "type": "object",
+    "properties": {
+        f"p{i}": {"type": "string", "minLength": 1, "maxLength": 20001 + i} for i in range(10)
+    },
+}
+MANY_VALUES = {"enum": [f"value number {i}" for i in range(20000)]}
+# Within every bound, and yet too much: repetitions within repetitions.
+NESTED_REPETITIONS = r"((((a{1,40}b){1,40}c){1,40}d){1,40}e){1,40}"
+
 ABUSES = [
+    Abuse(
+        "20,000 enum values, ten times",
+        lambda site: several(site, CHAT, [with_schema(MANY_VALUES)] * 10),
+        400,
+        "response_format",
+    ),
+    Abuse(
+        "ten strings of 20,000 letters, ten times",
+        lambda site: several(site, CHAT, [with_schema(LONG_STRINGS)] * 10),
+        400,
+        "response_format",
+    ),
+    Abuse(
+        "a regex with nested repetitions",
+        posts(COMPLETIONS, structured(regex=NESTED_REPETITIONS)),
+        400,
+    ),
     Abuse("client that reads nothing", stall, None),
 ]
 

@@ -19,6 +19,7 @@ import psutil
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import map_exception
+from server.engine.grammar.trial import GrammarTrials
 from server.engine.interface import ProbeAnswer
 from server.engine.openai import lora_request
 from server.engine.running.metering import AHEAD, Metering
@@ -54,7 +55,8 @@ class EngineClient:
     def __init__(self, llm: AsyncLLM) -> None:
         self.llm = llm
         self.progress = Progress()
-        self._metering = Metering(llm, self.progress)
+        self._trials = GrammarTrials(lambda: _serialized_tokenizer(llm))
+        self._metering = Metering(llm, self.progress, self._trials)
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
         self._poisoned = False
@@ -195,6 +197,7 @@ class EngineClient:
     def end_tasks(self) -> None:
         """Cancel what this client still asks, and end the turns of all requests in the engine."""
         self._metering.end_all()
+        self._trials.stop()
         for task in (self._probe, self._ping):
             if task is not None:
                 task.cancel()
@@ -243,6 +246,15 @@ class EngineClient:
                 ):
                     token_logprob = entry[token].logprob
         return token_logprob
+
+
+def _serialized_tokenizer(llm: AsyncLLM) -> str:
+    """Return the base's tokenizer as xgrammar keeps it; that takes a moment."""
+    import xgrammar
+
+    size = llm.model_config.get_vocab_size()
+    info = xgrammar.TokenizerInfo.from_huggingface(llm.get_tokenizer(), vocab_size=size)
+    return str(info.serialize_json())
 
 
 def _seen(task: asyncio.Task[None]) -> None:

@@ -14,8 +14,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from server.engine.errors import for_handlers
+from server.engine.grammar.trial import GrammarTrials, grammar_of
 from server.engine.running.progress import Progress
-from server.errors import Unavailable
+from server.errors import APIError, Unavailable
 from server.tenancy.meter import Meter, TokenCounter, current_meter
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ is first come, first served."""
 class Metering:
     """Patches one `AsyncLLM` so that it reports to the running requests' meters."""
 
-    def __init__(self, client: AsyncLLM, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, client: AsyncLLM, progress: Progress, trials: GrammarTrials) -> None:
+        self._progress, self._trials = progress, trials
         self._generate = client.generate
         self._processor = client.output_processor
         self._numbers = itertools.count()
@@ -50,8 +52,8 @@ class Metering:
         """End the requests on a version that still wait for their turn in the engine."""
         for admitted, lora in self._waiting.items():
             if lora.lora_int_id == version_id and not admitted.done():
-                message = f"{lora.lora_name} was retired; ask for another version"
-                admitted.set_exception(Unavailable(message))
+                error = Unavailable(f"{lora.lora_name} was retired; ask for another version")
+                admitted.set_exception(for_handlers(error))
 
     def end_all(self) -> None:
         """End all turns: the engine is gone, whether or not clients have taken their answers."""
@@ -118,7 +120,8 @@ class Metering:
         if (current := current_meter.get()) is None:
             return begin()
         current.expect_answer()
-        return self._in_turn(begin, prompt, request_id, options, current)
+        grammar = grammar_of(getattr(sampling_params, "structured_outputs", None))
+        return self._in_turn(begin, prompt, request_id, options, grammar, current)
 
     async def _in_turn(
         self,
@@ -126,8 +129,14 @@ class Metering:
         prompt: Any,
         request_id: str,
         options: dict[str, Any],
+        grammar: tuple[str, str] | None,
         into: Meter,
     ) -> AsyncGenerator[RequestOutput, None]:
+        if grammar:
+            try:
+                await self._trials.admit(into.tenant, *grammar)
+            except APIError as error:
+                raise for_handlers(error) from error
         token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if (lora := options.get("lora_request")) is not None:

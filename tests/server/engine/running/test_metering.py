@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.exceptions import GracefulHTTPError
 
+from server.engine.grammar.trial import GrammarTrials
 from server.engine.running.metering import Metering
 from server.engine.running.progress import Progress
 from server.errors import Unavailable
@@ -87,7 +89,7 @@ def client() -> Any:
 
 @pytest.fixture
 def metering(client: Any) -> Metering:
-    return Metering(client, Progress())
+    return Metering(client, Progress(), GrammarTrials(str))
 
 
 @pytest.fixture
@@ -218,7 +220,7 @@ async def test_a_retired_version_ends_what_waits_for_its_turn(
     await asyncio.sleep(0)
     assert not waiting.done()
     metering.end_waiting(LORA.lora_int_id)
-    with pytest.raises(Unavailable, match="retired"):
+    with pytest.raises(GracefulHTTPError, match="retired"):
         await waiting
     client.may_end.set()
     await running
@@ -243,7 +245,7 @@ async def test_an_engine_that_is_gone_holds_no_turns(
 async def test_what_the_engine_sends_is_a_sign_of_life() -> None:
     client: Any = Client()
     progress = Progress()
-    Metering(client, progress)
+    Metering(client, progress, GrammarTrials(str))
     progress.tick(5, 10)
     assert progress.silent_seconds == 5
     await client.engine_core.get_output_async()

@@ -1,0 +1,1 @@
+"""Grammars for structured output: what one may cost, and whether it compiles in time."""

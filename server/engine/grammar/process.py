@@ -1,0 +1,108 @@
+"""A process in which grammars are tried: `python -m server.engine.grammar.process`.
+
+It reads one line of JSON for each grammar and forks a child that compiles it, with limits on its
+processor time, its memory and its whole time. So a compilation can be ended, which threads of the
+engine's compiler can't be. The first line is the tokenizer, as xgrammar serialises it.
+
+It ends when its input does, that is with the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+MEMORY_BYTES = 1 << 30
+"""What a child may take beside what it inherits."""
+WALL_FACTOR = 10
+"""On a busy machine a child may take this many times its processor time."""
+
+OK, REFUSED, TOO_COMPLEX = "ok", "refused", "too complex"
+
+
+def compile_grammar(tokenizer: Any, kind: str, spec: str) -> None:
+    """Compile one grammar as vLLM's backend does; raises what xgrammar raises."""
+    import xgrammar
+
+    compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
+    match kind:
+        case "json":
+            compiler.compile_json_schema(spec)
+        case "regex":
+            compiler.compile_regex(spec)
+        case "structural_tag":
+            tag = json.loads(spec)
+            if "structures" in tag:
+                tags = [
+                    xgrammar.StructuralTagItem(
+                        begin=s["begin"], schema=json.dumps(s["schema"]), end=s["end"]
+                    )
+                    for s in tag["structures"]
+                ]
+                compiler.compile_structural_tag(tags, tag["triggers"])
+            else:
+                compiler.compile_structural_tag(spec)
+        case _:
+            compiler.compile_grammar(spec)
+
+
+def _child(tokenizer: Any, task: dict[str, Any]) -> None:
+    """Compile within the limits and end the child: 0 for compiled, 1 for refused."""
+    code = 1
+    try:
+        seconds = max(1, round(task["cpu_seconds"]))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        with open("/proc/self/statm") as statm:
+            inherited = int(statm.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (inherited + MEMORY_BYTES,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.nice(10)  # the engine comes first
+        compile_grammar(tokenizer, task["kind"], task["spec"])
+        code = 0
+    except MemoryError:
+        code = 2
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    import xgrammar
+
+    source, rest, tokenizer = sys.stdin.fileno(), b"", None
+    running: dict[int, tuple[int, str, float]] = {}  # pidfd: pid, task, deadline
+    while True:
+        ready, _, _ = select.select([source, *running], [], [], 0.5 if running else None)
+        for pidfd in [each for each in ready if each != source]:
+            pid, name, _ = running.pop(pidfd)
+            os.close(pidfd)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            verdict = {0: OK, 1: REFUSED}.get(code, TOO_COMPLEX)
+            print(json.dumps({"id": name, "verdict": verdict}), flush=True)
+        for pid, _, deadline in running.values():
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        if source not in ready:
+            continue
+        if not (read := os.read(source, 1 << 20)):
+            return
+        *lines, rest = (rest + read).split(b"\n")
+        for line in lines:
+            if tokenizer is None:
+                tokenizer = xgrammar.TokenizerInfo.deserialize_json(json.loads(line))
+                continue
+            task = json.loads(line)
+            if (pid := os.fork()) == 0:
+                _child(tokenizer, task)
+            deadline = time.monotonic() + WALL_FACTOR * task["cpu_seconds"]
+            running[os.pidfd_open(pid)] = pid, task["id"], deadline
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Whether a grammar compiles in time, found out before the engine's own compiler sees it.
+
+A grammar that is new is compiled in a process that can be ended (`process.py`), one at a time for
+each tenant. Only what compiled in time reaches the engine; what did is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from server.engine.errors import TOO_COMPLEX as TOO_COMPLEX_MESSAGE
+from server.engine.grammar.process import TOO_COMPLEX
+from server.errors import SchemaTooComplex, Unavailable
+
+log = logging.getLogger(__name__)
+
+CPU_SECONDS = 2.0
+"""Processor time for one grammar. The engine's compiler then needs as long again."""
+WAIT_SECONDS = 30.0
+"""How long a request waits for its tenant's other grammars, and for the process to start."""
+MAX_TRIALS = 2
+MAX_REMEMBERED = 1024
+PLAIN_BYTES = 4096
+
+
+class GrammarTrials:
+    """Tries grammars for all tenants; starts its process when the first one needs it."""
+
+    def __init__(self, tokenizer: Callable[[], str], cpu_seconds: float = CPU_SECONDS) -> None:
+        """`tokenizer`: serialises the base's tokenizer for xgrammar; called in a thread."""
+        self._tokenizer, self._cpu_seconds = tokenizer, cpu_seconds
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._tenants: dict[str, asyncio.Lock] = {}
+        self._slots = asyncio.Semaphore(MAX_TRIALS)
+        self._starting = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._verdicts: dict[str, asyncio.Future[str]] = {}
+        self._numbers = itertools.count()
+
+    async def admit(self, tenant: str, kind: str, spec: str) -> None:
+        """Return once a grammar is known to compile in time, or to be refused by the compiler.
+
+        Raises:
+            SchemaTooComplex: it takes too long, or too much memory.
+            Unavailable: the tenant's other grammars took too long, or there is no process.
+        """
+        if is_plain(kind, spec):
+            return
+        key = hashlib.sha256(f"{kind}\0{spec}".encode(errors="replace")).digest()
+        if key in self._known:
+            self._known.move_to_end(key)
+            return
+        try:
+            async with asyncio.timeout(WAIT_SECONDS), self._turn(tenant):
+                verdict = await self._verdict(kind, spec)
+        except (TimeoutError, OSError) as error:
+            raise Unavailable("the grammar could not be checked in time; try again") from error
+        if verdict == TOO_COMPLEX:
+            raise SchemaTooComplex(
+                f"{TOO_COMPLEX_MESSAGE} more than {self._cpu_seconds:g} s of processor time, or "
+                "too much memory, to compile; make it simpler"
+            )
+        self._known[key] = None
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+
+    def stop(self) -> None:
+        """End the process and all trials."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        if self._reader is not None:
+            self._reader.cancel()
+        self._process = None
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+        lock = self._tenants.setdefault(tenant, asyncio.Lock())
+        try:
+            async with lock, self._slots:
+                yield
+        finally:
+            if not lock.locked() and self._tenants.get(tenant) is lock:
+                del self._tenants[tenant]
+
+    async def _verdict(self, kind: str, spec: str) -> str:
+        process = await self._started()
+        assert process.stdin is not None
+        name = str(next(self._numbers))
+        verdict = self._verdicts[name] = asyncio.get_running_loop().create_future()
+        task = {"id": name, "kind": kind, "spec": spec, "cpu_seconds": self._cpu_seconds}
+        try:
+            process.stdin.write(json.dumps(task).encode() + b"\n")
+            await process.stdin.drain()
+            return str(await verdict)
+        finally:
+            del self._verdicts[name]
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        async with self._starting:
+            if self._process is None or self._process.returncode is not None:
+                tokenizer = await asyncio.to_thread(self._tokenizer)
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "server.engine.grammar.process",
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                assert self._process.stdin is not None
+                self._process.stdin.write(json.dumps(tokenizer).encode() + b"\n")
+                self._reader = asyncio.create_task(self._read(self._process))
+            return self._process
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        try:
+            while line := await process.stdout.readline():
+                answer = json.loads(line)
+                waiting = self._verdicts.get(answer["id"])
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer["verdict"])
+        finally:
+            for waiting in self._verdicts.values():
+                if not waiting.done():
+                    waiting.set_exception(OSError("the process for grammars has ended"))
+
+
+def is_plain(kind: str, spec: str) -> bool:
+    """Whether a grammar is a short JSON schema without anything that the compiler unrolls."""
+    costly = ('"min', '"max', '"pattern', '"$ref', '"allOf', '"regex', '"grammar')
+    return (
+        kind in ("json", "structural_tag")
+        and len(spec) <= PLAIN_BYTES
+        and not any(word in spec for word in costly)
+    )
+
+
+def grammar_of(options: Any) -> tuple[str, str] | None:
+    """Return kind and text of what vLLM's `StructuredOutputsParams` ask for, if it is compiled."""
+    for kind in ("json", "regex", "grammar", "structural_tag"):
+        if (spec := getattr(options, kind, None)) is not None:
+            return kind, spec if isinstance(spec, str) else json.dumps(spec)
+    if choices := getattr(options, "choice", None):
+        from vllm.v1.structured_output.utils import choice_as_grammar
+
+        return "grammar", choice_as_grammar(choices)
+    return None

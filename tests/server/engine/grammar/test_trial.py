@@ -1,0 +1,80 @@
+"""New grammars are compiled in a process that can be ended, on a tokenizer of a few letters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+import xgrammar
+
+from server.engine.grammar import trial
+from server.engine.grammar.trial import GrammarTrials, is_plain
+from server.errors import SchemaTooComplex
+
+COSTLY = {
+    "type": "object",
+    "properties": {
+        f"p{i}": {"type": "string", "minLength": 1, "maxLength": 200_000 + i} for i in range(100)
+    },
+    "required": [f"p{i}" for i in range(100)],
+}
+
+
+def tokenizer() -> str:
+    letters = [chr(code) for code in range(32, 127)]
+    words = [a + b for a in letters for b in letters]
+    info = xgrammar.TokenizerInfo([*letters, *words, "</s>"], stop_token_ids=[len(letters + words)])
+    return str(info.serialize_json())
+
+
+@pytest_asyncio.fixture
+async def trials() -> AsyncIterator[GrammarTrials]:
+    trials = GrammarTrials(tokenizer, cpu_seconds=1)
+    yield trials
+    trials.stop()
+
+
+async def test_what_compiles_in_time_passes_and_what_does_not_is_ended(
+    trials: GrammarTrials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "WAIT_SECONDS", 120)  # the machine may be busy
+    await trials.admit("acme", "regex", "[a-z]{1,8}")
+    await trials.admit("acme", "json", json.dumps({"type": "string", "maxLength": 10}))
+    with pytest.raises(SchemaTooComplex) as caught:
+        await trials.admit("acme", "json", json.dumps(COSTLY))
+    assert caught.value.code == "schema_too_complex"
+    # The next one isn't hurt, nor is one that isn't a grammar at all: vLLM says what is wrong.
+    await trials.admit("acme", "grammar", 'root ::= "a"')
+    await trials.admit("acme", "grammar", "root ::=")
+    trials.stop()
+    await trials.admit("acme", "regex", "[a-z]{1,8}")  # is remembered, and starts no process
+    assert trials._process is None
+
+
+async def test_a_tenant_has_one_trial_at_a_time(trials: GrammarTrials) -> None:
+    running, most = 0, 0
+
+    async def verdict(kind: str, spec: str) -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return "ok"
+
+    trials._verdict = verdict  # type: ignore[method-assign]
+    await asyncio.gather(*(trials.admit("acme", "regex", f"a{i}") for i in range(5)))
+    assert most == 1
+    assert not trials._tenants
+    await asyncio.gather(*(trials.admit(f"t{i}", "regex", f"b{i}") for i in range(5)))
+    assert most == trial.MAX_TRIALS
+
+
+def test_only_short_schemas_without_repetitions_are_plain() -> None:
+    assert is_plain("json", '{"type": "object", "properties": {"a": {"type": "string"}}}')
+    assert not is_plain("json", '{"type": "string", "maxLength": 9}')
+    assert not is_plain("json", json.dumps({"enum": ["x" * 5000]}))
+    assert not is_plain("regex", "a")
