@@ -29,6 +29,7 @@ from server.workers import Workers
 log = logging.getLogger(__name__)
 
 MAX_FETCHES = 8
+RESERVE_SECONDS = 600.0
 LINGER_SECONDS = 0.05
 """Longer than a client takes from one answer to its next request; see `admission`."""
 
@@ -82,6 +83,7 @@ class Leases:
             linger_seconds=LINGER_SECONDS,
             slot_wait_seconds=settings.slot_wait_seconds,
             load_seconds=settings.load_seconds,
+            reserve_seconds=RESERVE_SECONDS,
             host_bytes=math.inf if settings.host_cache_bytes is None else settings.host_cache_bytes,
             largest_bytes=registry.base.adapter_bytes(settings.max_lora_rank),
         )

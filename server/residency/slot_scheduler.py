@@ -16,6 +16,13 @@ would overtake earlier ones without bound. So versions share the slots in time:
   with equally many, the version whose first request has waited longest comes first, with all the
   requests that wait for it. So a tenant with a hundred adapters can't keep another tenant's one
   adapter from a slot; while no other tenant waits it may have all slots.
+* Slots are shared in time, too. While a tenant waits that holds less than its share of the slots,
+  holders beyond another tenant's share are closed at once, whatever is left of their quantum: the
+  oldest first. A share is the number of unpinned slots, divided by the tenants that hold or want
+  one.
+* One slot is kept for tenants that hold none: a tenant may not take all unpinned slots for itself
+  if another tenant has asked for one within `reserve_seconds`. So a tenant whose streams are
+  endless can shut out nobody who used the server lately. A tenant that is alone has all slots.
 
 **Bound**, for a tenant with less than `max_running_per_tenant` requests on each version. Let each
 admitted request last at most D seconds (D no less than the linger), let M slots be without a
@@ -26,6 +33,10 @@ were ahead in the queue, so they are at most i - 1, each counted once, since the
 queue behind. So at least M - (i - 1) holders have admitted nothing since and are idle D seconds
 later: enough for those still ahead and for this version. Behind the first M the same begins anew.
 With streams of unbounded length no bound exists: the caller gives up by `leave`.
+
+A tenant that holds less than its share waits no longer than D for a slot while another tenant holds
+more than its own share, since that one's surplus admits nothing. If the kept slot is free, it waits
+not at all.
 
 Among tenants: of what waits at one moment, the i-th version of a tenant with h slots comes after
 at most i + h versions of each other tenant.
@@ -87,8 +98,13 @@ class SlotScheduler:
         quantum_seconds: float,
         linger_seconds: float,
         max_running_per_tenant: float = math.inf,
+        reserve_seconds: float = 0.0,
     ) -> None:
-        """`max_running_per_tenant`: how many requests of one tenant a key admits at a time."""
+        """Start with empty slots.
+
+        `max_running_per_tenant`: how many requests of one tenant a version admits at a time.
+        `reserve_seconds`: how long after its last request another tenant finds a slot kept.
+        """
         self._num_slots, self._max_running_per_tenant = num_slots, max_running_per_tenant
         self._quantum_seconds = quantum_seconds
         self._linger = linger_seconds
@@ -96,6 +112,9 @@ class SlotScheduler:
         self._waiting: dict[int, list[SlotTicket]] = {}
         self._pinned: set[int] = set()
         self._numbers = itertools.count()
+        self._reserve_seconds = reserve_seconds
+        self._asked_at: dict[str, float] = {}
+        """When each tenant last asked, as far back as a slot is kept for that."""
 
     def ask(self, version_id: int, now: float, tenant: str = "") -> SlotTicket:
         """Put a request in the queue and return its ticket.
@@ -103,6 +122,9 @@ class SlotScheduler:
         A later grant of `advance` that names the ticket admits the request.
         """
         ticket = SlotTicket(version_id, next(self._numbers), now, tenant)
+        self._asked_at = {
+            each: at for each, at in self._asked_at.items() if now - at < self._reserve_seconds
+        } | {tenant: now}
         self._waiting.setdefault(version_id, []).append(ticket)
         return ticket
 
@@ -161,11 +183,18 @@ class SlotScheduler:
             grants.append(grant)
         return grants
 
-    def next_deadline(self) -> float | None:
-        """When to call `advance` though nothing has changed: a holder has then lingered enough."""
+    def next_deadline(self, now: float = -math.inf) -> float | None:
+        """Return when to call `advance` though nothing has changed, later than `now`.
+
+        A holder has then lingered long enough, or a slot is kept no longer. `now` must be that of
+        the last `advance`.
+        """
         if all(self.holds(version_id) for version_id in self._waiting):
             return None
-        return min((quantum.idle_since + self._linger for _, quantum in self._idle()), default=None)
+        deadlines = [quantum.idle_since + self._linger for _, quantum in self._idle()]
+        if self._reserve_seconds:
+            deadlines += [at + self._reserve_seconds for at in self._asked_at.values()]
+        return min((each for each in deadlines if each > now), default=None)
 
     def _next_grant(self, now: float) -> Grant | None:
         queue = self._queue()
@@ -173,10 +202,37 @@ class SlotScheduler:
         for version_id in queue:
             if self.holds(version_id) and version_id not in closed:
                 return self._admit(version_id)
-        if queue and (self.holds(queue[0]) or len(self._quanta) < self._num_slots):
+        if queue and self.holds(queue[0]):
             return self._begin_quantum(queue[0], now)
-        victim = self._victim(closed, now) if queue else None
-        return None if victim is None else self._begin_quantum(queue[0], now, victim)
+        for version_id in queue:
+            if self.holds(version_id):
+                continue
+            may_take_more = self._may_take_more(self._waiting[version_id][0].tenant, now)
+            if may_take_more and len(self._quanta) < self._num_slots:
+                return self._begin_quantum(version_id, now)
+            victim = self._victim(closed, now, None if may_take_more else version_id)
+            if victim is not None:
+                return self._begin_quantum(version_id, now, victim)
+            if may_take_more:
+                return None
+        return None
+
+    def _may_take_more(self, tenant: str, now: float) -> bool:
+        """Whether a tenant may hold one more slot, or must leave the last one to others."""
+        num_open = self._num_slots - len(self._pinned & self._quanta.keys())
+        if self._num_held(tenant) + 1 < num_open or num_open == 1:
+            return True
+        return not any(
+            other != tenant and now - at < self._reserve_seconds
+            for other, at in self._asked_at.items()
+        )
+
+    def _num_held(self, tenant: str) -> int:
+        return sum(
+            quantum.tenant == tenant
+            for version_id, quantum in self._quanta.items()
+            if version_id not in self._pinned
+        )
 
     def _queue(self) -> list[int]:
         """The keys that wait and have room, the next one first."""
@@ -212,15 +268,41 @@ class SlotScheduler:
         ]
         longest = min(self._waiting[version_id][0].asked_at for version_id in waiting)
         long_wait = longest + self._quantum_seconds <= now
-        return set(over if long_wait else over[: len(waiting)])
+        return set(over if long_wait else over[: len(waiting)]) | self._surplus(waiting)
 
-    def _victim(self, closed: set[int], now: float) -> int | None:
-        """The holder that makes room: of the idle ones that needn't linger, the longest idle."""
+    def _surplus(self, waiting: list[int]) -> set[int]:
+        """The holders beyond their tenant's share, while another tenant waits for its own share."""
+        want = Counter(self._waiting[version_id][0].tenant for version_id in waiting)
+        held: dict[str, list[int]] = {}
+        for version_id, quantum in self._quanta.items():
+            if version_id not in self._pinned:
+                held.setdefault(quantum.tenant, []).append(version_id)
+        num_open = self._num_slots - len(self._pinned & self._quanta.keys())
+        share = max(1, num_open // len(want.keys() | held.keys()))
+        num_lacking = sum(
+            min(number, max(0, share - len(held.get(tenant, ()))))
+            for tenant, number in want.items()
+        )
+        surplus = [
+            version_id
+            for versions in held.values()
+            for version_id in versions[: max(0, len(versions) - share)]
+        ]
+        return set(surplus[:num_lacking])
+
+    def _victim(self, closed: set[int], now: float, same_tenant: int | None = None) -> int | None:
+        """Return the holder that makes room: the longest idle of those that needn't linger.
+
+        `same_tenant`: a version that may only take the place of one of its own tenant's.
+        """
         ready = {
             version_id: quantum.idle_since
             for version_id, quantum in self._idle()
             if version_id in closed or quantum.idle_since + self._linger <= now
         }
+        if same_tenant is not None:
+            tenant = self._waiting[same_tenant][0].tenant
+            ready = {each: at for each, at in ready.items() if self._quanta[each].tenant == tenant}
         return min(ready, key=ready.__getitem__, default=None)
 
     def _idle(self) -> list[tuple[int, _Quantum]]:

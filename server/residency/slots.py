@@ -36,6 +36,8 @@ class Limits:
     linger_seconds: float
     slot_wait_seconds: float
     load_seconds: float
+    reserve_seconds: float = 0.0
+    """How long after another tenant's last request a tenant must leave one slot free for it."""
     host_bytes: float = math.inf
     """Bound on adapters in host memory, beside their number (`host`)."""
     largest_bytes: int | None = None
@@ -74,6 +76,7 @@ class EngineSlots:
             limits.quantum_seconds,
             limits.linger_seconds,
             limits.max_running_per_tenant,
+            limits.reserve_seconds,
         )
         residency = VersionStates(limits.host, self.slots.holds, limits.host_bytes)
         self.host = HostCache(
@@ -216,14 +219,15 @@ class EngineSlots:
 
     def _advance(self) -> None:
         """Admit whom the slots have room for now."""
-        for grant in self.slots.advance(time.monotonic()):
+        now = time.monotonic()
+        for grant in self.slots.advance(now):
             if grant.victim is not None:
                 self._installs.pop(grant.victim, None)
                 metrics.EVICTIONS.labels("slot", "capacity").inc()
             self._admit(grant)
         if self._timer is not None:
             self._timer.cancel()
-        deadline, loop = self.slots.next_deadline(), asyncio.get_running_loop()
+        deadline, loop = self.slots.next_deadline(now), asyncio.get_running_loop()
         delay = None if deadline is None else max(0.0, deadline - time.monotonic())
         self._timer = None if delay is None else loop.call_later(delay, self._advance)
 

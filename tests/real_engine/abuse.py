@@ -129,7 +129,7 @@ async def harm_of(abuse: Abuse, site: Site, bystander_key: str) -> Harm:
 
 
 def memory_mib(server: RunningServer) -> float:
-    """Resident memory of the server and all its processes."""
+    """Memory of the server and all its processes; what several of them share counts once."""
     process = psutil.Process(server.process.pid)
     processes = [process, *process.children(recursive=True)]
-    return sum(each.memory_info().rss for each in processes) / (1 << 20)
+    return sum(each.memory_full_info().pss for each in processes) / (1 << 20)

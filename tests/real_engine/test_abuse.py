@@ -73,7 +73,7 @@ LONG_STRINGS = {
     },
 }
 MANY_VALUES = {"enum": [f"value number {i}" for i in range(20000)]}
-# Within every bound, and yet too much: repetitions within repetitions.
+# Within every bound, so it is compiled in the process for that, in time or not.
 NESTED_REPETITIONS = r"((((a{1,40}b){1,40}c){1,40}d){1,40}e){1,40}"
 
 ABUSES = [
@@ -92,7 +92,7 @@ ABUSES = [
     Abuse(
         "a regex with nested repetitions",
         posts(COMPLETIONS, structured(regex=NESTED_REPETITIONS)),
-        400,
+        None,
     ),
     Abuse("client that reads nothing", stall, None),
 ]

@@ -65,7 +65,7 @@ class Simulation:
                 request = self._waiting.pop(ticket)
                 request.waited = self.now - request.asked_at
                 self.at(self.now + request.duration, lambda ticket=ticket: self._end(ticket))
-        deadline = self.slots.next_deadline()
+        deadline = self.slots.next_deadline(self.now)
         if deadline is not None:
             assert deadline > self.now
             self.at(deadline, lambda: None)

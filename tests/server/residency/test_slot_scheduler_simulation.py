@@ -3,6 +3,9 @@
 import random
 from statistics import mean, median
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from server.residency.slot_scheduler import SlotScheduler
 from tests.server.residency.slot_simulation import Simulation
 
@@ -92,3 +95,76 @@ def test_a_rare_adapter_costs_the_busy_ones_little() -> None:
     busy = [wait for version_id in range(8) for wait in waits(simulation, version_id)]
     assert mean(busy) < 0.1 * LONGEST
     assert max(waits(simulation)) <= 2 * LONGEST
+
+
+ENDLESS = 1e6
+
+
+def hogged(reserve_seconds: float, last_use: float | None) -> Simulation:
+    """A tenant asks for an endless stream on each of eight adapters; another asks a minute later.
+
+    `last_use`: when the other tenant had asked before, in seconds before the first tenant came.
+    """
+    simulation = Simulation(SlotScheduler(4, QUANTUM, LINGER, reserve_seconds=reserve_seconds))
+    if last_use is not None:
+        simulation.at(0, lambda: simulation.ask(100, 1, tenant="calm"))
+    start = last_use or 0
+    for version_id in range(8):
+        simulation.at(
+            start, lambda version_id=version_id: simulation.ask(version_id, ENDLESS, tenant="hog")
+        )
+    simulation.at(start + 60, lambda: simulation.ask(101, 1, tenant="calm"))
+    simulation.at(start + 120, lambda: None)
+    simulation.run(start + 120)
+    return simulation
+
+
+def num_admitted(simulation: Simulation) -> int:
+    return sum(request.waited is not None for request in simulation.requests)
+
+
+def test_a_tenant_that_used_the_server_lately_finds_a_slot_beside_endless_streams() -> None:
+    simulation = hogged(reserve_seconds=600, last_use=300)
+    assert waits(simulation, 101) == [0]
+    assert num_admitted(simulation) == 2 + 3
+
+
+def test_no_slot_is_kept_for_tenants_that_were_not_there() -> None:
+    simulation = hogged(reserve_seconds=600, last_use=700)
+    assert waits(simulation, 101) == [60], "it waits, until it gives up"
+    assert num_admitted(simulation) == 1 + 4
+
+
+def test_without_a_kept_slot_endless_streams_shut_all_others_out() -> None:
+    """The control."""
+    assert waits(hogged(reserve_seconds=0, last_use=300), 101) == [60]
+
+
+@given(
+    num_slots=st.integers(2, 8),
+    num_adapters=st.integers(1, 20),
+    longest=st.floats(1, 60),
+    seed=st.integers(0, 1 << 16),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_tenant_below_its_share_waits_for_one_answer_at_most(
+    num_slots: int, num_adapters: int, longest: float, seed: int
+) -> None:
+    """However short another tenant's quanta have run: its surplus admits nothing meanwhile."""
+    simulation = Simulation(SlotScheduler(num_slots, 1000, LINGER))
+    rng = random.Random(seed)
+
+    def flood(version_id: int) -> None:
+        simulation.ask(
+            version_id, rng.uniform(0.1, longest), lambda: flood(version_id), tenant="flood"
+        )
+
+    for version_id in range(num_adapters):
+        for _ in range(3):
+            simulation.at(0, lambda version_id=version_id: flood(version_id))
+    for arrival in range(5):
+        at = 100 + arrival * 3 * longest
+        simulation.at(at, lambda: simulation.ask(1000, 0.1, tenant="calm"))
+    simulation.run(100 + 20 * longest)
+    assert len(waits(simulation, 1000)) == 5
+    assert max(waits(simulation, 1000)) <= longest + LINGER
