@@ -7,7 +7,7 @@ are also vLLM's own metadata (`LoRAKernelMeta`), for the operators that stay vLL
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -44,9 +44,10 @@ class RowMetadata:
         self._tile_rows = tuple(tile_rows)
         sizes = [TILE_FIELDS * max_tiles(max_rows, num_slots, height) for height in tile_rows]
         sizes += [num_slots + 1, num_slots + 1, num_slots + 2, max_rows, max_rows]
-        self._splits = np.cumsum(sizes)[:-1].tolist()
+        ends = np.cumsum(sizes).tolist()
+        self._parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         self._buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
-        *tiles, ids, counts, starts, rows, slots = self._parts(self._buffer)
+        *tiles, ids, counts, starts, rows, slots = (self._buffer[part] for part in self._parts)
         self.tiles = [part.view(-1, TILE_FIELDS) for part in tiles]
         self.vllm = LoRAKernelMeta(
             token_lora_mapping=slots,
@@ -61,11 +62,10 @@ class RowMetadata:
             ),
             captured_lora_counts=self._captured_counts,
         )
-        self.update(np.zeros(0, np.int32))
+        self.update(group_rows(np.zeros(0, np.int32)))
 
-    def update(self, slot_of_row: NDArray[np.int32]) -> None:
-        """Take the slot of each row, -1 for none."""
-        groups = group_rows(slot_of_row)
+    def update(self, groups: Groups, heights: Collection[int] = TILE_ROWS) -> None:
+        """Take a batch; tiles of other heights than these aren't made."""
         self.vllm.no_lora_flag_cpu[0] = not groups.has_adapters
         self.vllm.num_active_loras_cpu[0] = self._graph_count(len(groups.slots))
         host = torch.empty(
@@ -74,18 +74,17 @@ class RowMetadata:
             device="cpu",
             pin_memory=self._buffer.device.type == "cuda",
         )
-        self._fill(host.numpy(), groups, slot_of_row)
+        self._fill(host.numpy(), groups, heights)
         # The next step's host memory is another one: PyTorch hands this one out again only when
         # the copy is done.
         self._buffer.copy_(host, non_blocking=True)
 
-    def _fill(
-        self, host: NDArray[np.int32], groups: Groups, slot_of_row: NDArray[np.int32]
-    ) -> None:
-        *tiles, ids, counts, starts, rows, slots = np.split(host, self._splits)
+    def _fill(self, host: NDArray[np.int32], groups: Groups, heights: Collection[int]) -> None:
+        *tiles, ids, counts, starts, rows, slots = (host[part] for part in self._parts)
         for part, height in zip(tiles, self._tile_rows, strict=True):
-            fill_tiles(part.reshape(-1, TILE_FIELDS), groups, height)
-        num_groups, num_rows = len(groups.slots), len(slot_of_row)
+            if height in heights:
+                fill_tiles(part.reshape(-1, TILE_FIELDS), groups, height)
+        num_groups, num_rows = len(groups.slots), len(groups.slot_of_row)
         for part, values, rest in (
             (ids, groups.slots, NO_ADAPTER),
             (counts, groups.counts, 0),
@@ -95,7 +94,7 @@ class RowMetadata:
         if num_groups:
             starts[num_groups] = num_rows
         rows[:num_rows], rows[num_rows:] = groups.rows, 0
-        slots[:num_rows], slots[num_rows:] = slot_of_row, NO_ADAPTER
+        slots[:num_rows], slots[num_rows:] = groups.slot_of_row, NO_ADAPTER
 
     def _graph_count(self, num_groups: int) -> int:
         """The count of the captured graph that runs this many groups."""
@@ -103,9 +102,6 @@ class RowMetadata:
         if num_groups and place < len(self._captured_counts):
             return self._captured_counts[place]
         return num_groups
-
-    def _parts(self, buffer: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return torch.tensor_split(buffer, self._splits)
 
 
 class SlotLookup:

@@ -32,6 +32,8 @@ class Operators:
     def __init__(self) -> None:
         """Know nothing yet; `table` may be replaced before the first batch."""
         self.table = TileTable()
+        self.heights: frozenset[int] = frozenset(TILE_ROWS)
+        """Of tiles, those that a step's metadata has."""
         self.fallback: Callable[..., None] | None = None
         """What computes in place of the kernels, once they have failed the self-check."""
         self._layers: dict[tuple[int, ...], LayerWeights] = {}
@@ -100,6 +102,10 @@ class Operators:
             return
         layer = self.layer(a, b)
         chosen = self.table.choose(layer.shape, len(x))
+        if chosen.tile_rows not in self.heights:
+            raise ValueError(
+                f"no tiles of {chosen.tile_rows} rows for a layer of {layer.shape.label}"
+            )
         num_slots = min(a[0].shape[0], int(num_groups.item()))
         launch(
             y, x, a[0], b[0], layer, chosen, tiles, rows, num_slots, scale, add_inputs=add_inputs

@@ -18,6 +18,7 @@ from vllm.lora.utils import get_captured_lora_counts
 from server.engine.worker.lora_gpu.metadata import RowMetadata, SlotLookup, index_tensors
 from server.engine.worker.lora_gpu.operators import operators
 from server.engine.worker.lora_gpu.slots import follow_slots
+from server.engine.worker.lora_gpu.steps import group_rows
 
 
 class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
@@ -66,10 +67,12 @@ class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
         """
         self.is_prefill = mapping.is_prefill
         slot_of = SlotLookup(lora_index_to_id)
-        tokens, samples = slot_of(mapping.index_mapping), slot_of(mapping.prompt_mapping)
-        self._tokens.update(tokens)
+        tokens = samples = group_rows(slot_of(mapping.index_mapping))
+        if mapping.prompt_mapping != mapping.index_mapping:  # they are the same while decoding
+            samples = group_rows(slot_of(mapping.prompt_mapping))
+        self._tokens.update(tokens, operators().heights)
         self._samples.update(samples)
-        self._copy_indices(tokens, samples, max_loras, vocab_size)
+        self._copy_indices(tokens.slot_of_row, samples.slot_of_row, max_loras, vocab_size)
 
     def add_lora_linear(
         self,

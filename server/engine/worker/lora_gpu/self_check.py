@@ -16,6 +16,7 @@ import torch
 
 from server.engine.worker.lora_gpu.metadata import RowMetadata
 from server.engine.worker.lora_gpu.operators import launch, workspace_shape
+from server.engine.worker.lora_gpu.steps import group_rows
 from server.engine.worker.lora_gpu.tile_table import Tiles, TileTable
 from server.engine.worker.lora_gpu.weights import ALIGNED_ELEMENTS, LayerWeights, Shape, SlotRanks
 
@@ -111,7 +112,7 @@ def make_trial(
     for slot, of_slices in enumerate(ranks):
         in_slots.set(slot, [of_slices])
     metadata = RowMetadata(_SLOTS, len(slots) + 5, device, [_SLOTS + 1])
-    metadata.update(slots)
+    metadata.update(group_rows(slots))
     return Trial(layer, a, b, ranks, x.to(device), y.to(device), slots, metadata)
 
 

@@ -109,7 +109,17 @@ def check_kernels(layers: Sequence[LayerWeights], known: Operators, device: Any)
         if wrong is not None:
             use_vllms_kernels(known, f"failed their self-check ({wrong})")
             return
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # or vLLM would count it as the model's
     log.info("LoRA kernels checked on %d shapes", len(kinds))
+
+
+def heights_of(layers: Sequence[LayerWeights], table: TileTable) -> frozenset[int]:
+    """The heights of tiles that these layers can ask for: a step makes no others."""
+    shapes = {layer.shape for layer in layers}
+    return frozenset(
+        tiles.tile_rows for shape in shapes for tiles in table.variants(shape).values()
+    )
 
 
 def use_vllms_kernels(known: Operators, why: str) -> None:
@@ -138,7 +148,10 @@ def _then_prepare(create: Callable[[Any], None]) -> Callable[[Any], None]:
         except ValueError as error:
             use_vllms_kernels(known, f"can't read this base's layers ({error})")
             return
-        check_kernels(manager.loraplex_layers.layers, known, manager.device)
+        layers = manager.loraplex_layers.layers
+        check_kernels(layers, known, manager.device)
+        if layers:
+            known.heights = heights_of(layers, known.table)
 
     return create_and_prepare
 

@@ -25,6 +25,8 @@ Ints = NDArray[np.int32]
 class Groups:
     """A step's rows by slot; the slots in rising order, -1 (no adapter) first if it is there."""
 
+    slot_of_row: Ints
+    """Of each row of the batch, -1 for none."""
     slots: Ints
     counts: Ints
     starts: Ints
@@ -41,16 +43,14 @@ def group_rows(slot_of_row: Ints) -> Groups:
     """Sort a step's rows by slot; rows of one slot keep their order."""
     if not slot_of_row.size:
         empty = np.zeros(0, np.int32)
-        return Groups(empty, empty, empty, empty)
+        return Groups(empty, empty, empty, empty, empty)
     # 16 bits: NumPy sorts those by radix, in linear time.
     rows = np.argsort(slot_of_row.astype(np.int16), kind="stable").astype(np.int32)
-    counts = np.bincount(slot_of_row + 1)
-    slots = np.flatnonzero(counts)
-    counts = counts[slots]
-    starts = np.cumsum(counts) - counts
-    return Groups(
-        (slots - 1).astype(np.int32), counts.astype(np.int32), starts.astype(np.int32), rows
-    )
+    counts_of_all = np.bincount(slot_of_row + 1)
+    groups = np.flatnonzero(counts_of_all)
+    counts = counts_of_all[groups].astype(np.int32)
+    starts = (np.cumsum(counts) - counts).astype(np.int32)
+    return Groups(slot_of_row, (groups - 1).astype(np.int32), counts, starts, rows)
 
 
 def max_tiles(num_rows: int, num_slots: int, tile_rows: int) -> int:

@@ -12,6 +12,7 @@ import torch
 
 from server.engine.worker.lora_gpu.metadata import RowMetadata
 from server.engine.worker.lora_gpu.operators import launch
+from server.engine.worker.lora_gpu.steps import group_rows
 from server.engine.worker.lora_gpu.tile_table import Tiles
 from server.engine.worker.lora_gpu.weights import LayerWeights, Shape
 
@@ -49,7 +50,7 @@ class GraphTimer:
         self._layers = [LayerWeights(a, b) for a, b in zip(self._a, self._b, strict=True)]
         self._x, self._y = (random(len(slots), n) for n in (shape.features, sum(shape.outputs)))
         self._metadata = RowMetadata(num_slots, len(slots), device, [num_slots + 1])
-        self._metadata.update(np.asarray(slots, np.int32))
+        self._metadata.update(group_rows(np.asarray(slots, np.int32)))
         self._num_slots = num_slots
 
     def microseconds(self, tiles: Tiles) -> float:

@@ -10,6 +10,7 @@ from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
 from vllm.lora.punica_wrapper.utils import convert_mapping
 
 from server.engine.worker.lora_gpu.metadata import RowMetadata, SlotLookup, index_tensors
+from server.engine.worker.lora_gpu.steps import group_rows
 
 IDS = [7, None, 3, 12, 5]
 SLOTS = len(IDS)
@@ -25,8 +26,8 @@ def test_vllms_own_metadata(ids: list[int], captured: list[int]) -> None:
     theirs = LoRAKernelMeta.make(SLOTS, MAX_ROWS, "cpu", captured_lora_counts=captured)
     theirs.prepare_tensors(torch.from_numpy(slots).long())
     ours = RowMetadata(SLOTS, MAX_ROWS, "cpu", captured)
-    ours.update(np.full(MAX_ROWS, 2, np.int32))  # what an earlier step left
-    ours.update(slots)
+    ours.update(group_rows(np.full(MAX_ROWS, 2, np.int32)))  # what an earlier step left
+    ours.update(group_rows(slots))
     assert torch.equal(ours.vllm.no_lora_flag_cpu, theirs.no_lora_flag_cpu)
     if not theirs.no_lora_flag_cpu.item():  # vLLM fills the rest only with adapters
         for name in ("active_lora_ids", "num_tokens_per_lora", "num_active_loras_cpu"):
@@ -53,7 +54,7 @@ def test_vllms_index_tensors(tokens: list[int], samples: list[int]) -> None:
 def test_the_tensors_stay_where_they_are() -> None:
     metadata = RowMetadata(SLOTS, MAX_ROWS, "cpu", [SLOTS + 1])
     before = [each.data_ptr() for each in metadata.tiles]
-    metadata.update(np.array([0, 1, -1], np.int32))
+    metadata.update(group_rows(np.array([0, 1, -1], np.int32)))
     assert [each.data_ptr() for each in metadata.tiles] == before
     assert metadata.tiles[0][:3, 0].tolist() == [0, 1, -1]
 

@@ -15,7 +15,8 @@ from vllm.lora.layers.classifier import ClassificationHeadWithLoRA
 
 from server.engine.worker.lora_gpu import slots
 from server.engine.worker.lora_gpu.operators import Operators, operators
-from server.engine.worker.lora_gpu.tile_table import TileTable
+from server.engine.worker.lora_gpu.steps import TILE_ROWS
+from server.engine.worker.lora_gpu.tile_table import Entry, Tiles, TileTable
 from tests.server.engine.worker.lora_gpu.kernels.layers import DEVICE, DTYPE, Layer, check
 
 
@@ -63,6 +64,7 @@ class Manager:
 def _as_it_was() -> Iterator[None]:
     yield
     operators().fallback, operators().table = None, TileTable()
+    operators().heights = frozenset(TILE_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +144,17 @@ def test_vllm_is_followed_once() -> None:
     slots.follow_slots()
     assert LoRAModelManager.activate_adapter is once
     assert hasattr(once, "__wrapped__")
+
+
+def test_a_step_has_the_tiles_that_its_layers_ask_for() -> None:
+    layer = Layer(64, (64,), 16)
+    layer.write(0, 16)
+    slots._then_prepare(lambda _manager: None)(Manager({"o": linear(layer)}))
+    assert operators().heights == {16, 64}
+    layer.in_slots.set(0, [[16]])
+    check(layer, [0] * 70)
+    operators().table = TileTable(
+        [Entry(layer.known.shape, 16, Tiles(32, 16, 16, 1, 4, 2, 16, 16, 4, 1))]
+    )
+    with pytest.raises(ValueError, match="no tiles of 32 rows"):
+        check(layer, [0])
