@@ -40,7 +40,7 @@ def lifecycle() -> Lifecycle:
 
 @pytest.fixture
 def leases(engine: FakeEngine, registry: Registry) -> Leases:
-    return Leases.of(Settings(), engine, registry)
+    return Leases.of(Settings(max_loras=4), engine, registry)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def app(
     lifecycle: Lifecycle,
     tmp_path: Path,
 ) -> FastAPI:
-    settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_adapter_mib=1)
+    settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_loras=4, max_adapter_mib=1)
     gate = Gate(registry, engine, leases)
     return build_app(
         settings, registry, keys, engine, leases, gate, lifecycle, UsageBuffer(registry)

@@ -59,7 +59,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> AsyncIterator[Server]:
     """A server on a fake engine that follows the database; the first one makes the key."""
     registry, engine = Registry(url, ContentStore(folder), base), FakeEngine()
-    keys, adapters = Keys(registry), Leases.of(Settings(), engine, registry)
+    keys, adapters = Keys(registry), Leases.of(Settings(max_loras=4), engine, registry)
     if not key:
         key.append(keys.create("default", ["admin", "inference"]))
     gate = Gate(registry, engine, adapters)

@@ -48,7 +48,7 @@ async def test_a_promotion_is_brought_up_where_the_adapter_is_asked_for(
     registry: Registry, home: VersionRecord, make_adapter: AdapterFactory
 ) -> None:
     engines = [FakeEngine(), FakeEngine()]
-    asked, other = (Leases.of(Settings(), engine, registry) for engine in engines)
+    asked, other = (Leases.of(Settings(max_loras=4), engine, registry) for engine in engines)
     async with asked.lease(home, "default"):
         pass
     stage = partial(copytree, make_adapter(seed=2), dirs_exist_ok=True)

@@ -18,7 +18,7 @@ def num_leases() -> float | None:
 async def test_a_lease_lasts_until_it_is_left(
     registry: Registry, engine: FakeEngine, home: VersionRecord
 ) -> None:
-    adapters = Leases.of(Settings(), engine, registry)
+    adapters = Leases.of(Settings(max_loras=4), engine, registry)
     async with adapters.lease(home, "default"), adapters.lease(home, "default"):
         assert num_leases() == 2
     assert num_leases() == 0
@@ -27,7 +27,7 @@ async def test_a_lease_lasts_until_it_is_left(
 async def test_a_client_that_goes_away_does_not_cancel_the_load_of_others(
     registry: Registry, engine: FakeEngine, home: VersionRecord
 ) -> None:
-    adapters, engine.load_seconds = Leases.of(Settings(), engine, registry), 0.05
+    adapters, engine.load_seconds = Leases.of(Settings(max_loras=4), engine, registry), 0.05
 
     async def hold() -> None:
         async with adapters.lease(home, "default"):
@@ -44,7 +44,10 @@ async def test_a_client_that_goes_away_does_not_cancel_the_load_of_others(
 async def test_no_lease_is_kept_when_the_load_fails(
     registry: Registry, engine: FakeEngine, home: VersionRecord
 ) -> None:
-    adapters, engine.fails_to_load = Leases.of(Settings(), engine, registry), {"default/home@1"}
+    adapters, engine.fails_to_load = (
+        Leases.of(Settings(max_loras=4), engine, registry),
+        {"default/home@1"},
+    )
     with pytest.raises(Unavailable):
         async with adapters.lease(home, "default"):
             raise AssertionError("a version that could not be loaded was leased")
@@ -55,7 +58,7 @@ async def test_an_engine_restarted_during_a_fetch_is_not_told_to_load(
     registry: Registry, engine: FakeEngine, home: VersionRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new engine would have a version that nobody knows of."""
-    adapters, fetch = Leases.of(Settings(), engine, registry), registry.content.fetch
+    adapters, fetch = Leases.of(Settings(max_loras=4), engine, registry), registry.content.fetch
 
     def restart_meanwhile(digest: str) -> Path:
         engine.generation += 1
