@@ -51,8 +51,8 @@ def prune(transactions: Transactions, before: datetime) -> Pruned:
 def _prune_audit(transactions: Transactions, before: datetime) -> int:
     old = AuditEntry.at < before
     with transactions() as session:
-        ids = select(func.min(AuditEntry.id), func.max(AuditEntry.id)).where(old)
-        first, last = session.execute(ids).tuples().one()
+        first = session.scalar(select(func.min(AuditEntry.id)).where(old))
+        last = session.scalar(select(func.max(AuditEntry.id)).where(old))
     num_deleted = 0
     for start in range(first or 0, (last or -1) + 1, _IDS_AT_A_TIME):
         some = AuditEntry.id.between(start, start + _IDS_AT_A_TIME - 1)
