@@ -12,9 +12,9 @@ class Lifecycle:
 
     def __init__(self, *, prepared: bool = True) -> None:
         self.prepared = prepared
-        """False while something is still to be done before the first request is welcome."""
+        """False until everything that must precede the first request is done."""
         self.leaving = False
-        """Still at work, but routers should look for another server."""
+        """True when routers should choose another server, although this one still answers."""
         self.draining = False
         self._running: set[object] = set()
         self._idle = asyncio.Event()
@@ -22,7 +22,7 @@ class Lifecycle:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[], None]]:
-        """Count one inference request until what is yielded is called, or else the context ends.
+        """Count one inference request until the yielded function is called, or the context ends.
 
         It is called when the engine's work is over, so that a client which reads slowly doesn't
         hold up the end of the process.
@@ -42,10 +42,11 @@ class Lifecycle:
             end()
 
     async def drain(self, seconds: float, notice_seconds: float = 0) -> bool:
-        """Refuse new requests and wait for the running ones; False if some were still running.
+        """Refuse new requests and wait for the running ones. Returns False if some did not end.
 
-        New ones are refused once routers have had notice, and meanwhile `leaving` says it. A router
-        that balances load would else prefer the server that refuses, as the one with least to do.
+        New requests are still answered for `notice_seconds`, while `leaving` is set, so that
+        routers take note first. A router that balances load would otherwise prefer the server
+        that refuses, as the one with the least to do.
         """
         self.leaving = True
         if notice_seconds:

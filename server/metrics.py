@@ -1,6 +1,6 @@
-"""Every metric of ours, declared once, and the ASGI middleware that counts requests.
+"""Every metric of ours, declared once.
 
-They stand in prometheus_client's default registry, beside vLLM's own `vllm:*`.
+They are in prometheus_client's default registry, beside vLLM's own `vllm:*`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 MAX_ADAPTER_LABELS = 1000
 MAX_TIMED_LABELS = 100
-"""Pairs of tenant and adapter with histograms of their own: dozens of series for each."""
+"""Pairs of tenant and adapter that have their own histograms, which are dozens of series each."""
 OTHER = "other"
 
 REQUESTS = Counter(
@@ -28,7 +28,7 @@ ADAPTER_LOAD_SECONDS = Histogram(
 )
 QUEUE_SECONDS = Histogram(
     "loraplex_queue_seconds",
-    "Time that requests wait before the engine has them.",
+    "Time that requests wait before the engine gets them.",
     ["tenant", "reason"],
     buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
 )
@@ -58,7 +58,8 @@ REQUEST_SECONDS = Histogram(
 )
 EVICTIONS = Counter(
     "loraplex_evictions_total",
-    "Versions sent off: for want of room (capacity), or out of service (dismissed, retired).",
+    "Versions evicted to make room (capacity), or because they went out of service (dismissed, "
+    "retired).",
     ["tier", "reason"],
 )
 LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["adapter"])
@@ -66,18 +67,18 @@ ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine be
 
 
 class CappedLabels:
-    """Label values as they come, until there are too many to keep a series for each."""
+    """Keeps label values until there are too many; further ones become `other`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: set[tuple[str, ...]] = set()
 
     def __call__(self, value: str) -> str:
-        """The value, or `other`."""
+        """Return the value, or `other`."""
         return self.of(value)[0]
 
     def of(self, *values: str) -> tuple[str, ...]:
-        """The values, or as many times `other`."""
+        """Return the values, or `other` for each of them."""
         if values not in self._known and len(self._known) >= self._limit:
             return (OTHER,) * len(values)
         self._known.add(values)

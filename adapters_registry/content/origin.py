@@ -1,4 +1,4 @@
-"""The origin: an S3-compatible store that keeps every version's content, for all replicas.
+"""The origin: an S3-compatible store that keeps every version's files for all replicas.
 
 Objects are `<prefix>/sha256/<digest>/<file>`. What is fetched is verified by `ContentStore`.
 """
@@ -15,27 +15,27 @@ from adapters_registry.errors import StoreUnavailable
 
 
 class Origin:
-    """Content by digest in a bucket. Every method raises `StoreUnavailable` without an answer."""
+    """Files by digest in a bucket. Every method raises `StoreUnavailable` if the store is away."""
 
     def __init__(self, url: str) -> None:
-        """`SourceRefused` where the URL isn't of the form `s3://bucket/prefix`."""
+        """Raise `SourceRefused` if the URL does not have the form `s3://bucket/prefix`."""
         self._bucket = Bucket(url)
         self.url = self._bucket.url
 
     def size_of(self, digest: str) -> int | None:
-        """The content's bytes, or None where a file of it isn't there."""
+        """Return the bytes of a digest's files, or None if one of them is missing."""
         files = [self._bucket.find(_key(digest, name)) for name in ADAPTER_FILES]
         return None if None in files else sum(file.size_bytes for file in files if file)
 
     def put(self, digest: str, directory: Path) -> None:
-        """Write what isn't there yet; complete when it returns."""
+        """Write the files that are missing. All of them are there when it returns."""
         for name in ADAPTER_FILES:
             there = self._bucket.find(_key(digest, name))
             if there is None or there.size_bytes != (directory / name).stat().st_size:
                 self._bucket.upload(directory / name, _key(digest, name))
 
     def get(self, digest: str, directory: Path) -> None:
-        """Write the content's files to a directory; `StoreUnavailable` if one isn't there."""
+        """Read a digest's files into a directory. Raises `StoreUnavailable` if one is missing."""
         for name in ADAPTER_FILES:
             file = self._bucket.find(_key(digest, name))
             if file is None:
@@ -43,7 +43,7 @@ class Origin:
             self._bucket.download(file, directory / name)
 
     def sizes(self) -> dict[str, int]:
-        """Every digest of which something is there, and how many bytes."""
+        """Return the bytes of every digest of which at least one file is there."""
         sizes: dict[str, int] = defaultdict(int)
         for file in self._bucket.list():
             if digest := _digest(file):
@@ -51,7 +51,7 @@ class Origin:
         return sizes
 
     def remove(self, digests: Collection[str]) -> None:
-        """Delete content, for every replica."""
+        """Delete the files of some digests, for every replica."""
         if keys := [_key(digest, name) for digest in digests for name in ADAPTER_FILES]:
             self._bucket.delete(keys)
 
@@ -61,7 +61,7 @@ def _key(digest: str, name: str) -> str:
 
 
 def _digest(file: File) -> str | None:
-    """The digest that a file belongs to; None for a stranger, which is left alone."""
+    """Return the digest that a file belongs to; None for other files, which are left alone."""
     match file.key.split("/"):
         case ["sha256", digest, name] if name in ADAPTER_FILES:
             return digest

@@ -30,12 +30,12 @@ S3_SCHEME = "s3://"
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 _RANGE_BYTES = 16 << 20
-"""One request each: a large file neither fills memory nor outlasts a request's time."""
+"""Bytes of one request: so a large file neither fills memory nor exceeds a request's time."""
 _MAX_PARTS_AT_ONCE = 4
 
 
 class File(NamedTuple):
-    """One file of a bucket, in one state: the tag changes with the content."""
+    """A file of a bucket as it was found. Its tag changes with its content."""
 
     key: str
     size_bytes: int
@@ -43,13 +43,13 @@ class File(NamedTuple):
 
 
 class Bucket:
-    """The files below `s3://bucket/prefix`. Nothing is asked of the store before a method is."""
+    """The files below `s3://bucket/prefix`. Only methods talk to the store."""
 
     def __init__(self, url: str) -> None:
-        """Raise `SourceRefused` where the URL isn't of the form `s3://bucket/prefix`."""
+        """Raise `SourceRefused` if the URL does not have the form `s3://bucket/prefix`."""
         match = _URL.fullmatch(url.rstrip("/"))
         if not match:
-            raise SourceRefused(f"{url[:200]!r} is no s3://bucket/prefix")
+            raise SourceRefused(f"{url[:200]!r} is not of the form s3://bucket/prefix")
         self.url = match[0]
         try:
             self._store = S3Store(
@@ -63,7 +63,7 @@ class Bucket:
             raise SourceRefused(f"{url[:200]!r} can't be used: {_first_line(error)}") from error
 
     def find(self, key: str) -> File | None:
-        """A file as it is now, if there is one; `StoreUnavailable` without an answer."""
+        """Return a file as it is now, or None. Raises `StoreUnavailable` without an answer."""
         with self._errors():
             try:
                 meta = obstore.head(self._store, key)
@@ -72,14 +72,14 @@ class Bucket:
         return File(key, meta["size"], meta["e_tag"])
 
     def list(self) -> Iterator[File]:
-        """Every file below the prefix; `StoreUnavailable` without an answer."""
+        """Yield every file below the prefix. Raises `StoreUnavailable` without an answer."""
         with self._errors():
             for page in obstore.list(self._store):
                 for meta in page:
                     yield File(meta["path"], meta["size"], meta["e_tag"])
 
     def download(self, file: File, target: Path) -> None:
-        """Write a file to `target`, all of it in the state in which it was found.
+        """Write a file to `target`, whole and in the state in which it was found.
 
         Raises:
             StoreUnavailable: the store doesn't answer, or the file has changed meanwhile.
@@ -99,12 +99,12 @@ class Bucket:
                     raise StoreUnavailable(message) from error
 
     def upload(self, source: Path, key: str) -> None:
-        """Write a file, whole or not at all; `StoreUnavailable` without an answer."""
+        """Write a file whole or not at all. Raises `StoreUnavailable` without an answer."""
         with self._errors():
             obstore.put(self._store, key, source, max_concurrency=_MAX_PARTS_AT_ONCE)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete files; those that aren't there don't matter. `StoreUnavailable` as above."""
+        """Delete files, ignoring missing ones. Raises `StoreUnavailable` without an answer."""
         with self._errors():
             obstore.delete(self._store, keys)
 

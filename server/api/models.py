@@ -1,4 +1,4 @@
-"""`/v1/models`: what the caller may use, resident or not."""
+"""`/v1/models`: what the caller may use, whether it is loaded or not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.residency.states import Tier
 
 
 def router(registry: Registry, leases: Leases, base_name: str, base: str) -> APIRouter:
-    """The two listing routes."""
+    """Return the routes that list models."""
     routes = APIRouter(tags=["inference"])
 
     @routes.get("/v1/models")
@@ -32,7 +32,7 @@ def router(registry: Registry, leases: Leases, base_name: str, base: str) -> API
 
     @routes.get("/v1/models/{model:path}")
     async def show_model(request: Request, model: str) -> dict[str, Any]:
-        """Show what a model string means: any form that requests accept."""
+        """Show what a model string means, in any form that requests accept."""
         version = resolve(model, request.state.caller, registry.catalog, base_name)
         if version is None:
             return _base_card(base_name, base)

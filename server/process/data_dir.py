@@ -1,4 +1,4 @@
-"""The data folder: one process at a time has it, and what it keeps is opened here."""
+"""The data folder: it is locked to one process, and its files are opened here."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from server.settings import Settings, SettingsError
 
 @contextmanager
 def own_data_dir(settings: Settings) -> Iterator[None]:
-    """Make the data folder, and keep it to this process: another one would clear its uploads.
+    """Make the data folder and lock it: a second process would clear this one's uploads.
 
     Raises:
-        SettingsError: it can't be written, or another process has it.
+        SettingsError: it cannot be written, or another process uses it.
     """
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         lock = (settings.data_dir / "lock").open("w")
     except OSError as error:
         raise SettingsError(
-            f"LORAPLEX_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error.strerror}"
+            f"LORAPLEX_DATA_DIR (--data-dir): cannot use {settings.data_dir}: {error.strerror}"
         ) from error
     with lock:
         try:
@@ -40,7 +40,7 @@ def own_data_dir(settings: Settings) -> Iterator[None]:
 
 
 def read_server_id(settings: Settings) -> str:
-    """The id of the server of this data folder; it outlives restarts, and is made at the first.
+    """Return the id of this data folder's server. It is made at the first start, and stays.
 
     Raises:
         OSError: the file can be neither read nor written.
@@ -53,10 +53,10 @@ def read_server_id(settings: Settings) -> str:
 
 
 def open_content(settings: Settings) -> ContentStore:
-    """The folder of adapters' files, with its budget and its origin.
+    """Open the folder of adapters' files, with its budget and its origin.
 
     Raises:
-        SettingsError: the origin isn't named as it should be.
+        SettingsError: the origin's name does not have the form `s3://bucket/prefix`.
     """
     try:
         origin = Origin(settings.origin) if settings.origin else None

@@ -1,4 +1,4 @@
-"""The demo of `make serve`: two adapters of this project's own making, and what to try."""
+"""The demo of `make serve`: two adapters that this project trained, and requests to try."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS = {
 
 
 def register(registry: Registry) -> None:
-    """Register the demo adapters, for the gate to check; what is there already stays as it is."""
+    """Register the demo adapters that are not there yet; the gate checks them later."""
     for name in PROMPTS:
         if (DEFAULT_TENANT, name) in registry.catalog.adapters:
             continue
@@ -28,13 +28,13 @@ def register(registry: Registry) -> None:
 
 
 def unchecked(registry: Registry) -> list[VersionRecord]:
-    """The demo's versions that the gate has still to check."""
+    """Return the demo's versions that the gate has not checked yet."""
     names = {(DEFAULT_TENANT, name) for name in PROMPTS}
     return [v for v in registry.unfinished() if (v.tenant, v.name) in names]
 
 
 def examples(address: str, settings: Settings) -> str:
-    """A curl command and an SDK snippet to paste, with the admin key in them."""
+    """Return a curl command and an SDK snippet to paste, with the admin key in them."""
     file = settings.admin_key_file
     key = file.read_text().strip() if file.is_file() else "<your key>"
     name, prompt = next(iter(PROMPTS.items()))

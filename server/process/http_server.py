@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 import uvicorn
 
 HEADER_SECONDS = 20.0
-"""How long a connection may take to send a request's headers: from its start, or from when uvicorn
-would have closed it for being idle after an answer."""
+"""How long a connection may take to send a request's headers. The time counts from its start or,
+after an answer, from the moment at which uvicorn would have closed it as idle."""
 TICKS_A_LOOK = 10
 """uvicorn ticks ten times a second."""
 
@@ -49,18 +49,18 @@ class HttpServer(uvicorn.Server):
 
 
 class WaitingConnections:
-    """Since when connections have had no request to be answered."""
+    """Knows since when each connection has had no request to answer."""
 
     def __init__(self, idle_seconds: float) -> None:
-        """`idle_seconds`: how long one may stay without a request after an answer.
+        """`idle_seconds`: how long a connection may stay without a request after an answer.
 
-        uvicorn sees to that itself, but no longer once a byte has come.
+        uvicorn closes idle connections itself, but not those that have sent a byte since.
         """
         self._idle_seconds = idle_seconds
         self._since: WeakKeyDictionary[Any, tuple[Any, float]] = WeakKeyDictionary()
 
     def overdue(self, connections: Iterable[Any], now: float) -> list[Any]:
-        """Those of which the next request's headers have not come for too long, at `now`.
+        """Return the connections whose next request's headers are overdue at `now`.
 
         A connection is one of uvicorn's protocols: its `cycle` is the last request whose headers
         were complete, None before the first.
@@ -79,7 +79,7 @@ class WaitingConnections:
 
 
 class StalledWrites:
-    """Since when clients have read nothing of what waits to be sent to them."""
+    """Knows since when each client has read nothing of what waits to be sent to it."""
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds

@@ -62,7 +62,14 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
     ]
 
 
-ADMINS_ONLY = ("/admin/tenants", "/admin/keys", "/admin/residency", "/pin", "/prefetch")
+ADMINS_ONLY = (
+    "/admin/tenants",
+    "/admin/keys",
+    "/admin/residency",
+    "/admin/garbage",
+    "/pin",
+    "/prefetch",
+)
 
 
 async def test_every_route_for_every_caller(

@@ -27,7 +27,7 @@ Force = Annotated[bool, Query(description="Even if aliases point to it: they let
 
 
 def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers) -> APIRouter:
-    """The routes of adapters and versions."""
+    """Return the routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
     intakes = Intakes(registry, settings)
 
@@ -49,7 +49,7 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
     async def register_adapter(
         request: Request,
         response: Response,
-        wait: Annotated[bool, Query(description="Answer when checked.")] = False,
+        wait: Annotated[bool, Query(description="Answer once the version was checked.")] = False,
         idempotency_key: IdempotencyHeader = None,
     ) -> VersionBody:
         """Register the adapter's next version, from a source (JSON) or an upload (multipart).
@@ -77,15 +77,17 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
     async def list_adapters(
         request: Request,
         tenant: str | None = None,
-        search: Annotated[str | None, Query(description="Part of tenant/name.")] = None,
+        search: Annotated[str | None, Query(description="A part of tenant/name.")] = None,
         state: Annotated[
             VersionState | None, Query(description="Adapters with a version in this state.")
         ] = None,
-        sort: Annotated[Sorting, Query(description="`-` is descending.")] = Sorting.NAME,
+        sort: Annotated[
+            Sorting, Query(description="A `-` in front means descending.")
+        ] = Sorting.NAME,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        after: Annotated[str, Query(description="`next` of the page before.")] = "",
+        after: Annotated[str, Query(description="The `next` of the page before.")] = "",
     ) -> AdapterPage:
-        """List adapters, a page at a time; with the scope `adapters` one's own."""
+        """List adapters, a page at a time. With the scope `adapters`, only the caller's own."""
         caller: Caller = request.state.caller
         in_state = await workers.run(registry.find_adapters, state) if state else None
         adapters = [
@@ -104,7 +106,7 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
         tenant: str,
         name: str,
         before: Annotated[
-            int | None, Query(ge=1, le=MAX_NUMBER, description="`next` of the page before.")
+            int | None, Query(ge=1, le=MAX_NUMBER, description="The `next` of the page before.")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> AdapterDetail:
@@ -123,17 +125,17 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
 
     @routes.delete("/{tenant}/{name}", status_code=204)
     async def delete(tenant: str, name: str, force: Force = False) -> None:
-        """Retire every version and forget the adapter; its version numbers stay used."""
+        """Retire every version and forget the adapter. Its version numbers are not used again."""
         await _apply(delete_adapter, tenant, name, force=force)
 
     @routes.get("/{tenant}/{name}/versions/{number}")
     async def show_version(tenant: str, name: str, number: int) -> VersionBody:
-        """Show one version, rejected ones with every reason."""
+        """Show one version. A rejected one has every reason."""
         return VersionBody.of(await workers.run(registry.get_version, tenant, name, number))
 
     @routes.delete("/{tenant}/{name}/versions/{number}", status_code=204)
     async def retire(tenant: str, name: str, number: int, force: Force = False) -> None:
-        """Take a version out of service, for good; answers that have begun finish on it."""
+        """Take a version out of service for good. Answers that have begun finish on it."""
         await _apply(retire_version, tenant, name, number, force=force)
 
     async def _apply(operation: Any, *args: Any, **kwargs: Any) -> None:

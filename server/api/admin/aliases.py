@@ -1,4 +1,4 @@
-"""Where an adapter's aliases point: promotion, canary splits, the way back."""
+"""Where an adapter's aliases point: promotion, canary splits, rollback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ETAG = re.compile(r'"(\d{1,9})"', re.ASCII)
 
 
 class AliasTargets(BaseModel):
-    """Where an alias is to point."""
+    """Where an alias shall point."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -38,12 +38,12 @@ class AliasTargets(BaseModel):
 
 
 def router(registry: Registry, workers: Workers) -> APIRouter:
-    """The alias routes."""
+    """Return the routes of aliases."""
     routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
     @routes.get("/aliases/{alias}")
     async def show_alias(tenant: str, name: str, alias: str, response: Response) -> AliasBody:
-        """Show where an alias points; the ETag is for `If-Match` of a change."""
+        """Show where an alias points. A change may send the ETag as `If-Match`."""
         record = registry.get_adapter(tenant, name).aliases.get(alias)
         if record is None:
             raise NotFound(f"{tenant}/{name} has no alias {alias!r}")
@@ -56,8 +56,12 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
         alias: str,
         body: AliasTargets,
         response: Response,
-        if_match: Annotated[str | None, Header(description="ETag that was seen.")] = None,
-        if_none_match: Annotated[str | None, Header(description="`*`: only if new.")] = None,
+        if_match: Annotated[
+            str | None, Header(description="The ETag that the client saw last.")
+        ] = None,
+        if_none_match: Annotated[
+            str | None, Header(description="`*`: only if there is no such alias yet.")
+        ] = None,
     ) -> AliasBody:
         """Point an alias to ready versions: the new targets serve from the next request on.
 
@@ -78,7 +82,7 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
 
     @routes.delete("/aliases/{alias}", status_code=204)
     async def remove(tenant: str, name: str, alias: str) -> None:
-        """Forget an alias; `live` can't be."""
+        """Remove an alias. `live` cannot be removed."""
         await workers.run(registry.apply, remove_alias, tenant, name, alias)
 
     @routes.post("/rollback")
@@ -104,7 +108,7 @@ def _body(name: str, alias: AliasRecord, response: Response) -> AliasBody:
 
 
 def _revision(if_match: str | None, if_none_match: str | None) -> int | None:
-    """The revision that a change is conditional on; 0: there must be none."""
+    """Return the revision that a change depends on; 0 means that there must be no alias."""
     if if_none_match is not None:
         if if_none_match.strip() != "*":
             raise InvalidRequest("If-None-Match: only '*' is understood", param="if-none-match")

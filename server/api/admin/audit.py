@@ -15,7 +15,7 @@ MAX_ID = (1 << 63) - 1
 
 
 def router(registry: Registry, workers: Workers) -> APIRouter:
-    """The audit route."""
+    """Return the route of the audit trail."""
     routes = APIRouter(tags=["admin"])
 
     @routes.get("/audit")
@@ -25,11 +25,14 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
         subject: Annotated[str | None, Query(examples=["default/smart-home@live"])] = None,
         action: Annotated[str | None, Query(examples=["alias.point"])] = None,
         before: Annotated[
-            int | None, Query(description="`next` of the page before.", le=MAX_ID)
+            int | None, Query(description="The `next` of the page before.", le=MAX_ID)
         ] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> AuditPage:
-        """List changes, newest first, a page at a time; with the scope `adapters` one's own."""
+        """List changes, newest first, a page at a time.
+
+        With the scope `adapters`, only those of the caller's tenant.
+        """
         caller: Caller = request.state.caller
         if tenant is not None:
             caller.require_tenant(tenant)

@@ -1,4 +1,4 @@
-"""The admin API's JSON: what is sent for a version, an adapter, an alias."""
+"""The admin API's JSON for a version, an adapter, an alias."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ class VersionBody(BaseModel):
     tenant: str = Field(examples=["default"])
     name: str = Field(examples=["smart-home"])
     version: int = Field(examples=[3])
-    model: str = Field(description="What answers call it.", examples=["default/smart-home@3"])
-    digest: str = Field(description="sha256 over the content.", examples=[DIGEST_EXAMPLE])
+    model: str = Field(
+        description="The name that answers give it.", examples=["default/smart-home@3"]
+    )
+    digest: str = Field(description="The sha256 over both files.", examples=[DIGEST_EXAMPLE])
     state: VersionState
-    rank: int | None = Field(description="Largest rank of a module.", examples=[8])
+    rank: int | None = Field(description="The largest rank of a module.", examples=[8])
     size_bytes: int = Field(examples=[495_000])
-    reasons: list[ReasonBody] = Field(description="Of a rejected version: all of them.")
+    reasons: list[ReasonBody] = Field(description="Why it was rejected: every reason.")
     source: str = Field(examples=["hf://acme/smart-home@4f1c2d7"])
-    metadata: dict[str, Any] = Field(description="The client's, and what the gate has found.")
+    metadata: dict[str, Any] = Field(description="What the client sent, and what the gate found.")
     created_at: datetime
     location: str = Field(examples=["/admin/adapters/default/smart-home/versions/3"])
 
     @classmethod
     def of(cls, version: VersionRecord) -> VersionBody:
-        """The body of a record."""
+        """Return the body of a record."""
         return cls(
             tenant=version.tenant,
             name=version.name,
@@ -64,7 +66,7 @@ class TargetBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: int = Field(examples=[3])
-    weight: int = Field(100, description="Share of requests in per cent; 100 together.")
+    weight: int = Field(100, description="Share of requests in per cent. All shares add up to 100.")
 
 
 class AliasBody(BaseModel):
@@ -73,11 +75,11 @@ class AliasBody(BaseModel):
     alias: str = Field(examples=["live"])
     targets: list[TargetBody]
     previous: list[TargetBody] | None
-    revision: int = Field(description="Counts changes; the ETag.")
+    revision: int = Field(description="The number of changes so far, which is the ETag.")
 
     @classmethod
     def of(cls, name: str, alias: AliasRecord) -> AliasBody:
-        """The body of a record."""
+        """Return the body of a record."""
         return cls(
             alias=name,
             targets=_targets(alias.targets),
@@ -87,7 +89,7 @@ class AliasBody(BaseModel):
 
 
 class Sharing(BaseModel):
-    """Who may use an adapter beside its tenant."""
+    """Which other tenants may use an adapter."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,18 +102,18 @@ class AdapterBody(BaseModel):
 
     tenant: str = Field(examples=["default"])
     name: str = Field(examples=["smart-home"])
-    live: int | None = Field(description="The version that the bare name means, most often.")
-    rank: int | None = Field(description="Of the live version.")
-    size_bytes: int | None = Field(description="Of the live version.")
+    live: int | None = Field(description="The version that most requests for the bare name get.")
+    rank: int | None = Field(description="That of the live version.")
+    size_bytes: int | None = Field(description="That of the live version.")
     num_versions: int
-    shared_with: list[str] = Field(description="Other tenants that may use it.")
-    public: bool = Field(description="Every tenant may use it.")
+    shared_with: list[str] = Field(description="The other tenants that may use it.")
+    public: bool = Field(description="Whether every tenant may use it.")
     aliases: list[AliasBody]
     created_at: datetime
 
     @classmethod
     def of(cls, adapter: AdapterRecord) -> AdapterBody:
-        """The body of a record."""
+        """Return the body of a record."""
         return cls(**cls._values(adapter))
 
     @staticmethod
@@ -135,13 +137,15 @@ class AdapterDetail(AdapterBody):
     """An adapter with its versions, a page of them at a time."""
 
     versions: list[VersionBody] = Field(description="The newest ones, oldest first.")
-    next: int | None = Field(description="`before` of the page with older ones; null on the last.")
+    next: int | None = Field(
+        description="The `before` of the page with older ones; null on the last page."
+    )
 
     @classmethod
     def of_page(
         cls, adapter: AdapterRecord, versions: list[VersionRecord], limit: int
     ) -> AdapterDetail:
-        """The body of an adapter and of at most `limit` of these versions, newest first."""
+        """Return the body of an adapter and of at most `limit` of these versions, newest first."""
         page = [VersionBody.of(version) for version in reversed(versions[:limit])]
         following = page[0].version if len(versions) > limit else None
         return cls(**cls._values(adapter), versions=page, next=following)
@@ -151,18 +155,18 @@ class AdapterPage(BaseModel):
     """A page of adapters."""
 
     data: list[AdapterBody]
-    next: str | None = Field(description="`after` of the next page; null on the last.")
+    next: str | None = Field(description="The `after` of the next page; null on the last page.")
 
 
 class AuditBody(BaseModel):
-    """One change."""
+    """One change of the registry."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: int
     at: datetime
-    actor: str = Field(description="Public part of the API key; `server` is the server itself.")
-    origin: str = Field(description="Network address.", examples=["127.0.0.1"])
+    actor: str = Field(description="The public part of the API key; `server` is the server itself.")
+    origin: str = Field(description="The network address of the client.", examples=["127.0.0.1"])
     tenant: str
     action: str = Field(examples=["alias.point"])
     subject: str = Field(examples=["default/smart-home@live"])
@@ -174,7 +178,7 @@ class AuditPage(BaseModel):
     """A page of the audit trail, newest first."""
 
     data: list[AuditBody]
-    next: int | None = Field(description="`before` of the next page; null on the last.")
+    next: int | None = Field(description="The `before` of the next page; null on the last page.")
 
 
 def _targets(targets: tuple[Target, ...]) -> list[TargetBody]:

@@ -13,7 +13,7 @@ from server.errors import InvalidRequest
 
 IdempotencyHeader = Annotated[
     str | None,
-    Header(description="A repetition with this key changes nothing more, for a day."),
+    Header(description="For a day, a repetition with this key changes nothing more."),
 ]
 
 

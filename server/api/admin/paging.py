@@ -1,4 +1,4 @@
-"""Pages of adapters in some order; the cursor names the last one seen, so none is missed."""
+"""Pages of adapters in some order. The cursor names the last adapter seen, so none is missed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEYS: dict[str, Callable[[AdapterRecord], Any]] = {
 
 
 class Sorting(enum.StrEnum):
-    """What a list is sorted by."""
+    """The order of a list."""
 
     NAME = "name"
     NAME_DOWN = "-name"
@@ -35,7 +35,7 @@ class Sorting(enum.StrEnum):
 def page_of(
     adapters: list[AdapterRecord], sort: Sorting, limit: int, after: str
 ) -> tuple[list[AdapterRecord], str | None]:
-    """The page that follows the cursor `after` (empty: the first), and the next page's cursor.
+    """Return the page after the cursor `after` (empty: the first), and the next page's cursor.
 
     Raises:
         InvalidRequest: `after` is no cursor.

@@ -16,13 +16,13 @@ from server.workers import Workers
 
 
 def router(registry: Registry, leases: Leases, workers: Workers) -> APIRouter:
-    """The residency routes."""
+    """Return the routes of residency."""
     routes = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
     version_path = "/adapters/{tenant}/{name}/versions/{number}"
 
     @routes.put(version_path + "/pin", status_code=204)
     async def pin(tenant: str, name: str, number: int) -> None:
-        """Keep a version in a slot: it is brought there now, and after each restart.
+        """Keep a version in a slot: it is loaded now, and after each restart.
 
         One slot stays without a pin, or the other adapters would wait for ever: 409.
         """
@@ -35,12 +35,12 @@ def router(registry: Registry, leases: Leases, workers: Workers) -> APIRouter:
 
     @routes.delete(version_path + "/pin", status_code=204)
     async def unpin(tenant: str, name: str, number: int) -> None:
-        """Let a version go when others need its slot."""
+        """Let a version be evicted again when others need its slot."""
         await workers.run(registry.apply, pin_version, tenant, name, number, False)
 
     @routes.post(version_path + "/prefetch", status_code=202)
     async def prefetch(tenant: str, name: str, number: int) -> dict[str, str]:
-        """Begin to bring a version to the engine's host memory, if there is room."""
+        """Begin to load a version into the engine's host memory, if there is room."""
         version = registry.get_adapter(tenant, name).ready.get(number)
         if version is None:
             state = (await workers.run(registry.get_version, tenant, name, number)).state
@@ -50,7 +50,7 @@ def router(registry: Registry, leases: Leases, workers: Workers) -> APIRouter:
 
     @routes.get("/residency")
     async def show_residency() -> dict[str, Any]:
-        """Show what is held, on its way, or failed; and what the engine itself says it holds."""
+        """Show versions that are loaded, being loaded, or failed, and what the engine holds."""
         return {"data": leases.snapshot(), "engine": await leases.in_engine()}
 
     return routes

@@ -1,4 +1,4 @@
-"""Tenants and their keys; but for `whoami`, for admins only."""
+"""Tenants and their keys. All routes but `whoami` are for admins only."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MAX_QUOTA = 1 << 53  # beyond it, numbers aren't exact in every client's JSON
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Rate = Annotated[int | None, Field(ge=1, le=MAX_QUOTA)]
 Number = Annotated[int | None, Field(ge=0, le=MAX_QUOTA)]
-After = Annotated[str, Query(description="`next` of the page before.")]
+After = Annotated[str, Query(description="The `next` of the page before.")]
 
 
 class NewTenant(BaseModel):
-    """A tenant to make."""
+    """A tenant to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,18 +39,23 @@ class NewTenant(BaseModel):
 
 
 class QuotaBody(BaseModel):
-    """What a tenant may use, on each server; null: without limit."""
+    """What a tenant may use. Rates hold on each server. Null means without limit."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
     requests_per_minute: Rate = None
-    tokens_per_minute: Rate = Field(None, description="In and out, settled after the answer.")
+    tokens_per_minute: Rate = Field(None, description="Tokens in and out, booked after the answer.")
     concurrent_requests: Rate = None
     max_tokens: Rate = Field(None, description="The longest answer.")
     adapters: Number = None
-    adapter_bytes: Number = Field(None, description="Of versions that aren't retired.")
+    adapter_bytes: Number = Field(
+        None, description="Bytes of its versions' files, until they are removed."
+    )
     weight: int = Field(
-        1, ge=1, le=1000, description="Its share where tenants wait: twice it, twice the tokens."
+        1,
+        ge=1,
+        le=1000,
+        description="Its share while tenants wait: twice the weight, twice the tokens.",
     )
 
 
@@ -67,11 +72,11 @@ class TenantPage(BaseModel):
     """A page of tenants."""
 
     data: list[TenantBody]
-    next: str | None = Field(description="`after` of the next page; null on the last.")
+    next: str | None = Field(description="The `after` of the next page; null on the last page.")
 
 
 class NewKey(BaseModel):
-    """A key to make."""
+    """A key to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,10 +84,10 @@ class NewKey(BaseModel):
     scopes: list[Literal["inference", "adapters", "admin"]] = Field(
         default=["inference"],
         min_length=1,
-        description="`adapters`: manage the tenant's own; `admin`: everything of everyone.",
+        description="`adapters` manages the tenant's own adapters, `admin` everything of everyone.",
     )
     label: str = Field("", description="What it is for.", examples=["ci"])
-    expires_at: AwareDatetime | None = Field(None, description="When it ends; null: never.")
+    expires_at: AwareDatetime | None = Field(None, description="When it expires; null means never.")
 
 
 class KeyBody(BaseModel):
@@ -90,7 +95,7 @@ class KeyBody(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: str = Field(description="Public part, as the audit trail names it.")
+    id: str = Field(description="The public part, as the audit trail names it.")
     tenant: str
     scopes: list[str]
     label: str
@@ -101,18 +106,18 @@ class KeyBody(BaseModel):
 
     @classmethod
     def of(cls, key: KeyRecord) -> KeyBody:
-        """The body of a record."""
+        """Return the body of a record."""
         return cls.model_validate(key)
 
 
 class CreatedKey(KeyBody):
-    """A key that was just made; it can't be read again."""
+    """A key that was just created. It cannot be read again."""
 
-    key: str = Field(description="The whole key, shown this once.")
+    key: str = Field(description="The whole key, shown only now.")
 
 
 class CallerBody(BaseModel):
-    """Who asks."""
+    """Whose key a request has."""
 
     tenant: str
     scopes: list[str]
@@ -123,18 +128,18 @@ class KeyPage(BaseModel):
     """A page of keys, oldest first."""
 
     data: list[KeyBody]
-    next: str | None = Field(description="`after` of the next page; null on the last.")
+    next: str | None = Field(description="The `after` of the next page; null on the last page.")
 
 
 def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
-    """The routes of tenants and keys."""
+    """Return the routes of tenants and keys."""
     routes = APIRouter(tags=["admin"])
 
     @routes.post("/tenants", status_code=201)
     async def create(
         request: Request, body: NewTenant, idempotency_key: IdempotencyHeader = None
     ) -> TenantBody:
-        """Make a tenant."""
+        """Create a tenant."""
         once = idempotency(request, idempotency_key)
         tenant = await workers.run(registry.apply, create_tenant, body.name, once=once)
         return _tenant_body(tenant)
@@ -157,7 +162,7 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
 
     @routes.put("/tenants/{tenant}/quota")
     async def put_quota(tenant: str, body: QuotaBody) -> TenantBody:
-        """Say what a tenant may use, all of it: what is left out is without limit."""
+        """Set the whole quota of a tenant. What is left out is without limit."""
         quota = Quota(**body.model_dump())
         return _tenant_body(await workers.run(registry.apply, set_quota, tenant, quota))
 
@@ -173,7 +178,7 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         body: NewKey,
         idempotency_key: IdempotencyHeader = None,
     ) -> CreatedKey:
-        """Make a key; the answer is the only one that shows it."""
+        """Create a key. No other answer shows it."""
         key, once = new_key(), idempotency(request, idempotency_key)
         record = await workers.run(
             registry.apply,
@@ -202,13 +207,13 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
 
     @routes.get("/whoami")
     async def say_who_asks(request: Request) -> CallerBody:
-        """Say whose key asks, and what it may do; with the scope `adapters` or `admin`."""
+        """Show whose key this is and what it may do. Wants the scope `adapters` or `admin`."""
         caller: Caller = request.state.caller
         return CallerBody(tenant=caller.tenant, scopes=sorted(caller.scopes), key_id=caller.key_id)
 
     @routes.delete("/keys/{key_id}", status_code=204)
     async def revoke(key_id: str) -> None:
-        """End a key: here at once, on other servers of the same database within a second."""
+        """Revoke a key: here at once, on other servers of the same database within a second."""
         await workers.run(registry.apply, revoke_key, key_id)
 
     def _read(tenant: str | None) -> list[KeyRecord]:

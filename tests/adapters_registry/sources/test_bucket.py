@@ -62,7 +62,7 @@ def test_a_file_that_is_missing(s3: str, make_adapter: AdapterFactory) -> None:
     "url", ["s3://", "s3://UPPER/x", "s3:///x", "s3://bucket/../other", "s3://bucket/a/../../b"]
 )
 def test_urls_that_name_no_prefix(s3: str, url: str) -> None:
-    with pytest.raises(SourceRefused, match=r"is no s3://|can't be used"):
+    with pytest.raises(SourceRefused, match=r"is not of the form s3://|can't be used"):
         find_source(url, (), 1 << 20)
 
 
