@@ -118,7 +118,7 @@ def _message(message: Any) -> Message:
 
 
 def _content(content: Any, may_be_missing: bool) -> str:
-    """The text of a message; parts of text are joined by a newline, as the server does."""
+    """Return the text of a message. Parts of text are joined by a newline, as the server does."""
     if content is None and may_be_missing:
         return ""
     if isinstance(content, list):
@@ -142,7 +142,7 @@ def _part(part: Any) -> str:
 
 
 def _tool_calls(message: Message) -> list[dict[str, Any]]:
-    """The calls of an assistant's message; OpenAI's older `function_call` counts as one call."""
+    """Return an assistant's calls of tools. OpenAI's older `function_call` counts as one call."""
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise ValueError('"tool_calls" is not a list')

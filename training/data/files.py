@@ -98,7 +98,7 @@ def _read_folder(folder: Path) -> DataFile:
 
 
 def _records(text: str, path: Path) -> tuple[str, list[Place]]:
-    """JSON lines where the first line is a record of its own, otherwise one JSON value."""
+    """Read JSON lines if the first line is a record of its own, otherwise one JSON value."""
     # Not splitlines(), which also splits at characters that JSON strings may hold as they are.
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
@@ -125,7 +125,7 @@ def _is_conversation(values: list[Any]) -> bool:
 
 
 def _wrapped(whole: dict[str, Any]) -> list[Place]:
-    """The records of an object that is nothing but a wrapper, such as `{"data": [...]}`."""
+    """Return the records of an object that only wraps them, such as `{"data": [...]}`."""
     if len(whole) == 1:
         (inner,) = whole.values()
         if isinstance(inner, list) and inner and not _is_conversation(inner):

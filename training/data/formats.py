@@ -114,7 +114,7 @@ def _sharegpt_message(turn: Message) -> Message:
 
 
 def _alpaca(record: Record) -> tuple[list[Message], Any]:
-    """The instruction, a blank line and the input where there is one; earlier rounds before."""
+    """Ask the instruction, a blank line and the input if there is one, after earlier rounds."""
     parts = [record["instruction"], record.get("input") or ""]
     if not all(isinstance(part, str) for part in [*parts, record["output"]]):
         raise ValueError("instruction, input and output must be strings")
@@ -136,7 +136,7 @@ def _system(record: Record) -> list[Message]:
 
 
 def _prompt_completion(record: Record) -> tuple[list[Message], Any]:
-    """Strings, or lists of messages as TRL has them: answers within the prompt aren't learned."""
+    """Read strings, or lists of messages as TRL has them. Answers in the prompt aren't learned."""
     prompt = _side(record["prompt"], "user", "prompt")
     before = [
         {**message, "weight": 0} if message.get("role") == "assistant" else message

@@ -33,7 +33,7 @@ class Data:
 
     @property
     def notes(self) -> list[str]:
-        """One line on the format, and one for each field that isn't used."""
+        """A line that names the formats, and one for each field that isn't used."""
         formats = ", ".join(f"{count:,} × {name}" for name, count in self.formats.most_common())
         lines = [f"{self.form}: {formats}"]
         for name, count in self.unused.most_common():

@@ -53,7 +53,7 @@ def read_updates(adapter: Path, base: Path) -> dict[str, Update]:
     with tempfile.TemporaryDirectory() as staged:
         for name in ADAPTER_FILES:  # what a server would take, and nothing else
             if not (adapter / name).is_file():
-                raise TrainingError(f"{adapter} is no adapter: it has no {name}")
+                raise TrainingError(f"{adapter} isn't an adapter: it has no {name}")
             shutil.copyfile(adapter / name, Path(staged) / name)
         try:
             spec = BaseSpec.from_directory(base, MAX_RANK)

@@ -52,7 +52,7 @@ class Checkpoint:
                     file_of |= dict.fromkeys(tensors.keys(), file)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise TrainingError(
-                f"{directory} is no model directory with weights in safetensors: {error}"
+                f"{directory} isn't a model directory with weights in safetensors: {error}"
             ) from None
         return cls(directory, config, file_of)
 

@@ -58,7 +58,7 @@ class Shape:
                 is_tied=bool(config.get("tie_word_embeddings", False)),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"no configuration of a Llama: {error}") from None
+            raise TrainingError(f"this isn't the configuration of a Llama: {error}") from None
 
     @property
     def num_linear(self) -> int:

@@ -22,13 +22,13 @@ CLIPS = [1.0 - 0.05 * step for step in range(10)]
 ROWS_AT_ONCE = 2048
 """Bounds the memory that the search takes, whatever the layer's size."""
 BLOCK = 128
-"""Columns whose errors are carried on at once."""
+"""How many columns pass on their errors together."""
 DAMPINGS = (0.01, 0.1, 1.0)
-"""Shares of the mean second moment added to the diagonal; the larger where it can't be inverted."""
+"""Shares of the mean second moment that are added to the diagonal, until it can be inverted."""
 
 
 def four_bit_scheme(group_size: int) -> QuantizationScheme:
-    """With a zero point for each group: clearly better on small models than without."""
+    """Return the scheme, with a zero point for each group: small models need it."""
     weights = QuantizationArgs(
         num_bits=NUM_BITS, type="int", symmetric=False, strategy="group", group_size=group_size
     )

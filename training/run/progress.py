@@ -90,4 +90,4 @@ class LogLines(_Figures):
             )
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is no terminal to give back."""

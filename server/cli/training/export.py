@@ -92,4 +92,4 @@ def _weighted(text: str) -> tuple[Path, float]:
     try:
         return Path(path), float(weight)
     except ValueError:
-        refuse(f"{weight!r} is no weight: write {path}=0.5")
+        refuse(f"{weight!r} isn't a weight: write {path}=0.5")

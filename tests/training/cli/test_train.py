@@ -93,8 +93,8 @@ def test_what_is_asked_wrongly_is_one_line_and_code_2(
     assert "no answer from http://127.0.0.1:1" in run(*arguments, "--register", "x", code=1)
     assert "isn't allowed" in run(*arguments, "--register", "Bad_Name!", code=2)
     assert "it isn't there" in run("train", out, *base, "--data", tmp_path / "none", code=2)
-    assert "no weight" in run("combine", out, data, f"{data}=x", *base, code=2)
-    assert "no adapter" in run("merge", data, out, *base, code=2)
+    assert "isn't a weight" in run("combine", out, data, f"{data}=x", *base, code=2)
+    assert "isn't an adapter" in run("merge", data, out, *base, code=2)
     assert "--method is w4a16 or nf4" in run("quantize", out, *base, "--method", "q", code=2)
     assert not out.exists()
 

@@ -107,9 +107,9 @@ def test_what_cannot_be_merged(tiny_llama: Path, tmp_path: Path) -> None:
     adapter, out = make_adapter(tiny_llama, tmp_path / "adapter"), tmp_path / "out"
     with pytest.raises(TrainingError, match="--dtype is bfloat16 or float32"):
         merge_adapter(adapter, tiny_llama, out, dtype="int8")
-    with pytest.raises(TrainingError, match="is no adapter"):
+    with pytest.raises(TrainingError, match="isn't an adapter"):
         merge_adapter(tiny_llama, tiny_llama, out)
-    with pytest.raises(TrainingError, match="no model directory"):
+    with pytest.raises(TrainingError, match="isn't a model directory"):
         merge_adapter(adapter, tmp_path, out)
     spoilt = tmp_path / "spoilt"
     shutil.copytree(adapter, spoilt)

@@ -106,7 +106,7 @@ def test_parameters_are_the_models(config: dict[str, Any]) -> None:
 
 
 def test_no_llama() -> None:
-    with pytest.raises(TrainingError, match="no configuration of a Llama"):
+    with pytest.raises(TrainingError, match="isn't the configuration of a Llama"):
         Shape.of({"architectures": ["GPT2LMHeadModel"]})
-    with pytest.raises(TrainingError, match="no configuration of a Llama"):
+    with pytest.raises(TrainingError, match="isn't the configuration of a Llama"):
         Shape.of({"architectures": ["LlamaForCausalLM"]})

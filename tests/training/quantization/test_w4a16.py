@@ -131,14 +131,17 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda base: shutil.rmtree(base), "no model directory"),
+        (lambda base: shutil.rmtree(base), "isn't a model directory"),
         (lambda base: edit_config(base, architectures=["GPT2LMHeadModel"]), "no Llama base"),
         (lambda base: edit_config(base, quantization_config={}), "quantised already"),
         (lambda base: edit_config(base, num_hidden_layers=3), "lacks 7 weights"),
-        (lambda base: (base / "model.safetensors").unlink(), "no model directory with weights"),
+        (
+            lambda base: (base / "model.safetensors").unlink(),
+            "isn't a model directory with weights",
+        ),
         (
             lambda base: (base / "model.safetensors").write_bytes(b"cut"),
-            "no model directory with weights",
+            "isn't a model directory with weights",
         ),
         (lambda base: edit_weights(base, Q_PROJ, lambda w: w * torch.nan), "aren't finite"),
         (lambda base: edit_weights(base, Q_PROJ, lambda w: w.char()), "torch.int8"),

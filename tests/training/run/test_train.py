@@ -187,7 +187,7 @@ def test_what_cannot_be_trained_or_served_is_refused_before_training(
 
 
 def test_paths_that_cannot_be_used(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="nowhere is no model directory"):
+    with pytest.raises(TrainingError, match="nowhere isn't a model directory"):
         train(tmp_path / "nowhere", DATA, recipe(), tmp_path / "adapter")
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="isn't empty"):
