@@ -48,6 +48,11 @@ def make_examples(
     if special.num_examples and recipe.refuse_special_tokens:
         raise DataError(f"{special}; mend them, or train without --refuse-special-tokens")
     notes += [str(special)] if special.num_examples else []
+    if recipe.chat_template and recipe.has_adapter:
+        notes.append(
+            "the adapter is trained with a chat template of its own, which is written beside it: "
+            "check that the server renders requests with this template, not with the base's"
+        )
     samples = tokenize_all(renderer, conversations, recipe.max_length, recipe.truncate)
     notes += _ending(base, renderer.tokenizer, [group[-1] for group in samples])
     chosen = held_out(conversations, recipe.validation_share, recipe.seed)

@@ -57,6 +57,13 @@ def test_an_end_at_which_the_base_does_not_stop_is_said(tiny_llama: Path, tmp_pa
     assert stop_tokens(base) == {end}, "then config.json says it"
 
 
+def test_a_template_of_ones_own_is_a_note_for_adapters(tiny_llama: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    (note,) = made(tiny_llama, DATA, chat_template=template).notes
+    assert "check that the server renders requests with this template" in note
+    assert made(tiny_llama, DATA, chat_template=template, method="full").notes == []
+
+
 def test_nothing_to_train_on(tiny_llama: Path) -> None:
     with pytest.raises(DataError, match="nothing to train on"):
         made(tiny_llama, [])
