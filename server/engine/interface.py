@@ -17,7 +17,7 @@ from adapters_registry.records.catalog import VersionRecord
 
 
 class EngineState(enum.StrEnum):
-    """Where the engine stands; requests are answered in `READY` only."""
+    """What the engine is doing. Requests are answered in `READY` only."""
 
     STARTING = "starting"
     READY = "ready"
@@ -51,22 +51,22 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """What the base, or a version, said to a probe; greedy."""
+    """What the base or a version answered to a probe, with greedy sampling."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     """Of the prompt's tokens but the first, then of the answer's."""
     ended: bool
-    """It came to an end by itself, before its last token was due."""
+    """Whether the answer ended by itself, before its last token was due."""
 
 
 @dataclass(frozen=True)
 class EngineContents:
-    """What the engine itself says it holds, by engine id."""
+    """What the engine itself says that it holds, by the versions' ids."""
 
     slots: list[int]
     host: list[int]
-    """In host memory, those in slots among them."""
+    """Versions in host memory; those in slots are among them."""
 
 
 class Engine(Protocol):
@@ -112,7 +112,8 @@ class Engine(Protocol):
         """Give a prepared version a free slot, or else that of a version that no request uses.
 
         Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
-        taken (by engine id); what it raises ends the wait. Who loses a slot stays in host memory.
+        taken (by version id); an exception from it ends the wait. A version that loses its slot
+        stays in host memory.
 
         Raises:
             Unavailable: the engine isn't ready, or the version isn't prepared.

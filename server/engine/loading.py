@@ -28,11 +28,11 @@ class AdapterLoading(ABC):
 
     @abstractmethod
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
-        """Each worker's answer; raise `Unavailable` if there is none."""
+        """Return each worker's answer; raise `Unavailable` if there is none."""
 
     @abstractmethod
     def ids_in_use(self) -> set[int]:
-        """The versions on which the engine has unfinished requests, as far as the server knows."""
+        """Return the versions with requests that are unfinished, as far as the server knows."""
 
     async def prepare(self, version: VersionRecord, path: Path) -> None:
         """Read a version's weights into host memory while the engine runs on.
@@ -54,7 +54,7 @@ class AdapterLoading(ABC):
             raise NotLoadable(f"{name} could not be loaded: {wrong[0]}", param="model")
 
     async def resident(self) -> EngineContents:
-        """What the first worker has; the others have their parts of the same.
+        """Return what the first worker holds; the others hold their parts of the same.
 
         Raises:
             Unavailable: the engine isn't there, or died.
@@ -68,7 +68,7 @@ class AdapterLoading(ABC):
         """Give a prepared version a free slot, or else that of a version that no request uses.
 
         Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
-        taken (by engine id); what it raises ends the wait.
+        taken (by version id); an exception from it ends the wait.
 
         Raises:
             Unavailable: the engine isn't ready, or the version isn't prepared.

@@ -132,7 +132,7 @@ class EngineSupervisor(AdapterLoading):
         await self._require_client().probe()
 
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
-        """Each worker's answer to a call; raise `Unavailable` if there is none."""
+        """Return each worker's answer to a call; raise `Unavailable` if there is none."""
         client = self._require_client()
         try:
             return await client.call_workers(method, *arguments)
@@ -146,7 +146,7 @@ class EngineSupervisor(AdapterLoading):
             await self._client.abort(version)
 
     def ids_in_use(self) -> set[int]:
-        """The versions on which the engine has unfinished requests, as far as the server knows."""
+        """Return the versions with requests that are unfinished, as far as the server knows."""
         return self._client.ids_in_use() if self._client else set()
 
     async def ask(
@@ -217,7 +217,7 @@ async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) 
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:
-    """Like `asyncio.to_thread`, but a thread that the end of the process needn't wait for."""
+    """Call a function in a thread for which the end of the process doesn't wait."""
     loop, result = asyncio.get_running_loop(), asyncio.Future[T]()
 
     def settle(settle_result: Callable[[Any], None], value: object) -> None:
@@ -237,7 +237,7 @@ async def _in_daemon_thread(function: Callable[[], T]) -> T:
 
 
 def kill_child_processes() -> None:
-    """Kill what this process has started and is still there, and wait until it is gone."""
+    """Kill all processes that this one started, and wait until they are gone."""
     children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):

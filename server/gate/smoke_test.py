@@ -1,4 +1,4 @@
-"""The canary: before a version may serve, it answers a probe beside the base.
+"""The smoke test: before a version may serve, it answers a probe beside the base.
 
 What files alone don't show: weights that the engine takes and that change nothing, values that
 overflow on the way through the layers, an answer that runs in circles. In doubt a version passes.
@@ -33,7 +33,7 @@ TRIALS = 3
 
 
 async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
-    """Try a version that holds a slot; why it may not serve, or nothing.
+    """Try a version that holds a slot; return the reasons why it may not serve.
 
     Raises:
         Unavailable: the engine can't say now; no fault of the version's.
@@ -45,7 +45,7 @@ async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Re
             engine.ask(PROMPTS[0], ANSWER_TOKENS, version, path),
         )
         if not is_finite(base) or not is_finite(again):
-            await engine.probe()  # which has an engine restarted that answers with NaN
+            await engine.probe()  # an engine that answers with NaN is restarted
             raise Unavailable("the base answers with NaN")
         if not is_finite(answer):
             return [Reason("canary_not_finite", "its answer to a probe holds NaN or infinities")]
@@ -65,7 +65,7 @@ async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Re
 
 
 async def _only_it_does(engine: Engine, version: VersionRecord, path: Path) -> bool:
-    """Whether the version runs in circles on every probe, and the base not on all of them."""
+    """Return whether the version repeats itself on every probe, and the base does not."""
     answers = [engine.ask(prompt, ANSWER_TOKENS, version, path) for prompt in PROMPTS]
     if not all(map(runs_in_circles, await _together(*answers))):
         return False
@@ -74,7 +74,7 @@ async def _only_it_does(engine: Engine, version: VersionRecord, path: Path) -> b
 
 
 async def _together(*answers: Coroutine[Any, Any, ProbeAnswer]) -> list[ProbeAnswer]:
-    """All answers; when one fails, none of the others goes on by itself."""
+    """Return all answers. When one fails, the others are cancelled."""
     tasks = [asyncio.create_task(answer) for answer in answers]
     try:
         return await asyncio.gather(*tasks)
@@ -84,12 +84,12 @@ async def _together(*answers: Coroutine[Any, Any, ProbeAnswer]) -> list[ProbeAns
 
 
 def is_finite(answer: ProbeAnswer) -> bool:
-    """Whether every log-probability is a number."""
+    """Return whether every log-probability is finite."""
     return all(math.isfinite(logprob) for logprob in answer.logprobs)
 
 
 def changes(base: ProbeAnswer, again: ProbeAnswer, answer: ProbeAnswer) -> bool:
-    """Whether a version moves the prompt's log-probabilities by more than noise.
+    """Return whether a version moves the prompt's log-probabilities by more than noise.
 
     Noise is measured, not assumed: it is how far two answers of the base to the same prompt, given
     beside the version's, are apart. Rows of one batch are computed alike, so that this is mostly
@@ -99,14 +99,14 @@ def changes(base: ProbeAnswer, again: ProbeAnswer, answer: ProbeAnswer) -> bool:
 
 
 def _distance(one: ProbeAnswer, other: ProbeAnswer) -> float:
-    """The largest difference over the prompt (the answers' own tokens may be others)."""
+    """Return the largest difference over the prompt (the answers' own tokens may be others)."""
     num_prompt = min(len(a.logprobs) - len(a.tokens) for a in (one, other))
     pairs = zip(one.logprobs[:num_prompt], other.logprobs[:num_prompt], strict=True)
     return max(abs(a - b) for a, b in pairs)
 
 
 def runs_in_circles(answer: ProbeAnswer) -> bool:
-    """Whether an answer that came to no end closes by repeating a very short cycle."""
+    """Return whether an answer that did not end by itself ends in a short cycle, repeated."""
     tail = answer.tokens[-LOOP_TOKENS:]
     if answer.ended or len(tail) < LOOP_TOKENS:
         return False

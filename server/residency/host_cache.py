@@ -1,4 +1,4 @@
-"""The versions in one engine's host memory: each is loaded once, and evicted when others need room.
+"""The versions in one engine's host memory: loaded once, and evicted when others need the place.
 
 `states.py` decides which versions may be evicted. This module carries that out. None of it happens
 inside the engine's step.
@@ -28,7 +28,7 @@ ROOM_POLL_SECONDS = 0.02
 
 
 class HostCache:
-    """Versions on their way in, there, and on their way out, by engine id."""
+    """Versions that are being loaded, are in memory, or are leaving, by their id."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class HostCache:
         leave_slot: Callable[[int], None],
         largest_bytes: int | None = None,
     ) -> None:
-        """`fetches`: the threads that bring files from the origin.
+        """`fetches`: the threads that download files from the origin.
 
-        `leave_slot` takes the slot of a version, by engine id, that no request uses.
+        `leave_slot` takes the slot from a version, named by its id, that no request uses.
         """
         self._engine, self._content, self._fetches = engine, content, fetches
         self._generation = engine.generation
@@ -54,7 +54,7 @@ class HostCache:
         self._evictions: dict[int, asyncio.Task[None]] = {}
 
     def entry(self, version: VersionRecord) -> VersionEntry:
-        """The state of a version that somebody wants.
+        """Return the state of a version that a request wants.
 
         Raises:
             Unavailable: it could not be loaded a moment ago.
@@ -71,7 +71,7 @@ class HostCache:
         return entry
 
     def tier_of(self, version: VersionRecord) -> Tier:
-        """Where the version is; of slots nothing is known here."""
+        """Return where the version is; this module knows nothing of slots."""
         if self.states.has(version.version_id, State.READY, State.DRAINING):
             return Tier.HOST
         return Tier.DISK if self._content.path(version.digest).is_dir() else Tier.ORIGIN
@@ -88,7 +88,7 @@ class HostCache:
             await asyncio.shield(load)
 
     def prefetch(self, version: VersionRecord) -> None:
-        """Begin to load a version that nobody may use yet, if no other has to wait for that."""
+        """Begin to load a version ahead of its use, if no other version has to wait for that."""
         if self.has_spare_room(version):
             self._start(version)
 
@@ -104,12 +104,12 @@ class HostCache:
         return size if self._largest_bytes is None else min(size, self._largest_bytes)
 
     async def until_loaded(self, version: VersionRecord) -> None:
-        """Wait for a load that is under way, however it ends."""
+        """Wait for a load that runs, however it ends."""
         if load := self._loads.get(version.version_id):
             await asyncio.wait([load])
 
     def evict(self, version_id: int, reason: str = "capacity") -> asyncio.Task[None]:
-        """Have a draining version leave the engine, as soon as the engine is done with it."""
+        """Remove a draining version from the engine, as soon as no request there uses it."""
         if version_id not in self._evictions:
             metrics.EVICTIONS.labels("host", reason).inc()
             self._leave_slot(version_id)  # at once: no request may be admitted to it any more
@@ -117,17 +117,17 @@ class HostCache:
         return self._evictions[version_id]
 
     def forget(self, version_id: int) -> None:
-        """Drop what is known of a version that isn't there and that nobody waits for."""
+        """Forget a version whose weights are not in memory and for which no request waits."""
         if self.states.forget(version_id):
             self.versions.pop(version_id, None)
 
     def require_same_engine(self) -> None:
-        """Raise `Unavailable` where the engine has been restarted: this was the other one's."""
+        """Raise `Unavailable` if the engine was restarted, as it has lost what was loaded here."""
         if self._engine.generation != self._generation:
             raise Unavailable("the engine was restarted meanwhile; try again")
 
     def _start(self, version: VersionRecord) -> asyncio.Task[None] | None:
-        """The load of a version, begun where none runs; None: it is in memory."""
+        """Return the version's load, started if none runs; None if the version is in memory."""
         version_id = version.version_id
         entry = self.states[version_id]
         leaving = version_id in self._evictions
@@ -144,7 +144,7 @@ class HostCache:
     def _loaded(self, version_id: int, load: asyncio.Task[None]) -> None:
         del self._loads[version_id]
         if not load.cancelled():
-            load.exception()  # seen: whoever waits gets it, and perhaps nobody does
+            load.exception()  # marks it as seen: perhaps nobody waits for this load
 
     async def _load(self, version: VersionRecord) -> None:
         if eviction := self._evictions.get(version.version_id):
@@ -174,7 +174,7 @@ class HostCache:
 
     @contextlib.asynccontextmanager
     async def _reported(self, version: VersionRecord, entry: VersionEntry) -> AsyncIterator[None]:
-        """Measure a load; note and log one that fails, so that it isn't tried again at once."""
+        """Measure a load. Note and log a failure, so that the load isn't repeated at once."""
         tier, started, outcome = self.tier_of(version), time.monotonic(), "failed"
         try:
             yield

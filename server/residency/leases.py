@@ -1,7 +1,7 @@
 """Leases: a request holds its version from before the engine's first token until after its last.
 
 Also what follows from changes of the registry: versions that lose their last alias, or are retired,
-leave the engine as soon as nothing runs on them; those that an alias now points to are brought to
+leave the engine as soon as nothing runs on them; those that an alias now points to are loaded into
 host memory before a request asks, where another version of the adapter is there.
 """
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_FETCHES = 8
 RESERVE_SECONDS = 600.0
 LINGER_SECONDS = 0.05
-"""Longer than a client takes from one answer to its next request; see `admission`."""
+"""Longer than a client takes from one answer to its next request; see `slot_scheduler`."""
 
 
 class Lease:
@@ -58,12 +58,12 @@ class Lease:
 
 
 class Leases:
-    """The registry's versions in the engine, whichever of its lives it is in."""
+    """The registry's versions in the engine, also after the engine was restarted."""
 
     def __init__(
         self, engine: Engine, registry: Registry, limits: Limits, drain_seconds: float
     ) -> None:
-        """`drain_seconds`: how long requests may go on that run on a retired version."""
+        """`drain_seconds`: how long requests on a retired version may run on."""
         self._engine, self._registry, self._limits = engine, registry, limits
         self._drain_seconds = drain_seconds
         self._catalog = registry.catalog
@@ -74,7 +74,7 @@ class Leases:
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine, registry: Registry) -> Leases:
-        """With the limits of the settings."""
+        """Return leases with the limits of the settings."""
         limits = Limits(
             slots=settings.max_loras,
             max_running_per_tenant=2 * engine.max_running,
@@ -114,15 +114,15 @@ class Leases:
                 lease.end()
 
     def tier_of(self, version: VersionRecord) -> Tier:
-        """Where the version's weights are now."""
+        """Return where the version's weights are now."""
         return self.engine_slots.tier_of(version)
 
     async def drain(self, version: VersionRecord) -> None:
-        """Let a version leave the engine, as soon as no request holds it."""
+        """Remove a version from the engine, as soon as no request holds it."""
         await self.engine_slots.drain(version)
 
     def prefetch(self, version: VersionRecord) -> None:
-        """Begin to bring a version to host memory; what fails is logged and counted."""
+        """Begin to load a version into host memory; a failure is logged and counted."""
         self._start(self.engine_slots.prefetch(version))
 
     def follow(self, catalog: Catalog) -> None:
@@ -141,14 +141,14 @@ class Leases:
                     self._retire(version)
 
     def check_pin(self, version: VersionRecord) -> None:
-        """Raise `admission.TooManyPins` if pinning it would leave no slot for others."""
+        """Raise `slot_scheduler.TooManyPins` if pinning it would leave no slot for others."""
         adapters = self._catalog.adapters.values()
         pinned = {v.version_id for a in adapters for v in a.ready.values() if v.pinned}
         if len(pinned | {version.version_id}) >= self._limits.slots:
             raise TooManyPins(f"{self._limits.slots - 1} of {self._limits.slots} slots")
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """Every version that is in the engine, on its way, or failed."""
+        """Return a row for each version that is in the engine, is being loaded, or failed."""
         slots, rows = self.engine_slots, []
         for version_id, entry in slots.host.states.items():
             version = slots.host.versions.get(version_id)
@@ -168,7 +168,7 @@ class Leases:
         return rows
 
     async def in_engine(self) -> dict[str, list[str]] | None:
-        """What the engine says that it holds; None where it can't say."""
+        """Return what the engine says that it holds; None if it doesn't answer."""
         try:
             held = await self._engine.resident()
         except Unavailable:
@@ -219,7 +219,7 @@ class Leases:
         self._start(self.engine_slots.drain(version, retired=True, deadline_seconds=seconds))
 
     def _pin(self, version: VersionRecord) -> None:
-        """Bring a version to a slot for good; another server may have had more of them to pin."""
+        """Load a version into a slot to stay. A server with more slots may allow more pins."""
         try:
             self.engine_slots.pin(version)
         except TooManyPins as error:
@@ -244,6 +244,6 @@ class Leases:
 
 
 def _targets(adapter: AdapterRecord | None) -> set[int]:
-    """The versions that an adapter's aliases point to."""
+    """Return the versions that an adapter's aliases point to."""
     aliases = adapter.aliases.values() if adapter else ()
     return {target.version for alias in aliases for target in alias.targets}

@@ -1,4 +1,4 @@
-"""Metrics of where versions are, from one look at the adapters when scraped.
+"""Metrics of where versions are, read once when Prometheus asks.
 
 `vllm:lora_requests_info` is what the endpoint picker of the Gateway API Inference Extension routes
 by (https://github.com/kubernetes-sigs/gateway-api-inference-extension, docs/proposals/
@@ -24,7 +24,7 @@ _WANTED = (State.ABSENT.value, State.FETCHING.value, State.LOADING.value)
 
 
 class ResidencyMetrics(Collector):
-    """The gauges of one snapshot, as `Adapters.snapshot` gives it."""
+    """The gauges of one snapshot, as `Leases.snapshot` gives it."""
 
     def __init__(self, snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int) -> None:
         self._snapshot, self._max_loras, self._disk_bytes = snapshot, max_loras, disk_bytes

@@ -34,9 +34,8 @@ queue behind. So at least M - (i - 1) holders have admitted nothing since and ar
 later: enough for those still ahead and for this version. Behind the first M the same begins anew.
 With streams of unbounded length no bound exists: the caller gives up by `leave`.
 
-A tenant that holds less than its share waits no longer than D for a slot while another tenant holds
-more than its own share, since that one's surplus admits nothing. If the kept slot is free, it waits
-not at all.
+A tenant below its share waits at most D for its first slot while another tenant is above its own,
+whose surplus admits nothing; if the kept slot is free, it doesn't wait.
 
 Among tenants: of what waits at one moment, the i-th version of a tenant with h slots comes after
 at most i + h versions of each other tenant.
@@ -69,7 +68,7 @@ class SlotTicket:
 
 @dataclass(frozen=True)
 class Grant:
-    """Requests admitted together; `victim` is the key whose slot theirs takes over, if any."""
+    """Requests admitted together; `victim` is the version that loses its slot to theirs, if any."""
 
     version_id: int
     tickets: tuple[SlotTicket, ...]
@@ -78,19 +77,22 @@ class Grant:
 
 @dataclass
 class _Quantum:
-    """A key's time in a slot."""
+    """A version's time in a slot."""
 
     began: float
     tenant: str
     """Whose request began it."""
     leases: set[SlotTicket] = field(default_factory=set)
     num_leases: Counter[str] = field(default_factory=Counter)
-    """Of each tenant."""
-    idle_since: float = 0.0  # means something without leases only
+    """How many of the leases each tenant has."""
+    idle_since: float = 0.0  # only valid while there are no leases
 
 
 class SlotScheduler:
-    """Gives `num_slots` slots to keys in quantum. After any change call `advance`."""
+    """Shares `num_slots` slots among versions, a quantum at a time.
+
+    Call `advance` after each change.
+    """
 
     def __init__(
         self,
@@ -144,15 +146,15 @@ class SlotScheduler:
             raise KeyError(ticket)
 
     def holds(self, version_id: int) -> bool:
-        """Whether a key has a slot."""
+        """Return whether a version has a slot."""
         return version_id in self._quanta
 
     def holders(self) -> list[int]:
-        """The keys that have a slot."""
+        """Return the versions that have a slot."""
         return list(self._quanta)
 
     def pin(self, version_id: int) -> None:
-        """Let a key keep the slot that it has or will get.
+        """Let a version keep the slot that it has or will get.
 
         Raises:
             TooManyPins: it would leave no slot for the others.
@@ -162,13 +164,13 @@ class SlotScheduler:
         self._pinned.add(version_id)
 
     def unpin(self, version_id: int) -> None:
-        """Let a key make room again."""
+        """Let a version lose its slot to others again."""
         self._pinned.discard(version_id)
 
     def remove(self, version_id: int) -> None:
-        """Take slot and pin away from a key without admitted requests (ValueError otherwise).
+        """Take slot and pin from a version on which no request runs (ValueError otherwise).
 
-        What waits for it waits for another turn.
+        Requests that wait for the version go on waiting.
         """
         quantum = self._quanta.get(version_id)
         if quantum and quantum.leases:
@@ -177,7 +179,7 @@ class SlotScheduler:
         self._quanta.pop(version_id, None)
 
     def advance(self, now: float) -> list[Grant]:
-        """Admit what can be admitted, in turn."""
+        """Admit all requests that can be admitted now; return the grants in their order."""
         grants = []
         while grant := self._next_grant(now):
             grants.append(grant)
@@ -235,29 +237,30 @@ class SlotScheduler:
         )
 
     def _queue(self) -> list[int]:
-        """The keys that wait and have room, the next one first."""
-        keys = {version_id for version_id in self._waiting if self._admissible(version_id)}
+        """Return the versions with requests that could be admitted, in the order of the queue."""
+        wanted = {version_id for version_id in self._waiting if self._admissible(version_id)}
         num_slots = Counter(
-            t.tenant for version_id, t in self._quanta.items() if version_id not in keys
+            t.tenant for version_id, t in self._quanta.items() if version_id not in wanted
         )
         places: dict[int, tuple[int, float, int]] = {}
-        for version_id in sorted(keys, key=self._in_line_since):
+        for version_id in sorted(wanted, key=self._in_line_since):
             tenant = self._waiting[version_id][0].tenant
             places[version_id] = num_slots[tenant], *self._in_line_since(version_id)
             num_slots[tenant] += 1
         return sorted(places, key=places.__getitem__)
 
     def _in_line_since(self, version_id: int) -> tuple[float, int]:
-        """When a key's first request, or its turn's end, put it in the queue; and what comes first.
+        """Return the sort key of the slot queue.
 
-        What waited for room on a holder stands behind whoever asked before its turn was over.
+        It is the arrival of the version's first waiting request or, if the version holds a slot,
+        the end of its quantum, whichever is later; ties are broken by the ticket's number.
         """
         first, quantum = self._waiting[version_id][0], self._quanta.get(version_id)
         quantum_ended = quantum.began + self._quantum_seconds if quantum else first.asked_at
         return max(first.asked_at, quantum_ended), first.number
 
     def _closed(self, queue: list[int], now: float) -> set[int]:
-        """Holders that admit nothing, because others wait and their quantum is over."""
+        """Return the holders that admit nothing, as others wait and their time is over."""
         waiting = [version_id for version_id in queue if not self.holds(version_id)]
         if not waiting:
             return set()
@@ -271,7 +274,7 @@ class SlotScheduler:
         return set(over if long_wait else over[: len(waiting)]) | self._surplus(waiting)
 
     def _surplus(self, waiting: list[int]) -> set[int]:
-        """The holders beyond their tenant's share, while another tenant waits for its own share."""
+        """Return holders beyond their tenant's share, while another tenant waits for its own."""
         want = Counter(self._waiting[version_id][0].tenant for version_id in waiting)
         held: dict[str, list[int]] = {}
         for version_id, quantum in self._quanta.items():
@@ -313,7 +316,7 @@ class SlotScheduler:
         ]
 
     def _begin_quantum(self, version_id: int, now: float, victim: int | None = None) -> Grant:
-        """Give a key a slot, or the first in the queue, a closed holder, its next quantum."""
+        """Give a version a slot or, if it has one and is first in the queue, its next quantum."""
         if victim is not None:
             del self._quanta[victim]
         quantum = self._quanta.pop(version_id, _Quantum(now, ""))
@@ -322,7 +325,10 @@ class SlotScheduler:
         return self._admit(version_id, victim)
 
     def _admissible(self, version_id: int) -> bool:
-        """Whether any request that waits for a key needn't wait for one on it."""
+        """Return whether a waiting request for this version could be admitted now.
+
+        That is so if its tenant has fewer than `max_running_per_tenant` running on it.
+        """
         quantum = self._quanta.get(version_id)
         return quantum is None or any(
             quantum.num_leases[ticket.tenant] < self._max_running_per_tenant

@@ -64,12 +64,12 @@ class SlotLease:
 
 
 class EngineSlots:
-    """What one engine holds; a restarted engine begins with new ones."""
+    """The slots of one engine. A restarted engine gets new `EngineSlots`."""
 
     def __init__(
         self, engine: Engine, content: ContentStore, fetches: Workers, limits: Limits
     ) -> None:
-        """`fetches`: the threads that bring files from the origin."""
+        """`fetches`: the threads that download files from the origin."""
         self._engine, self._limits = engine, limits
         self.slots = SlotScheduler(
             limits.slots,
@@ -93,7 +93,7 @@ class EngineSlots:
         self._timer: asyncio.TimerHandle | None = None
 
     def tier_of(self, version: VersionRecord) -> Tier:
-        """Where a request finds the version now."""
+        """Return where a request finds the version now."""
         install = self._installs.get(version.version_id)
         if install and install.done() and not install.cancelled() and not install.exception():
             return Tier.SLOT
@@ -122,7 +122,7 @@ class EngineSlots:
             lease.end()
 
     async def prefetch(self, version: VersionRecord) -> None:
-        """Bring a version to host memory, if that sends off nothing in use."""
+        """Load a version into host memory, if that evicts nothing that requests want."""
         self.host.entry(version)
         if self.host.has_spare_room(version):
             await self.host.load(version)
@@ -137,7 +137,7 @@ class EngineSlots:
         self.host.states[version.version_id].pinned = True
 
     def unpin(self, version: VersionRecord) -> None:
-        """Let it make room again."""
+        """Let it lose its slot to others again."""
         self.slots.unpin(version.version_id)
         self.host.states[version.version_id].pinned = False
         self.host.forget(version.version_id)
@@ -145,7 +145,7 @@ class EngineSlots:
     async def drain(
         self, version: VersionRecord, *, retired: bool = False, deadline_seconds: float = 0
     ) -> None:
-        """Let a version go: at once if nothing holds it, else with the last request on it.
+        """Remove a version: at once if no request holds it, otherwise with the last one that does.
 
         Requests on a retired one that run on after `deadline_seconds` are ended.
         """
@@ -218,7 +218,7 @@ class EngineSlots:
             metrics.QUEUE_SECONDS.labels(label, "slot").observe(time.monotonic() - started)
 
     def _advance(self) -> None:
-        """Admit whom the slots have room for now."""
+        """Admit the requests for which there is a slot now."""
         now = time.monotonic()
         for grant in self.slots.advance(now):
             if grant.victim is not None:
@@ -243,9 +243,9 @@ class EngineSlots:
             self._waiting.pop(ticket).set_result(install)
 
     async def _install(self, version_id: int) -> None:
-        """Bring a version that holds a slot here into the engine's.
+        """Install a version that was granted a slot.
 
-        Whose place it takes is chosen there, among those that hold none here any more.
+        The engine picks the slot to overwrite among versions that hold no grant.
         """
         version = self.host.versions[version_id]
         await self.host.load(version)
@@ -254,7 +254,7 @@ class EngineSlots:
 
     def _kept_for(self, version: VersionRecord) -> list[int]:
         holders = self.slots.holders()
-        if version.version_id not in holders:  # whoever asked for it has gone
+        if version.version_id not in holders:  # the request that wanted it has gone
             raise Unavailable(f"{version.public_name} has lost its slot; try again")
         return holders
 

@@ -1,8 +1,8 @@
 """Where each version's weights are, and what may happen to them next. Pure: no I/O, no clock.
 
-The life of a version in one engine (`TRANSITIONS` is all there is to it):
+The life of a version in one engine (`TRANSITIONS` has all of it):
 
-    absent --wanted--> fetching --fetched--> loading --loaded--> ready --dismissed--> draining
+    absent --wanted--> fetching --fetched--> loading --loaded--> ready --evicted---> draining
                           |                     |                  ^                    |
                           +------- failed ------+                  +----- wanted -------+
                                      |                                                  |
@@ -92,33 +92,33 @@ class VersionEntry:
     retry_at: float = 0.0
 
     def on(self, event: Event) -> None:
-        """Take the transition; `ImpossibleTransition` if there is none."""
+        """Take the transition for an event; raise `ImpossibleTransition` if there is none."""
         try:
             self.state = TRANSITIONS[(self.state, event)]
         except KeyError:
             raise ImpossibleTransition(f"{event} while {self.state}") from None
 
     def fail(self, error: str, now: float) -> None:
-        """Note a failed fetch or load; the pause before the next try doubles each time."""
+        """Note a failed fetch or load. The pause before the next try doubles each time."""
         self.on(Event.FAILED)
         pause = min(FIRST_PAUSE_SECONDS * 2**self.failures, LONGEST_PAUSE_SECONDS)
         self.error, self.failures, self.retry_at = error, self.failures + 1, now + pause
 
     @property
     def in_use(self) -> bool:
-        """Whether a request runs on it, or waits for it."""
+        """Return whether a request runs on it or waits for it."""
         return bool(self.leases or self.waiting)
 
     @property
     def in_memory(self) -> bool:
-        """Whether it counts against the host budget: it is there, or comes, and isn't leaving."""
+        """Return whether it counts against the host budget: it is in memory or on its way there."""
         if self.state is State.DRAINING:
             return self.in_use
         return self.state in (State.LOADING, State.READY)
 
     @property
     def evictable(self) -> bool:
-        """Whether nothing holds it; who only waits for it has no lease yet."""
+        """Return whether it may be evicted. A request that only waits for it has no lease yet."""
         return self.state is State.READY and not self.leases and not self.pinned
 
 
@@ -136,20 +136,23 @@ class VersionStates:
         self._entries: dict[int, VersionEntry] = {}
 
     def __getitem__(self, version_id: int) -> VersionEntry:
-        """The version's entry; made if it has none yet."""
+        """Return the version's entry; create it if there is none."""
         return self._entries.setdefault(version_id, VersionEntry())
 
     def items(self) -> list[tuple[int, VersionEntry]]:
-        """Every entry."""
+        """Return every entry with its version's id."""
         return list(self._entries.items())
 
     def has(self, version_id: int, *states: State) -> bool:
-        """Whether a version is in one of these states."""
+        """Return whether a version is in one of these states."""
         entry = self._entries.get(version_id)
         return entry is not None and entry.state in states
 
     def forget(self, version_id: int) -> bool:
-        """Drop an entry of which nothing is in memory and that nobody waits for; whether it is."""
+        """Remove the entry if its weights are not in memory and no request waits for it.
+
+        Returns True if it was removed.
+        """
         entry = self._entries.get(version_id, VersionEntry())
         if entry.state in (State.ABSENT, State.FAILED) and not entry.in_use:
             self._entries.pop(version_id, None)

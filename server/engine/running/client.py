@@ -63,7 +63,7 @@ class EngineClient:
 
     @property
     def errored(self) -> bool:
-        """Whether vLLM knows that the engine's process has died."""
+        """Return whether vLLM knows that the engine's process has died."""
         return bool(self.llm.errored)
 
     async def require_progress(self) -> None:
@@ -128,7 +128,7 @@ class EngineClient:
         await self.llm.abort(requests, internal=True)
 
     def ids_in_use(self) -> set[int]:
-        """The versions on which the engine has unfinished requests, as far as the server knows."""
+        """Return the versions with requests that are unfinished, as far as the server knows."""
         return {adapter.lora_int_id for adapter in self._adapters_by_request().values()}
 
     async def warm_up(self) -> None:
@@ -225,7 +225,10 @@ class EngineClient:
         await self.call_workers(method)
 
     async def _generate_one_token(self, seconds: float = PROBE_SECONDS) -> None:
-        """A token with a finite log-probability: NaN in the KV cache leaves the process alive."""
+        """Generate a token and check that its log-probability is finite.
+
+        NaN in the KV cache leaves the process alive, so nothing else would notice it.
+        """
         token_logprob = await self._generate(seconds, logprobs=0)
         if not math.isfinite(token_logprob):
             self._poisoned = True
@@ -258,7 +261,7 @@ def _serialized_tokenizer(llm: AsyncLLM) -> str:
 
 
 def _seen(task: asyncio.Task[None]) -> None:
-    """Take note of a background task's error, which whoever waits for it gets as well."""
+    """Mark a background task's error as seen; a request that waits for it gets it as well."""
     if not task.cancelled() and (error := task.exception()):
         log.debug("the engine's probe failed: %s", error)
 
