@@ -7,6 +7,7 @@ from server.engine import cpu
 from server.engine.arguments import engine_arguments, tool_call_parser
 from server.engine.device.base_size import BaseSize
 from server.engine.device.device import Device
+from server.engine.worker.lora_gpu import OPERATOR_VERSION
 from server.settings import Settings, SettingsError
 from tests.server.engine.device.devices import CPU, H200, L40
 
@@ -68,6 +69,16 @@ def test_other_engine_arguments_pass_through() -> None:
     settings = Settings(engine_args=("--max-num-seqs", "7", "--max_num_batched_tokens=512"))
     arguments = parsed(settings)
     assert (arguments.max_num_seqs, arguments.max_num_batched_tokens) == (7, 512)
+
+
+def test_models_compiled_with_our_operators_have_a_key_of_their_own() -> None:
+    """vLLM's cache of compiled models doesn't look at LoRA operators, but at this."""
+    given = ("--additional-config", '{"theirs": 1}')
+    fused = parsed(Settings(engine_args=given), device=H200).additional_config
+    assert fused == {"theirs": 1, "loraplex_lora_operators": OPERATOR_VERSION}
+    stock = Settings(engine_args=given, gpu_lora_kernels="stock")
+    assert parsed(stock, device=H200).additional_config == {"theirs": 1}
+    assert parsed(Settings(engine_args=given)).additional_config == {"theirs": 1}
 
 
 @pytest.mark.parametrize(
