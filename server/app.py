@@ -60,7 +60,8 @@ def build_app(
         base_name,
         Intake(BytesInFlight(settings.max_bodies_mib << 20, settings.max_tenant_bodies_mib << 20)),
         Quotas(),
-        PromptQueue(engine.max_running, engine.prefill_tokens),
+        PromptQueue(engine.max_running, engine.prefill_tokens, settings.max_waiting),
+        settings.max_choices,
     )
     app.include_router(data_plane.router())
     document_bodies(app, engine.endpoints)

@@ -29,7 +29,9 @@ class Quota:
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
     max_tokens: int | None = None
-    """The longest answer."""
+    """The longest answer; all choices of a request share it."""
+    choices: int | None = None
+    """Answers that one request may ask for: `n`, times its prompts."""
     adapters: int | None = None
     adapter_bytes: int | None = None
     """Of all its versions whose files are still kept."""

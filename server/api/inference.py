@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -24,13 +24,14 @@ from server.api.intake.intake import Intake, Received
 from server.api.resolve import resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
-from server.errors import APIError, NotServing
+from server.errors import APIError, ContextTooLong, NotServing
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.residency.states import Tier
+from server.tenancy.demand import COUNTED_ONLY, Demand, answer_tokens_of
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
-from server.tenancy.quotas import Quotas, limit_answer
+from server.tenancy.quotas import Quotas, limit_answer, limit_choices
 from server.tenancy.timing import Timing
 from server.tenancy.usage import UsageBuffer
 
@@ -57,6 +58,7 @@ class DataPlane:
     intake: Intake
     quotas: Quotas
     prompt_queue: PromptQueue
+    max_choices: int
 
     def router(self) -> APIRouter:
         """Return the routes of OpenAI's and Anthropic's APIs."""
@@ -92,7 +94,9 @@ class DataPlane:
                 received.model, caller, self.registry.catalog, self.base_name, received.conversation
             )
             raw_request.state.adapter = version.adapter_id if version else self.base_name
-            meter = await held.enter_async_context(self._within_quota(raw_request, received))
+            meter = await held.enter_async_context(
+                self._within_quota(raw_request, endpoint, received)
+            )
             tier = ""
             if version is not None and endpoint.generates:
                 lease = await held.enter_async_context(self.leases.lease(version, caller.tenant))
@@ -103,27 +107,48 @@ class DataPlane:
             yield Admitted(received.request, version)
 
     @asynccontextmanager
-    async def _within_quota(self, raw_request: Request, received: Received) -> AsyncIterator[Meter]:
-        """Count the request and, when it has ended, its tokens."""
+    async def _within_quota(
+        self, raw_request: Request, endpoint: Endpoint, received: Received
+    ) -> AsyncIterator[Meter]:
+        """Reserve what the request asks for and, when it has ended, settle what it took."""
         caller: Caller = raw_request.state.caller
         tenant = caller.tenant
         record = self.registry.catalog.tenants.get(tenant)
         quota = record.quota if record else Quota()
-        limit_answer(received.request, quota.max_tokens)
-        self.quotas.enter(caller.tenant_id, quota, time.monotonic())
-        meter = Meter(self.prompt_queue, tenant, quota.weight)
-        current_meter.set(meter)
-        raw_request.state.quota = quota
-        try:
-            with self.lifecycle.running() as end_running:
-                meter.on_work_over(end_running)
-                yield meter
-                await meter.ended()
-        finally:
-            if meter.timing:
-                meter.timing.end()
-            self.quotas.leave(caller.tenant_id, quota, meter.tokens, time.monotonic())
-            self._record_usage(raw_request, meter)
+        demand = self._limited(received, quota)
+        with ExitStack() as held:
+            if endpoint.generates:
+                places = held.enter_context(self.prompt_queue.places(tenant, demand.choices))
+            else:
+                places, demand = None, COUNTED_ONLY
+            reservation = self.quotas.enter(caller.tenant_id, quota, demand, time.monotonic())
+            meter = Meter(self.prompt_queue, tenant, quota.weight, places=places)
+            current_meter.set(meter)
+            raw_request.state.quota = quota
+            try:
+                with self.lifecycle.running() as end_running:
+                    meter.on_work_over(end_running)
+                    yield meter
+                    await meter.ended()
+            finally:
+                if meter.timing:
+                    meter.timing.end()
+                self.quotas.leave(
+                    reservation, meter.input_tokens, meter.output_tokens, time.monotonic()
+                )
+                self._record_usage(raw_request, meter)
+
+    def _limited(self, received: Received, quota: Quota) -> Demand:
+        """Return what a request asks for, within the bounds that hold for its tenant."""
+        demand, longest = received.demand, self.engine.longest_prompt_characters
+        limit_choices(demand, quota, self.max_choices, self.prompt_queue.max_running)
+        if longest is not None and demand.longest_prompt_characters > longest:
+            raise ContextTooLong(
+                f"the prompt has {demand.longest_prompt_characters} characters, and no prompt of "
+                f"over {longest} fits the context of this model"
+            )
+        limit_answer(received.request, quota.max_tokens, demand.choices)
+        return replace(demand, answer_tokens=answer_tokens_of(received.request))
 
     def _record_usage(self, raw_request: Request, meter: Meter) -> None:
         if not meter.tokens:

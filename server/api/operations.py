@@ -17,6 +17,7 @@ STALE_SECONDS = 3
 def add_probes(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle) -> None:
     """Add the routes that kubelets and proxies ask."""
 
+    @app.head("/livez", include_in_schema=False)
     @app.get("/livez", tags=["operations"])
     async def live() -> PlainTextResponse:
         """Say that this process answers."""
@@ -30,6 +31,7 @@ def add_probes(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Life
 
     # Load testers, gateways and other servers' default probes ask /health.
     @app.get("/health", tags=["operations"])
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operations"])
     async def ready() -> JSONResponse:
         """Say whether requests are answered: the engine makes progress, however much is waiting.

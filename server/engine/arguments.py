@@ -38,6 +38,20 @@ MANAGED = {
 }
 """Arguments of vLLM that the server sets itself, and what the operator uses instead."""
 
+FORBIDDEN = {
+    "trust-request-chat-template": "clients could run templates of their own",
+    "trust-request-mm-kwargs": "clients could steer the engine's processors",
+    "enable-prompt-embeds": "clients could send tensors, which are not checked",
+    "enable-mm-embeds": "clients could send tensors, which are not checked",
+    "allowed-local-media-path": "clients could read files of the server",
+    "allowed-media-domains": "clients could have the server ask other hosts",
+    "enable-log-requests": "prompts would stand in the logs",
+    "enable-log-outputs": "answers would stand in the logs",
+    "enable-log-deltas": "answers would stand in the logs",
+    "middleware": "it would not be applied",
+}
+"""Arguments of vLLM that would let clients do what this server promises they can't."""
+
 _GIB = 1 << 30
 
 _NEVER_FULL = 1 << 20
@@ -98,6 +112,8 @@ def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
         name = argument.lstrip("-").partition("=")[0].partition(".")[0].replace("_", "-")
         if name in MANAGED:
             raise SettingsError(f"LORAPLEX_ENGINE_ARGS: --{name} is set through {MANAGED[name]}")
+        if name in FORBIDDEN:
+            raise SettingsError(f"LORAPLEX_ENGINE_ARGS: --{name} is refused: {FORBIDDEN[name]}")
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean --{nearest[0]}?" if nearest else ""

@@ -46,6 +46,13 @@ _QUIET = {
 """The engine's processes log pages at start. Only `--log-level debug` shows them."""
 
 
+_FIXED = {
+    # With it on, vLLM keeps responses for ever and gives any tenant's to whoever names its id.
+    "VLLM_ENABLE_RESPONSES_API_STORE": "0",
+}
+"""What the operator's environment can't change: these switches would break what we promise."""
+
+
 def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_dir: Path) -> None:
     """Set the defaults for this device.
 
@@ -62,6 +69,7 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
         variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+    os.environ.update(_FIXED)
     # The library reads its environment when it is imported, which is now: this process may ask a
     # hub when an adapter is registered (unless the operator has forbidden it), while the engine's
     # processes may not.
@@ -89,6 +97,11 @@ def compiling(engine_args: Sequence[str]) -> str:
     if os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == "0":
         compiled += ", FlashInfer's sampler is off (it needs nvcc)"
     return compiled
+
+
+def limit_choices(max_choices: int) -> None:
+    """Have vLLM, too, refuse more choices than one request may ask for."""
+    os.environ["VLLM_MAX_N_SEQUENCES"] = str(max_choices)
 
 
 def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:

@@ -6,7 +6,14 @@ import json
 
 from fastapi.responses import JSONResponse, Response
 
-from server.errors import APIError, ClientWentAway, InvalidRequest, SchemaTooComplex, Unavailable
+from server.errors import (
+    APIError,
+    ClientWentAway,
+    ContextTooLong,
+    InvalidRequest,
+    SchemaTooComplex,
+    Unavailable,
+)
 
 TOO_COMPLEX = "the grammar takes"
 """How the message of `GrammarTrials` begins; vLLM's handlers pass on no codes."""
@@ -56,8 +63,7 @@ def _translate(status: int, message: str, param: str | None) -> APIError:
         return APIError("the engine could not answer this request; the server's log has the cause")
     if message.startswith(TOO_COMPLEX):
         return SchemaTooComplex(message, param=param)
-    error = InvalidRequest(message, param=param)
+    is_too_long = any(phrase in message for phrase in _OVER_LONG)
+    error = (ContextTooLong if is_too_long else InvalidRequest)(message, param=param)
     error.status = status
-    if any(phrase in message for phrase in _OVER_LONG):
-        error.code = "context_length_exceeded"
     return error

@@ -74,7 +74,9 @@ class Engine(Protocol):
 
     state: EngineState
     max_running: int
-    """How many prompts are given to it at a time."""
+    """How many sequences are given to it at a time."""
+    longest_prompt_characters: int | None
+    """No prompt with more characters fits the context; None where that isn't known."""
     prefill_tokens: int
     """How many of a tenant's prompt tokens a step should compute while others are served."""
     generation: int

@@ -7,6 +7,7 @@ isn't looked up by vLLM: it sees exactly the version on which the request holds 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,12 +21,14 @@ from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response
 from server.engine.grammar.budget import check_grammars
 from server.engine.interface import Endpoint
+from server.engine.log_filter import hide_exception_texts
 from server.engine.request_fields import ALLOWED, allowed_part
 from server.engine.validation import fail_fast_validator
 from server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 _ENGINE_HEADERS = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-request-id"})
 
@@ -61,7 +64,10 @@ def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
 def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     """The embedded routes; `content_path` gives the directory of a digest."""
     from vllm.entrypoints.anthropic import api_router as anthropic
-    from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+    from vllm.entrypoints.anthropic.protocol import (
+        AnthropicCountTokensRequest,
+        AnthropicMessagesRequest,
+    )
     from vllm.entrypoints.openai.chat_completion import api_router as chat
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion import api_router as completion
@@ -69,8 +75,14 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     from vllm.entrypoints.openai.responses import api_router as responses
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
+    hide_exception_texts(logging.getLogger("vllm"))
+
     def embed(
-        path: str, body: type[BaseModel], handler: Callable[[Any, Request], Awaitable[Response]]
+        path: str,
+        body: type[BaseModel],
+        handler: Callable[[Any, Request], Awaitable[Response]],
+        *,
+        generates: bool = True,
     ) -> Endpoint:
         async def answer(request: Any, raw: Request, version: VersionRecord | None) -> Response:
             if "cache_salt" in body.model_fields:
@@ -85,17 +97,20 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
                 current_lora.reset(token)
             return map_response(response)
 
-        return Endpoint(body, _parser(body, ALLOWED[path]), answer)
+        return Endpoint(body, _parser(body, ALLOWED[path]), answer, generates)
 
-    return {
-        path: embed(path, body, handler)
-        for path, body, handler in (
-            ("/v1/chat/completions", ChatCompletionRequest, chat.create_chat_completion),
-            ("/v1/completions", CompletionRequest, completion.create_completion),
-            ("/v1/responses", ResponsesRequest, responses.create_responses),
-            ("/v1/messages", AnthropicMessagesRequest, anthropic.create_messages),
-        )
+    generating = {
+        "/v1/chat/completions": (ChatCompletionRequest, chat.create_chat_completion),
+        "/v1/completions": (CompletionRequest, completion.create_completion),
+        "/v1/responses": (ResponsesRequest, responses.create_responses),
+        "/v1/messages": (AnthropicMessagesRequest, anthropic.create_messages),
     }
+    endpoints = {path: embed(path, *endpoint) for path, endpoint in generating.items()}
+    count_tokens = "/v1/messages/count_tokens"
+    endpoints[count_tokens] = embed(
+        count_tokens, AnthropicCountTokensRequest, anthropic.count_tokens, generates=False
+    )
+    return endpoints
 
 
 def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[str, Any]], Any]:
@@ -117,6 +132,13 @@ def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[st
             raise InvalidRequest(f"the body has a field of a wrong type: {error}") from error
 
     return parse
+
+
+def longest_prompt_characters(client: AsyncLLM) -> int | None:
+    """Return how many characters a prompt may have at most to fit the context."""
+    if (tokenizer := client.renderer.tokenizer) is None:
+        return None
+    return int(client.model_config.max_model_len * tokenizer.max_chars_per_token)
 
 
 def cache_salt(tenant_id: str, given: str | None) -> str:

@@ -24,7 +24,7 @@ from server.engine.errors import map_exception
 from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAnswer
 from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
-from server.engine.openai import LeasedAdapters, make_endpoints
+from server.engine.openai import LeasedAdapters, longest_prompt_characters, make_endpoints
 from server.engine.running.client import EngineClient
 from server.errors import NotServing, Unavailable
 from server.settings import Settings
@@ -65,6 +65,7 @@ class EngineSupervisor(AdapterLoading):
         self.prefill_tokens = defaults.prefill(
             device, settings.prefill_tokens, tokens
         ).tenant_tokens
+        self.longest_prompt_characters: int | None = None
         self._max_restarts = settings.max_engine_restarts
         self._hang_seconds = settings.hang_seconds or defaults.hang_seconds(device)
         self._stop_seconds = settings.engine_stop_seconds or defaults.stop_seconds(device)
@@ -158,6 +159,7 @@ class EngineSupervisor(AdapterLoading):
     async def _start(self) -> None:
         # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
         self._client = EngineClient(await _in_daemon_thread(lambda: _build_client(self._arguments)))
+        self.longest_prompt_characters = longest_prompt_characters(self._client.llm)
         await self._client.unless_dead(
             _init_app_state(self._client.llm, self.app_state, self._arguments)
         )

@@ -2,6 +2,7 @@
 
 APIError
 ├── InvalidRequest      400
+│   ├── ContextTooLong       a prompt that no context of this model holds
 │   └── SchemaTooComplex     a grammar that takes too long to compile
 ├── Unauthenticated     401
 ├── Forbidden           403
@@ -55,6 +56,12 @@ class InvalidRequest(APIError):
     """The request can't be understood or has a value that isn't allowed."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class ContextTooLong(InvalidRequest):
+    """A prompt, or a prompt with its answer, that the model's context cannot hold."""
+
+    code = "context_length_exceeded"
 
 
 class SchemaTooComplex(InvalidRequest):

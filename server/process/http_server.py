@@ -16,11 +16,30 @@ from weakref import WeakKeyDictionary
 
 import uvicorn
 
+FORCED_CLOSE_SECONDS = 2
+KEEP_ALIVE_SECONDS = 75
+"""More than proxies keep idle connections to us (mostly 60): a request that is on its way to a
+connection as we close it fails, or is sent again."""
 HEADER_SECONDS = 20.0
 """How long a connection may take to send a request's headers. The time counts from its start or,
 after an answer, from the moment at which uvicorn would have closed it as idle."""
 TICKS_A_LOOK = 10
 """uvicorn ticks ten times a second."""
+
+
+def http_config(app: Any, *, is_debug: bool = False, **more: Any) -> uvicorn.Config:
+    """Return uvicorn's configuration for an ASGI app; `more` are further options of uvicorn's."""
+    return uvicorn.Config(
+        app,
+        log_level="info" if is_debug else "warning",
+        access_log=is_debug,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
+        ws="none",
+        # Otherwise a pipelined request runs in the context of the one before it, as its tenant.
+        reset_contextvars=True,
+        **more,
+    )
 
 
 class HttpServer(uvicorn.Server):

@@ -18,12 +18,12 @@ from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
-from server.engine.environment import choose_gpu_lora, prepare_environment
+from server.engine.environment import choose_gpu_lora, limit_choices, prepare_environment
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.process import demo
 from server.process.data_dir import own_data_dir
-from server.process.http_server import HttpServer
+from server.process.http_server import HttpServer, http_config
 from server.process.signals import EndSignals, drain
 from server.process.startup import (
     config_directory,
@@ -50,11 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORCED_CLOSE_SECONDS = 2
-KEEP_ALIVE_SECONDS = 75
-"""More than proxies keep idle connections to us (mostly 60): a request that is on its way to a
-connection as we close it fails, or is sent again."""
-
 HTTP_SETTING = "LORAPLEX_HOST, LORAPLEX_PORT (--host, --port)"
 
 
@@ -74,6 +69,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     ):
         base = prepare_base(settings, announce)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir)
+        limit_choices(settings.max_choices)
         choose_gpu_lora(
             settings.gpu_lora_kernels,
             settings.gpu_lora_loading,
@@ -211,15 +207,7 @@ class RunningServer:
         await collect_regularly(collector, collect_interval(settings.garbage_seconds))
 
     def _http_config(self, app: FastAPI) -> uvicorn.Config:
-        is_debug = self.settings.log_level == "debug"
-        return uvicorn.Config(
-            app,
-            log_level="info" if is_debug else "warning",
-            access_log=is_debug,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
-            ws="none",
-        )
+        return http_config(app, is_debug=self.settings.log_level == "debug")
 
 
 async def _serve_all(servers: list[HttpServer], listeners: list[socket.socket]) -> None:

@@ -56,6 +56,21 @@ class ServerSettings(BaseSettings):
         "for a tenant.",
         ge=1,
     )
+    max_choices: int = setting(
+        128,
+        "Server",
+        "How many answers one request may ask for: `n`, times its prompts. For one prompt it may "
+        "not ask for more than LORAPLEX_MAX_RUNNING.",
+        ge=1,
+        le=16384,
+    )
+    max_waiting: int = setting(
+        1024,
+        "Server",
+        "How many answers of one tenant may wait for the engine. Beyond it, its requests get a "
+        "429.",
+        ge=1,
+    )
     max_bodies_mib: int = setting(
         256,
         "Server",

@@ -1,19 +1,30 @@
-"""Fair sharing by tokens: whose prompt the engine computes next.
+"""Fair sharing by tokens: which tenant's prompt the engine computes next.
 
 The Virtual Token Counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024):
-each tenant has a counter of the tokens it was served, divided by its weight; of the tenants that
-wait, the one with the lowest is next. One that begins to wait has its counter lifted to near the
-lowest of those that wait, so that nobody saves up for later. So of two tenants that always have
-something waiting, neither gets more than the other, by their weights, but for a constant: about
-what two engines full of requests cost. Nothing is held back while there is room.
+each tenant has a counter of the tokens that it was served, divided by its weight. Of the tenants
+that have prompts waiting, the one with the lowest counter is next. When a tenant begins to wait,
+its counter is raised to near the lowest of those that wait, so that nobody saves up for later.
+Therefore, of two tenants that always have prompts waiting, neither gets more than the other, by
+their weights, except for a constant: about the cost of two full engines. While there is room,
+nothing is held back.
 
-Beyond the paper: a tenant doesn't wait for one of the others' answers to end if it has less than
-its share of the room running, and would be next if what runs had cost it nothing; or if it was
-served so much less lately that half an engine full wouldn't make up for it (the lifting leaves it
-up to a whole one for that). As many again as there is room for may run so. Its first token comes
-soon under a flood of another's, and the flood pays with the time of its own. And prompts of one
-tenant begin a few at a time (`prefill_tokens`): else a flood of long ones, or one whose answers end
-together, fills a step of the engine with prompts, and everybody's next token waits for all of them.
+The engine's room is counted in sequences. A prompt with several choices takes a sequence for each,
+and its tokens are paid once.
+
+Three rules go beyond the paper. The first two let a tenant run beyond the room, so that it does not
+wait for another tenant's answers to end:
+
+* it has fewer sequences running than its share of the room, and it would be next if what it runs
+  now had cost nothing; or
+* its counter is below the next tenant's by more than half the cost of a full engine (raising the
+  counter of a newly waiting tenant leaves it at most one full engine behind).
+
+Under these two rules up to `max_running` more sequences may run. So a tenant's first token comes
+soon under another's flood, and the flood pays for it with its own time. A prompt whose choices do
+not fit yet keeps its turn under these rules: none behind it goes beyond the room before it.
+
+The third rule: the prompts of one tenant begin a few at a time (`prefill_tokens`). Otherwise a
+flood of long prompts would fill a step of the engine, and every tenant's next token would wait.
 
 Pure: no tasks, no clock.
 """
@@ -22,24 +33,26 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 INPUT_COST, OUTPUT_COST = 1, 2
-"""Of a token, as in the paper: an answer's is computed alone, a prompt's with the others."""
+"""Of one token, as in the paper: an answer's are computed one by one, a prompt's together."""
 ALONE = 8
-"""A step with that many times the prompts costs nobody else, until somebody comes."""
+"""While only one tenant is active its prefill budget is multiplied by this: there is nobody whose
+next token it could delay."""
 NUM_REMEMBERED = 32
-"""Prompts over which the mean cost of one is taken, roughly."""
+"""The mean cost of a sequence is taken over about so many prompts."""
 
 
 @dataclass(eq=False)
 class PromptTicket:
-    """One prompt's place: waiting until `advance` names it, then running, until it leaves."""
+    """One prompt's place: waiting until `advance` returns it, then running, until it leaves."""
 
     tenant: str
     weight: int
     input_tokens: int
+    choices: int = 1
+    """How many answers it asks for, each a sequence in the engine."""
     cost: float = 0.0
     """What it has added to its tenant's counter."""
     prefilled: bool = False
@@ -51,38 +64,46 @@ class _Account:
     counter: float = 0.0
     weight: int = 1
     running: int = 0
+    """Sequences."""
     cost_of_running: float = 0.0
-    """The part of the counter that is of prompts that run."""
+    """The part of the counter that comes from prompts that still run."""
     prefilling: int = 0
-    """Tokens of its prompts that run and have no answer yet."""
+    """Tokens of its running prompts whose answers have not begun."""
     waiting: deque[PromptTicket] = field(default_factory=deque)
 
 
 class FairQueue:
-    """Lets `max_running` prompts run at a time. After `ask`, `charge` and `leave` call `advance`.
+    """Lets `max_running` sequences run at a time. Call `advance` after `ask`, `charge`, `leave`.
 
-    More than one prompt of a tenant may be without an answer only if together they have no more
-    than `prefill_tokens`; `ALONE` times as many while only one tenant is served.
+    Several prompts of a tenant may be without an answer only if together they have no more than
+    `prefill_tokens` tokens, or `ALONE` times as many while only one tenant is served.
     """
 
     def __init__(self, max_running: int, prefill_tokens: int) -> None:
         self._max_running, self._prefill_tokens = max_running, prefill_tokens
         self._accounts: dict[str, _Account] = {}
         self._running: set[PromptTicket] = set()
+        self._num_running = 0
+        """Sequences of all tenants."""
         self._level = 0.0
         """The counter of the tenant that was admitted last."""
         self._mean_cost = math.inf
-        """Of the prompts that ended lately; not known before one has."""
+        """Of one sequence, over the prompts that ended lately; infinite until one has ended."""
 
-    def ask(self, tenant: str, weight: int, input_tokens: int) -> PromptTicket:
-        """Put a prompt in the queue."""
+    def ask(self, tenant: str, weight: int, input_tokens: int, choices: int = 1) -> PromptTicket:
+        """Put a prompt in the queue.
+
+        `choices` may be at most `max_running`, or the prompt would never fit (ValueError).
+        """
+        if choices > self._max_running:
+            raise ValueError(f"{choices} choices in a room of {self._max_running}")
         account = self._accounts.setdefault(tenant, _Account())
         if not account.waiting:
             waiting = (other.counter for other in self._accounts.values() if other.waiting)
             lowest = min(waiting, default=self._level)
             account.counter = max(account.counter, lowest - self._full_engine / weight)
         account.weight = weight
-        ticket = PromptTicket(tenant, weight, input_tokens)
+        ticket = PromptTicket(tenant, weight, input_tokens, choices)
         account.waiting.append(ticket)
         return ticket
 
@@ -91,8 +112,9 @@ class FairQueue:
         account = self._accounts[ticket.tenant]
         if ticket in self._running:
             self._running.remove(ticket)
-            account.running -= 1
-            self._remember(ticket.cost * ticket.weight)
+            self._num_running -= ticket.choices
+            account.running -= ticket.choices
+            self._remember(ticket.cost * ticket.weight / ticket.choices)
             self._end_prefill(ticket)
             # Added up again, so that no rounding error stays.
             account.cost_of_running = sum(
@@ -103,17 +125,18 @@ class FairQueue:
         self._forget_idle()
 
     def charge(self, ticket: PromptTicket, output_tokens: int) -> None:
-        """Count tokens of a running prompt's answer, as they come."""
+        """Count tokens of a running prompt's answers, as they come."""
         self._end_prefill(ticket)
         self._add(ticket, OUTPUT_COST * output_tokens / ticket.weight)
 
     def advance(self) -> list[PromptTicket]:
-        """Admit what there is room for, in turn."""
+        """Admit the prompts that there is room for, in the order of their tenants' counters."""
         admitted = []
         while ticket := self._next():
             account = self._accounts[ticket.tenant]
             account.waiting.popleft()
-            account.running += 1
+            account.running += ticket.choices
+            self._num_running += ticket.choices
             account.prefilling += ticket.input_tokens
             self._running.add(ticket)
             self._level = account.counter
@@ -137,45 +160,47 @@ class FairQueue:
         account.cost_of_running += cost
 
     def _next(self) -> PromptTicket | None:
-        if len(self._running) >= 2 * self._max_running:
-            return None
         waiting = sorted(
             (account for account in self._accounts.values() if account.waiting),
             key=lambda account: (account.counter, account.running),
         )
-        may: Iterator[_Account] = filter(self._may_prefill, waiting)
-        if waiting and len(self._running) >= self._max_running:
-            may = self._who_need_not_wait(waiting, may)
-        account = next(may, None)
-        return account.waiting[0] if account else None
+        active = sum(a.weight for a in self._accounts.values() if a.running or a.waiting)
+        may_go_beyond = True
+        for account in filter(self._may_prefill, waiting):
+            ticket = account.waiting[0]
+            num_running = self._num_running + ticket.choices
+            if num_running <= self._max_running:
+                return ticket
+            if may_go_beyond and self._need_not_wait(account, waiting, active):
+                if num_running <= 2 * self._max_running:
+                    return ticket
+                may_go_beyond = False
+        return None
 
     def _may_prefill(self, account: _Account) -> bool:
         together = account.prefilling + account.waiting[0].input_tokens
         factor = ALONE if len(self._accounts) == 1 else 1
         return not account.prefilling or together <= factor * self._prefill_tokens
 
-    def _who_need_not_wait(
-        self, waiting: list[_Account], may: Iterator[_Account]
-    ) -> Iterator[_Account]:
-        """Of some that wait, who goes beyond the room; `waiting` has all, by their counters."""
-        active = sum(a.weight for a in self._accounts.values() if a.running or a.waiting)
-        first, least = waiting[0], waiting[0].counter
+    def _need_not_wait(self, account: _Account, waiting: list[_Account], active: int) -> bool:
+        """Say whether a tenant may go beyond the room.
+
+        `waiting` is sorted by counters; `active` is the weight of all that run or wait.
+        """
+        share = self._max_running * account.weight / active
+        least = waiting[0].counter
+        if account.running < share:
+            return account.counter - account.cost_of_running <= least
         second = waiting[1].counter if len(waiting) > 1 else -math.inf
-        for account in may:
-            share = self._max_running * account.weight / active
-            if account.running < share:
-                if account.counter - account.cost_of_running <= least:
-                    yield account
-            elif account is first and least + self._full_engine / account.weight / 2 < second:
-                yield account
+        return account is waiting[0] and least + self._full_engine / account.weight / 2 < second
 
     @property
     def _full_engine(self) -> float:
-        """What as many prompts as there is room for cost."""
+        """The cost of as many sequences as there is room for."""
         return self._max_running * self._mean_cost
 
     def _forget_idle(self) -> None:
-        """Forget all counters when nobody runs or waits: there is nothing to compare them with."""
+        """Forget all counters once nothing runs or waits: there is nothing to compare them with."""
         if not self._running and not any(a.waiting for a in self._accounts.values()):
             self._accounts.clear()
             self._level = 0.0

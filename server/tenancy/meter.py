@@ -1,4 +1,4 @@
-"""What a request costs: the engine's seam counts its tokens, the data plane settles them."""
+"""What a request costs: its tokens are counted at the engine and settled by the data plane."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from server.errors import Unavailable
 from server.tenancy.fair_queue import PromptTicket
-from server.tenancy.prompt_queue import PromptQueue
+from server.tenancy.prompt_queue import Places, PromptQueue
 from server.tenancy.timing import Timing
 
 LAST_COUNT_SECONDS = 1.0
-"""How long a request that was given up may take to leave the engine, and still be charged."""
+"""How long a cancelled request may take to leave the engine and still be charged in full."""
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Meter:
     input_tokens: int = 0
     output_tokens: int = 0
     timing: Timing | None = None
+    places: Places | None = None
+    """Those that the request holds in the prompt queue."""
     _num_open: int = 0
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _num_expected: int = 0
@@ -42,7 +44,7 @@ class Meter:
 
     @property
     def tokens(self) -> int:
-        """In and out."""
+        """Tokens of prompts and answers together."""
         return self.input_tokens + self.output_tokens
 
     def expect_answer(self) -> None:
@@ -66,16 +68,21 @@ class Meter:
 
     @asynccontextmanager
     async def turn(
-        self, input_tokens: int, admitted: asyncio.Future[None] | None = None
+        self,
+        input_tokens: int,
+        choices: int = 1,
+        admitted: asyncio.Future[None] | None = None,
     ) -> AsyncIterator[TokenCounter]:
-        """Wait until a prompt may run; what is yielded counts tokens of its answer.
+        """Wait until a prompt may run; yields the counter for the tokens of its answers.
 
-        The turn ends with the answer's `end`, or else with the context. `admitted`: as in
+        The turn ends with the counter's `end`, at the latest with the context. `admitted`: as in
         `PromptQueue.turn`.
         """
         self._num_open += 1
         try:
-            async with self.turns.turn(self.tenant, self.weight, input_tokens, admitted) as ticket:
+            async with self.turns.turn(
+                self.tenant, self.weight, input_tokens, choices, self.places, admitted
+            ) as ticket:
                 self.input_tokens += input_tokens
                 answer = TokenCounter(self, ticket)
                 try:
@@ -88,9 +95,9 @@ class Meter:
                 self._all_ended.set()
 
     async def ended(self) -> None:
-        """Wait until no prompt has its turn any more.
+        """Wait until no prompt of the request runs any more.
 
-        Where the client has gone away vLLM cancels its handler and doesn't wait for it.
+        When a client goes away vLLM cancels its handler, and doesn't wait for its end.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_COUNT_SECONDS):
@@ -113,12 +120,12 @@ class Meter:
 
 @dataclass
 class TokenCounter:
-    """The answer to one prompt, with one choice or more."""
+    """Counts the answer to one prompt, which has one choice or more."""
 
     meter: Meter
     ticket: PromptTicket
     _last: dict[int, float] = field(default_factory=dict)
-    """When each choice's last tokens came."""
+    """When the last tokens of each choice came."""
     _ended: bool = False
 
     def end(self) -> None:
@@ -138,4 +145,4 @@ class TokenCounter:
 
 
 current_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
-"""The running request's; None for the server's own probes."""
+"""The meter of the running request, or None for the server's own probes."""

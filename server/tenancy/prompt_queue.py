@@ -1,24 +1,73 @@
-"""The prompt queue: prompts wait until their tenant is next (`fair_queue` decides who that is)."""
+"""The prompt queue: `fair_queue` decides which prompt is next, and here requests wait for it."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from server import metrics
+from server.errors import OverQuota
 from server.tenancy.fair_queue import FairQueue, PromptTicket
+
+MAX_RETRY_AFTER_SECONDS = 60
+NUM_REMEMBERED = 32
+"""The mean time between two admissions is taken over about so many."""
+
+
+@dataclass
+class Places:
+    """The places of one request among those that its tenant may have waiting."""
+
+    choices: int
 
 
 class PromptQueue:
-    """Lets `max_running` prompts run in the engine at a time; the others wait for their turn."""
+    """Lets `max_running` sequences run in the engine at a time; further prompts wait."""
 
-    def __init__(self, max_running: int, prefill_tokens: int) -> None:
-        """`prefill_tokens`: as in `FairQueue`."""
+    def __init__(self, max_running: int, prefill_tokens: int, max_waiting: int = 1024) -> None:
+        """`prefill_tokens`: as in `FairQueue`. `max_waiting`: choices of one tenant that wait."""
+        self.max_running, self._max_waiting = max_running, max_waiting
         self._queue = FairQueue(max_running, prefill_tokens)
-        self._waiting: dict[PromptTicket, asyncio.Future[None]] = {}
+        self._admissions: dict[PromptTicket, asyncio.Future[None]] = {}
         self._open: set[PromptTicket] = set()
+        self._num_waiting: Counter[str] = Counter()
+        self._admitted_at, self._mean_seconds = time.monotonic(), 0.0
+
+    @contextmanager
+    def places(self, tenant: str, choices: int) -> Iterator[Places]:
+        """Keep places for all prompts of a request, from before it asks for a slot.
+
+        Each prompt gives its places back when the engine begins with it.
+
+        Raises:
+            OverQuota: the tenant has as many waiting as it may.
+        """
+        num_waiting = self._num_waiting[tenant]
+        if num_waiting and num_waiting + choices > self._max_waiting:
+            wait_seconds = math.ceil(num_waiting * self._mean_seconds)
+            raise OverQuota(
+                f"the tenant {tenant} has {num_waiting} answers waiting for the engine, and may "
+                f"have {self._max_waiting}: wait for some",
+                retry_after_seconds=min(wait_seconds, MAX_RETRY_AFTER_SECONDS),
+            )
+        places = Places(choices)
+        self._num_waiting[tenant] += choices
+        try:
+            yield places
+        finally:
+            self._give_back(tenant, places, places.choices)
+
+    def _give_back(self, tenant: str, places: Places, choices: int) -> None:
+        choices = min(choices, places.choices)
+        places.choices -= choices
+        self._num_waiting[tenant] -= choices
+        if not self._num_waiting[tenant]:
+            del self._num_waiting[tenant]
 
     @asynccontextmanager
     async def turn(
@@ -26,20 +75,26 @@ class PromptQueue:
         tenant: str,
         weight: int,
         input_tokens: int,
+        choices: int = 1,
+        places: Places | None = None,
         admitted: asyncio.Future[None] | None = None,
     ) -> AsyncIterator[PromptTicket]:
-        """Wait for a prompt's turn, and keep it until `leave` or the end of the context.
+        """Wait until a prompt may run; it counts as running until `leave`, or the context's end.
 
-        `admitted` is resolved when the turn comes. An exception that is set on it ends the wait.
+        `places`: those that its request holds, of which it gives back its own. `admitted` is
+        resolved when the prompt may run; an exception that is set on it ends the wait.
         """
-        ticket, started = self._queue.ask(tenant, weight, input_tokens), time.monotonic()
+        ticket = self._queue.ask(tenant, weight, input_tokens, choices)
+        started = time.monotonic()
         self._open.add(ticket)
-        self._waiting[ticket] = admitted or asyncio.get_running_loop().create_future()
+        self._admissions[ticket] = admitted or asyncio.get_running_loop().create_future()
         try:
             with metrics.WAITING.labels("share").track_inprogress():
-                waiting = self._waiting[ticket]
+                waiting = self._admissions[ticket]
                 self._advance()
                 await waiting
+            if places is not None:
+                self._give_back(tenant, places, choices)
             label = metrics.tenant_label(tenant)
             metrics.QUEUE_SECONDS.labels(label, "share").observe(time.monotonic() - started)
             yield ticket
@@ -50,12 +105,12 @@ class PromptQueue:
         """Give a turn back, or leave the queue; nothing happens the second time."""
         if ticket in self._open:
             self._open.discard(ticket)
-            self._waiting.pop(ticket, None)
+            self._admissions.pop(ticket, None)
             self._queue.leave(ticket)
             self._advance()
 
     def charge(self, ticket: PromptTicket, output_tokens: int) -> None:
-        """Count tokens of a running prompt's answer, as they come."""
+        """Count tokens of a running prompt's answers, as they come."""
         is_first = not ticket.prefilled
         self._queue.charge(ticket, output_tokens)
         if is_first:
@@ -63,6 +118,10 @@ class PromptQueue:
 
     def _advance(self) -> None:
         for ticket in self._queue.advance():
-            admitted = self._waiting.pop(ticket)
+            admitted = self._admissions.pop(ticket)
             if not admitted.done():
                 admitted.set_result(None)
+            now = time.monotonic()
+            seconds = (now - self._admitted_at) / ticket.choices
+            self._mean_seconds += (seconds - self._mean_seconds) / NUM_REMEMBERED
+            self._admitted_at = now

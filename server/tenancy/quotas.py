@@ -1,9 +1,9 @@
-"""Quotas of tenants: how many requests and tokens a minute, how many at a time, how long answers.
+"""Quotas of tenants: rates of requests and tokens, requests at a time, choices, lengths of answers.
 
-Rates follow the generic cell rate algorithm (ITU-T I.371): a minute's worth may come at once, and
-is paid back evenly. A request's tokens are known when it has ended, so they may leave a debt, and
-the next request waits until it is paid: what is used on average never exceeds the quota. (Libraries
-for limits refuse such a cost instead of booking it.)
+Rates follow the generic cell rate algorithm (ITU-T I.371): a minute's worth may be taken at once,
+and is paid back evenly. A request's tokens are reserved when it enters, by what it asks for, and
+the difference to what it took is settled when it leaves. So what is used on average never exceeds
+the quota, however many requests run at once.
 
 Pure: `now` (seconds, of a clock that never goes back) is an argument. Each server counts its own.
 """
@@ -11,40 +11,48 @@ Pure: `now` (seconds, of a clock that never goes back) is an argument. Each serv
 from __future__ import annotations
 
 import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from adapters_registry.records.tenants import Quota
-from server.errors import InvalidRequest, OverQuota
+from server.errors import InvalidRequest, NeverFits, OverQuota
+from server.tenancy.demand import ANSWER_LENGTHS, Demand
 
 MINUTE_SECONDS = 60.0
-
-_LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""What the APIs call the longest answer; the first that a body has is set where none is given."""
+FIRST_ANSWER_TOKENS = 256
+"""What an answer of unknown length reserves before the tenant has had one."""
+NUM_REMEMBERED = 32
+"""Means are taken over about so many requests."""
+MAX_TENANTS = 1000
+"""Beyond so many, tenants that use nothing now are forgotten."""
+MAX_RETRY_AFTER_SECONDS = 60
 
 
 @dataclass
 class Rate:
-    """A rate of so much a minute."""
+    """An amount a minute."""
 
     paid_at: float = -math.inf
-    """When all that was taken is paid back."""
+    """When everything that was taken is paid back."""
 
     def take(self, amount: float, limit: int, now: float) -> None:
-        """Book an amount, whether it is there or not."""
+        """Book an amount, also more than there is. A negative amount is given back."""
         self.paid_at = max(self.paid_at, now) + amount * MINUTE_SECONDS / limit
 
     def left(self, limit: int, now: float) -> int:
-        """How much may be taken now; below zero while there is debt."""
+        """Return how much may be taken now: below zero while there is debt."""
         return math.floor(limit - max(0.0, self.paid_at - now) * limit / MINUTE_SECONDS + 1e-6)
 
     def wait_seconds(self, amount: float, limit: int, now: float) -> float:
-        """Until so much may be taken, if nothing else is."""
+        """Return how long to wait until an amount may be taken, if nothing else is."""
         needed = self.paid_at + (amount / limit - 1) * MINUTE_SECONDS
         return max(0.0, needed - now)
 
     def reset_seconds(self, now: float) -> float:
-        """Until all of the limit is there again."""
+        """Return how long it takes until the whole limit may be taken again."""
         return max(0.0, self.paid_at - now)
 
 
@@ -53,42 +61,78 @@ class _Use:
     requests: Rate = field(default_factory=Rate)
     tokens: Rate = field(default_factory=Rate)
     running: int = 0
+    mean_answer_tokens: float = FIRST_ANSWER_TOKENS
+    """Of one choice."""
+    mean_seconds: float = 1.0
+    """From entering to leaving."""
+
+    def is_idle(self, now: float) -> bool:
+        """Say whether nothing would be lost by forgetting it."""
+        return not self.running and max(self.requests.paid_at, self.tokens.paid_at) <= now
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What a request holds of its tenant's quota, from `enter` to `leave`."""
+
+    tenant: str
+    quota: Quota
+    choices: int
+    tokens: int
+    entered_at: float
 
 
 class Quotas:
     """What tenants use of their quotas, by the tenants' ids."""
 
-    def __init__(self) -> None:
-        self._uses: dict[str, _Use] = {}
+    def __init__(self, spread: Callable[[], float] = random.random) -> None:
+        """`spread`: numbers from 0 to 1, so that refused clients don't all return at once."""
+        self._uses: OrderedDict[str, _Use] = OrderedDict()
+        self._spread = spread
 
-    def enter(self, tenant: str, quota: Quota, now: float) -> None:
-        """Begin a request; `leave` ends it.
+    def enter(self, tenant: str, quota: Quota, demand: Demand, now: float) -> Reservation:
+        """Begin a request and reserve its tokens; `leave` ends it. A refusal counts nowhere.
 
         Raises:
-            OverQuota: it has to wait. A refused request counts nowhere.
+            OverQuota: the request has to wait.
+            NeverFits: the tokens that it asks for are more than a minute's.
         """
-        use = self._uses.setdefault(tenant, _Use())
+        use = self._use_of(tenant, now)
+        tokens = self._tokens_to_reserve(tenant, quota, demand, now)
         if quota.concurrent_requests is not None and use.running >= quota.concurrent_requests:
-            self._refuse(f"{quota.concurrent_requests} requests at a time", 1.0, tenant, quota, now)
-        for rate, limit, unit in (
-            (use.requests, quota.requests_per_minute, "requests"),
-            (use.tokens, quota.tokens_per_minute, "tokens"),
+            what = f"{quota.concurrent_requests} requests at a time"
+            wait = min(use.mean_seconds / 2, MAX_RETRY_AFTER_SECONDS)
+            self._refuse(what, wait, tenant, quota, now)
+        for rate, amount, limit, unit in (
+            (use.requests, 1, quota.requests_per_minute, "requests"),
+            (use.tokens, tokens, quota.tokens_per_minute, "tokens"),
         ):
-            if limit is not None and (wait := rate.wait_seconds(1, limit, now)) > 1e-6:
+            if limit is not None and (wait := rate.wait_seconds(amount, limit, now)) > 1e-6:
                 self._refuse(f"{limit} {unit} a minute", wait, tenant, quota, now)
         use.running += 1
         if quota.requests_per_minute is not None:
             use.requests.take(1, quota.requests_per_minute, now)
-
-    def leave(self, tenant: str, quota: Quota, tokens: int, now: float) -> None:
-        """End a request that `enter` began, and settle its tokens, in and out."""
-        use = self._uses[tenant]
-        use.running -= 1
         if quota.tokens_per_minute is not None:
             use.tokens.take(tokens, quota.tokens_per_minute, now)
+        return Reservation(tenant, quota, demand.choices, tokens, now)
+
+    def leave(
+        self, reservation: Reservation, input_tokens: int, output_tokens: int, now: float
+    ) -> None:
+        """End a request: what it took is booked in place of what it had reserved."""
+        use = self._uses[reservation.tenant]
+        use.running -= 1
+        if reservation.quota.tokens_per_minute is not None:
+            difference = input_tokens + output_tokens - reservation.tokens
+            use.tokens.take(difference, reservation.quota.tokens_per_minute, now)
+        if output_tokens:
+            answer_tokens = output_tokens / reservation.choices
+            use.mean_answer_tokens += (answer_tokens - use.mean_answer_tokens) / NUM_REMEMBERED
+        seconds = now - reservation.entered_at
+        use.mean_seconds += (seconds - use.mean_seconds) / NUM_REMEMBERED
 
     def headers(self, tenant: str, quota: Quota, now: float) -> dict[str, str]:
-        """What OpenAI's clients read of the rates."""
+        """Return the headers by which OpenAI's clients learn of the rates; reservations count."""
         use = self._uses.get(tenant, _Use())
         headers = {}
         for rate, limit, unit in (
@@ -101,28 +145,86 @@ class Quotas:
                 headers[f"x-ratelimit-reset-{unit}"] = f"{rate.reset_seconds(now):.3f}s"
         return headers
 
+    def _use_of(self, tenant: str, now: float) -> _Use:
+        use = self._uses.setdefault(tenant, _Use())
+        self._uses.move_to_end(tenant)
+        while len(self._uses) > MAX_TENANTS:
+            oldest = next(iter(self._uses))
+            if not self._uses[oldest].is_idle(now):
+                break
+            del self._uses[oldest]
+        return use
+
+    def _tokens_to_reserve(self, tenant: str, quota: Quota, demand: Demand, now: float) -> int:
+        limit = quota.tokens_per_minute
+        if limit is None:
+            return 0
+        if demand.answer_tokens is None:
+            answers = demand.choices * math.ceil(self._uses[tenant].mean_answer_tokens)
+        elif (answers := demand.choices * demand.answer_tokens) > limit:
+            raise NeverFits(
+                f"the request asks for {answers} tokens of answers, and this tenant may "
+                f"have {limit} tokens a minute: ask for fewer or shorter answers",
+                rate_headers=self.headers(tenant, quota, now),
+                param="max_tokens",
+            )
+        return min(limit, demand.prompt_tokens + answers)
+
     def _refuse(
         self, what: str, wait_seconds: float, tenant: str, quota: Quota, now: float
-    ) -> None:
+    ) -> NoReturn:
         raise OverQuota(
             f"this tenant may have {what}: wait, or have its quota raised",
-            retry_after_seconds=math.ceil(wait_seconds),
+            retry_after_seconds=math.ceil(wait_seconds * (1 + self._spread() / 2)),
             rate_headers=self.headers(tenant, quota, now),
         )
 
 
-def limit_answer(request: Any, max_tokens: int | None) -> None:
-    """Keep a parsed body's answer to a tenant's longest.
+def limit_choices(demand: Demand, quota: Quota, max_choices: int, max_running: int) -> None:
+    """Refuse more answers than one request may ask for.
+
+    Args:
+        max_choices: for all prompts of a request together, where the quota says nothing less.
+        max_running: for each prompt, since its choices begin together.
 
     Raises:
-        InvalidRequest: it asks for a longer one.
+        InvalidRequest: it asks for more.
+    """
+    if quota.choices is not None:
+        max_choices = min(max_choices, quota.choices)
+    if demand.choices_per_prompt > (most := min(max_choices, max_running)):
+        raise InvalidRequest(f"n may be at most {most}", param="n")
+    if demand.choices > max_choices:
+        raise InvalidRequest(
+            f"a request may ask for {max_choices} answers, and this one has "
+            f"{demand.num_prompts} prompts with {demand.choices_per_prompt} each",
+            param="prompt",
+        )
+
+
+def limit_answer(request: Any, max_tokens: int | None, choices: int = 1) -> None:
+    """Keep the answers of a request, all choices together, to a tenant's longest.
+
+    A request that doesn't say how long they may be gets as much as there is.
+
+    Raises:
+        InvalidRequest: it asks for more.
     """
     if max_tokens is None:
         return
-    names = [name for name in _LENGTHS if hasattr(request, name)]
-    given = [name for name in names if getattr(request, name) is not None]
+    most = max_tokens // choices
+    if not most:
+        raise InvalidRequest(f"n may be at most {max_tokens} for this tenant", param="n")
+    lengths = {name: vars(request)[name] for name in ANSWER_LENGTHS if name in vars(request)}
+    given = [name for name, length in lengths.items() if length is not None]
     for name in given:
-        if getattr(request, name) > max_tokens:
-            raise InvalidRequest(f"{name} may be at most {max_tokens} for this tenant", param=name)
-    if names and not given:
-        setattr(request, names[0], max_tokens)
+        if lengths[name] > most:
+            if name not in getattr(request, "model_fields_set", given):
+                setattr(request, name, most)  # it is only the API's default
+                continue
+            answers = f", and {choices} answers share it" if choices > 1 else ""
+            raise InvalidRequest(
+                f"{name} may be at most {max_tokens} for this tenant{answers}", param=name
+            )
+    if lengths and not given:
+        setattr(request, next(iter(lengths)), most)

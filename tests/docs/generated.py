@@ -27,6 +27,7 @@ from server.api.registry_metrics import RegistryMetrics
 from server.app import build_app
 from server.auth import Keys
 from server.cli.main import app as command_line
+from server.engine.request_fields import ALLOWED
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
@@ -99,12 +100,6 @@ def application(folder: Path) -> FastAPI:
     return build_app(options, registry, keys, engine, leases, gate, Lifecycle(), usage)
 
 
-def paths_of_the_engine() -> list[str]:
-    """Return the routes that `make_endpoints` embeds, read from its source: a call needs vLLM."""
-    source = (ROOT / "server" / "engine" / "openai.py").read_text()
-    return sorted(set(re.findall(r'"(/v1/[\w/]+)", \w+, \w+\.create_', source)))
-
-
 def routes(tag: str) -> str:
     """Return a row for each operation that has a tag: method, path, what it does."""
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +118,7 @@ def routes(tag: str) -> str:
 def inference_routes() -> str:
     """Return a row for each route of OpenAI's and Anthropic's APIs."""
     rows = ["| route | what it does |", "|---|---|"]
-    rows += [f"| `POST {path}` | Answered by vLLM's handler. |" for path in paths_of_the_engine()]
+    rows += [f"| `POST {path}` | Answered by vLLM's handler. |" for path in sorted(ALLOWED)]
     return "\n".join(rows + [row for row in routes("inference").splitlines() if "`GET" in row])
 
 

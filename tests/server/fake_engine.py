@@ -26,6 +26,7 @@ class Body(BaseModel):
     model: str | None = None
     stream: bool = False
     max_tokens: int | None = None
+    n: int = 1
 
 
 parse = fail_fast_validator(Body).validate_python
@@ -36,6 +37,7 @@ class FakeEngine:
         self.state = EngineState.READY
         self.max_running = 2
         self.prefill_tokens = 100
+        self.longest_prompt_characters: int | None = None
         self.generation = 1
         self.app_state = State()
         self.loads: list[str] = []
@@ -57,6 +59,7 @@ class FakeEngine:
         self.endpoints: Mapping[str, Endpoint] = {
             "/v1/chat/completions": Endpoint(Body, parse, self._answer),
             "/v1/messages": Endpoint(Body, parse, self._answer),
+            "/v1/messages/count_tokens": Endpoint(Body, parse, self._count, generates=False),
         }
 
     def require_ready(self) -> None:
@@ -115,12 +118,15 @@ class FakeEngine:
             await self.on_ask()
         return self.answer
 
+    async def _count(self, _body: Body, _raw: Request, _version: VersionRecord | None) -> Response:
+        return JSONResponse({"input_tokens": INPUT_TOKENS})
+
     async def _answer(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"
         meter = current_meter.get()
         assert meter is not None
         if not body.stream:
-            async with meter.turn(INPUT_TOKENS) as answer:
+            async with meter.turn(INPUT_TOKENS, body.n) as answer:
                 for _ in range(body.max_tokens or OUTPUT_TOKENS):
                     answer.add(1)
         if not body.stream:

@@ -311,6 +311,15 @@ async def test_readiness(
     assert_error(await client.post(CHAT, json={"model": "base"}), 503, "engine_unavailable")
 
 
+async def test_balancers_may_probe_with_head(app: FastAPI, engine: FakeEngine) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as prober:
+        for path in ("/livez", "/readyz"):
+            answer = await prober.head(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+        engine.state = EngineState.STARTING
+        assert (await prober.head("/readyz")).status_code == 503
+
+
 async def test_metrics_count_requests_by_adapter(
     client: httpx.AsyncClient, home: VersionRecord
 ) -> None:

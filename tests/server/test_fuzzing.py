@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensResponse
 
 from adapters_registry.errors import SourceRefused
 from adapters_registry.records.tenants import Quota, create_tenant, set_quota
@@ -50,6 +51,9 @@ Send = Callable[[str, requests.PreparedRequest], httpx.Response]
 
 class EmptyAnswers:
     """Stands in for what vLLM's handlers hand parsed bodies to."""
+
+    async def count_tokens(self, *_: Any) -> AnthropicCountTokensResponse:
+        return AnthropicCountTokensResponse(input_tokens=1)
 
     def __getattr__(self, name: str) -> Any:
         async def answer(*_: Any) -> AsyncIterator[str]:

@@ -44,9 +44,12 @@ class QuotaBody(BaseModel):
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
     requests_per_minute: Rate = None
-    tokens_per_minute: Rate = Field(None, description="Tokens in and out, booked after the answer.")
+    tokens_per_minute: Rate = Field(
+        None, description="In and out: reserved before, settled after the answer."
+    )
     concurrent_requests: Rate = None
-    max_tokens: Rate = Field(None, description="The longest answer.")
+    max_tokens: Rate = Field(None, description="The longest answer; all choices share it.")
+    choices: Rate = Field(None, description="Answers of one request: n, times its prompts.")
     adapters: Number = None
     adapter_bytes: Number = Field(
         None, description="Bytes of its versions' files, until they are removed."

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from server.api.intake.bounds import MAX_CONTAINERS, check_bounds
-from server.api.intake.demand import Demand, demand_of
 from server.api.intake.first_error import first_error
 from server.api.intake.unsupported import refuse_unsupported
 from server.engine.interface import Endpoint
 from server.errors import ClientWentAway, InvalidRequest
 from server.tenancy.bytes_in_flight import BytesInFlight, HeldBytes
+from server.tenancy.demand import Demand, demand_of
 from server.workers import Workers
 
 LARGE_BODY_BYTES = 64 * 1024

@@ -26,6 +26,7 @@ from server.engine.running.metering import AHEAD, Metering
 from server.engine.running.probe import answer
 from server.engine.running.progress import Progress
 from server.errors import Unavailable
+from server.tenancy.meter import current_meter
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -242,6 +243,7 @@ class EngineClient:
         sampling = SamplingParams(**{"max_tokens": 1, "temperature": 0.0, **parameters})
         prompt, name = {"prompt": "Hello"}, f"probe-{uuid.uuid4()}"
         token_logprob = math.nan
+        current_meter.set(None)  # it is no tenant's request, whichever request led to it
         async with asyncio.timeout(seconds):
             async for output in self.llm.generate(prompt, sampling, name, priority=AHEAD):
                 for token, entry in zip(

@@ -121,7 +121,8 @@ class Metering:
             return begin()
         current.expect_answer()
         grammar = grammar_of(getattr(sampling_params, "structured_outputs", None))
-        return self._in_turn(begin, prompt, request_id, options, grammar, current)
+        choices = max(1, sampling_params.n or 1)
+        return self._in_turn(begin, prompt, request_id, options, grammar, current, choices)
 
     async def _in_turn(
         self,
@@ -131,6 +132,7 @@ class Metering:
         options: dict[str, Any],
         grammar: tuple[str, str] | None,
         into: Meter,
+        choices: int,
     ) -> AsyncGenerator[RequestOutput, None]:
         if grammar:
             try:
@@ -142,7 +144,7 @@ class Metering:
         if (lora := options.get("lora_request")) is not None:
             self._waiting[admitted] = lora
         try:
-            async with into.turn(len(token_ids or ()), admitted) as answer:
+            async with into.turn(len(token_ids or ()), choices, admitted) as answer:
                 self._waiting.pop(admitted, None)
                 options["priority"] = next(self._numbers)
                 self._answers[request_id] = answer

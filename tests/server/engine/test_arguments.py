@@ -1,10 +1,12 @@
 from argparse import Namespace
 
 import pytest
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from server.engine import arguments as engine_module
 from server.engine import cpu
-from server.engine.arguments import engine_arguments, tool_call_parser
+from server.engine.arguments import FORBIDDEN, engine_arguments, tool_call_parser
 from server.engine.device.base_size import BaseSize
 from server.engine.device.device import Device
 from server.engine.worker.lora_gpu import OPERATOR_VERSION
@@ -102,3 +104,19 @@ def test_tool_call_format_follows_the_tokenizer(tmp_path) -> None:  # type: igno
     assert tool_call_parser(str(tmp_path)) == "hermes"
     (tmp_path / "tokenizer.json").write_text('{"content": "<|python_tag|>"}')
     assert tool_call_parser(str(tmp_path)) == "llama3_json"
+
+
+@pytest.mark.parametrize(
+    "argument", ["--enable-log-requests", "--allowed_local_media_path=/", "--enable-prompt-embeds"]
+)
+def test_arguments_that_let_clients_do_what_they_must_not(argument: str) -> None:
+    with pytest.raises(SettingsError, match="is refused: "):
+        parsed(Settings(engine_args=(argument,)))
+
+
+def test_every_forbidden_argument_is_one_of_vllms() -> None:
+    for name in FORBIDDEN:
+        with pytest.raises(SettingsError, match=f"--{name} is refused"):
+            parsed(Settings(engine_args=(f"--{name}",)))
+    parser = make_arg_parser(FlexibleArgumentParser())
+    assert FORBIDDEN.keys() <= {name.lstrip("-") for name in parser._option_string_actions}

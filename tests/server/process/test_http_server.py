@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import pytest_asyncio
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
@@ -21,11 +20,13 @@ from server.middleware import body_limit
 from server.process import http_server
 from server.process.http_server import (
     HEADER_SECONDS,
+    KEEP_ALIVE_SECONDS,
     HttpServer,
     StalledWrites,
     WaitingConnections,
+    http_config,
 )
-from server.process.serve import KEEP_ALIVE_SECONDS
+from server.tenancy.meter import Meter, current_meter
 from tests.server.answers import CHAT
 from tests.server.fake_engine import FakeEngine
 
@@ -41,9 +42,8 @@ async def port(
     monkeypatch.setattr(http_server, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = HttpServer(
-        uvicorn.Config(app, http=request.param, ws="none", log_config=None), STALL_SECONDS
-    )
+    config = http_config(app, http=request.param, log_config=None)
+    server = HttpServer(config, STALL_SECONDS)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -177,3 +177,28 @@ async def test_an_answer_that_nobody_reads_is_ended(
     async with asyncio.timeout(GUARD_SECONDS):
         await ended.wait()
     writer.close()
+
+
+async def test_a_pipelined_request_does_not_run_as_the_tenant_before_it(
+    port: int, engine: FakeEngine, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Meter | None] = []
+
+    async def probe() -> None:
+        seen.append(current_meter.get())
+
+    monkeypatch.setattr(engine, "require_progress", probe)
+    body = json.dumps({"model": "base"}).encode()
+    key = keys.create("default", ["inference"])
+    first = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    second = "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(first.encode() + body + second.encode())
+    async with asyncio.timeout(GUARD_SECONDS):
+        answers = await reader.read()
+    writer.close()
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert seen == [None]

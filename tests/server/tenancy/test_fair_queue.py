@@ -193,3 +193,64 @@ def test_bursts_of_a_tenant_below_its_share_need_not_wait(seed: int) -> None:
     waits = sorted(engine.waits["calm"])
     assert waits[int(0.95 * len(waits))] <= 1
     assert engine.served["flood"] > 1.5 * engine.served["calm"]
+
+
+def test_a_prompt_takes_a_sequence_for_each_choice() -> None:
+    queue = FairQueue(4, PREFILL_TOKENS)
+    wide, narrow = queue.ask("acme", 1, 10, choices=3), [queue.ask("acme", 1, 10) for _ in range(3)]
+    assert queue.advance() == [wide, narrow[0]]
+    queue.leave(wide)
+    assert queue.advance() == narrow[1:]
+    with pytest.raises(ValueError, match="5 choices"):
+        queue.ask("acme", 1, 10, choices=5)
+
+
+def test_choices_pay_for_their_tokens_and_the_prompt_once() -> None:
+    queue = FairQueue(4, PREFILL_TOKENS)
+    wide = queue.ask("acme", 1, 10, choices=4)
+    assert queue.advance() == [wide]
+    for _ in range(4):
+        queue.charge(wide, 5)
+    assert wide.cost == INPUT_COST * 10 + OUTPUT_COST * 20
+
+
+def test_a_flood_of_choices_leaves_room_for_others() -> None:
+    queue = FairQueue(4, PREFILL_TOKENS)
+    flood = [queue.ask("flood", 1, 10, choices=4) for _ in range(9)]
+    assert queue.advance() == flood[:1]
+    calm = [queue.ask("calm", 1, 10) for _ in range(3)]
+    assert queue.advance() == calm[:2], "its share"
+
+
+def test_a_prompt_with_many_choices_is_not_passed_by_for_ever() -> None:
+    queue = FairQueue(4, PREFILL_TOKENS)
+    running = [queue.ask(tenant, 1, 10) for tenant in "abcde"]
+    assert queue.advance() == running
+    wide = queue.ask("wide", 1, 10, choices=4)
+    for ticket in running:
+        queue.charge(ticket, 5)
+    later = [queue.ask(tenant, 1, 10) for tenant in "xyz"]
+    assert queue.advance() == [], "none goes beyond the room before it"
+    queue.leave(running[0])
+    assert queue.advance() == [wide]
+    assert later
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 8), st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 8)), max_size=60)
+)
+def test_every_prompt_is_served_and_the_room_is_never_more_than_doubled(
+    max_running: int, asked: list[tuple[str, int]]
+) -> None:
+    queue = FairQueue(max_running, PREFILL_TOKENS)
+    left = {queue.ask(tenant, 1, 10, min(width, max_running)) for tenant, width in asked}
+    running: list[PromptTicket] = []
+    while left:
+        running += queue.advance()
+        assert running, "stuck"
+        assert sum(ticket.choices for ticket in running) <= 2 * max_running
+        first = running.pop(0)
+        queue.charge(first, first.choices)
+        queue.leave(first)
+        left.remove(first)

@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from server.errors import OverQuota
 from server.tenancy.fair_queue import PromptTicket
 from server.tenancy.prompt_queue import PromptQueue
 
@@ -51,3 +54,29 @@ async def test_an_answers_first_token_lets_the_next_prompt_of_its_tenant_in() ->
             turns.charge(tickets["flood"][-1], 1)
             await asyncio.sleep(0.01)
         may_end.set()
+
+
+async def test_a_tenant_may_have_so_many_waiting_and_no_more() -> None:
+    queue, may_end = PromptQueue(1, 100, max_waiting=3), asyncio.Event()
+
+    async def request(choices: int) -> None:
+        with queue.places("flood", choices) as places:
+            async with queue.turn("flood", 1, 10, choices, places):
+                await may_end.wait()
+
+    running = asyncio.create_task(request(1))
+    await asyncio.sleep(0.01)
+    waiting = [asyncio.create_task(request(1)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(OverQuota, match="has 3 answers waiting"):
+        await request(1)
+    with queue.places("calm", 9):
+        pass
+    waiting.pop().cancel()
+    await asyncio.sleep(0.01)
+    waiting.append(asyncio.create_task(request(1)))
+    await asyncio.sleep(0.01)
+    may_end.set()
+    await asyncio.gather(running, *waiting)
+    with queue.places("flood", 3):
+        pass

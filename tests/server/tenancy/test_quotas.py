@@ -1,6 +1,7 @@
 """Quotas: the arithmetic by plain calls, and what clients see of it."""
 
 import asyncio
+from contextlib import suppress
 from types import SimpleNamespace
 
 import httpx
@@ -8,18 +9,29 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from adapters_registry.records.tenants import Quota, create_tenant, set_quota
 from adapters_registry.registry import Registry
 from server.api import inference
 from server.auth import Keys
-from server.errors import InvalidRequest, OverQuota
-from server.tenancy.quotas import MINUTE_SECONDS, Quotas, Rate, limit_answer
+from server.errors import InvalidRequest, NeverFits, OverQuota
+from server.tenancy.demand import Demand
+from server.tenancy.quotas import (
+    FIRST_ANSWER_TOKENS,
+    MAX_TENANTS,
+    MINUTE_SECONDS,
+    Quotas,
+    Rate,
+    limit_answer,
+    limit_choices,
+)
 from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.fake_engine import INPUT_TOKENS, OUTPUT_TOKENS, FakeEngine
 from tests.tiny import AdapterFactory
 
 COST = INPUT_TOKENS + OUTPUT_TOKENS
+ONE = Demand(1, 1, 1, 4, 1)
 
 
 # --- rates ---
@@ -52,24 +64,121 @@ def test_a_burst_is_paid_back_evenly() -> None:
 
 
 def test_a_refused_request_counts_nowhere() -> None:
-    quotas, quota = Quotas(), Quota(requests_per_minute=1, concurrent_requests=1)
-    quotas.enter("acme", quota, 0)
+    quotas, quota = Quotas(spread=lambda: 0), Quota(requests_per_minute=1, concurrent_requests=1)
+    first = quotas.enter("acme", quota, ONE, 0)
     for _ in range(3):
         with pytest.raises(OverQuota, match="at a time"):
-            quotas.enter("acme", quota, 0)
-    quotas.leave("acme", quota, 5, 0)
+            quotas.enter("acme", quota, ONE, 0)
+    quotas.leave(first, 2, 3, 0)
     with pytest.raises(OverQuota, match="1 requests a minute") as refused:
-        quotas.enter("acme", quota, 0)
+        quotas.enter("acme", quota, ONE, 0)
     assert refused.value.retry_after_seconds == 60
-    quotas.enter("other", quota, 0)
-    quotas.enter("acme", quota, 60)
+    quotas.enter("other", quota, ONE, 0)
+    quotas.enter("acme", quota, ONE, 60)
 
 
 def test_without_a_quota_nothing_is_limited() -> None:
     quotas = Quotas()
     for _ in range(10_000):
-        quotas.enter("acme", Quota(), 0)
+        quotas.enter("acme", Quota(), ONE, 0)
     assert quotas.headers("acme", Quota(), 0) == {}
+
+
+def test_tokens_of_requests_that_run_are_reserved() -> None:
+    """However many come at once, no more tokens run than the quota holds."""
+    quotas, quota = Quotas(spread=lambda: 0), Quota(tokens_per_minute=1000)
+    demand = Demand(2, 2, prompt_tokens=20, longest_prompt_characters=80, answer_tokens=70)
+    entered = []
+    for _ in range(10_000):
+        with suppress(OverQuota):
+            entered.append(quotas.enter("acme", quota, demand, 0))
+    assert [reservation.tokens for reservation in entered] == [300] * 3
+    assert quotas.headers("acme", quota, 0)["x-ratelimit-remaining-tokens"] == "100"
+    quotas.leave(entered[0], 20, 30, 0)
+    assert quotas.headers("acme", quota, 0)["x-ratelimit-remaining-tokens"] == "350"
+    quotas.leave(entered[1], 20, 430, 0)
+    assert quotas.headers("acme", quota, 0)["x-ratelimit-remaining-tokens"] == "200"
+
+
+def test_an_answer_of_unknown_length_reserves_what_the_tenants_answers_take() -> None:
+    quotas, quota = Quotas(), Quota(tokens_per_minute=100_000)
+    unknown = Demand(1, 1, 10, 40, None)
+    first = quotas.enter("acme", quota, unknown, 0)
+    assert first.tokens == 10 + FIRST_ANSWER_TOKENS
+    for _ in range(1000):
+        quotas.leave(quotas.enter("acme", quota, unknown, 0), 10, 30, 0)
+    assert 30 <= quotas.enter("acme", quota, unknown, 0).tokens - 10 <= 32
+    small = Quota(tokens_per_minute=20)
+    assert Quotas().enter("acme", small, unknown, 0).tokens == 20, "it may still be short"
+
+
+def test_what_can_never_fit_is_refused_for_good() -> None:
+    quotas, quota = Quotas(), Quota(tokens_per_minute=100)
+    with pytest.raises(NeverFits, match="120 tokens") as refused:
+        quotas.enter("acme", quota, Demand(1, 4, 1, 4, 30), 0)
+    assert "retry-after" not in refused.value.headers
+    assert refused.value.headers["x-should-retry"] == "false"
+
+
+def test_refused_clients_are_told_different_times() -> None:
+    quotas, quota = Quotas(spread=iter((0.0, 0.5, 1.0)).__next__), Quota(requests_per_minute=1)
+    quotas.enter("acme", quota, ONE, 0)
+    told = []
+    for _ in range(3):
+        with pytest.raises(OverQuota) as refused:
+            quotas.enter("acme", quota, ONE, 0)
+        told.append(refused.value.retry_after_seconds)
+    assert told == [60, 75, 90], "never too early"
+
+
+def test_tenants_that_use_nothing_are_forgotten() -> None:
+    quotas, quota = Quotas(), Quota(tokens_per_minute=100)
+    for number in range(3 * MAX_TENANTS):
+        quotas.leave(quotas.enter(f"t{number}", quota, ONE, number), 1, 1, number)
+    assert len(quotas._uses) <= MAX_TENANTS + 1
+    busy = Quotas()
+    for number in range(2 * MAX_TENANTS):
+        busy.enter(f"t{number}", quota, ONE, 0)
+    assert len(busy._uses) == 2 * MAX_TENANTS, "but none that runs"
+
+
+@pytest.mark.parametrize(
+    ("demand", "quota", "param"),
+    [
+        (Demand(1, 8, 1, 1, 1), Quota(), None),
+        (Demand(1, 9, 1, 1, 1), Quota(), "n"),
+        (Demand(5, 4, 1, 1, 1), Quota(), None),
+        (Demand(6, 4, 1, 1, 1), Quota(), "prompt"),
+        (Demand(1, 3, 1, 1, 1), Quota(choices=2), "n"),
+        (Demand(3, 1, 1, 1, 1), Quota(choices=2), "prompt"),
+    ],
+)
+def test_choices_are_limited(demand: Demand, quota: Quota, param: str | None) -> None:
+    if param is None:
+        limit_choices(demand, quota, max_choices=20, max_running=8)
+        return
+    with pytest.raises(InvalidRequest) as refused:
+        limit_choices(demand, quota, max_choices=20, max_running=8)
+    assert refused.value.param == param
+
+
+def test_choices_share_the_longest_answer() -> None:
+    request = SimpleNamespace(max_tokens=None)
+    limit_answer(request, 100, choices=3)
+    assert request.max_tokens == 33
+    with pytest.raises(InvalidRequest, match="3 answers share it"):
+        limit_answer(SimpleNamespace(max_tokens=34), 100, choices=3)
+    with pytest.raises(InvalidRequest, match="n may be at most 2"):
+        limit_answer(SimpleNamespace(max_tokens=1), 2, choices=3)
+
+
+def test_a_length_that_is_only_the_apis_default_is_shortened() -> None:
+    class Completion(BaseModel):
+        max_tokens: int | None = 16
+
+    request = Completion()
+    limit_answer(request, 9)
+    assert request.max_tokens == 9
 
 
 @pytest.mark.parametrize(
@@ -146,25 +255,54 @@ async def test_requests_a_minute(
     assert left == ["1", "0"]
     refused = await acme.post(CHAT, json={"model": "base"})
     assert_error(refused, 429, "rate_limit_exceeded")
-    assert refused.headers["retry-after"] == "30"
+    assert 30 <= int(refused.headers["retry-after"]) <= 45
     assert refused.headers["x-ratelimit-reset-requests"] == "60.000s"
     assert (await client.post(CHAT, json={"model": "base"})).status_code == 200
     clock.now += 30
     assert (await acme.post(CHAT, json={"model": "base"})).status_code == 200
 
 
-async def test_tokens_are_settled_after_the_answer(
-    acme: httpx.AsyncClient, client: httpx.AsyncClient, clock: Clock
+async def test_tokens_are_reserved_and_settled(
+    acme: httpx.AsyncClient, client: httpx.AsyncClient, engine: FakeEngine, clock: Clock
 ) -> None:
-    await client.put("/admin/tenants/acme/quota", json={"tokens_per_minute": COST})
-    first = await acme.post(CHAT, json={"model": "base", "max_tokens": 2 * COST - INPUT_TOKENS})
-    assert first.status_code == 200
+    await client.put("/admin/tenants/acme/quota", json={"tokens_per_minute": 2 * COST})
+    stream = {"model": "base", "stream": True, "max_tokens": 2 * COST}
+    running = asyncio.create_task(acme.post(CHAT, json=stream))
+    await asyncio.sleep(0.1)
     refused = await acme.post(CHAT, json={"model": "base"})
     assert_error(refused, 429, "rate_limit_exceeded")
     assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
-    assert int(refused.headers["retry-after"]) == 62  # the debt, and one token
-    clock.now += 62
-    assert (await acme.post(CHAT, json={"model": "base"})).status_code == 200
+    engine.stream_may_end.set()
+    await running
+    body = {"model": "base", "max_tokens": OUTPUT_TOKENS}
+    answer = await acme.post(CHAT, json=body)
+    left = 2 * COST - (INPUT_TOKENS + 2) - COST
+    assert answer.status_code == 200, "the stream took two tokens and its prompt"
+    clock.now += 1
+    refused = await acme.post(CHAT, json={"model": "base", "max_tokens": 2 * COST})
+    assert int(refused.headers["x-ratelimit-remaining-tokens"]) == left + 1
+    never = await acme.post(CHAT, json={"model": "base", "max_tokens": 2 * COST + 1})
+    assert assert_error(never, 429, "rate_limit_exceeded")["param"] == "max_tokens"
+    assert never.headers["x-should-retry"] == "false"
+
+
+async def test_choices_over_http(acme: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
+    await client.put("/admin/tenants/acme/quota", json={"choices": 1})
+    response = await acme.post(CHAT, json={"model": "base", "n": 2})
+    assert assert_error(response, 400, "invalid_request")["param"] == "n"
+    assert (await client.post(CHAT, json={"model": "base", "n": 2})).status_code == 200
+    response = await client.post(CHAT, json={"model": "base", "n": 3})
+    assert assert_error(response, 400, "invalid_request")["message"] == "n may be at most 2"
+
+
+async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.longest_prompt_characters = 100
+    body = {"model": "base", "messages": [{"content": "x" * 60}, {"content": "x" * 41}]}
+    assert_error(await client.post(CHAT, json=body), 400, "context_length_exceeded")
+    body["messages"].pop()
+    assert (await client.post(CHAT, json=body)).status_code == 200
 
 
 async def test_requests_at_a_time(
@@ -223,6 +361,7 @@ async def test_adapters_and_their_bytes(
         {"max_tokens": "many"},
         {"adapters": -1},
         {"adapter_bytes": 1 << 60},
+        {"choices": 0},
         {"surplus": 1},
         [],
     ],

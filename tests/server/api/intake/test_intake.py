@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,7 +17,6 @@ from adapters_registry.registry import Registry
 from server.api.intake.intake import LARGE_BODY_BYTES
 from server.app import build_app
 from server.auth import Keys
-from server.engine.interface import Endpoint
 from server.engine.validation import fail_fast_validator
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
@@ -38,7 +38,8 @@ def engine() -> FakeEngine:
     engine = FakeEngine()
     parse = fail_fast_validator(Chat).validate_python
     engine.endpoints = {
-        path: Endpoint(Chat, parse, endpoint.handler) for path, endpoint in engine.endpoints.items()
+        path: replace(endpoint, body=Chat, parse=parse)
+        for path, endpoint in engine.endpoints.items()
     }
     return engine
 
@@ -168,3 +169,19 @@ async def test_errors_below_v1_messages_have_anthropics_types(
     )
     engine.max_running = 0
     assert await type_of(content=b"x" * (9 << 20)) == "request_too_large"
+
+
+async def test_counting_tokens_takes_no_slot_and_no_tokens_but_counts(
+    client: httpx.AsyncClient, registry: Registry, engine: FakeEngine, home: VersionRecord
+) -> None:
+    path = "/v1/messages/count_tokens"
+    registry.apply(set_quota, "default", Quota(requests_per_minute=2, tokens_per_minute=100))
+    answer = await client.post(path, json=chat())
+    assert answer.json() == {"input_tokens": 10}
+    assert answer.headers["x-ratelimit-remaining-requests"] == "1"
+    assert answer.headers["x-ratelimit-remaining-tokens"] == "100"
+    assert answer.headers["x-adapter-version"] == "1"
+    assert engine.loads == []
+    assert_error(await client.post(path, json=chat(model="nope")), 404, "model_not_found")
+    assert (await client.post(path, json=chat())).status_code == 200
+    assert_error(await client.post(path, json=chat()), 429, "rate_limit_exceeded")

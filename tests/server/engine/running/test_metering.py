@@ -18,6 +18,7 @@ from server.tenancy.prompt_queue import PromptQueue
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 NUM_CHOICES = NUM_STEPS = 2
+SAMPLING = SimpleNamespace(n=1)
 LORA = SimpleNamespace(lora_int_id=7, lora_name="acme/home@1")
 
 
@@ -102,7 +103,7 @@ async def test_tokens_are_counted_as_the_engine_gives_them(
 ) -> None:
     current_meter.set(current)
     for number in (1, 2):
-        assert [output async for output in client.generate(PROMPT, None, "id")] == ["an answer"]
+        assert [output async for output in client.generate(PROMPT, SAMPLING, "id")] == ["an answer"]
         assert (current.input_tokens, current.output_tokens) == (3 * number, 12 * number)
     assert client.num_processed == 12
     assert client.priorities == [0, 1], "the engine serves in the order of the turns"
@@ -115,7 +116,7 @@ async def test_who_goes_away_is_charged_so_far_and_ends_the_request(
     client.may_end.clear()
 
     async def answer() -> None:
-        async for _ in client.generate(PROMPT, None, "id"):
+        async for _ in client.generate(PROMPT, SAMPLING, "id"):
             pass
 
     running = asyncio.create_task(answer())
@@ -132,7 +133,7 @@ async def test_requests_side_by_side_are_counted_apart(
     async def answers(meter: Meter, request_id: str, number: int) -> None:
         current_meter.set(meter)
         for _ in range(number):
-            async for _ in client.generate(PROMPT, None, request_id):
+            async for _ in client.generate(PROMPT, SAMPLING, request_id):
                 await asyncio.sleep(0)
 
     other = Meter(PromptQueue(4, 100), "other")
@@ -142,7 +143,7 @@ async def test_requests_side_by_side_are_counted_apart(
 
 async def test_the_servers_own_requests_are_not_counted(client: Any, metering: Metering) -> None:
     current_meter.set(None)
-    assert [output async for output in client.generate(PROMPT, None, "id", priority=-1)]
+    assert [output async for output in client.generate(PROMPT, SAMPLING, "id", priority=-1)]
 
 
 async def test_a_turn_ends_with_the_engines_last_token_though_nobody_reads(
@@ -153,13 +154,13 @@ async def test_a_turn_ends_with_the_engines_last_token_though_nobody_reads(
     ended: list[str] = []
     slow.on_work_over(lambda: ended.append("slow"))
     current_meter.set(slow)
-    answer = client.generate(PROMPT, None, "slow")
+    answer = client.generate(PROMPT, SAMPLING, "slow")
     assert await anext(answer) == "an answer"  # and the client reads nothing more
     slow.hand_over(complete=False)
     assert ended == ["slow"]
     current_meter.set(other)
     async with asyncio.timeout(10):
-        assert [each async for each in client.generate(PROMPT, None, "other")]
+        assert [each async for each in client.generate(PROMPT, SAMPLING, "other")]
     await answer.aclose()
 
 
@@ -170,7 +171,7 @@ async def test_work_that_was_aborted_is_over_though_nobody_reads(
     current_meter.set(current)
     ended: list[str] = []
     current.on_work_over(lambda: ended.append("over"))
-    answer = client.generate(PROMPT, None, "id", lora_request=LORA)
+    answer = client.generate(PROMPT, SAMPLING, "id", lora_request=LORA)
     await anext(answer)
     current.hand_over(complete=False)
     assert not ended
@@ -186,7 +187,7 @@ async def test_the_engine_is_asked_no_more_once_its_work_is_over(
     current_meter.set(current)
     current.hand_over(complete=True)
     with pytest.raises(Unavailable):
-        client.generate(PROMPT, None, "id")
+        client.generate(PROMPT, SAMPLING, "id")
 
 
 async def test_work_is_not_over_before_the_handler_has_asked_for_its_first_answer(
@@ -197,7 +198,7 @@ async def test_work_is_not_over_before_the_handler_has_asked_for_its_first_answe
     current.on_work_over(lambda: ended.append("over"))
     current.hand_over(complete=False)
     assert not ended
-    assert [output async for output in client.generate(PROMPT, None, "id")]
+    assert [output async for output in client.generate(PROMPT, SAMPLING, "id")]
     assert ended == ["over"]
 
 
@@ -209,7 +210,7 @@ async def test_a_retired_version_ends_what_waits_for_its_turn(
 
     async def ask(request_id: str, lora: Any) -> None:
         current_meter.set(Meter(queue, "acme"))
-        async for _ in client.generate(PROMPT, None, request_id, lora_request=lora):
+        async for _ in client.generate(PROMPT, SAMPLING, request_id, lora_request=lora):
             pass
 
     running = asyncio.create_task(ask("running", None))
@@ -232,7 +233,7 @@ async def test_an_engine_that_is_gone_holds_no_turns(
 ) -> None:
     client.may_end.clear()
     current_meter.set(current)
-    answer = client.generate(PROMPT, None, "id")
+    answer = client.generate(PROMPT, SAMPLING, "id")
     await anext(answer)
     ended: list[str] = []
     current.on_work_over(lambda: ended.append("over"))

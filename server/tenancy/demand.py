@@ -24,6 +24,7 @@ class Demand:
     prompt_tokens: int
     """An estimate, of all prompts together."""
     longest_prompt_characters: int
+    """0 if the request has prompts cut to fit."""
     answer_tokens: int | None
     """The longest answer of each choice, or None if the body doesn't bound it."""
 
@@ -33,6 +34,10 @@ class Demand:
         return self.num_prompts * self.choices_per_prompt
 
 
+COUNTED_ONLY = Demand(1, 1, 0, 0, 0)
+"""The demand of a request that runs no model: it counts as a request, and takes no tokens."""
+
+
 def demand_of(request: Any, body: dict[str, Any]) -> Demand:
     """Measure a validated request and the decoded body that it was made from.
 
@@ -40,11 +45,9 @@ def demand_of(request: Any, body: dict[str, Any]) -> Demand:
         InvalidRequest: a number of choices or tokens that is below one, or not supported.
     """
     choices = _number_of_choices(request, body)
-    lengths = [getattr(request, name, None) for name in ANSWER_LENGTHS]
-    given = [length for length in lengths if length is not None]
-    if given and min(given) < 0:
-        name = ANSWER_LENGTHS[lengths.index(min(given))]
-        raise InvalidRequest(f"{name} must not be negative", param=name)
+    for name in ANSWER_LENGTHS:
+        if (vars(request).get(name) or 0) < 0:
+            raise InvalidRequest(f"{name} must not be negative", param=name)
     shared = sum(_characters(body.get(name)) for name in _TEXTS_OF_A_PROMPT)
     prompts = _prompts(body.get("prompt"))
     characters = [shared + (len(prompt) if isinstance(prompt, str) else 0) for prompt in prompts]
@@ -53,9 +56,16 @@ def demand_of(request: Any, body: dict[str, Any]) -> Demand:
         num_prompts=len(prompts),
         choices_per_prompt=choices,
         prompt_tokens=num_ids + math.ceil(sum(characters) / _CHARACTERS_PER_TOKEN),
-        longest_prompt_characters=max(characters),
-        answer_tokens=given[0] if given else None,
+        longest_prompt_characters=0 if _is_cut(request) else max(characters),
+        answer_tokens=answer_tokens_of(request),
     )
+
+
+def answer_tokens_of(request: Any) -> int | None:
+    """Return the longest answer of each choice, or None if the request doesn't bound it."""
+    # Not by `getattr`: vLLM marks one of the fields as deprecated, and reading it so warns.
+    lengths = (vars(request).get(name) for name in ANSWER_LENGTHS)
+    return next((int(length) for length in lengths if length is not None), None)
 
 
 def _number_of_choices(request: Any, body: dict[str, Any]) -> int:
@@ -70,6 +80,12 @@ def _number_of_choices(request: Any, body: dict[str, Any]) -> int:
             "best_of is not supported: ask for n choices and choose among them", param="best_of"
         )
     return int(choices)
+
+
+def _is_cut(request: Any) -> bool:
+    truncation = getattr(request, "truncation", None)
+    tokens = getattr(request, "truncate_prompt_tokens", None)
+    return truncation == "auto" or tokens is not None
 
 
 def _prompts(prompt: Any) -> list[Any]:

@@ -1,0 +1,38 @@
+"""Keeps prompts out of vLLM's log lines: texts of exceptions may quote them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+_HIDDEN = "(its text is left out: it may quote a prompt)"
+
+
+class ExceptionTexts(logging.Filter):
+    """Replaces the texts of exceptions by their types; the places in the code stay."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, BaseException):
+            record.msg = _name(record.msg)
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                _name(arg) if isinstance(arg, BaseException) else arg for arg in record.args
+            )
+        if record.exc_info and isinstance(error := record.exc_info[1], BaseException):
+            places = "".join(traceback.format_tb(error.__traceback__))
+            record.exc_info = None
+            record.exc_text = (
+                f"Traceback (most recent call last):\n{places}{_name(error)} {_HIDDEN}"
+            )
+        return True
+
+
+def hide_exception_texts(logger: logging.Logger) -> None:
+    """Filter everything that the handlers of a logger write, once each."""
+    for handler in logger.handlers:
+        if not any(isinstance(known, ExceptionTexts) for known in handler.filters):
+            handler.addFilter(ExceptionTexts())
+
+
+def _name(error: BaseException) -> str:
+    return type(error).__qualname__
