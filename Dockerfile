@@ -2,7 +2,7 @@
 # Two images of the same server: `docker build --target cpu .` and `--target gpu .`.
 # Everything that is installed is locked, with hashes: requirements/*.hashes.txt (make hashes).
 # rouge-score has no wheel: setuptools, as pip finds it, builds one of its hashed source.
-# README.md says what of this was run, and where.
+# docs/install.md says what of this was run.
 
 FROM python:3.11-slim-bookworm AS python
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

@@ -45,9 +45,9 @@ def test_shipped_scenarios_begin_with_their_question(name: str) -> None:
     assert fingerprint(load_scenario(name), first=100)
 
 
-def test_the_example_of_the_readme_is_a_scenario(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    (example,) = re.findall(r"```toml\n(question.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documents_is_a_scenario(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "loadtest.md").read_text()
+    (example,) = re.findall(r"```toml\n(question.*?)```", page, re.DOTALL)
     file = tmp_path / "example.toml"
     file.write_text(example)
     assert fingerprint(load_scenario(str(file)), first=100)
