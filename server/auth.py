@@ -86,15 +86,19 @@ class Keys:
     def authenticate(self, presented: str | None) -> Caller:
         """Whose key this is; `Unauthenticated` if nobody's, or one that has ended."""
         if not presented:
-            raise Unauthenticated("no API key: send the header 'Authorization: Bearer <key>'")
+            message = "no API key: send the header 'Authorization: Bearer <key>'"
+            raise Unauthenticated(message, reason="missing")
         catalog = self._registry.catalog
         key = find_key(presented, catalog.keys)
         if key is None:
-            raise Unauthenticated("this API key isn't valid: check that it was copied whole")
+            message = "this API key is not valid: check that it was copied whole"
+            raise Unauthenticated(message, reason="unknown")
         at = now()
         tenant = catalog.tenants.get(key.tenant)
         if tenant is None or not key.is_valid(at):
-            raise Unauthenticated("this API key was revoked or has expired: ask for another")
+            reason = "revoked" if key.revoked_at else "expired"
+            message = "this API key was revoked or has expired: ask for another"
+            raise Unauthenticated(message, reason=reason)
         self._last_used[key.id] = at
         return Caller(key.tenant, key.scopes, key.id, tenant.id)
 

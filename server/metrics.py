@@ -63,6 +63,11 @@ EVICTIONS = Counter(
     ["tier", "reason"],
 )
 LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["adapter"])
+AUTHENTICATION_FAILURES = Counter(
+    "loraplex_authentication_failures_total",
+    "Requests refused for their API key: missing, unknown, revoked, expired, or without the scope.",
+    ["reason"],
+)
 ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
 
 

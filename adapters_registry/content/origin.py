@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.circuit_breaker import CircuitBreaker
 from adapters_registry.content.s3 import Bucket, File
 from adapters_registry.errors import StoreUnavailable
 
@@ -21,6 +22,7 @@ class Origin:
         """Raise `SourceRefused` if the URL does not have the form `s3://bucket/prefix`."""
         self._bucket = Bucket(url)
         self.url = self._bucket.url
+        self._breaker = CircuitBreaker(self.url)
 
     def size_of(self, digest: str) -> int | None:
         """Return the bytes of a digest's files, or None if one of them is missing."""
@@ -28,19 +30,24 @@ class Origin:
         return None if None in files else sum(file.size_bytes for file in files if file)
 
     def put(self, digest: str, directory: Path) -> None:
-        """Write the files that are missing. All of them are there when it returns."""
+        """Write the files that are missing or damaged there; all are there when it returns."""
         for name in ADAPTER_FILES:
             there = self._bucket.find(_key(digest, name))
-            if there is None or there.size_bytes != (directory / name).stat().st_size:
+            if there is None or not self._holds(there, directory / name):
                 self._bucket.upload(directory / name, _key(digest, name))
 
     def get(self, digest: str, directory: Path) -> None:
-        """Read a digest's files into a directory. Raises `StoreUnavailable` if one is missing."""
+        """Read a digest's files into a directory. Raises `StoreUnavailable` if one is missing.
+
+        After several failures in a row the origin is left alone for a while.
+        """
         for name in ADAPTER_FILES:
-            file = self._bucket.find(_key(digest, name))
+            with self._breaker.calling():
+                file = self._bucket.find(_key(digest, name))
             if file is None:
                 raise StoreUnavailable(f"{self.url} has no content sha256:{digest[:12]}")
-            self._bucket.download(file, directory / name)
+            with self._breaker.calling():
+                self._bucket.download(file, directory / name)
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every digest of which at least one file is there."""
@@ -54,6 +61,13 @@ class Origin:
         """Delete the files of some digests, for every replica."""
         if keys := [_key(digest, name) for digest in digests for name in ADAPTER_FILES]:
             self._bucket.delete(keys)
+
+    def _holds(self, there: File, file: Path) -> bool:
+        """Whether an object has the same bytes as a file; read up to the first difference."""
+        if there.size_bytes != file.stat().st_size:
+            return False
+        with file.open("rb") as here:
+            return all(part == here.read(len(part)) for part in self._bucket.read(there))
 
 
 def _key(digest: str, name: str) -> str:

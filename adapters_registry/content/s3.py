@@ -84,19 +84,30 @@ class Bucket:
         Raises:
             StoreUnavailable: the store doesn't answer, or the file has changed meanwhile.
         """
-        with target.open("wb") as copy, self._errors():
-            for start in range(0, file.size_bytes, _RANGE_BYTES):
-                end = min(start + _RANGE_BYTES, file.size_bytes)
+        with target.open("wb") as copy:
+            for part in self.read(file):
+                copy.write(part)
+
+    def read(self, file: File) -> Iterator[bytes]:
+        """Read a file part by part, all of it in the state in which it was found.
+
+        Raises:
+            StoreUnavailable: the store does not answer, or the file has changed meanwhile.
+        """
+        for start in range(0, file.size_bytes, _RANGE_BYTES):
+            end = min(start + _RANGE_BYTES, file.size_bytes)
+            with self._errors():
                 try:
                     part = obstore.get(
                         self._store,
                         file.key,
                         options={"range": (start, end), "if_match": file.tag},
                     )
-                    copy.write(part.bytes())
+                    data = bytes(part.bytes())
                 except (PreconditionError, FileNotFoundError) as error:
                     message = f"{self.url}/{file.key} changed while it was read: try again"
                     raise StoreUnavailable(message) from error
+            yield data
 
     def upload(self, source: Path, key: str) -> None:
         """Write a file whole or not at all. Raises `StoreUnavailable` without an answer."""

@@ -64,6 +64,10 @@ class ContentStore:
         """Return the directory of a digest, whether it is there or not."""
         return self.root / "sha256" / digest[:2] / digest
 
+    def has(self, digest: str) -> bool:
+        """Whether the files of a digest are here, as far as this process knows; asks no disk."""
+        return self.budget.kept_bytes(digest) > 0
+
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every digest that is here, the least recently used first."""
         with self._lock:

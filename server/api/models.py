@@ -12,23 +12,31 @@ from server.api.resolve import may_use, resolve
 from server.auth import Caller
 from server.residency.leases import Leases
 from server.residency.states import Tier
+from server.workers import Workers
+
+NUM_THREADS = 2
 
 
 def router(registry: Registry, leases: Leases, base_name: str, base: str) -> APIRouter:
     """Return the routes that list models."""
     routes = APIRouter(tags=["inference"])
+    # With thousands of adapters a listing takes long, and no stream should wait for it.
+    workers = Workers("listing", NUM_THREADS)
 
     @routes.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
-        """List the base and every adapter with a live version that the key may use."""
+        """List the base and, by name, every adapter with a live version that the key may use."""
         caller: Caller = request.state.caller
-        cards = [_base_card(base_name, base)]
-        cards += (
+        return {"object": "list", "data": await workers.run(cards_for, caller)}
+
+    def cards_for(caller: Caller) -> list[dict[str, Any]]:
+        cards = [
             card(_public_id(adapter, caller), adapter, adapter.live)
             for adapter in registry.catalog.adapters.values()
             if adapter.live and may_use(caller, adapter)
-        )
-        return {"object": "list", "data": cards}
+        ]
+        cards.sort(key=lambda each: str(each["id"]))
+        return [_base_card(base_name, base), *cards]
 
     @routes.get("/v1/models/{model:path}")
     async def show_model(request: Request, model: str) -> dict[str, Any]:

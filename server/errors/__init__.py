@@ -75,6 +75,11 @@ class Unauthenticated(APIError):
 
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
+    def __init__(self, message: str, *, reason: str = "unknown", param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.reason = reason
+        """`missing`, `unknown`, `revoked` or `expired`: for logs and metrics, not for clients."""
+
     @property
     def headers(self) -> dict[str, str]:
         return {"www-authenticate": "Bearer"}

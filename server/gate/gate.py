@@ -62,8 +62,8 @@ class Gate:
         self._smoke_tests = asyncio.Semaphore(MAX_SMOKE_TESTS)
         self._suspects = asyncio.Lock()
         self._workers = Workers("gate", MAX_FILE_CHECKS)
-        # Its own thread: downloads that hang must not keep leases from being renewed.
-        self._renewals = Workers("check-leases", 1)
+        # Threads of its own: checks that wait for a download must not keep others from a verdict.
+        self._records = Workers("verdicts", 2)
 
     def start(self, version: VersionRecord) -> None:
         """Begin to check a version that has no verdict yet; a check that was put off goes on."""
@@ -81,7 +81,7 @@ class Gate:
         """Check, now and then, what no other server checks: left by a crash, or put off there."""
         while True:
             try:
-                for version in await self._workers.run(self._registry.unfinished):
+                for version in await self._records.run(self._registry.unfinished):
                     if version.version_id not in self._checks:
                         self.start(version)
             except SQLAlchemyError as error:
@@ -139,17 +139,17 @@ class Gate:
         else:
             reasons = await self._try_out(version)
             if not reasons:
-                accepted = await self._workers.run(self._registry.accept, version, facts)
+                accepted = await self._records.run(self._registry.accept, version, facts)
                 self._leases.follow(self._registry.catalog)  # it may have been promoted
                 return accepted
-        return await self._workers.run(self._registry.reject, version, reasons)
+        return await self._records.run(self._registry.reject, version, reasons)
 
     async def _put_off(
         self, version: VersionRecord, error: Exception, pause_seconds: float
     ) -> VersionRecord:
         """Let any server have the check; tell those who wait; return the version after a pause."""
         try:
-            await self._workers.run(self._registry.release_check, version)
+            await self._records.run(self._registry.release_check, version)
         except (RegistryError, SQLAlchemyError) as failure:
             log.warning("the lease on %s runs out by itself: %s", version.public_name, failure)
         check = self._checks[version.version_id]
@@ -166,7 +166,7 @@ class Gate:
         """The version as the database has it; as it was known where that cannot be read."""
         try:
             return (
-                await self._workers.run(self._registry.read_version, version.version_id) or version
+                await self._records.run(self._registry.read_version, version.version_id) or version
             )
         except SQLAlchemyError:
             return version
@@ -179,7 +179,7 @@ class Gate:
             while True:
                 await asyncio.sleep(LEASE.total_seconds() / 3)
                 with contextlib.suppress(SQLAlchemyError):  # whoever decides looks once more
-                    await self._renewals.run(self._registry.renew_check, version)
+                    await self._records.run(self._registry.renew_check, version)
 
         renewing = asyncio.create_task(renew())
         try:

@@ -6,13 +6,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters_registry.records.audit import Actor, current_actor
-from adapters_registry.records.keys import (
-    ADAPTERS,
-    ADMIN,
-    INFERENCE,
-)
+from adapters_registry.records.keys import ADAPTERS, ADMIN, INFERENCE
 from server.auth import Caller, Keys
-from server.errors import APIError, Forbidden, error_response
+from server.errors import APIError, Forbidden, Unauthenticated, error_response
+from server.middleware.refusals import Refusals
 
 OPEN_PATHS = frozenset(
     {
@@ -31,7 +28,6 @@ OPEN_PATHS = frozenset(
 )
 """What answers without a key; everything else is closed, whether it exists or not."""
 
-
 TENANT_PATHS = ("/admin/adapters", "/admin/audit", "/admin/usage", "/admin/whoami")
 """What the scope `adapters` opens, for the caller's own; the rest of `/admin` is for admins."""
 
@@ -41,22 +37,29 @@ class Authentication:
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app, self.keys = app, keys
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            address, _ = scope.get("client") or ("", 0)
             try:
-                caller = self._admit(scope)
+                caller = self._admit(scope, address)
                 scope.setdefault("state", {})["caller"] = caller
-                host, _ = scope.get("client") or ("", 0)
-                current_actor.set(Actor(f"key {caller.key_id}", host))
+                current_actor.set(Actor(f"key {caller.key_id}", address))
             except APIError as error:
                 await error_response(error, scope["path"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> Caller:
-        caller = self.keys.authenticate(_presented_key(Headers(scope=scope)))
+    def _admit(self, scope: Scope, address: str) -> Caller:
+        presented = _presented_key(Headers(scope=scope))
+        try:
+            caller = self.keys.authenticate(presented)
+        except Unauthenticated as error:
+            self._refusals.note(error.reason, presented, address)
+            raise
         if not caller.scopes & (allowed := _allowing(scope["path"])):
+            self._refusals.note("scope", presented, address)
             raise Forbidden(f"this API key lacks the scope {' or '.join(sorted(allowed))}")
         return caller
 
@@ -74,7 +77,7 @@ def _allowing(path: str) -> frozenset[str]:
 
 
 def _presented_key(headers: Headers) -> str | None:
-    """The key of OpenAI's header, or of Anthropic's (`x-api-key`)."""
+    """Return the key of OpenAI's header, or of Anthropic's (`x-api-key`)."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials:
         return credentials.strip()

@@ -207,7 +207,13 @@ class RunningServer:
         await collect_regularly(collector, collect_interval(settings.garbage_seconds))
 
     def _http_config(self, app: FastAPI) -> uvicorn.Config:
-        return http_config(app, is_debug=self.settings.log_level == "debug")
+        proxies = list(self.settings.trusted_proxies)
+        return http_config(
+            app,
+            is_debug=self.settings.log_level == "debug",
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+        )
 
 
 async def _serve_all(servers: list[HttpServer], listeners: list[socket.socket]) -> None:

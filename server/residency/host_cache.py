@@ -19,8 +19,8 @@ from server import metrics
 from server.engine.interface import Engine
 from server.errors import APIError, Unavailable
 from server.errors.mapping import to_api_error
+from server.residency.fetches import Fetches
 from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
-from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ class HostCache:
         self,
         engine: Engine,
         content: ContentStore,
-        fetches: Workers,
+        fetches: Fetches,
         states: VersionStates,
         load_seconds: float,
         leave_slot: Callable[[int], None],
         largest_bytes: int | None = None,
     ) -> None:
-        """`fetches`: the threads that download files from the origin.
+        """`fetches` brings the files that are to be loaded.
 
         `leave_slot` takes the slot from a version, named by its id, that no request uses.
         """
@@ -74,7 +74,7 @@ class HostCache:
         """Return where the version is; this module knows nothing of slots."""
         if self.states.has(version.version_id, State.READY, State.DRAINING):
             return Tier.HOST
-        return Tier.DISK if self._content.path(version.digest).is_dir() else Tier.ORIGIN
+        return Tier.DISK if self._content.has(version.digest) else Tier.ORIGIN
 
     async def load(self, version: VersionRecord) -> None:
         """Load a version unless it is there, once for all who want it.
@@ -158,7 +158,7 @@ class HostCache:
             self._content.hold(version.digest)  # only until the weights are in memory
             try:
                 async with asyncio.timeout(self._load_seconds):
-                    path = await self._fetches.run(self._content.fetch, version.digest)
+                    path = await self._fetches.fetch(version.digest)
                 await self._make_room(entry)
                 self.require_same_engine()
                 try:

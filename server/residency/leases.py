@@ -20,15 +20,14 @@ from adapters_registry.registry import Registry
 from server import metrics
 from server.engine.interface import Engine
 from server.errors import APIError, Unavailable
+from server.residency.fetches import Fetches
 from server.residency.slot_scheduler import TooManyPins
 from server.residency.slots import EngineSlots, Limits, SlotLease
 from server.residency.states import State, Tier
 from server.settings import Settings
-from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
-MAX_FETCHES = 8
 RESERVE_SECONDS = 600.0
 LINGER_SECONDS = 0.05
 """Longer than a client takes from one answer to its next request; see `slot_scheduler`."""
@@ -67,7 +66,7 @@ class Leases:
         self._engine, self._registry, self._limits = engine, registry, limits
         self._drain_seconds = drain_seconds
         self._catalog = registry.catalog
-        self._fetches = Workers("fetch", MAX_FETCHES)
+        self._fetches = Fetches(registry.content)
         self._generation = engine.generation
         self._slots_of_engine = self._new_engine_slots()
         self._tasks: set[asyncio.Task[None]] = set()

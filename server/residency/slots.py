@@ -18,10 +18,10 @@ from adapters_registry.records.catalog import VersionRecord
 from server import metrics
 from server.engine.interface import Engine
 from server.errors import SlotTimeout, Unavailable
+from server.residency.fetches import Fetches
 from server.residency.host_cache import HostCache
 from server.residency.slot_scheduler import Grant, SlotScheduler, SlotTicket
 from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
-from server.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class EngineSlots:
     """The slots of one engine. A restarted engine gets new `EngineSlots`."""
 
     def __init__(
-        self, engine: Engine, content: ContentStore, fetches: Workers, limits: Limits
+        self, engine: Engine, content: ContentStore, fetches: Fetches, limits: Limits
     ) -> None:
-        """`fetches`: the threads that download files from the origin."""
+        """`fetches` brings the files that are to be loaded."""
         self._engine, self._limits = engine, limits
         self.slots = SlotScheduler(
             limits.slots,

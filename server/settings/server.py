@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,6 +40,13 @@ class ServerSettings(BaseSettings):
     )
     scrape_token: str | None = setting(
         None, "Server", "The bearer token that /metrics wants. Default: none.", min_length=1
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = setting(
+        (),
+        "Server",
+        "Addresses or networks of reverse proxies, separated by commas. From these the server "
+        "takes the client's address out of `X-Forwarded-For`, for the audit trail and the log. "
+        "Empty: none.",
     )
     max_running: int | None = setting(
         None,
@@ -133,6 +141,18 @@ class ServerSettings(BaseSettings):
         "Server",
         "More arguments for vLLM's engine, as on its own command line.",
     )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        for proxy in value:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(f"{proxy!r} is neither an address nor a network") from None
+        return value
 
     @field_validator("engine_args", mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from adapters_registry.records.catalog import VersionRecord
 from server.engine.interface import Endpoint, EngineContents, EngineState, ProbeAnswer
 from server.engine.validation import fail_fast_validator
 from server.errors import NotLoadable, Unavailable
+from server.settings import Settings
 from server.tenancy.meter import current_meter
 
 INPUT_TOKENS, OUTPUT_TOKENS = 10, 20
@@ -43,7 +44,7 @@ class FakeEngine:
         self.loads: list[str] = []
         self.aborted: list[str] = []
         self.evicted: list[str] = []
-        self.max_loras = 4
+        self.max_loras = Settings().max_loras
         self.slots: set[int] = set()
         self.host: set[int] = set()
         self.fails_to_load: set[str] = set()

@@ -38,7 +38,7 @@ def page_of(
     """Return the page after the cursor `after` (empty: the first), and the next page's cursor.
 
     Raises:
-        InvalidRequest: `after` is no cursor.
+        InvalidRequest: `after` is not a cursor.
     """
     key, descending = _KEYS[sort.lstrip("-")], sort.startswith("-")
 
@@ -51,7 +51,7 @@ def page_of(
         try:
             adapters = [a for a in adapters if (place(a) < seen if descending else place(a) > seen)]
         except TypeError:
-            raise _no_cursor() from None
+            raise unknown_cursor() from None
     page = adapters[:limit]
     return page, _encode(place(page[-1])) if len(adapters) > limit else None
 
@@ -64,9 +64,12 @@ def _decode(cursor: str) -> tuple[Any, str]:
     try:
         value, adapter_id = json.loads(base64.urlsafe_b64decode(cursor))
     except ValueError:
-        raise _no_cursor() from None
+        raise unknown_cursor() from None
     return value, adapter_id
 
 
-def _no_cursor() -> InvalidRequest:
-    return InvalidRequest("after is no cursor: send the `next` of the page before", param="after")
+def unknown_cursor() -> InvalidRequest:
+    """The error for an `after` that no page gave."""
+    return InvalidRequest(
+        "after is not a cursor: send the `next` of the page before", param="after"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from adapters_registry.records.tenants import (
 )
 from adapters_registry.registry import Registry
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.api.admin.paging import unknown_cursor
 from server.auth import Caller, Keys
 from server.workers import Workers
 
@@ -153,7 +155,9 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         names = sorted(name for name in registry.catalog.tenants if name > after)
         page = [registry.catalog.tenants[name] for name in names[:limit]]
         following = page[-1].name if len(names) > limit else None
-        return TenantPage(data=[_tenant_body(tenant) for tenant in page], next=following)
+        owned = Counter(owner for owner, _ in registry.catalog.adapters)
+        data = [_tenant_body(tenant, owned[tenant.name]) for tenant in page]
+        return TenantPage(data=data, next=following)
 
     @routes.get("/tenants/{tenant}")
     async def show(tenant: str) -> TenantBody:
@@ -203,7 +207,9 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         """List keys, a page at a time."""
         found = await workers.run(_read, tenant)
         ids = [key.id for key in found]
-        start = ids.index(after) + 1 if after in ids else 0
+        if after and after not in ids:
+            raise unknown_cursor()
+        start = ids.index(after) + 1 if after else 0
         page = found[start : start + limit]
         following = page[-1].id if len(found) > start + limit else None
         return KeyPage(data=[KeyBody.of(key) for key in page], next=following)
@@ -224,11 +230,12 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         with registry.session() as session:
             return read_keys(session, tenant)
 
-    def _tenant_body(tenant: TenantRecord) -> TenantBody:
-        owned = sum(owner == tenant.name for owner, _ in registry.catalog.adapters)
+    def _tenant_body(tenant: TenantRecord, num_adapters: int | None = None) -> TenantBody:
+        if num_adapters is None:
+            num_adapters = sum(owner == tenant.name for owner, _ in registry.catalog.adapters)
         return TenantBody(
             name=tenant.name,
-            num_adapters=owned,
+            num_adapters=num_adapters,
             quota=QuotaBody.model_validate(tenant.quota),
             created_at=tenant.created_at,
         )

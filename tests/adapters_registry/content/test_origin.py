@@ -237,3 +237,18 @@ def test_verification(replica: Replica, make_adapter: AdapterFactory) -> None:
     assert states == [ContentState.SOUND, ContentState.AT_ORIGIN]
     origin_of(here).remove([version.digest])
     assert [f.state for f in verify(there.content, needed)] == [ContentState.MISSING]
+
+
+def test_registering_again_mends_damage_of_the_same_size(
+    replica: Replica, make_adapter: AdapterFactory, tmp_path: Path
+) -> None:
+    here, there, source = replica(), replica(), make_adapter()
+    version = register(here, source)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(bytes((source / WEIGHTS_FILE).stat().st_size))
+    bucket = Bucket(origin_of(here).url)
+    bucket.upload(damaged, f"sha256/{version.digest}/{WEIGHTS_FILE}")
+    with pytest.raises(ContentUnavailable):
+        there.content.fetch(version.digest)
+    take_in(here, source)
+    assert digest_of(there.content.fetch(version.digest))[0] == version.digest

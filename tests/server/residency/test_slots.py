@@ -17,10 +17,10 @@ from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.errors import APIError, SlotTimeout, Unavailable
 from server.residency import states
+from server.residency.fetches import Fetches
 from server.residency.slots import EngineSlots, Limits
 from server.residency.states import State, Tier
 from server.tenancy.prompt_queue import PromptQueue
-from server.workers import Workers
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
 
@@ -49,7 +49,7 @@ def versions(registry: Registry, make_adapter: AdapterFactory) -> list[VersionRe
 
 def make(registry: Registry, engine: FakeEngine, limits: Limits = LIMITS) -> EngineSlots:
     engine.max_loras = limits.slots
-    return EngineSlots(engine, registry.content, Workers("fetch", 4), limits)
+    return EngineSlots(engine, registry.content, Fetches(registry.content), limits)
 
 
 @pytest.fixture

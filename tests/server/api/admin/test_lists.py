@@ -1,5 +1,7 @@
 """Lists of adapters: filters, orders, pages."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 import pytest_asyncio
@@ -60,3 +62,19 @@ async def test_queries_that_cannot_be_understood(client: httpx.AsyncClient) -> N
     created = (await client.get("/admin/adapters?sort=created&limit=1")).json()["next"]
     response = await client.get(f"/admin/adapters?sort=name&after={created}")
     assert_error(response, 400, "invalid_request")
+
+
+async def test_an_unknown_cursor_of_keys_does_not_begin_anew(client: httpx.AsyncClient) -> None:
+    assert_error(await client.get("/admin/keys?after=nonsense"), 400, "invalid_request")
+
+
+async def test_models_are_sorted_and_ask_no_disk(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> bool:
+        raise AssertionError(f"the disk was asked for {self}")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    models = (await client.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in models] == ["base", "bot", "cat", "cow"]
+    assert all(model["adapter"]["tier"] for model in models[1:])
