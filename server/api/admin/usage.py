@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -62,7 +62,7 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
         if tenant is not None:
             caller.require_tenant(tenant)
         owner = tenant if caller.is_admin else caller.tenant
-        first = since or (until or now()) - DEFAULT_SPAN
+        first = since or _span_before(until or now())
 
         def read() -> list[UsageBody]:
             usage_buffer.save()
@@ -75,6 +75,12 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
         return UsageList(data=rows) if format == "json" else _csv(rows)
 
     return routes
+
+
+def _span_before(until: datetime) -> datetime:
+    """Return the start of the default span; the earliest time there is if it began before that."""
+    earliest = datetime.min.replace(tzinfo=UTC)
+    return until - DEFAULT_SPAN if until - earliest > DEFAULT_SPAN else earliest
 
 
 def _own_hours(registry: Registry, caller: Caller, since: datetime | None) -> datetime | None:
