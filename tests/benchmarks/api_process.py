@@ -170,8 +170,9 @@ def _compare(options: argparse.Namespace, streams: int) -> dict[str, Any]:
                         found[kind].append(measured)
         finally:
             for process in processes.values():
-                process.kill()
-                process.join()
+                if process.pid:
+                    process.kill()
+                    process.join()
     return {
         kind: {
             "us_per_token": statistics.median(us for us, _ in rounds),
