@@ -5,12 +5,19 @@ They are in prometheus_client's default registry, beside vLLM's own `vllm:*`.
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 MAX_ADAPTER_LABELS = 1000
 MAX_TIMED_LABELS = 100
 """Pairs of tenant and adapter that have their own histograms, which are dozens of series each."""
 OTHER = "other"
+UNUSED_SECONDS = 3600.0
+"""After which a label value may give its place to another."""
 
 REQUESTS = Counter(
     "loraplex_requests_total",
@@ -72,11 +79,23 @@ ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine be
 
 
 class CappedLabels:
-    """Keeps label values until there are too many; further ones become `other`."""
+    """Keeps a series for each label value until there are too many; further ones become `other`.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: set[tuple[str, ...]] = set()
+    A value that was not used for `UNUSED_SECONDS` gives its place, and its series, to a new one.
+    So adapters and tenants that come and go don't use up the places.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        names: tuple[str, ...],
+        metrics: Sequence[MetricWrapperBase] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`names`: the labels in `metrics`, whose series are removed; `clock`: in seconds."""
+        self._limit, self._names, self._metrics, self._clock = limit, names, metrics, clock
+        self._used_at: OrderedDict[tuple[str, ...], float] = OrderedDict()
+        """The least recently used first."""
 
     def __call__(self, value: str) -> str:
         """Return the value, or `other`."""
@@ -84,12 +103,23 @@ class CappedLabels:
 
     def of(self, *values: str) -> tuple[str, ...]:
         """Return the values, or `other` for each of them."""
-        if values not in self._known and len(self._known) >= self._limit:
-            return (OTHER,) * len(values)
-        self._known.add(values)
+        now = self._clock()
+        if values not in self._used_at and len(self._used_at) >= self._limit:
+            oldest, used_at = next(iter(self._used_at.items()))
+            if now - used_at < UNUSED_SECONDS:
+                return (OTHER,) * len(values)
+            del self._used_at[oldest]
+            for metric in self._metrics:
+                metric.remove_by_labels(dict(zip(self._names, oldest, strict=True)))
+        self._used_at[values] = now
+        self._used_at.move_to_end(values)
         return values
 
 
-adapter_label = CappedLabels(MAX_ADAPTER_LABELS)
-tenant_label = CappedLabels(MAX_ADAPTER_LABELS)
-timed_labels = CappedLabels(MAX_TIMED_LABELS)
+adapter_label = CappedLabels(MAX_ADAPTER_LABELS, ("adapter",), (REQUESTS, TOKENS, LEASES))
+tenant_label = CappedLabels(MAX_ADAPTER_LABELS, ("tenant",), (REQUESTS, TOKENS, QUEUE_SECONDS))
+timed_labels = CappedLabels(
+    MAX_TIMED_LABELS,
+    ("tenant", "adapter"),
+    (TIME_TO_FIRST_TOKEN, INTER_TOKEN_SECONDS, REQUEST_SECONDS),
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
@@ -17,7 +17,7 @@ from server.app import build_app, build_operations_app
 from server.auth import Keys
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
-from server.metrics import CappedLabels
+from server.metrics import UNUSED_SECONDS, CappedLabels
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
@@ -44,14 +44,29 @@ LABELS = {
 
 
 def test_labels_are_capped() -> None:
-    label = CappedLabels(2)
+    label = CappedLabels(2, ("adapter",))
     assert [label(name) for name in ("a", "b", "c", "a")] == ["a", "b", "other", "a"]
 
 
 def test_labels_that_go_together_are_capped_together() -> None:
-    labels = CappedLabels(1)
+    labels = CappedLabels(1, ("tenant", "adapter"))
     assert labels.of("a", "b") == ("a", "b")
     assert labels.of("a", "c") == ("other", "other")
+
+
+def test_a_label_that_is_not_used_any_more_gives_its_place_and_its_series_away() -> None:
+    now = [0.0]
+    counter = Counter("capped", "A test's.", ["adapter", "code"], registry=CollectorRegistry())
+    label = CappedLabels(2, ("adapter",), (counter,), lambda: now[0])
+    for name in ("old", "used"):
+        counter.labels(label(name), "200").inc()
+    now[0] = UNUSED_SECONDS
+    assert label("used") == "used"
+    assert label("new") == "new"
+    counter.labels("new", "200").inc()
+    assert label("newer") == "other", "those that are left are in use"
+    series = {sample.labels["adapter"] for sample in counter.collect()[0].samples}
+    assert series == {"used", "new"}
 
 
 async def test_every_metric_of_ours_is_scraped(
