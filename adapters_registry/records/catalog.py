@@ -6,6 +6,7 @@ are read again.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from adapters_registry.records.tables import (
     VersionState,
 )
 from adapters_registry.records.tenants import TenantRecord
+
+log = logging.getLogger(__name__)
 
 IN_CATALOG = (*UNDER_CHECK, VersionState.READY)
 """The states of versions that are kept in memory: those that are, or may come to be, served."""
@@ -147,6 +150,10 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
     epoch = session.scalars(select(Epoch.value)).one()
     if epoch == catalog.epoch:
         return catalog
+    if epoch < catalog.epoch:
+        # A restored backup. What was made after it was taken is gone, and must not be served on.
+        log.error("the registry's database went back in time: everything is read again")
+        return read_changes(session, Catalog())
     adapters = dict(catalog.adapters)
     versions, counts = _read_versions(session, catalog.epoch), _count_versions(session, catalog)
     changed = select(Adapter).where(Adapter.epoch > catalog.epoch).order_by(Adapter.id)

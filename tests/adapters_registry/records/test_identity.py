@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
 from adapters_registry.records.retirement import delete_adapter, retire_version
 from adapters_registry.records.sharing import share_adapter
-from adapters_registry.records.tables import Adapter, VersionState
+from adapters_registry.records.tables import Adapter, AuditEntry, Epoch, Tenant, VersionState
 from adapters_registry.records.tenants import create_tenant, delete_tenant
 from adapters_registry.registration import MAX_METADATA_BYTES
 from adapters_registry.registry import Registry
@@ -90,3 +90,17 @@ def test_metadata_is_bounded(registry: Registry, make_adapter: AdapterFactory) -
         take_in(registry, make_adapter(), metadata={"note": "x" * MAX_METADATA_BYTES})
     assert caught.value.param == "metadata"
     assert not registry.catalog.adapters
+
+
+def test_a_restored_backup_is_read_again(registry: Registry) -> None:
+    with registry.session() as session:
+        before = session.scalars(select(Epoch.value)).one()
+    registry.apply(create_tenant, "acme")
+    assert "acme" in registry.catalog.tenants
+    with registry.session() as session:  # as a dump that was taken before has it
+        session.execute(delete(AuditEntry))
+        session.execute(delete(Tenant).where(Tenant.name == "acme"))
+        session.execute(update(Epoch).values(value=before))
+    registry.refresh()
+    assert set(registry.catalog.tenants) == {"default"}
+    assert registry.catalog.epoch == before
