@@ -37,6 +37,14 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
+def test_every_folder_of_a_package_is_in_the_tree_of_the_readme() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    for _, folder in generated.all_modules():
+        parts = folder.relative_to(ROOT).parts
+        if len(parts) <= 2:
+            assert f"{parts[-1]}/" in tree, folder
+
+
 def test_every_setting_has_a_group() -> None:
     groups = {group_of(field) for field in Settings.model_fields.values()}
     assert groups == {"Base", "Adapters", "Server", "Client"}
@@ -70,7 +78,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @each_page
 def test_commands_exist_with_their_options(page: Path) -> None:
     known = generated.all_commands()
-    for words in texts.commands(generated.without_parts(page.read_text())):
+    for words in texts.commands(page.read_text()):
         path = next(
             (p for n in (2, 1) if (p := " ".join(["loraplex", *words[:n]])) in known),
             None,

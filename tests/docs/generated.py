@@ -220,11 +220,6 @@ def current(page: str) -> str:
     return _PART.sub(write, page)
 
 
-def without_parts(page: str) -> str:
-    """Return a page without its generated parts."""
-    return _PART.sub("", page)
-
-
 def generated_pages() -> list[Path]:
     """Return the pages that have a generated part."""
     return [page for page in sorted(DOCS.glob("*.md")) if _PART.search(page.read_text())]
