@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("server", "adapters_registry", "training", "loadtest")
-MODULES = [file for package in PACKAGES for file in (ROOT / package).rglob("*errors.py")]
+MODULES = [
+    file
+    for package in PACKAGES
+    for pattern in ("*errors.py", "errors/__init__.py")
+    for file in (ROOT / package).rglob(pattern)
+]
 LARGEST_WITHOUT_A_TREE = 3
 _DRAWN = re.compile(r"^((?:[│ ]   )*)(?:├──|└──) (\w+)", re.MULTILINE)
 
