@@ -121,7 +121,7 @@ def test_stages_to_a_hot_swap(
         client = server.client()
         while not stop.is_set():
             reply = client.chat.completions.create(
-                model="who", messages=ANNA[0][:1], temperature=0, max_tokens=8
+                model="who", messages=ANNA[0].messages[:1], temperature=0, max_tokens=8
             )
             answers.append((reply.model, reply.choices[0].message.content))
 
