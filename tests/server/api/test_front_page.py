@@ -32,7 +32,8 @@ async def test_open_and_from_here_alone(app: FastAPI, path: str) -> None:
 
 def test_nothing_else_was_opened() -> None:
     assert PATHS < OPEN_PATHS
-    assert {"/livez", "/readyz", "/health", "/metrics", "/openapi.json"} == OPEN_PATHS - PATHS
+    probes = {"/livez", "/startupz", "/readyz", "/health", "/metrics"}
+    assert probes | {"/openapi.json"} == OPEN_PATHS - PATHS
 
 
 async def test_the_first_page_says_nothing_of_adapters(
