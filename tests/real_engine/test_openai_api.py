@@ -352,7 +352,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/readyz",
         "/metrics",
     }
-    for path in ("/invocations", "/tokenize", "/v1/chat/completions/batch", "/health", "/ping"):
+    for path in ("/invocations", "/tokenize", "/v1/chat/completions/batch", "/ping"):
         assert server.admin("POST", path, json={}).status_code == 404
 
 
