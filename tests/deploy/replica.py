@@ -32,7 +32,7 @@ from server.process.startup import listen
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
-from tests.server.fake_engine import Body, FakeEngine
+from tests.server.fake_engine import Body, FakeEngine, parse
 from tests.tiny import TINY_BASE
 
 NUM_TOKENS, TOKEN_SECONDS = 8, 0.02
@@ -83,13 +83,13 @@ class StreamingEngine(FakeEngine):
         super().__init__()
         self.max_running = 100
         self.prefill_tokens = 100
-        self.endpoints = {"/v1/completions": Endpoint(Body, self._complete)}
+        self.endpoints = {"/v1/completions": Endpoint(Body, parse, self._complete)}
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         on_ready()
         await asyncio.Event().wait()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Nothing to stop."""
 
     async def _complete(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
