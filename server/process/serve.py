@@ -75,7 +75,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             settings.gpu_lora_loading,
             settings.gpu_lora_tiles_file.absolute(),
         )
-        settings = fit_to_device(settings, config_directory(base), announce)
+        choices: list[str] = []  # said once nothing can be refused any more
+        settings = fit_to_device(settings, config_directory(base), choices.append)
         registry = open_registry(settings, base)
         keys = Keys(registry)
         keys.create_first_admin_key(settings.admin_key_file)
@@ -88,6 +89,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path)
+        for choice in choices:
+            announce(choice)
         leases = Leases.of(settings, engine, registry)
         gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
         usage_buffer = UsageBuffer(registry)

@@ -134,7 +134,7 @@ class Cycles:
 
     async def memory(self) -> list[int]:
         """The engine's resident bytes, before and after many cycles."""
-        manager = self.engine._client.engine_core.resources.engine_manager
+        manager = self.engine._client.llm.engine_core.resources.engine_manager
         process = psutil.Process(manager.processes[0].pid)
         sizes = []
         for cycle in range(2 * CYCLES + 1):

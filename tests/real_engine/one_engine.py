@@ -40,7 +40,7 @@ async def running_engine(**settings: Any) -> AsyncIterator[EngineSupervisor]:
         yield engine
     finally:
         run.cancel()
-        engine.stop()
+        await engine.stop()
 
 
 async def stream(
@@ -68,7 +68,7 @@ async def stream(
     )
     adapter = lora_request(version, path) if version and path else None
     prompt = TokensPrompt(prompt_token_ids=list(range(100, 120)))
-    async for output in engine._client.generate(
+    async for output in engine._client.llm.generate(
         prompt, sampling, f"stream-{uuid.uuid4()}", lora_request=adapter
     ):
         yield output

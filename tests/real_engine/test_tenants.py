@@ -16,6 +16,7 @@ def key_of(server: RunningServer, tenant: str) -> str:
 
 
 def prefix_hits(server: RunningServer) -> float:
+    time.sleep(1.1)  # the page is made once a second
     lines = httpx.get(server.url + "/metrics", timeout=30).text.splitlines()
     name = "vllm:prefix_cache_hits_total"
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
