@@ -63,5 +63,5 @@ class _Preflights(CORSMiddleware):
         if response.status_code < 400:
             return response
         return PlainTextResponse(
-            "this origin or method is not allowed: see LORAPLEX_CORS_ORIGINS\n", status_code=403
+            "pages of this origin may not send this request\n", status_code=403
         )
