@@ -12,9 +12,10 @@ from fastapi import Request
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records.keys import (
     ADMIN,
-    INFERENCE,
+    create_first_admin_key,
     create_key,
     find_key,
+    install_admin_key,
     new_key,
     note_use,
 )
@@ -79,9 +80,16 @@ class Keys:
             handle.write(key + "\n")
             handle.flush()
             os.fsync(descriptor)
-        self._registry.apply(
-            create_key, key, DEFAULT_TENANT, [ADMIN, INFERENCE], label="first admin key"
-        )
+        if not self._registry.apply(create_first_admin_key, key, DEFAULT_TENANT):
+            file.unlink()  # another server on the same database was first
+
+    def install_admin_key(self, key: str) -> bool:
+        """Take a key that the operator chose as an admin key. Returns False if it was revoked.
+
+        Raises:
+            InvalidKey: it can't be a key.
+        """
+        return self._registry.apply(install_admin_key, key, DEFAULT_TENANT)
 
     def authenticate(self, presented: str | None) -> Caller:
         """Whose key this is; `Unauthenticated` if nobody's, or one that has ended."""

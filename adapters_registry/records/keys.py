@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ INFERENCE, ADAPTERS, ADMIN = "inference", "adapters", "admin"
 SCOPES = (INFERENCE, ADAPTERS, ADMIN)
 PREFIX = "lpx"
 MAX_LABEL_CHARACTERS = 64
+_FORM = re.compile(r"lpx-[0-9a-f]{12}-[A-Za-z0-9_-]{32,128}")
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,41 @@ def create_key(
     after = {"scopes": row.scopes, "label": label, "expires_at": expires_at and str(expires_at)}
     write_entry(change.session, "key.create", tenant, f"key {key_id}", None, after)
     return KeyRecord.of(row)
+
+
+def create_first_admin_key(change: Change, key: str, tenant: str) -> bool:
+    """Make a key the first admin key, unless an admin key is valid. Returns True if it was made.
+
+    Of several servers that start together on one database, one makes it.
+    """
+    if any(map(_is_admin, change.session.scalars(select(ApiKey)))):
+        return False
+    create_key(change, key, tenant, [ADMIN, INFERENCE], label="first admin key")
+    return True
+
+
+def install_admin_key(change: Change, key: str, tenant: str) -> bool:
+    """Make a key that an operator chose an admin key; nothing happens if it is one already.
+
+    Returns False if it was revoked, or is a key of another kind: it stays what it is.
+
+    Raises:
+        InvalidKey: it does not have a key's form, is too short, or its public part is another
+            key's.
+    """
+    if not _FORM.fullmatch(key):
+        raise InvalidKey(
+            "an admin key is 'lpx-', 12 hexadecimal digits, '-', and 32 to 128 letters or digits: "
+            'echo "lpx-$(openssl rand -hex 6)-$(openssl rand -hex 32)" makes one'
+        )
+    _, key_id, secret = key.split("-", 2)
+    row = change.session.get(ApiKey, key_id)
+    if row is None:
+        create_key(change, key, tenant, [ADMIN, INFERENCE], label="installed admin key")
+        return True
+    if not hmac.compare_digest(row.secret_sha256, _hash(row.salt, secret)):
+        raise InvalidKey(f"there is another key with the public part {key_id}: choose a new one")
+    return _is_admin(row)
 
 
 def revoke_key(change: Change, key_id: str) -> None:

@@ -9,6 +9,9 @@
 {{- if and (gt $most 1) (not $v.settings.origin) -}}
 {{- fail (printf "%d servers need one place for adapters' files: set settings.origin to s3://bucket/prefix." $most) -}}
 {{- end -}}
+{{- if and (gt $most 1) (not $v.adminKey.secretName) -}}
+{{- fail (printf "%d servers need one admin key, and the volume of the one that makes it may go: set adminKey.secretName to a Secret with a key." $most) -}}
+{{- end -}}
 {{- if and $v.persistence.existingClaim (gt $most 1) -}}
 {{- fail "persistence.existingClaim is one server's data folder: leave it empty for more servers." -}}
 {{- end -}}

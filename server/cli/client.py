@@ -36,8 +36,8 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
 
 def api_key(settings: Settings) -> str | None:
     """The key that clients send: the one that is set, or the first admin's in the data folder."""
-    if settings.api_key is None and settings.admin_key_file.is_file():
-        return settings.admin_key_file.read_text().strip()
+    if settings.api_key is None and settings.admin_key_path.is_file():
+        return settings.admin_key_path.read_text().strip()
     return settings.api_key
 
 

@@ -98,7 +98,7 @@ def _lora_overhead(config: Path | None, console: Console) -> tuple[Table, dict[s
 
     settings = load_settings()
     if "url" in settings.model_fields_set:
-        key = settings.api_key or settings.admin_key_file.read_text().strip()
+        key = settings.api_key or settings.admin_key_path.read_text().strip()
         return asyncio.run(measure(settings.url, key))
     with started_server(console, "--max-loras", "16") as server:
         return asyncio.run(measure(server.url, server.key))

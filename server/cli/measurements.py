@@ -97,7 +97,7 @@ def _on_a_server(
 
     settings = load_settings()
     if "url" in settings.model_fields_set:
-        key = settings.api_key or settings.admin_key_file.read_text().strip()
+        key = settings.api_key or settings.admin_key_path.read_text().strip()
         return asyncio.run(measure(settings.url, key))
     with started_server(console, *flags) as server:
         started(server)

@@ -77,8 +77,8 @@ class Place:
 
         if self.url is not None or "url" in settings.model_fields_set:
             key = settings.api_key or ""
-            if not key and settings.admin_key_file.is_file():
-                key = settings.admin_key_file.read_text().strip()
+            if not key and settings.admin_key_path.is_file():
+                key = settings.admin_key_path.read_text().strip()
             yield at(self.url or settings.url, key)
             return
         with started_server(console, *scenario.server_flags) as server:

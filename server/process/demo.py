@@ -35,7 +35,7 @@ def unchecked(registry: Registry) -> list[VersionRecord]:
 
 def examples(address: str, settings: Settings) -> str:
     """Return a curl command and an SDK snippet to paste, with the admin key in them."""
-    file = settings.admin_key_file
+    file = settings.admin_key_path
     key = file.read_text().strip() if file.is_file() else "<your key>"
     name, prompt = next(iter(PROMPTS.items()))
     message = {"role": "user", "content": prompt}

@@ -31,6 +31,7 @@ from server.process.startup import (
     listen_for_operations,
     open_registry,
     prepare_base,
+    provide_admin_key,
 )
 from server.process.upkeep import (
     ROLL_UP_INTERVAL_SECONDS,
@@ -79,7 +80,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         settings = fit_to_device(settings, config_directory(base), choices.append)
         registry = open_registry(settings, base)
         keys = Keys(registry)
-        keys.create_first_admin_key(settings.admin_key_file)
+        provide_admin_key(settings, keys)
         has_demo = settings.demo and not settings.base
         if has_demo:
             demo.register(registry)
@@ -109,8 +110,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             if operations:
                 port = operations.getsockname()[1]
                 announce(f"operations: http://{settings.host}:{port}/metrics")
-            if settings.admin_key_file.is_file():
-                announce(f"admin key: {settings.admin_key_file}")
+            if settings.admin_key_path.is_file():
+                announce(f"admin key: {settings.admin_key_path}")
             if has_demo:
                 announce(demo.examples(address, settings))
 

@@ -14,9 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
-from adapters_registry.errors import StoreUnavailable
+from adapters_registry.errors import InvalidKey, StoreUnavailable
 from adapters_registry.registry import Registry
 from server import bundled_base
+from server.auth import Keys
 from server.process.data_dir import open_content, read_server_id
 from server.settings import Settings, SettingsError
 
@@ -98,6 +99,27 @@ def open_registry(settings: Settings, base: str) -> Registry:
         raise SettingsError(
             f"LORAPLEX_DATA_DIR, LORAPLEX_DATABASE_URL: cannot open the registry: {cause}"
         ) from error
+
+
+def provide_admin_key(settings: Settings, keys: Keys) -> None:
+    """See to it that there is an admin key: the operator's, or one that is made now.
+
+    Raises:
+        SettingsError: the operator's file cannot be read, or holds no key that can be used.
+    """
+    file = settings.admin_key_file
+    if file is None:
+        keys.create_first_admin_key(settings.admin_key_path)
+        return
+    setting = "LORAPLEX_ADMIN_KEY_FILE (--admin-key-file)"
+    try:
+        if not keys.install_admin_key(file.read_text().strip()):
+            log.warning("%s: the key in %s was revoked and stays so", setting, file)
+    except (OSError, UnicodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError(f"{setting}: cannot read {file}: {cause}") from error
+    except InvalidKey as error:
+        raise SettingsError(f"{setting}: {error}") from error
 
 
 def _try_origin(content: ContentStore) -> None:

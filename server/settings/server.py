@@ -26,6 +26,13 @@ class ServerSettings(BaseSettings):
         "Server",
         "SQLAlchemy URL of the database with the records. Default: SQLite in the data folder.",
     )
+    admin_key_file: Path | None = setting(
+        None,
+        "Server",
+        "File with an admin key that you chose, alone on one line, such as a mounted Secret. The "
+        "server takes the key at start. Default: the first start makes an admin key and writes it "
+        "to admin.key in the data folder.",
+    )
     host: str = setting("127.0.0.1", "Server", "The address to listen on.", min_length=1)
     port: int = setting(
         8000, "Server", "The port to listen on. 0 takes a free one.", ge=0, le=65535

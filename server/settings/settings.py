@@ -45,6 +45,6 @@ class Settings(ClientSettings, WebSettings, ServerSettings, AdapterSettings, Bas
         return self.gpu_lora_tiles or self.data_dir / "lora-tiles.json"
 
     @property
-    def admin_key_file(self) -> Path:
-        """Where the first admin key is written, alone on one line."""
-        return self.data_dir / "admin.key"
+    def admin_key_path(self) -> Path:
+        """Where an admin key is, alone on one line: the operator's file, or the first key's."""
+        return self.admin_key_file or self.data_dir / "admin.key"

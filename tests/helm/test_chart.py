@@ -120,7 +120,8 @@ def test_every_setting_can_be_set(helm4: Helm) -> None:
     data = only(rendered, "ConfigMap")["data"]
     known = {variable_of(name) for name in Settings.model_fields}
     assert data.keys() <= known
-    assert known - data.keys() == {"LORAPLEX_DATABASE_URL", "LORAPLEX_URL", "LORAPLEX_API_KEY"}
+    elsewhere = {"LORAPLEX_DATABASE_URL", "LORAPLEX_ADMIN_KEY_FILE"}
+    assert known - data.keys() == elsewhere | {"LORAPLEX_URL", "LORAPLEX_API_KEY"}
     assert data["LORAPLEX_MAX_ADAPTER_MIB"] == "1000000", "no 1e+06"
     assert data["LORAPLEX_DEMO"] == "true"
 
@@ -193,7 +194,8 @@ def test_gpus(helm4: Helm) -> None:
     assert server_of(helm4.render())["image"] == "loraplex:0.1.0-cpu"
 
 
-DATABASE = {"database.secretName": '"db"'}
+ADMIN_KEY = {"adminKey.secretName": '"admin"'}
+DATABASE = {"database.secretName": '"db"', **ADMIN_KEY}
 ORIGIN = {"settings.origin": '"s3://b/p"'}
 
 
@@ -202,6 +204,7 @@ ORIGIN = {"settings.origin": '"s3://b/p"'}
     [
         ({"replicas": 2, **ORIGIN}, "Set database.secretName"),
         ({"replicas": 2, **DATABASE}, "set settings.origin"),
+        ({"replicas": 2, "database.secretName": '"db"', **ORIGIN}, "set adminKey.secretName"),
         ({"autoscaling.kind": '"hpa"', **DATABASE, **ORIGIN}, "has no metrics to go by"),
         ({"autoscaling.kind": '"keda"', **DATABASE, **ORIGIN}, "autoscaling.prometheusUrl"),
         ({"autoscaling.kind": '"keda"'}, "4 servers need one database"),
@@ -257,6 +260,27 @@ def test_a_database_keeps_the_volume_of_one_server_only_as_a_cache(helm4: Helm) 
 
     assert when_scaled() == "Retain"
     assert when_scaled(*values(**DATABASE)) == "Delete"
+
+
+def test_every_server_gets_the_admin_key_of_the_secret(helm4: Helm) -> None:
+    key = {**ADMIN_KEY, "adminKey.secretKey": '"first"'}
+    servers = only(helm4.render(*values(**key)), "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = servers["containers"]
+    (file,) = [e["value"] for e in container["env"] if e["name"] == "LORAPLEX_ADMIN_KEY_FILE"]
+    (volume,) = [v for v in servers["volumes"] if v["name"] == "admin-key"]
+    (mount,) = [m for m in container["volumeMounts"] if m["name"] == "admin-key"]
+    assert volume["secret"]["secretName"] == "admin"
+    assert volume["secret"]["items"] == [{"key": "first", "path": Path(file).name}]
+    assert mount["mountPath"] == str(Path(file).parent)
+    assert mount["readOnly"]
+    without = server_of(helm4.render())
+    assert not [e for e in without["env"] if e["name"] == "LORAPLEX_ADMIN_KEY_FILE"]
+
+
+def test_proxies_to_trust_are_a_value(helm4: Helm) -> None:
+    networks = {"settings.trusted_proxies": '"10.0.0.0/8,192.0.2.1"'}
+    data = only(helm4.render(*values(**networks)), "ConfigMap")["data"]
+    assert data["LORAPLEX_TRUSTED_PROXIES"] == "10.0.0.0/8,192.0.2.1"
 
 
 def test_operations_have_a_port_of_their_own(helm4: Helm) -> None:

@@ -4,6 +4,7 @@ import stat
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,10 @@ from adapters_registry.records.tenants import create_tenant, delete_tenant
 from adapters_registry.registry import Registry
 from server import auth
 from server.auth import Keys
+from server.cli.client import api_key
 from server.errors import Unauthenticated
+from server.process.startup import provide_admin_key
+from server.settings import SettingsError, load_settings
 
 
 def id_of(key: str) -> str:
@@ -170,3 +174,51 @@ def test_first_admin_key_is_written_once_for_its_owner_only(keys: Keys, tmp_path
     assert keys.authenticate(lines[0]).is_admin
     keys.create_first_admin_key(file)
     assert file.read_text().splitlines() == lines
+
+
+def test_servers_that_start_together_make_one_admin_key(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Keys(registry), Keys(registry)
+    apply = registry.apply
+
+    def apply_after_the_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(registry, "apply", apply)
+        first.create_first_admin_key(tmp_path / "first.key")
+        return apply(*arguments)
+
+    monkeypatch.setattr(registry, "apply", apply_after_the_first)
+    second.create_first_admin_key(tmp_path / "second.key")
+    assert first.authenticate((tmp_path / "first.key").read_text().strip()).is_admin
+    assert not (tmp_path / "second.key").exists(), "a key that opens nothing"
+    with registry.session() as session:
+        assert len(read_keys(session)) == 1
+
+
+def test_an_admin_key_that_the_operator_chose(keys: Keys, registry: Registry) -> None:
+    chosen, id_ = new_key(), "0123456789ab"
+    assert keys.install_admin_key(chosen)
+    assert keys.install_admin_key(chosen)
+    assert keys.authenticate(chosen).is_admin
+    keys.install_admin_key(f"lpx-{id_}-{'a' * 32}")
+    with registry.session() as session:
+        assert len(read_keys(session)) == 2
+    registry.apply(revoke_key, id_)
+    assert not keys.install_admin_key(f"lpx-{id_}-{'a' * 32}"), "it stays revoked"
+    for refused in (f"lpx-{id_}-{'b' * 32}", "secret", f"lpx-{id_}-short"):
+        with pytest.raises(InvalidKey):
+            keys.install_admin_key(refused)
+
+
+def test_the_file_of_the_admin_key(keys: Keys, tmp_path: Path) -> None:
+    file, chosen = tmp_path / "mounted", new_key()
+    settings = load_settings(data_dir=tmp_path / "data", admin_key_file=file)
+    with pytest.raises(SettingsError, match=r"LORAPLEX_ADMIN_KEY_FILE.*cannot read"):
+        provide_admin_key(settings, keys)
+    file.write_text("hunter2\n")
+    with pytest.raises(SettingsError, match=r"LORAPLEX_ADMIN_KEY_FILE.*openssl"):
+        provide_admin_key(settings, keys)
+    file.write_text(f"{chosen}\n")
+    provide_admin_key(settings, keys)
+    assert keys.authenticate(chosen).is_admin
+    assert api_key(settings) == chosen, "commands on the same machine find it"
