@@ -22,8 +22,8 @@ COMMANDS = {
     "server/cli/training/quantize.py": {"training"},
     "server/cli/training/shared.py": {"training"},
     "server/cli/training/train.py": {"training"},
-    "server/cli/loadtest.py": {"loadtest", "training"},
-    "server/cli/measurements.py": {"loadtest"},
+    "server/cli/loadtest.py": {"loadtest"},
+    "server/cli/measurements.py": {"loadtest", "training"},
     "server/cli/workloads.py": {"loadtest"},
 }
 """The command line is where packages meet; it imports them when a command is called."""

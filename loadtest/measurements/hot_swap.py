@@ -29,6 +29,8 @@ from loadtest.measurements.client import Client, Generation, Streamed, random_pr
 ADAPTER, NEIGHBOUR = "bench-swap", "bench-neighbour"
 NUM_VERSIONS = 8
 RANK = 8
+SLOTS = 8
+"""Of the server that is started for this."""
 UPDATE_SIZE = 0.12
 """Loud: each version answers differently from the first token on."""
 

@@ -1,13 +1,12 @@
-"""What client commands share: one call to a running server, and how errors end them."""
+"""What client commands share: one call to a running server."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
-import typer
-from rich.console import Console
 
+from server.cli.console import fail
 from server.settings import Settings, load_settings
 
 MAX_REASONS = 12
@@ -39,14 +38,6 @@ def api_key(settings: Settings) -> str | None:
     if settings.api_key is None and settings.admin_key_path.is_file():
         return settings.admin_key_path.read_text().strip()
     return settings.api_key
-
-
-def fail(message: str) -> NoReturn:
-    """End the command with code 1 and one message."""
-    Console(stderr=True, highlight=False).print(
-        f"loraplex: {message}", markup=False, soft_wrap=True
-    )
-    raise typer.Exit(1)
 
 
 def _explain(error: dict[str, Any]) -> str:

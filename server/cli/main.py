@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
-from rich.console import Console
 
 from server.cli import (
     adapters,
@@ -19,6 +18,7 @@ from server.cli import (
     tenants,
     usage,
 )
+from server.cli.console import ending_on, say
 from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
 from server.engine.worker.lora_gpu.tuning.command import tune
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
@@ -95,14 +95,13 @@ def serve(context: typer.Context, **flags: Any) -> None:
 
     from server.process.serve import serve as run_server
 
-    console = Console(stderr=True, highlight=False)
     flags["engine_args"] = tuple(context.args) or None
     settings = load_settings(**flags)
     verbose = settings.log_level == "debug"
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
     for library in ("alembic", "httpx", "httpx2", "asyncio", "vllm", "torch"):
         logging.getLogger(library).setLevel(logging.DEBUG if verbose else logging.ERROR)
-    code = run_server(settings, lambda text: console.print(text, markup=False, soft_wrap=True))
+    code = run_server(settings, say)
     # vLLM leaves threads and exit handlers behind that may wait for each other.
     logging.shutdown()
     sys.stdout.flush()
@@ -112,14 +111,5 @@ def serve(context: typer.Context, **flags: Any) -> None:
 
 def main() -> None:
     """Run the command line; a setting that can't be used is one line and exit code 2."""
-    try:
+    with ending_on(SettingsError):
         app()
-    except SettingsError as error:
-        sys.exit(_fail(str(error), 2))
-
-
-def _fail(message: str, code: int) -> int:
-    Console(stderr=True, highlight=False).print(
-        f"loraplex: {message}", markup=False, soft_wrap=True
-    )
-    return code

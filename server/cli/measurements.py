@@ -1,10 +1,12 @@
-"""The load-test scenarios of adapters that come and go, and the servers they want."""
+"""`loraplex loadtest run` of the Python measurements, and the servers that they need."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,34 +21,50 @@ if TYPE_CHECKING:
     from loadtest.measurements.client import Client
 
 Report = tuple[Table, dict[str, Any]]
-Scenario = Callable[["Client", "LlamaShape", Callable[[str], None]], Awaitable[Report]]
+Measure = Callable[["Client", "LlamaShape", Callable[[str], None]], Awaitable[Report]]
 
+LORA_OVERHEAD, FOUR_BIT = "lora-overhead", "four-bit"
 HOT_SWAP, COLD_START, MANY_ADAPTERS = "hot-swap", "cold-start", "many-adapters"
-SCENARIOS = (HOT_SWAP, COLD_START, MANY_ADAPTERS)
-HOT_SWAP_SLOTS = 8
+MEASUREMENTS = (LORA_OVERHEAD, FOUR_BIT, HOT_SWAP, COLD_START, MANY_ADAPTERS)
+_MIB = 1 << 20
 
 
-def run_scenario(
-    scenario: str, console: Console, config: Path | None, num_adapters: int, num_swaps: int
-) -> Report:
-    """Run one against LORAPLEX_URL, or else a server started for it; what it found.
+@dataclass(frozen=True)
+class Options:
+    """What the command line says about a measurement."""
+
+    config: Path | None
+    """The base's `config.json`, whose shape the random adapters get."""
+    checkpoint: Path | None
+    num_adapters: int
+    num_swaps: int
+
+
+def run_measurement(name: str, console: Console, options: Options) -> Report:
+    """Measure LORAPLEX_URL, or a server started for it. Returns the table and the same as JSON.
 
     Raises:
         LoadTestError: the server can't be measured.
     """
-    from loadtest.measurements import cold_start, hot_swap
+    from loadtest.errors import LoadTestError
+    from loadtest.measurements import cold_start, hot_swap, lora_overhead
 
-    if scenario == HOT_SWAP:
-        return _on_a_server(console, config, hot_swap.run, "--max-loras", str(HOT_SWAP_SLOTS))
-    if scenario == COLD_START:
-        flags = ("--max-loras", str(cold_start.SLOTS), "--max-cpu-loras")
-        return _on_a_server(console, config, cold_start.run, *flags, str(cold_start.HOST_BUDGET))
-    return _many_adapters(console, config, num_adapters, num_swaps)
+    if name == FOUR_BIT:
+        if options.checkpoint is None or not options.checkpoint.is_dir():
+            raise LoadTestError("four-bit needs --checkpoint DIRECTORY")
+        return _four_bit(options.checkpoint, console)
+    if name == MANY_ADAPTERS:
+        return _many_adapters(console, options)
+    measure: Measure
+    measure, slots, host = {
+        LORA_OVERHEAD: (lora_overhead.run, lora_overhead.NUM_ADAPTERS, None),
+        HOT_SWAP: (hot_swap.run, hot_swap.SLOTS, None),
+        COLD_START: (cold_start.run, cold_start.SLOTS, cold_start.HOST_BUDGET),
+    }[name]
+    return _on_a_server(console, options.config, measure, slots, host)
 
 
-def _many_adapters(
-    console: Console, config: Path | None, num_adapters: int, num_swaps: int
-) -> Report:
+def _many_adapters(console: Console, options: Options) -> Report:
     from loadtest.errors import LoadTestError
     from loadtest.measurements import many_adapters
 
@@ -54,51 +72,86 @@ def _many_adapters(
     server: list[StartedServer] = []
 
     async def measure(client: Client, shape: LlamaShape, progress: Callable[[str], None]) -> Report:
-        if not num_swaps:
+        if not options.num_swaps:
             return await many_adapters.run(
                 client,
                 shape,
                 progress,
-                num_adapters=num_adapters,
+                num_adapters=options.num_adapters,
                 slot_wait_seconds=slot_wait_seconds,
             )
         if not server:
-            raise LoadTestError("--swaps wants a server of its own, to see its memory")
+            raise LoadTestError("--swaps needs a server of its own, to see its memory")
         return await many_adapters.run_swaps(
             client,
             shape,
             progress,
-            num_adapters=num_adapters,
-            num_swaps=num_swaps,
+            num_adapters=options.num_adapters,
+            num_swaps=options.num_swaps,
             memory_bytes=server[0].own_bytes,
         )
 
-    host = many_adapters.SWAPS_HOST_BUDGET if num_swaps else many_adapters.HOST_BUDGET
-    flags = ("--max-loras", str(many_adapters.SLOTS), "--max-cpu-loras", str(host))
-    return _on_a_server(console, config, measure, *flags, started=server.append)
+    host = many_adapters.SWAPS_HOST_BUDGET if options.num_swaps else many_adapters.HOST_BUDGET
+    slots, config = many_adapters.SLOTS, options.config
+    return _on_a_server(console, config, measure, slots, host, started=server.append)
 
 
 def _on_a_server(
     console: Console,
     config: Path | None,
-    scenario: Scenario,
-    *flags: str,
+    measure: Measure,
+    slots: int,
+    host: int | None,
+    *,
     started: Callable[[StartedServer], None] = lambda _: None,
 ) -> Report:
+    """Measure LORAPLEX_URL, or a new server with so many slots and versions in host memory."""
     from loadtest.drive.random_adapters import LlamaShape
     from loadtest.measurements.client import Client
 
     shape = LlamaShape.from_config(json.loads(config.read_text())) if config else LlamaShape()
 
-    async def measure(url: str, key: str) -> Report:
+    async def at(url: str, key: str) -> Report:
         with console.status("") as status:
             async with Client(url, key) as client:
-                return await scenario(client, shape, status.update)
+                return await measure(client, shape, status.update)
 
     settings = load_settings()
     if "url" in settings.model_fields_set:
         key = settings.api_key or settings.admin_key_path.read_text().strip()
-        return asyncio.run(measure(settings.url, key))
+        return asyncio.run(at(settings.url, key))
+    flags = ["--max-loras", str(slots)]
+    if host is not None:
+        flags += ["--max-cpu-loras", str(host)]
     with started_server(console, *flags) as server:
         started(server)
-        return asyncio.run(measure(server.url, server.key))
+        return asyncio.run(at(server.url, server.key))
+
+
+def _four_bit(checkpoint: Path, console: Console) -> Report:
+    from loadtest.measurements import four_bit
+    from loadtest.measurements.client import Client
+    from server.bundled_base import ensure_bundled_base
+    from server.process.demo import DEMO_DIR, PROMPTS
+    from training.data.recipe import load_recipe_data
+
+    tasks = {}
+    for name in PROMPTS:
+        held_out = load_recipe_data(name).test
+        examples = [(chat.messages[-2]["content"], chat.answer["content"]) for chat in held_out]
+        tasks[name] = four_bit.Task(DEMO_DIR / name, examples)
+    directories = {four_bit.BF16: ensure_bundled_base(), four_bit.FOUR_BIT: checkpoint}
+    servers = {}
+    with contextlib.ExitStack() as stack:
+        for name, directory in directories.items():
+            flags = ("--base", str(directory), "--kv-cache-gib", "1")
+            server = stack.enter_context(started_server(console, *flags))
+            weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+            client = Client(server.url, server.key)
+            servers[name] = four_bit.Server(client, server.own_bytes() / _MIB, weights / _MIB)
+
+        async def measure() -> Report:
+            with console.status("") as status:
+                return await four_bit.run(servers, tasks, status.update)
+
+        return asyncio.run(measure())

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from server.cli.client import fail
+from server.cli.console import FAILED, fail
 from server.cli.tables import print_table
 from server.settings import SettingsError, load_settings
 
@@ -100,7 +100,7 @@ def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
             print_table(table)
         print(f"{len(findings)} checked, {len(wrong)} not as they should be")
     if wrong:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @app.command()

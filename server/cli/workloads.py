@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.started_server import started_server
+from server.cli.console import ending_on
 from server.settings import load_settings
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from loadtest.plan.scenario import Scenario
 
 RUNS_DIR = Path("loadtest-runs")
-BAD_INPUT, INTERRUPTED = 2, 130
 
 Url = Annotated[
     str | None, typer.Option(help="The server; default: LORAPLEX_URL, or one started for it.")
@@ -101,15 +101,13 @@ def run_workload(
 
     console = Console(stderr=True, highlight=False)
 
-    def work() -> int:
+    with measuring():
         scenario = adjusted(load_scenario(name), load=load, seed=seed, seconds=duration)
         objectives = parse_slo(scenario.slo if slo is None else slo)
         with place.target(scenario, console) as target:
             return run_and_report(
                 scenario, target, objectives, out or new_folder(name), console, show
             )
-
-    return guarded(work, console)
 
 
 def sweep(
@@ -132,14 +130,13 @@ def sweep(
 
     console = Console(stderr=True, highlight=False)
 
-    def work() -> int:
+    with measuring():
         asked = adjusted(load_scenario(scenario), load=load, seed=seed, seconds=duration)
         objectives = parse_slo(asked.slo if slo is None else slo)
         folder = out or new_folder(scenario)
         with Place(url, server, config, weights_dir).target(asked, console) as target:
-            return sweeping.sweep(asked, target, objectives, precision, folder, console, show)
-
-    raise typer.Exit(guarded(work, console))
+            code = sweeping.sweep(asked, target, objectives, precision, folder, console, show)
+    raise typer.Exit(code)
 
 
 def compare(
@@ -151,20 +148,17 @@ def compare(
     from loadtest.report import comparison
     from loadtest.report.recorded import read_run
 
-    def work() -> int:
+    with measuring():
         rows = comparison.compare([(read_run(first), read_run(second))])
-        if as_json:
-            print(json.dumps([vars(row) for row in rows]))
-            return 0
-        table = Table("", str(first), str(second), "ratio", "95 % interval", "")
-        for row in rows:
-            interval = f"{row.low:.3f} to {row.high:.3f}"
-            cells = f"{row.first:.1f}", f"{row.second:.1f}", f"{row.ratio:.3f}", interval
-            table.add_row(row.name, *cells, "differs" if row.differs else "")
-        show(table)
-        return 0
-
-    raise typer.Exit(guarded(work, Console(stderr=True, highlight=False)))
+    if as_json:
+        print(json.dumps([vars(row) for row in rows]))
+        return
+    table = Table("", str(first), str(second), "ratio", "95 % interval", "")
+    for row in rows:
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        cells = f"{row.first:.1f}", f"{row.second:.1f}", f"{row.ratio:.3f}", interval
+        table.add_row(row.name, *cells, "differs" if row.differs else "")
+    show(table)
 
 
 def capacity(
@@ -187,15 +181,12 @@ def capacity(
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
 
-    def work() -> int:
+    with measuring():
         recorded = read_run(run)
         ran = numbers(ran_with) if ran_with else None
         asked = [numbers(text) if text else None for text in (slots, host, replicas)]
         for thing in report(recorded, ran, asked[0], asked[1], asked[2] or [1], trace):
             show(thing)
-        return 0
-
-    raise typer.Exit(guarded(work, Console(stderr=True, highlight=False)))
 
 
 def new_folder(name: str) -> Path:
@@ -208,14 +199,10 @@ def show(thing: Any) -> None:
     Console(highlight=False).print(thing, markup=False, soft_wrap=isinstance(thing, str))
 
 
-def guarded(work: Callable[[], int], console: Console) -> int:
-    """Its exit code; what can't be measured is one line and code 2."""
+@contextlib.contextmanager
+def measuring() -> Iterator[None]:
+    """End the command with one line and code 2 if the server can't be measured as asked."""
     from loadtest.errors import LoadTestError
 
-    try:
-        return work()
-    except (LoadTestError, OSError, ValueError) as error:
-        console.print(f"loraplex: {error}", markup=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with ending_on(LoadTestError, OSError, ValueError):
+        yield

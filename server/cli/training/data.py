@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from server.cli.console import FAILED, fail, say
 from server.cli.tables import print_table
-from server.cli.training.shared import BaseFlag, base_or_bundled, explained, refuse, say, text_of
+from server.cli.training.shared import BaseFlag, base_or_bundled, explained, refuse, text_of
 
 if TYPE_CHECKING:
     from training.data.inspection import Inspection, Lengths, Segment
@@ -59,9 +60,9 @@ def inspect(
     else:
         _print(found, data, max_length)
     if data.bad:
-        say(f"{file} has {bad_records(data.bad)}")
-    if data.bad or found.unrenderable:
-        raise typer.Exit(1)
+        fail(f"{file} has {bad_records(data.bad)}")
+    if found.unrenderable:
+        raise typer.Exit(FAILED)
 
 
 @app.command(epilog="Example: loraplex data convert sharegpt.json chats.jsonl")

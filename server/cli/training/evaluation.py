@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.cli.console import fail
 from server.cli.tables import print_table
-from server.cli.training.shared import BaseFlag, base_or_bundled, explained, read, refuse, say
+from server.cli.training.shared import BaseFlag, base_or_bundled, explained, read, refuse
 
 if TYPE_CHECKING:
     from training.data.conversations import Conversation
@@ -106,10 +107,8 @@ def evaluate(
     else:
         _print(scores, metric, differences, len(examples))
     faults = _faults(first, metric, fail_under, no_worse_than, margin, differences)
-    for fault in faults:
-        say(f"loraplex: {names[0]}: {fault}")
     if faults:
-        raise typer.Exit(1)
+        fail("\n".join(f"{names[0]}: {fault}" for fault in faults))
 
 
 def _held_out(data: Path | None, recipe: str | None) -> list[Conversation]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
+
+from server.cli.console import ending_on, say
 
 if TYPE_CHECKING:
     from training.data.conversations import Conversation
@@ -34,16 +35,8 @@ def explained() -> Iterator[None]:
     """End the command with code 2 and one message, if a training job can't be run as asked."""
     from training.errors import TrainingError
 
-    try:
+    with ending_on(TrainingError):
         yield
-    except TrainingError as error:
-        say(f"loraplex: {error}")
-        raise typer.Exit(2) from None
-
-
-def say(line: str) -> None:
-    """Print one line for people, beside the command's results."""
-    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
 
 
 def refuse(message: str) -> NoReturn:

@@ -13,6 +13,7 @@ from rich.table import Table
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
 from server.cli.client import call
+from server.cli.console import say
 from server.cli.tables import print_table
 from server.cli.training.shared import (
     DATA_HELP,
@@ -22,7 +23,6 @@ from server.cli.training.shared import (
     data_of,
     explained,
     refuse,
-    say,
     text_of,
 )
 
