@@ -42,7 +42,13 @@ def test_the_workflow_calls_make_targets_that_exist_on_every_python_that_is_supp
 
 
 def test_make_help_lists_every_target_that_says_what_it_does() -> None:
-    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     described = set(re.findall(r"^([\w.-]+):.*## ", MAKEFILE, re.MULTILINE))
     assert {line.split()[1] for line in done.stdout.splitlines()} == described
 
