@@ -25,6 +25,7 @@ from adapters_registry.check.static_check import AdapterFacts, check_adapter
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import (
     AdapterRejected,
+    CheckedElsewhere,
     NotFound,
     Reason,
     RegistryBusy,
@@ -37,6 +38,7 @@ from adapters_registry.records.catalog import (
     AdapterRecord,
     Catalog,
     VersionRecord,
+    has_diverged,
     read_changes,
     version_record,
 )
@@ -92,6 +94,9 @@ class Registry:
         self._session = sessionmaker(self.engine, expire_on_commit=False)
         self._writing, self._refreshing = threading.Lock(), threading.Lock()
         self.catalog = Catalog()
+        self.on_restored: Callable[[], None] = lambda: None
+        """Is called, in any thread, before a catalog of another history takes the place of the
+        one that was known: ids that were known may now mean something else."""
         self._refreshed_at = time.monotonic()
         content.clear_staging()
         with self.change() as change:
@@ -141,7 +146,9 @@ class Registry:
         Raises:
             AdapterRejected: it can't work on this base; holds every reason found.
         """
-        self.apply(verdicts.claim, version.version_id, self.server_id)
+        row = self.apply(verdicts.claim, version.version_id, self.server_id)
+        if row.digest != version.digest:
+            raise CheckedElsewhere("the database was restored, and this id is another version's")
         try:
             return self._check_content(version)
         except FAULTS_OF_THE_ENVIRONMENT:
@@ -288,7 +295,12 @@ class Registry:
         """
         with self._refreshing, self._session() as session:
             started = time.monotonic()
-            self.catalog = read_changes(session, self.catalog)
+            known = self.catalog
+            if has_diverged(session, known):
+                log.error("the registry's database was restored: everything is read again")
+                self.on_restored()
+                known = Catalog()
+            self.catalog = read_changes(session, known)
             self._refreshed_at = started
 
     @contextmanager

@@ -6,7 +6,6 @@ are read again.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,13 +24,12 @@ from adapters_registry.records.tables import (
     Alias,
     ApiKey,
     Epoch,
+    Mark,
     Tenant,
     Version,
     VersionState,
 )
 from adapters_registry.records.tenants import TenantRecord
-
-log = logging.getLogger(__name__)
 
 IN_CATALOG = (*UNDER_CHECK, VersionState.READY)
 """The states of versions that are kept in memory: those that are, or may come to be, served."""
@@ -140,6 +138,8 @@ class Catalog:
 
     adapters: Mapping[tuple[str, str], AdapterRecord] = field(default_factory=dict)
     epoch: int = 0
+    mark: str = ""
+    """Of the change with this epoch."""
     tenants: Mapping[str, TenantRecord] = field(default_factory=dict)
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
 
@@ -147,13 +147,9 @@ class Catalog:
 def read_changes(session: Session, catalog: Catalog) -> Catalog:
     """The catalog with every change since it was read; itself where there is none."""
     # The epoch is read first: what is committed in between is merely read once more next time.
-    epoch = session.scalars(select(Epoch.value)).one()
-    if epoch == catalog.epoch:
+    epoch, mark = _last_change(session)
+    if (epoch, mark) == (catalog.epoch, catalog.mark):
         return catalog
-    if epoch < catalog.epoch:
-        # A restored backup. What was made after it was taken is gone, and must not be served on.
-        log.error("the registry's database went back in time: everything is read again")
-        return read_changes(session, Catalog())
     adapters = dict(catalog.adapters)
     versions, counts = _read_versions(session, catalog.epoch), _count_versions(session, catalog)
     changed = select(Adapter).where(Adapter.epoch > catalog.epoch).order_by(Adapter.id)
@@ -163,7 +159,26 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
             adapters.pop(key, None)
         else:
             adapters[key] = _adapter_record(row, versions.get(row.id, {}), counts.get(row.id, 0))
-    return Catalog(adapters, epoch, _read_tenants(session, catalog), _read_keys(session, catalog))
+    tenants, keys = _read_tenants(session, catalog), _read_keys(session, catalog)
+    return Catalog(adapters, epoch, mark, tenants, keys)
+
+
+def has_diverged(session: Session, catalog: Catalog) -> bool:
+    """Whether a catalog is of another history than the database: a backup was restored.
+
+    What was made after the backup is gone then, and must not be served on; numbers and ids that
+    were given since may be given again.
+    """
+    epoch, mark = _last_change(session)
+    if not catalog.epoch or (epoch, mark) == (catalog.epoch, catalog.mark):
+        return False
+    known = session.scalar(select(Mark.mark).where(Mark.epoch == catalog.epoch))
+    return epoch < catalog.epoch or known != catalog.mark
+
+
+def _last_change(session: Session) -> tuple[int, str]:
+    epoch, mark = session.execute(select(Epoch.value, Epoch.mark)).one()
+    return epoch, mark
 
 
 def _read_tenants(session: Session, catalog: Catalog) -> dict[str, TenantRecord]:

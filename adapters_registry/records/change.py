@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from adapters_registry.errors import NotFound
 from adapters_registry.records.audit import write_entry
-from adapters_registry.records.tables import Adapter, Epoch, Version
+from adapters_registry.records.tables import Adapter, Epoch, Mark, Version, new_id
+
+MARKS_KEPT = 10_000
+"""Of the latest changes; a server that is further behind reads everything again."""
 
 
 def is_number(number: int) -> bool:
@@ -28,8 +31,12 @@ class Change:
     @classmethod
     def begin(cls, session: Session) -> Change:
         """Take the next epoch: from here to the commit, any other writer waits."""
-        bump = update(Epoch).values(value=Epoch.value + 1).returning(Epoch.value)
-        return cls(session, session.execute(bump).scalar_one())
+        mark = new_id()
+        bump = update(Epoch).values(value=Epoch.value + 1, mark=mark).returning(Epoch.value)
+        epoch = session.execute(bump).scalar_one()
+        session.execute(insert(Mark).values(epoch=epoch, mark=mark))
+        session.execute(delete(Mark).where(Mark.epoch <= epoch - MARKS_KEPT))
+        return cls(session, epoch)
 
     def adapter(self, tenant: str, name: str) -> Adapter:
         """An adapter that is about to be changed; `NotFound` if there is none."""

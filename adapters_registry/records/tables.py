@@ -93,6 +93,22 @@ class Epoch(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     value: Mapped[int] = mapped_column(BigInteger)
+    mark: Mapped[str] = mapped_column(String(32), default=new_id)
+    """The mark of the last change."""
+
+
+class Mark(Base):
+    """What each of the latest changes is known by: a random id.
+
+    The number of a change recurs after a backup is restored, its mark does not. A server that
+    knows a change which has another mark here, or none, knows that its memory is not of this
+    history.
+    """
+
+    __tablename__ = "marks"
+
+    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    mark: Mapped[str] = mapped_column(String(32))
 
 
 class Adapter(Base):
@@ -254,13 +270,19 @@ class ApiKey(Base):
 class Usage(Base):
     """What a tenant has used of an adapter, or of the base, in an hour.
 
-    Hours that are long past are added up: then `hour` is the first one of their day.
+    Hours that are long past are added up: then `hour` is the first one of their day. `tenant_id`
+    is whose usage it is; the name may have been given to another tenant since. It is empty for
+    usage of an earlier owner of the name that was recorded without ids.
     """
 
     __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_tenant_hour", "tenant", "hour"),)
+    __table_args__ = (
+        Index("ix_usage_tenant_hour", "tenant", "hour"),
+        Index("ix_usage_tenant_id_hour", "tenant_id", "hour"),
+    )
 
     hour: Mapped[datetime] = mapped_column(UTCDateTime, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
     adapter: Mapped[str] = mapped_column(String(192), primary_key=True)
     requests: Mapped[int] = mapped_column(BigInteger)

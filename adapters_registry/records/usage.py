@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -34,7 +35,7 @@ class Consumption:
         return Consumption(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-_KEY = ("hour", "tenant", "adapter")
+_KEY = ("hour", "tenant_id", "tenant", "adapter")
 COLUMNS = tuple(field.name for field in fields(Consumption))
 
 
@@ -43,8 +44,8 @@ def hour_of(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-UsageKey = tuple[datetime, str, str]
-"""An hour, a tenant, an adapter."""
+UsageKey = tuple[datetime, str, str, str]
+"""An hour, a tenant's id and name, an adapter."""
 
 
 def add_usage(session: Session, used: Mapping[UsageKey, Consumption]) -> None:
@@ -76,32 +77,51 @@ def roll_up(change: Change, day: datetime) -> None:
     session = change.session
     of_day = (Usage.hour >= day, Usage.hour < day + DAY)
     sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
-    query = select(Usage.tenant, Usage.adapter, *sums).where(*of_day)
-    rows = session.execute(query.group_by(Usage.tenant, Usage.adapter)).all()
+    whose = Usage.tenant_id, Usage.tenant, Usage.adapter
+    rows = session.execute(select(*whose, *sums).where(*of_day).group_by(*whose)).all()
     session.execute(delete(Usage).where(*of_day))
-    for tenant, adapter, *values in rows:
+    for tenant_id, tenant, adapter, *values in rows:
         used = asdict(_consumption(*values))
-        session.add(Usage(hour=day, tenant=tenant, adapter=adapter, **used))
+        row = Usage(hour=day, tenant_id=tenant_id, tenant=tenant, adapter=adapter, **used)
+        session.add(row)
+
+
+class Used(NamedTuple):
+    """What one tenant has used of one adapter."""
+
+    tenant: str
+    tenant_id: str
+    adapter: str
+    consumption: Consumption
 
 
 def read_usage(
     session: Session,
     *,
     tenant: str | None = None,
+    tenant_id: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-) -> list[tuple[str, str, Consumption]]:
-    """Sums by tenant and adapter, of the hours that begin within [since, until)."""
+) -> list[Used]:
+    """Sums by tenant and adapter, of the hours that begin within [since, until).
+
+    Several tenants that had one name, one after the other, are told apart by their ids.
+    """
+    whose = Usage.tenant, Usage.tenant_id, Usage.adapter
     sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
-    query = select(Usage.tenant, Usage.adapter, *sums).group_by(Usage.tenant, Usage.adapter)
+    query = select(*whose, *sums).group_by(*whose).order_by(*whose)
     if tenant is not None:
         query = query.where(Usage.tenant == tenant)
+    if tenant_id is not None:
+        query = query.where(Usage.tenant_id == tenant_id)
     if since is not None:
         query = query.where(Usage.hour >= since)
     if until is not None:
         query = query.where(Usage.hour < until)
-    rows = session.execute(query.order_by(Usage.tenant, Usage.adapter))
-    return [(owner, adapter, _consumption(*values)) for owner, adapter, *values in rows]
+    return [
+        Used(name, owner_id, adapter, _consumption(*values))
+        for name, owner_id, adapter, *values in session.execute(query)
+    ]
 
 
 def _consumption(*values: float) -> Consumption:

@@ -154,7 +154,8 @@ class DataPlane:
         if not meter.tokens:
             return
         adapter = raw_request.state.adapter
-        self.usage_buffer.add(meter.tenant, adapter, _consumption(raw_request, meter))
+        tenant_id = raw_request.state.caller.tenant_id
+        self.usage_buffer.add(tenant_id, meter.tenant, adapter, _consumption(raw_request, meter))
         labels = metrics.tenant_label(meter.tenant), metrics.adapter_label(adapter)
         metrics.TOKENS.labels(*labels, "in").inc(meter.input_tokens)
         metrics.TOKENS.labels(*labels, "out").inc(meter.output_tokens)

@@ -41,6 +41,7 @@ def usage(
         return
     table = Table("tenant", "adapter", "requests", "tokens in", "out", "slot s", "cold starts")
     for row in rows:
+        del row["tenant_id"]
         table.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()))
     print_table(table)
 

@@ -112,6 +112,11 @@ class EngineSupervisor(AdapterLoading):
         await self._discard_client()
         await asyncio.to_thread(kill_child_processes)
 
+    def condemn(self, why: str) -> None:
+        """Restart the engine, which answers nothing from here. Any thread may call this."""
+        if client := self._client:
+            client.condemn(why)
+
     def require_ready(self) -> None:
         """Raise `Unavailable` unless requests are answered."""
         if self.state is not EngineState.READY or self._client is None or self._client.errored:

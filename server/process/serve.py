@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RESTORED = "the database was restored: ids under which the engine holds adapters may recur"
 HTTP_SETTING = "LORAPLEX_HOST, LORAPLEX_PORT (--host, --port)"
 
 
@@ -90,6 +92,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path)
+        registry.on_restored = partial(engine.condemn, RESTORED)
         for choice in choices:
             announce(choice)
         leases = Leases.of(settings, engine, registry)

@@ -17,9 +17,9 @@ class UsageBuffer:
         self._unsaved: dict[UsageKey, Consumption] = {}
         self._lock = threading.Lock()
 
-    def add(self, tenant: str, adapter: str, used: Consumption) -> None:
+    def add(self, tenant_id: str, tenant: str, adapter: str, used: Consumption) -> None:
         """Count a request that has ended."""
-        key = hour_of(now()), tenant, adapter
+        key = hour_of(now()), tenant_id, tenant, adapter
         with self._lock:
             self._unsaved[key] = self._unsaved.get(key, Consumption()) + used
 

@@ -24,7 +24,9 @@ DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 def use(registry: Registry, at: datetime, tenant: str = "acme", requests: int = 1) -> None:
     with registry.session() as session:
-        add_usage(session, {(at, tenant, "base"): Consumption(requests, 2, 3, 0.5, 1)})
+        add_usage(
+            session, {(at, f"id of {tenant}", tenant, "base"): Consumption(requests, 2, 3, 0.5, 1)}
+        )
 
 
 def num_rows(registry: Registry) -> int:

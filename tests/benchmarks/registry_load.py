@@ -126,7 +126,7 @@ def _together(works: list[Callable[[], None]]) -> None:
 def use(registry: Registry) -> None:
     """What a server writes every ten seconds, at most: a row for each adapter that it served."""
     hour = hour_of(now())
-    used = {(hour, "default", f"default/{n:05}"): Consumption(1) for n in range(1_000)}
+    used = {(hour, "id", "default", f"default/{n:05}"): Consumption(1) for n in range(1_000)}
     with registry.session() as session:
         add_usage(session, used)
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from adapters_registry.records.tables import now
-from adapters_registry.records.usage import hour_of, read_usage
+from adapters_registry.records.usage import Used, read_usage
 from adapters_registry.registry import Registry
 from server.auth import Caller
 from server.tenancy.usage import UsageBuffer
@@ -25,6 +25,10 @@ class UsageBody(BaseModel):
     """What a tenant has used of an adapter, or of the base."""
 
     tenant: str
+    tenant_id: str = Field(
+        description="Whose it is, if several tenants had the name, one after the other. Empty: an "
+        "earlier one's, from before ids were recorded."
+    )
     adapter: str = Field(description="`tenant/name`, or the base's name.")
     requests: int
     input_tokens: int
@@ -61,15 +65,14 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
         caller: Caller = request.state.caller
         if tenant is not None:
             caller.require_tenant(tenant)
-        owner = tenant if caller.is_admin else caller.tenant
+        owner = {"tenant": tenant} if caller.is_admin else {"tenant_id": caller.tenant_id}
         first = since or _span_before(until or now())
 
         def read() -> list[UsageBody]:
             usage_buffer.save()
-            start = first if caller.is_admin else _own_hours(registry, caller, first)
             with registry.session() as session:
-                found = read_usage(session, tenant=owner, since=start, until=until)
-            return [UsageBody(tenant=t, adapter=a, **vars(used)) for t, a, used in found]
+                found = read_usage(session, **owner, since=first, until=until)
+            return [_body(used) for used in found]
 
         rows = await workers.run(read)
         return UsageList(data=rows) if format == "json" else _csv(rows)
@@ -83,13 +86,9 @@ def _span_before(until: datetime) -> datetime:
     return until - DEFAULT_SPAN if until - earliest > DEFAULT_SPAN else earliest
 
 
-def _own_hours(registry: Registry, caller: Caller, since: datetime | None) -> datetime | None:
-    """`since`, or the first whole hour of this tenant if its name was another tenant's before."""
-    tenant = registry.catalog.tenants.get(caller.tenant)
-    if tenant is None or tenant.reused_at is None:
-        return since
-    first = hour_of(tenant.reused_at) + timedelta(hours=1)
-    return max(since, first) if since else first
+def _body(used: Used) -> UsageBody:
+    whose = used._asdict()
+    return UsageBody(**vars(whose.pop("consumption")), **whose)
 
 
 def _csv(rows: list[UsageBody]) -> Response:

@@ -61,11 +61,16 @@ class EngineClient:
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
         self._poisoned = False
+        self._condemned = ""
 
     @property
     def errored(self) -> bool:
-        """Return whether vLLM knows that the engine's process has died."""
-        return bool(self.llm.errored)
+        """Return whether the engine's process has died, as far as vLLM knows, or has to end."""
+        return bool(self.llm.errored or self._condemned)
+
+    def condemn(self, why: str) -> None:
+        """Have the engine answer nothing more, and be restarted. Any thread may call this."""
+        self._condemned = why
 
     async def require_progress(self) -> None:
         """Return if the engine makes progress; raise `Unavailable` if not.
@@ -160,6 +165,8 @@ class EngineClient:
             now = time.monotonic()
             self.progress.tick(now - looked_at, 2 * POLL_SECONDS)
             looked_at = now
+            if self._condemned:
+                return self._condemned
             if self.errored:
                 return "it died"
             if self._poisoned:

@@ -12,7 +12,7 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
 from adapters_registry.records.retirement import delete_adapter, retire_version
 from adapters_registry.records.sharing import share_adapter
-from adapters_registry.records.tables import Adapter, AuditEntry, Epoch, Tenant, VersionState
+from adapters_registry.records.tables import Adapter, AuditEntry, Epoch, Mark, Tenant, VersionState
 from adapters_registry.records.tenants import create_tenant, delete_tenant
 from adapters_registry.registration import MAX_METADATA_BYTES
 from adapters_registry.registry import Registry
@@ -92,15 +92,41 @@ def test_metadata_is_bounded(registry: Registry, make_adapter: AdapterFactory) -
     assert not registry.catalog.adapters
 
 
-def test_a_restored_backup_is_read_again(registry: Registry) -> None:
-    with registry.session() as session:
-        before = session.scalars(select(Epoch.value)).one()
+@pytest.mark.parametrize("num_changes_since", [0, 1, 2])
+def test_a_restored_backup_is_noticed(
+    registry: Registry, tmp_path: Path, tiny_base: BaseSpec, num_changes_since: int
+) -> None:
+    """Also if other servers have made as many changes since, or more, before this one looks."""
+    other = Registry(str(registry.engine.url), ContentStore(tmp_path / "other"), tiny_base)
+    registry.refresh()
+    before, mark = registry.catalog.epoch, registry.catalog.mark
+    told = []
+    registry.on_restored = lambda: told.append("acme" in registry.catalog.tenants)
     registry.apply(create_tenant, "acme")
-    assert "acme" in registry.catalog.tenants
+    assert not told
     with registry.session() as session:  # as a dump that was taken before has it
         session.execute(delete(AuditEntry))
         session.execute(delete(Tenant).where(Tenant.name == "acme"))
-        session.execute(update(Epoch).values(value=before))
+        session.execute(delete(Mark).where(Mark.epoch > before))
+        session.execute(update(Epoch).values(value=before, mark=mark))
+    for number in range(num_changes_since):
+        other.apply(create_tenant, f"new{number}")
     registry.refresh()
-    assert set(registry.catalog.tenants) == {"default"}
-    assert registry.catalog.epoch == before
+    assert told == [True], "before what it knew is replaced"
+    new = {f"new{number}" for number in range(num_changes_since)}
+    assert set(registry.catalog.tenants) == {"default"} | new
+    registry.apply(create_tenant, "later")
+    assert len(told) == 1
+    other.close()
+
+
+def test_only_the_latest_changes_are_marked(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters_registry.records.change.MARKS_KEPT", 3)
+    for number in range(5):
+        registry.apply(create_tenant, f"tenant{number}")
+    with registry.session() as session:
+        marked = session.scalars(select(Mark.epoch).order_by(Mark.epoch)).all()
+    last = registry.catalog.epoch
+    assert marked == [last - 2, last - 1, last]

@@ -9,7 +9,7 @@ import pytest
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import now
-from adapters_registry.records.tenants import create_tenant
+from adapters_registry.records.tenants import create_tenant, delete_tenant
 from adapters_registry.records.usage import Consumption, add_usage, hour_of, read_usage
 from adapters_registry.registry import Registry
 from server.auth import Keys
@@ -55,6 +55,23 @@ async def test_a_tenant_sees_its_own(
     assert [row["tenant"] for row in await usage(client)] == ["acme"]
 
 
+async def test_a_name_that_is_given_again_has_used_nothing(
+    client: httpx.AsyncClient, registry: Registry, keys: Keys
+) -> None:
+    ids = []
+    for _ in range(2):
+        ids.append(registry.apply(create_tenant, "acme").id)
+        headers = {"Authorization": f"Bearer {keys.create('acme', ['adapters', 'inference'])}"}
+        before = await client.get("/admin/usage", headers=headers)
+        assert before.json()["data"] == [], "also in the hour in which the name was given again"
+        await client.post(CHAT, json={"model": "base"}, headers=headers)
+        (own,) = (await client.get("/admin/usage", headers=headers)).json()["data"]
+        assert (own["tenant_id"], own["requests"]) == (ids[-1], 1)
+        registry.apply(delete_tenant, "acme")
+    rows = await usage(client, "?tenant=acme")
+    assert sorted(row["tenant_id"] for row in rows) == sorted(ids), "an admin can tell them apart"
+
+
 @pytest.mark.parametrize("query", ["since=yesterday", "until=2026-01-01T00:00:00", "format=xml"])
 async def test_bad_questions(client: httpx.AsyncClient, query: str) -> None:
     assert_error(await client.get(f"/admin/usage?{query}"), 400, "invalid_request")
@@ -64,11 +81,11 @@ def test_hours_add_up_and_are_told_apart(registry: Registry) -> None:
     hour = hour_of(now())
     for at, number in ((hour, 1), (hour, 2), (hour - timedelta(hours=1), 4)):
         with registry.session() as session:
-            add_usage(session, {(at, "acme", "base"): Consumption(number, number, 0, 0.5)})
+            add_usage(session, {(at, "1", "acme", "base"): Consumption(number, number, 0, 0.5)})
     with registry.session() as session:
-        assert read_usage(session, since=hour) == [("acme", "base", Consumption(3, 3, 0, 1.0))]
-        assert read_usage(session, until=hour) == [("acme", "base", Consumption(4, 4, 0, 0.5))]
-        assert read_usage(session)[0][2].requests == 7
+        assert read_usage(session, since=hour) == [("acme", "1", "base", Consumption(3, 3, 0, 1.0))]
+        assert read_usage(session, until=hour) == [("acme", "1", "base", Consumption(4, 4, 0, 0.5))]
+        assert read_usage(session)[0].consumption.requests == 7
         assert read_usage(session, tenant="other") == []
 
 
@@ -76,7 +93,7 @@ def test_what_cannot_be_recorded_is_kept(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     showback = UsageBuffer(registry)
-    showback.add("acme", "base", Consumption(1))
+    showback.add("1", "acme", "base", Consumption(1))
 
     def fail() -> None:
         raise OSError
@@ -85,11 +102,11 @@ def test_what_cannot_be_recorded_is_kept(
         patched.setattr(registry, "session", fail)
         with pytest.raises(OSError):  # noqa: PT011
             showback.save()
-    showback.add("acme", "base", Consumption(1))
+    showback.add("1", "acme", "base", Consumption(1))
     for _ in range(2):
         showback.save()
     with registry.session() as session:
-        assert read_usage(session) == [("acme", "base", Consumption(2))]
+        assert read_usage(session) == [("acme", "1", "base", Consumption(2))]
 
 
 async def test_without_a_beginning_it_is_that_of_the_last_month(
@@ -98,7 +115,9 @@ async def test_without_a_beginning_it_is_that_of_the_last_month(
     hour = hour_of(now())
     for days in (1, 40):
         with registry.session() as session:
-            add_usage(session, {(hour - timedelta(days=days), "acme", "base"): Consumption(days)})
+            add_usage(
+                session, {(hour - timedelta(days=days), "1", "acme", "base"): Consumption(days)}
+            )
     assert [row["requests"] for row in await usage(client)] == [1]
     until = (hour - timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert [row["requests"] for row in await usage(client, f"?until={until}")] == [40]

@@ -125,3 +125,10 @@ async def test_a_silent_engine_that_answers_when_asked_does_not_hang(
 def test_pauses_grow_and_stay() -> None:
     assert [pause_before_restart(number) for number in (1, 2, 3, 4)] == [1, 5, 20, 20]
     assert PING_SECONDS < 60
+
+
+async def test_a_condemned_engine_answers_nothing_and_is_restarted(client: EngineClient) -> None:
+    assert not client.errored
+    client.condemn("the database was restored")
+    assert client.errored, "from here requests get a 503"
+    assert await client.watch(60) == "the database was restored"
