@@ -60,7 +60,7 @@ bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SC
 abuse: $(INSTALLED_DEV) base ## Send hostile requests beside a bystander's stream; prints what they did.
 	$(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
 
-lint: $(INSTALLED_DEV) ## Format, lint and types.
+lint: $(INSTALLED_DEV) ## Format, lint and types, of the tests, too.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy

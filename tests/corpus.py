@@ -94,12 +94,12 @@ def without(key: str) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {k: v for k, v in tensors.items() if k != key}
 
 
-def one(key: str, value: float) -> Callable[[np.ndarray], np.ndarray]:
+def one(key: str, value: float) -> Callable[[Tensors], Tensors]:
     def put(values: np.ndarray) -> np.ndarray:
         values.flat[values.size // 2] = value
         return values
 
-    return each(put, key)  # type: ignore[return-value]
+    return each(put, key)
 
 
 def write(name: str, content: bytes) -> Callable[[Path], object]:

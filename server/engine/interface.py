@@ -134,3 +134,17 @@ class Engine(Protocol):
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
     ) -> ProbeAnswer:
         """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
+
+
+class SupervisedEngine(Engine, Protocol):
+    """An engine together with what keeps it up."""
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Start the engine and keep it up until cancelled; `on_ready` is called after each start.
+
+        Raises:
+            EngineFailed: (of `server.errors`) it can't be started, or died too often.
+        """
+
+    async def stop(self) -> None:
+        """Stop the engine and every process that it started."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +19,7 @@ from server import metrics
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
 from server.engine.environment import choose_gpu_lora, limit_choices, prepare_environment
+from server.engine.interface import SupervisedEngine
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.process import demo
@@ -46,9 +46,6 @@ from server.process.upkeep import (
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
-
-if TYPE_CHECKING:
-    from server.engine.supervisor import EngineSupervisor
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +146,7 @@ class RunningServer:
     registry: Registry
     keys: Keys
     leases: Leases
-    engine: EngineSupervisor
+    engine: SupervisedEngine
     lifecycle: Lifecycle
     usage_buffer: UsageBuffer
     prepare: Callable[[asyncio.Event], Awaitable[None]]

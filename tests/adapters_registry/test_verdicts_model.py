@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -30,6 +31,7 @@ from adapters_registry.records.catalog import Target
 from adapters_registry.records.retirement import retire_version
 from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState, now
 from adapters_registry.registry import Registry
+from tests.postgres import Postgres
 from tests.tiny import TINY_BASE
 
 FACTS = AdapterFacts(8, [], 1, None, None, [])
@@ -182,12 +184,12 @@ class TwoServers(RuleBasedStateMachine):
         version = self.model.versions.get(number)
         if not self.model.versions:
             return
-        point = (point_alias, *HOME, "live", [Target(number, 100)])
+        point = partial(point_alias, targets=[Target(number, 100)])
         if version is None or version.state is not VersionState.READY:
             with pytest.raises(InvalidTargets):
-                self.servers[server].apply(*point)
+                self.servers[server].apply(point, *HOME, "live")
             return
-        self.servers[server].apply(*point)
+        self.servers[server].apply(point, *HOME, "live")
         self.model.move(number, None)
 
     @rule(server=SERVERS)
@@ -259,12 +261,13 @@ TwoServers.TestCase.settings = settings(
 )
 
 
-class TestTwoServersOnSQLite(TwoServers.TestCase):  # type: ignore[misc, name-defined]
-    pass
+TestTwoServersOnSQLite = TwoServers.TestCase
 
 
-def test_two_servers_on_postgresql(postgres: Any) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: TwoServers(postgres.new_database()),
-        settings=settings(TwoServers.TestCase.settings, max_examples=5),
-    )
+def test_two_servers_on_postgresql(postgres: Postgres) -> None:
+    class OnPostgreSQL(TwoServers):
+        def __init__(self) -> None:
+            super().__init__(postgres.new_database())
+
+    few = settings(TwoServers.TestCase.settings, max_examples=5)
+    run_state_machine_as_test(OnPostgreSQL, settings=few)

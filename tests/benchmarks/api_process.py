@@ -64,8 +64,8 @@ async def _serve_vllm(settings: Any, base: str, port: int) -> None:
     arguments.host, arguments.port = "127.0.0.1", port
     arguments.disable_uvicorn_access_log, arguments.uvicorn_log_level = True, "warning"
     # Routes that no client of ours uses; their package isn't installed.
-    sagemaker.attach_router = lambda *_args: None  # type: ignore[assignment]
-    sagemaker.sagemaker_standards_bootstrap = lambda app: app  # type: ignore[assignment]
+    sagemaker.attach_router = lambda *_args: None
+    sagemaker.sagemaker_standards_bootstrap = lambda app: app
     launcher.sagemaker_standards_bootstrap = lambda app: app
     context = UsageContext.OPENAI_API_SERVER
     config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(context)

@@ -91,4 +91,4 @@ def install(step_seconds: float) -> None:
         vllm_config.cache_config.num_gpu_blocks = 1000
         return FakeCore(step_seconds)
 
-    EngineCoreClient.make_async_mp_client = staticmethod(make)  # type: ignore[method-assign, assignment]
+    EngineCoreClient.make_async_mp_client = staticmethod(make)

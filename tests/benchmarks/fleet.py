@@ -20,8 +20,10 @@ from tests.real_engine.running_server import RunningServer
 from tests.s3_server import S3Server
 
 SLOTS, HOST_BUDGET = 4, 6
-FLAGS = ("--kv-cache-gib", "1", "--max-loras", str(SLOTS), "--max-cpu-loras", str(HOST_BUDGET))
-FLAGS += ("--max-lora-rank", "8", "--drain-seconds", "60")
+FLAGS = (
+    *("--kv-cache-gib", "1", "--max-loras", str(SLOTS), "--max-cpu-loras", str(HOST_BUDGET)),
+    *("--max-lora-rank", "8", "--drain-seconds", "60"),
+)
 NUM_REPLICAS = 2
 START_SECONDS = 280
 
@@ -103,20 +105,19 @@ def started_fleet(folder: Path) -> Iterator[Fleet]:
         for number in range(NUM_REPLICAS):
             replica = Replica(folder / f"replica{number + 1}", database_url)
             replicas.append(replica)
-            stack.callback(lambda replica=replica: replica.process.stop())
+            stack.callback(replica.process.stop)
             _wait_for_key(replicas[0])
         for replica in replicas:
             replica.process.wait_until_ready(START_SECONDS)
-        proxies = []
-        for name, start in (("envoy", start_envoy), ("haproxy", start_haproxy)):
+        for name in ("envoy", "haproxy", "by_turns"):
             (folder / name).mkdir()
-            proxies.append(start(folder / name, replicas))
-        (folder / "by_turns").mkdir()
-        proxies.append(start_envoy(folder / "by_turns", replicas, by_turns=True))
-        for proxy in proxies:
+        envoy = start_envoy(folder / "envoy", replicas)
+        haproxy = start_haproxy(folder / "haproxy", replicas)
+        by_turns = start_envoy(folder / "by_turns", replicas, by_turns=True)
+        for proxy in (envoy, haproxy, by_turns):
             stack.callback(proxy.kill)
             wait_for(proxy)
-        yield Fleet(postgres, replicas, *proxies, replicas[0].process.key)
+        yield Fleet(postgres, replicas, envoy, haproxy, by_turns, replicas[0].process.key)
 
 
 def _wait_for_key(first: Replica) -> None:

@@ -38,6 +38,7 @@ from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.settings import Settings
+from server.tenancy.demand import Demand
 from server.tenancy.quotas import Quotas
 from server.tenancy.usage import UsageBuffer
 from tests.corpus import Recipe
@@ -110,14 +111,15 @@ def time_admission(registry: Registry, key: str) -> float:
     """Median µs of a key's check, a name's resolution and both ends of a quota."""
     keys, quotas = Keys(registry), Quotas()
     quota = Quota(requests_per_minute=1 << 40, tokens_per_minute=1 << 40, concurrent_requests=9)
+    demand = Demand(1, 1, prompt_tokens=5, longest_prompt_characters=20, answer_tokens=5)
     times = []
     for _ in range(NUM_CALLS):
         started = time.perf_counter()
         caller = keys.authenticate(key)
-        quotas.enter(caller.tenant, quota, time.monotonic())
+        held = quotas.enter(caller.tenant, quota, demand, time.monotonic())
         with contextlib.suppress(ModelNotFound):
             resolve("acme/bot", caller, registry.catalog, "base")
-        quotas.leave(caller.tenant, quota, 10, time.monotonic())
+        quotas.leave(held, 5, 5, time.monotonic())
         quotas.headers(caller.tenant, quota, time.monotonic())
         times.append(time.perf_counter() - started)
     return round(1e6 * statistics.median(times), 1)

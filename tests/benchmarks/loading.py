@@ -70,7 +70,9 @@ async def measure(directory: Path, seconds: float, cycles: int) -> None:
     for number, path in enumerate(paths):
         make_adapter(path, LlamaShape(), rank=8, seed=number)
     async with running_engine(max_loras=4, kv_cache_gib=1.0) as engine:
-        steady = Version(1, "steady")
+        steady: Any = Version(1, "steady")
+        assert engine._client is not None
+        llm = engine._client.llm
         await engine.prepare(steady, paths[0])
         await engine.install(steady)
         times: dict[str, list[float]] = {"add_lora": [], "prepare": [], "install": []}
@@ -87,8 +89,8 @@ async def measure(directory: Path, seconds: float, cycles: int) -> None:
 
         async def stock() -> None:
             request = lora_request(*next_version())
-            await timed("add_lora", engine._client.add_lora(request))
-            await engine._client.remove_lora(request.lora_int_id)
+            await timed("add_lora", llm.add_lora(request))
+            await llm.remove_lora(request.lora_int_id)
 
         async def ours() -> None:
             version, path = next_version()
@@ -112,9 +114,8 @@ async def measure(directory: Path, seconds: float, cycles: int) -> None:
             )
         for name, values in times.items():
             print(f"{name:18} {len(values)} calls, median {statistics.median(values):.1f} ms")
-        process = psutil.Process(
-            engine._client.engine_core.resources.engine_manager.processes[0].pid
-        )
+        core: Any = llm.engine_core
+        process = psutil.Process(core.resources.engine_manager.processes[0].pid)
         print("memory of the engine's process, MB:", end="")
         for cycle in range(cycles + 1):
             if cycle % (cycles // 5) == 0:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class OneAtATime:
         self.names, self.model = list(found), model.eval()
 
     @torch.inference_mode()
-    def generate(self, name: str, prompt: list[int], max_tokens: int) -> Iterator[int]:
+    def generate(self, name: str, prompt: list[int], max_tokens: int) -> Generator[int]:
         without = self.model.disable_adapter() if name == BASE and self.names else nullcontext()
         with without:
             if name != BASE:

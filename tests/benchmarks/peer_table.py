@@ -71,9 +71,9 @@ def _rows(contest: Contest) -> Iterator[tuple[str, str, str, str]]:
     else:
         yield "no figures", "", f"can't: {contest.refusal}" if contest.refusal else "", ""
     for name, counted in (("failed", _failed), ("wrong answers", _wrong), ("changes", _changes)):
-        cells = [counted(_summaries(parts)) for parts in (contest.ours, contest.peers)]
-        if any(cells):
-            yield name, *cells, ""
+        ours, theirs = counted(_summaries(contest.ours)), counted(_summaries(contest.peers))
+        if ours or theirs:
+            yield name, ours, theirs, ""
 
 
 def _cells(row: Row | None) -> tuple[str, str, str]:

@@ -80,7 +80,6 @@ def measure(url: str, directory: Path) -> tuple[Table, Table]:
         follows.append(timed(other.refresh, 1))
     rows["a promotion, one after the other"] = _milliseconds(median(changes))
     rows["another server takes it in"] = _milliseconds(median(follows))
-    rows["a scrape counts versions"] = _milliseconds(timed(other.count_versions, 5))
     rows["usage of 1,000 adapters is recorded"] = _milliseconds(timed(lambda: use(here), 1))
     table = Table("PostgreSQL, one server", "")
     for what, value in rows.items():

@@ -72,8 +72,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         fleet.proxies += [start_haproxy(folder, fleet.replicas)]
         yield fleet
     finally:
-        for part in (*fleet.proxies, *fleet.replicas):
-            part.kill()
+        for proxy in fleet.proxies:
+            proxy.kill()
+        for replica in fleet.replicas:
+            replica.kill()
 
 
 def _registered(url: str, content: Path, folder: Path) -> str:

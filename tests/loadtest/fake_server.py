@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from email.message import Message
 from email.parser import BytesParser
 from typing import Any
 
@@ -57,7 +58,11 @@ class FakeServer:
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         parts = BytesParser().parsebytes(head + request.content).get_payload()
         assert isinstance(parts, list)
-        fields = {p.get_param("name", header="content-disposition"): p.get_payload() for p in parts}
+        fields: dict[object, object] = {}
+        for part in parts:
+            assert isinstance(part, Message)
+            field = part.get_param("name", header="content-disposition")
+            fields[field] = part.get_payload()
         name = str(fields["name"])
         version = self.versions[name] = self.versions.get(name, 0) + 1
         self.live[name] = version

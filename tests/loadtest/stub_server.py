@@ -14,7 +14,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Adapter:
 class Stub:
     """State of the server: adapters, how fast it is, and what is broken."""
 
-    def __init__(self, adapters: Iterator[str] | list[str] = (), *, ours: bool = True) -> None:
+    def __init__(self, adapters: Iterable[str] = (), *, ours: bool = True) -> None:
         self.adapters = {name: Adapter() for name in adapters}
         self.ours = ours
         self.first_token_seconds = 0.0
@@ -90,7 +90,8 @@ class _Connection(asyncio.Protocol):
     """One client connection; answers one request at a time."""
 
     def __init__(self, stub: Stub) -> None:
-        self.stub, self.buffer, self.timer, self.began = stub, b"", None, 0.0
+        self.stub, self.buffer, self.began = stub, b"", 0.0
+        self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -213,23 +214,21 @@ class _Connection(asyncio.Protocol):
         stream = _Stream(other if fault == "foreign" else version, chat, "logprobs" in body)
         pieces = [stream.piece(*token) for token in tokens[:-1]]
         pieces.append(stream.piece(*tokens[-1], ended=True) + stream.end(number))
-        if fault:
-            pieces = broken(pieces, fault)
         self.transport.write(stream.head())
         stub.open_streams += 1
-        self.later(stub.first_token_seconds, pieces)
+        self.later(stub.first_token_seconds, broken(pieces, fault))
 
-    def later(self, seconds: float, pieces: list[bytes | None]) -> None:
+    def later(self, seconds: float, pieces: Sequence[bytes | None]) -> None:
         if seconds:
             loop = asyncio.get_running_loop()
             self.timer = loop.call_later(seconds, self.send, pieces)
         else:
             self.send(pieces)
 
-    def send(self, pieces: list[bytes | None]) -> None:
+    def send(self, pieces: Sequence[bytes | None]) -> None:
         """Send what is due now; None is a reset, an end without a last chunk a stall."""
         self.timer, gap = None, self.stub.gap_seconds
-        now, rest = (pieces[:1], pieces[1:]) if gap else (pieces, [])
+        now, rest = (pieces[:1], pieces[1:]) if gap else (pieces, ())
         self.transport.write(b"".join(piece for piece in now if piece is not None))
         if None in now:
             asyncio.get_running_loop().call_later(0.01, self.transport.abort)
@@ -284,7 +283,7 @@ def chunk(content: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(content), content)
 
 
-def broken(pieces: list[bytes], fault: str) -> list[bytes | None]:
+def broken(pieces: list[bytes], fault: str | None) -> list[bytes | None]:
     """The same answer, cut after two tokens if it has more."""
     error = b'data: {"error": {"message": "engine died", "code": "internal_error"}}\n\n'
     endings: dict[str, list[bytes | None]] = {

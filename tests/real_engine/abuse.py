@@ -132,4 +132,4 @@ def memory_mib(server: RunningServer) -> float:
     """Memory of the server and all its processes; what several of them share counts once."""
     process = psutil.Process(server.process.pid)
     processes = [process, *process.children(recursive=True)]
-    return sum(each.memory_full_info().pss for each in processes) / (1 << 20)
+    return float(sum(each.memory_full_info().pss for each in processes)) / (1 << 20)

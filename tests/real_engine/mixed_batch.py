@@ -61,7 +61,8 @@ def answer_batches(
         timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    answers: list[list[tuple[list[int], list[float]]]] = json.loads(result.stdout.splitlines()[-1])
+    return answers
 
 
 def main() -> None:

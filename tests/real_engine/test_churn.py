@@ -169,7 +169,8 @@ async def rest(fleet: Fleet) -> list[dict[str, Any]]:
     """What is resident when nothing runs any more; the engine says the same."""
     for _ in range(100):
         found = (await fleet.http.get("/admin/residency")).json()
-        rows, engine = found["data"], found["engine"]
+        rows: list[dict[str, Any]] = found["data"]
+        engine = found["engine"]
         models = {row["model"] for row in rows}
         in_slot = {row["model"] for row in rows if row["tier"] == "slot"}
         busy = any(row["leases"] or row["state"] != "ready" for row in rows)
@@ -225,7 +226,8 @@ def test_values_of_another_model_would_show(directory: Path) -> None:
     """The measure itself: an answer that reads another model's prefix isn't the golden one."""
     from peft import PeftModel
 
-    tokens = AutoTokenizer.from_pretrained(directory / "base")(PREFIX, return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(directory / "base")
+    tokens = tokenizer(PREFIX, return_tensors="pt")
     base = AutoModelForCausalLM.from_pretrained(directory / "base", dtype=torch.bfloat16)
     write_adapter(directory / "own", 7)
     write_adapter(directory / "other", 8)
@@ -241,7 +243,7 @@ def test_values_of_another_model_would_show(directory: Path) -> None:
         start = 0 if prefix is None else half
         with _as(model, of):
             logits = model(tokens.input_ids[:, start:], past_key_values=cache).logits
-        return AutoTokenizer.from_pretrained(directory / "base").decode(logits[0, -1].argmax())
+        return str(tokenizer.decode(logits[0, -1].argmax()))
 
     for of, first in (("own", code_of(7)[0]), ("base", BASE_CODE[0])):
         assert next_letter(of, None) == next_letter(of, of) == first

@@ -33,7 +33,9 @@ def logprobs(server: RunningServer, model: str) -> list[float]:
     answer = server.client().completions.create(
         model=model, prompt=PROMPT, max_tokens=8, temperature=0, logprobs=0
     )
-    return answer.choices[0].logprobs.token_logprobs
+    found = answer.choices[0].logprobs
+    assert found is not None
+    return found.token_logprobs or []
 
 
 def engine_metrics(server: RunningServer) -> list[str]:

@@ -224,8 +224,9 @@ def test_a_swap_under_a_stream_changes_new_requests_only(
         def read(count: float) -> None:
             while len(tokens) < count:
                 choice = next(chunks).choices[0]
-                tokens.extend(choice.token_ids)
-                logprobs.extend(choice.logprobs.token_logprobs)
+                assert choice.logprobs is not None
+                tokens.extend((choice.model_extra or {})["token_ids"])
+                logprobs.extend(choice.logprobs.token_logprobs or [])
 
         read(5)
         register(paths[1])

@@ -9,6 +9,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from server.engine.cpu import openmp_variables, read_machine
 from server.process.demo import DEMO_DIR
@@ -21,7 +22,7 @@ BRONCHITIS_ANSWER = "Diseases of the respiratory system"
 FRANCE = "What is the capital of France?"
 
 
-def say(text: str) -> list[dict[str, str]]:
+def say(text: str) -> list[ChatCompletionMessageParam]:
     return [{"role": "user", "content": text}]
 
 
@@ -154,8 +155,9 @@ def test_anthropics_messages(server: RunningServer) -> None:
 def test_models(server: RunningServer) -> None:
     models = {model.id: model for model in server.client().models.list()}
     assert {"base", "smart-home", "icd10-chapter"} <= set(models)
-    assert models["smart-home"].adapter["version"] == 1
-    assert server.client().models.retrieve("smart-home@1").parent == "base"
+    assert (models["smart-home"].model_extra or {})["adapter"]["version"] == 1
+    smart_home = server.client().models.retrieve("smart-home@1")
+    assert (smart_home.model_extra or {})["parent"] == "base"
 
 
 def test_unknown_model(server: RunningServer) -> None:
@@ -230,10 +232,7 @@ async def test_base_and_two_adapters_batched_together_answer_each_its_own(
 
     async def one(model: str, text: str) -> str:
         answer = await client.chat.completions.create(
-            model=model,
-            messages=say(text),
-            temperature=0,
-            max_tokens=30,  # type: ignore[arg-type]
+            model=model, messages=say(text), temperature=0, max_tokens=30
         )
         return answer.choices[0].message.content or ""
 

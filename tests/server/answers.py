@@ -17,7 +17,7 @@ def files_of(adapter: Path) -> list[tuple[str, tuple[str, bytes]]]:
 
 def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, object]:
     assert response.status_code == status
-    error = response.json()["error"]
+    error: dict[str, object] = response.json()["error"]
     assert error["code"] == code
     assert set(error) >= {"message", "type", "param", "code"}
     return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +133,7 @@ class FakeEngine:
         if not body.stream:
             return JSONResponse({"model": name})
 
-        async def chunks():  # type: ignore[no-untyped-def]
+        async def chunks() -> AsyncIterator[str]:
             async with meter.turn(INPUT_TOKENS) as answer:
                 answer.add(1)
                 yield f"data: {name}\n\n"

@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from adapters_registry.registry import Registry, VersionRecord
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.engine.interface import EngineState
 from server.lifecycle import Lifecycle

@@ -39,7 +39,7 @@ def replica(
 
 def test_a_key_authenticates_its_tenant_and_scopes(keys: Keys) -> None:
     caller = keys.authenticate(keys.create("default", ["inference"]))
-    assert (caller.tenant, caller.scopes) == ("default", {"inference"})
+    assert (caller.tenant, caller.scopes) == ("default", frozenset({"inference"}))
     assert not caller.is_admin
 
 

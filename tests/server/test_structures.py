@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from adapters_registry.registry import VersionRecord
+from adapters_registry.records.catalog import VersionRecord
 from tests.server.answers import CHAT, files_of
 from tests.tiny import AdapterFactory
 
@@ -56,7 +56,7 @@ def traced() -> Iterator[list[str]]:
         yield order
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
         order += [f for f in files if f.startswith(("server/", "adapters_registry/"))]
 
 

@@ -39,9 +39,9 @@ def point(registry: Registry, *targets: tuple[int, int], alias: str = "live", **
     registry.apply(point_alias, "default", "home", alias, pairs, **more)
 
 
-def targets(registry: Registry, alias: str = "live") -> list[tuple[int, int]]:
+def targets(registry: Registry, alias: str = "live") -> list[Target]:
     record = registry.get_adapter("default", "home").aliases[alias]
-    return [tuple(target) for target in record.targets]
+    return list(record.targets)
 
 
 def test_promotion_and_the_way_back(home: Registry) -> None:

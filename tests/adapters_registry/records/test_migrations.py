@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine, MetaData, Table, create_engine, inspect, select
 
 from adapters_registry.records import migrations
@@ -76,9 +77,9 @@ def test_a_migration_that_fails_changes_nothing(
         upgrade(*arguments)
         raise RuntimeError("in the middle")
 
-    upgrade = migrations.command.upgrade
+    upgrade = command.upgrade
     with monkeypatch.context() as patch:
-        patch.setattr(migrations.command, "upgrade", upgrade_and_fail)
+        patch.setattr(command, "upgrade", upgrade_and_fail)
         with pytest.raises(RuntimeError):
             migrations.upgrade(engine)
     assert _schema(engine) == before

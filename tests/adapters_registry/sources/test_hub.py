@@ -64,7 +64,7 @@ def test_a_push_between_the_two_files(
 ) -> None:
     old = files_of(make_adapter(seed=1, config={"lora_alpha": 8}))
     hub.push(REPO, old)
-    pushed = []
+    pushed: list[str] = []
 
     def push_after_the_first(request: str) -> None:
         if WEIGHTS_FILE in request and not pushed:

@@ -158,7 +158,7 @@ def test_a_run_is_simulated_with_other_settings(
     stub: tuple[Stub, str], scenario_file: Path
 ) -> None:
     out = scenario_file.parent / "out"
-    arguments = ["--duration", "2", "--url", stub[1], "--out", out]
+    arguments = "--duration", "2", "--url", stub[1], "--out", out
     assert run(scenario_file, *arguments)[0] == 0
     result = CliRunner().invoke(app, ["capacity", str(out), "--ran-with", "4,16", "--slots", "1,2"])
     assert result.exit_code == 0, result.output

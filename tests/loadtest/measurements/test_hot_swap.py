@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from loadtest.drive.random_adapters import LlamaShape
+from loadtest.errors import LoadTestError
 from loadtest.measurements import hot_swap
 from loadtest.measurements.client import Streamed
 from loadtest.measurements.hot_swap import Promotion, gaps_within, num_misdirected
@@ -103,5 +104,5 @@ async def test_tokens_of_other_weights_are_wrong(monkeypatch: pytest.MonkeyPatch
 async def test_versions_that_answer_alike_are_no_measure() -> None:
     server = FakeServer()
     server.answers_as = {f"default/bench-swap@{n}": "base" for n in (1, 2, 3)}
-    with pytest.raises(hot_swap.LoadTestError, match="too much alike"):
+    with pytest.raises(LoadTestError, match="too much alike"):
         await hot_swap.run(server.client(), SHAPE, lambda _: None)

@@ -25,7 +25,7 @@ def record(directory: Path, seed: int, slower: float = 1.0, rate: int = 40) -> R
     rng = np.random.default_rng(seed)
     scenario = Scenario.model_validate({**SHORT, "duration_seconds": SECONDS})
     run = Run(scenario, "http://x", "now", seconds=SECONDS, complete=True)
-    for due in np.arange(0, SECONDS - 1, 1 / rate):
+    for due in np.arange(0, SECONDS - 1, 1 / rate).tolist():
         outcome = Outcome("t", "a", due, due, due, 4)
         wave = 1 + 0.3 * np.sin(due + seed)
         outcome.first = due + 0.1 * slower * wave * rng.lognormal(0, 0.3)

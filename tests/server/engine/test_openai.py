@@ -1,5 +1,8 @@
 """What a request may say to the engine, and what is said for it."""
 
+from typing import Any
+
+from pydantic import BaseModel
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -7,7 +10,7 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from server.engine.openai import cache_salt
 
-BODIES = {
+BODIES: dict[type[BaseModel], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "hi"}]},
     CompletionRequest: {"prompt": "hi"},
     ResponsesRequest: {"input": "hi"},
@@ -27,6 +30,6 @@ def test_salts_of_tenants_never_meet() -> None:
 def test_every_api_takes_the_salt() -> None:
     for kind, body in BODIES.items():
         assert "cache_salt" in kind.model_fields
-        request = kind(model="base", **body)
+        request: Any = kind(model="base", **body)
         request.cache_salt = cache_salt("acme", request.cache_salt)
         assert request.cache_salt == cache_salt("acme", None)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import pytest
 
@@ -103,11 +104,8 @@ def test_wrapped_layers_are_the_layers_own_but_for_the_product() -> None:
     for name, module in pairs.items():
         layers = importlib.import_module(f"vllm.lora.layers.{module}")
         wrapped = getattr(layers, f"{name}WithLoRA")
-        plain = load(f"vllm.model_executor.layers.linear:{name}")
-        sources = [
-            inspect.getsource(inspect.unwrap(kind.forward))
-            for kind in (wrapped, plain)  # type: ignore[attr-defined]
-        ]
+        plain: Any = load(f"vllm.model_executor.layers.linear:{name}")
+        sources = [inspect.getsource(inspect.unwrap(kind.forward)) for kind in (wrapped, plain)]
         for collective in ("all_gather", "all_reduce", "split_tensor", "return_bias"):
             assert (collective in sources[0]) == (collective in sources[1])
         for kind in vars(layers).values():

@@ -7,14 +7,14 @@ import pytest
 
 from adapters_registry.records.keys import revoke_key
 from adapters_registry.registry import Registry
+from server import metrics
 from server.auth import Keys
-from server.middleware import refusals
 from server.middleware.refusals import LINES_A_MINUTE, Refusals
 from server.settings import Settings
 
 
 def count(reason: str) -> float:
-    return float(refusals.metrics.AUTHENTICATION_FAILURES.labels(reason)._value.get())
+    return float(metrics.AUTHENTICATION_FAILURES.labels(reason)._value.get())
 
 
 @pytest.mark.parametrize("reason", ["missing", "unknown", "revoked", "scope"])
@@ -42,7 +42,7 @@ async def test_a_refused_key_is_logged_and_counted(
     response = await client.get(path, headers=headers)
     assert response.status_code == (403 if reason == "scope" else 401)
     assert count(reason) == before + 1
-    (line,) = [r.getMessage() for r in caplog.records if r.name == refusals.__name__]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == Refusals.__module__]
     assert line.endswith(reason)
     assert "127.0.0.1" in line
     assert (key_id in line) == (reason != "missing")

@@ -4,6 +4,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from server.residency.slot_scheduler import SlotScheduler, SlotTicket
 
@@ -64,7 +65,7 @@ class Simulation:
             for ticket in grant.tickets:
                 request = self._waiting.pop(ticket)
                 request.waited = self.now - request.asked_at
-                self.at(self.now + request.duration, lambda ticket=ticket: self._end(ticket))
+                self.at(self.now + request.duration, partial(self._end, ticket))
         deadline = self.slots.next_deadline(self.now)
         if deadline is not None:
             assert deadline > self.now

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from adapters_registry.registry import Registry, VersionRecord
+from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.registry import Registry
 from server.errors import Unavailable
 from server.residency.leases import Leases
 from server.settings import Settings

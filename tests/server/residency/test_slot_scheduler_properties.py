@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -21,11 +22,11 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots = SlotScheduler(SLOTS, QUANTUM, LINGER)
-        self.now = 0
+        self.now = 0.0
         self.waiting: list[SlotTicket] = []  # in the order of asking
         self.leases: dict[int, list[SlotTicket]] = {}  # of each key that has a slot
-        self.began: dict[int, int] = {}
-        self.idle_since: dict[int, int] = {}
+        self.began: dict[int, float] = {}
+        self.idle_since: dict[int, float] = {}
         self.pinned: set[int] = set()
 
     @rule(version_id=KEYS)
@@ -180,10 +181,7 @@ def test_every_wait_keeps_to_the_bound(
     time = 0
     for gap, version_id, duration in arrivals:
         time += gap
-        simulation.at(
-            time,
-            lambda version_id=version_id, duration=duration: simulation.ask(version_id, duration),
-        )
+        simulation.at(time, partial(simulation.ask, version_id, duration))
     simulation.run()
     assert len(simulation.requests) == len(arrivals)
     for request in simulation.requests:
@@ -206,19 +204,12 @@ def test_nobody_starves_among_tenants_and_a_tenant_s_first_key_is_soon_next(
     simulation = Simulation(SlotScheduler(num_slots, quantum, linger_seconds=1))
     for version_id in range(100, 110):
         for again in range(20):
-            simulation.at(
-                again,
-                lambda version_id=version_id: simulation.ask(version_id, longest, tenant="flood"),
-            )
+            simulation.at(again, partial(simulation.ask, version_id, longest, tenant="flood"))
     time = 0
     for gap, version_id in arrivals:
         time += gap
-        simulation.at(
-            time,
-            lambda version_id=version_id: simulation.ask(
-                version_id, 1, tenant=f"calm{version_id % 3}"
-            ),
-        )
+        calm = f"calm{version_id % 3}"
+        simulation.at(time, partial(simulation.ask, version_id, 1, tenant=calm))
     simulation.run()
     assert len(simulation.requests) == 200 + len(arrivals)
     for request in simulation.requests:
@@ -255,12 +246,7 @@ def test_with_little_room_on_each_key_everybody_gets_in(
     time = 0
     for gap, version_id, duration, tenant in arrivals:
         time += gap
-        simulation.at(
-            time,
-            lambda version_id=version_id, duration=duration, tenant=tenant: simulation.ask(
-                version_id, duration, tenant=tenant
-            ),
-        )
+        simulation.at(time, partial(simulation.ask, version_id, duration, tenant=tenant))
     simulation.run()
     assert len(simulation.requests) == len(arrivals)
     events = []

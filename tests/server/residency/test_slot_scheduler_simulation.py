@@ -1,6 +1,7 @@
 """What the turns are for: neither thrash nor starvation, in simulated time."""
 
 import random
+from functools import partial
 from statistics import mean, median
 
 from hypothesis import given, settings
@@ -87,10 +88,12 @@ def test_a_rare_adapter_costs_the_busy_ones_little() -> None:
     rng = random.Random(7)
     for client in range(32):
         simulation.closed_loop(client % 8, lambda: answers(rng), GAP)
+
+    def ask_rare(version_id: int) -> None:
+        simulation.ask(version_id, answers(rng))
+
     for arrival in range(60):
-        simulation.at(
-            arrival * 10, lambda version_id=100 + arrival: simulation.ask(version_id, answers(rng))
-        )
+        simulation.at(arrival * 10, partial(ask_rare, 100 + arrival))
     simulation.run(600)
     busy = [wait for version_id in range(8) for wait in waits(simulation, version_id)]
     assert mean(busy) < 0.1 * LONGEST
@@ -110,9 +113,7 @@ def hogged(reserve_seconds: float, last_use: float | None) -> Simulation:
         simulation.at(0, lambda: simulation.ask(100, 1, tenant="calm"))
     start = last_use or 0
     for version_id in range(8):
-        simulation.at(
-            start, lambda version_id=version_id: simulation.ask(version_id, ENDLESS, tenant="hog")
-        )
+        simulation.at(start, partial(simulation.ask, version_id, ENDLESS, tenant="hog"))
     simulation.at(start + 60, lambda: simulation.ask(101, 1, tenant="calm"))
     simulation.at(start + 120, lambda: None)
     simulation.run(start + 120)
@@ -161,7 +162,7 @@ def test_a_tenant_below_its_share_waits_for_one_answer_at_most(
 
     for version_id in range(num_adapters):
         for _ in range(3):
-            simulation.at(0, lambda version_id=version_id: flood(version_id))
+            simulation.at(0, partial(flood, version_id))
     for arrival in range(5):
         at = 100 + arrival * 3 * longest
         simulation.at(at, lambda: simulation.ask(1000, 0.1, tenant="calm"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from server.tenancy import timing
+from server import metrics
 from server.tenancy.meter import Meter
 from server.tenancy.prompt_queue import PromptQueue
 from server.tenancy.timing import Timing
@@ -26,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr("server.tenancy.timing.time", clock)
     return clock
 
 
@@ -82,7 +82,7 @@ def test_histograms_have_a_bounded_number_of_series(monkeypatch: pytest.MonkeyPa
         asked.append(values)
         return ("other", "other")
 
-    monkeypatch.setattr(timing.metrics, "timed_labels", SimpleNamespace(of=capped))
+    monkeypatch.setattr(metrics, "timed_labels", SimpleNamespace(of=capped))
     before = REGISTRY.get_sample_value(
         "loraplex_request_seconds_count",
         labels := dict.fromkeys(("tenant", "adapter"), "other") | {"tier": "slot"},

@@ -3,6 +3,7 @@
 import csv
 import io
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +19,9 @@ from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import INPUT_TOKENS, OUTPUT_TOKENS
 
 
-async def usage(client: httpx.AsyncClient, query: str = "") -> list[dict[str, object]]:
-    return (await client.get(f"/admin/usage{query}")).json()["data"]  # type: ignore[no-any-return]
+async def usage(client: httpx.AsyncClient, query: str = "") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = (await client.get(f"/admin/usage{query}")).json()["data"]
+    return rows
 
 
 async def test_requests_are_counted_by_tenant_and_adapter(

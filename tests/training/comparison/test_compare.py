@@ -34,7 +34,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         trial.carry_out(Path(command[-1]))
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(trial.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return names
 
 

@@ -1,5 +1,6 @@
 """Archives are fetched by the registries' clients, checked, and kept."""
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_an_archive_is_fetched_once_and_checked(
         target = Path(command[command.index(flag) + 1])
         (target / wanted.file).write_bytes((tmp_path / "registry" / wanted.file).read_bytes())
 
-    monkeypatch.setattr(archives.subprocess, "run", fetch)
+    monkeypatch.setattr(subprocess, "run", fetch)
     with pytest.raises(TrainingError, match="has changed"):
         list(replace(wanted, sha256="0" * 64).members("parts/"))
     assert not (archives.archives_directory() / wanted.file).exists()

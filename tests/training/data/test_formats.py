@@ -42,7 +42,12 @@ def test_every_format_is_known_and_read(record: Any, name: str) -> None:
 
 
 def test_alpaca_joins_instruction_and_input() -> None:
-    record = {"instruction": "sum up", "input": "a text", "output": "b", "system": "s"}
+    record: dict[str, object] = {
+        "instruction": "sum up",
+        "input": "a text",
+        "output": "b",
+        "system": "s",
+    }
     assert says(record) == [("s", "s"), ("u", "sum up\n\na text"), ("a", "b")]
     record = {"instruction": "c", "output": "d", "history": [["a", "b"]]}
     assert says(record) == [*PAIR, ("u", "c"), ("a", "d")]

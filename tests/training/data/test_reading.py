@@ -26,7 +26,7 @@ def write(path: Path, records: list[Any]) -> Path:
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     conversations = [exchange(f"line{end}end", "yes") for end in "\n\r\x0b\x85\u2028"]
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b", "weight": 0},
         {"role": "assistant", "content": "", "tool_calls": [call]},

@@ -50,7 +50,7 @@ def test_bad_recipes(tmp_path: Path) -> None:
     file.write_text("rank = ")
     with pytest.raises(TrainingError, match="isn't valid TOML"):
         load_recipe(str(file))
-    for values in (
+    bad: list[dict[str, object]] = [
         {"rank": 0},
         {"targets": []},
         {"learning_rate": 3.0},
@@ -58,6 +58,7 @@ def test_bad_recipes(tmp_path: Path) -> None:
         {"validation_share": 1},
         {"date": "tomorrow"},
         {"batch_size": 8, "accumulation": 3},
-    ):
+    ]
+    for values in bad:
         with pytest.raises(TrainingError, match=list(values)[-1]):
             make_recipe(values)

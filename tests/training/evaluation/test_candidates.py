@@ -11,7 +11,6 @@ import torch
 from tests.training.adapters import make_adapter, mark_trained_over
 from training.data.conversations import checked, exchange
 from training.errors import TrainingError
-from training.evaluation import candidates
 from training.evaluation.candidates import LocalModel, Prompt, ServedModel
 from training.evaluation.evaluate import evaluate
 from training.models.base_model import load_model, load_tokenizer
@@ -86,7 +85,7 @@ def test_a_served_model_scores_as_a_local_one(
 ) -> None:
     server, client = FakeServer(tiny_llama), httpx.Client
     monkeypatch.setattr(
-        candidates.httpx,
+        httpx,
         "Client",
         lambda **options: client(transport=httpx.MockTransport(server), **options),
     )

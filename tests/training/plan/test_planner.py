@@ -30,6 +30,7 @@ def test_time_and_cost() -> None:
     hardware = Hardware(flops_per_second=100e12, price_per_hour=2.0)
     full = estimate(shape, recipe, 512, 1_000_000, hardware)
     assert full.seconds == pytest.approx(6 * 7.5e9 * 1e6 / 100e12, rel=0.01)
+    assert full.seconds is not None
     assert full.cost == pytest.approx(full.seconds / 3600 * 2)
     lora, qlora = (
         estimate(shape, replace(recipe, method=method), 512, 1_000_000, hardware).seconds

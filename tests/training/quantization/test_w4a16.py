@@ -34,7 +34,7 @@ def base(tmp_path: Path) -> Path:
 
 def make_base(directory: Path, shard_size: str = "5GB", **config: object) -> Path:
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**{**CONFIG, **config})).to(torch.bfloat16)  # type: ignore[arg-type]
+    model = LlamaForCausalLM(LlamaConfig(**{**CONFIG, **config})).to(torch.bfloat16)
     model.save_pretrained(directory, max_shard_size=shard_size)
     (directory / "tokenizer.json").write_text("{}")
     (directory / "chat_template.jinja").write_text("{{ messages }}")
@@ -52,9 +52,9 @@ def test_every_linear_layer_is_quantised_and_near(tmp_path: Path, shard_size: st
         if "_proj" not in name:
             assert torch.equal(after[name], weight), name
             continue
-        groups = weight.float().unflatten(-1, (-1, 32))
+        groups = weight.float().view(len(weight), -1, 32)
         step = (groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)) / 15
-        error = (after[name].float() - weight.float()).unflatten(-1, (-1, 32))
+        error = (after[name].float() - weight.float()).view(len(weight), -1, 32)
         # Rounding to the nearest of sixteen values errs by step / sqrt(12) on the average.
         assert error.square().mean(-1).sqrt().lt(0.4 * step).all(), name
         assert error.square().mean() > 0, name
@@ -105,7 +105,8 @@ def test_calibration_keeps_what_the_model_says_of_such_texts(base: Path, tmp_pat
         model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
         model.load_state_dict(state)
         with torch.inference_mode():
-            return model(texts).logits
+            found: torch.Tensor = model(texts).logits
+        return found
 
     right = logits(weights(base))
     nearest, calibrated = (

@@ -78,16 +78,17 @@ async def test_a_growing_canary_keeps_whom_it_has(client: httpx.AsyncClient, hom
 
 async def test_etags(client: httpx.AsyncClient, home: None) -> None:
     etag = (await client.get(LIVE)).headers["etag"]
-    put = {"json": split((2, 100)), "headers": {"If-Match": etag}}
-    assert (await client.put(LIVE, **put)).headers["etag"] != etag
-    assert_error(await client.put(LIVE, **put), 412, "changed_meanwhile")
-    wrong = {**put, "headers": {"If-Match": "W/x"}}
-    assert_error(await client.put(LIVE, **wrong), 412, "changed_meanwhile")
-    any_ = {**put, "headers": {"If-Match": "*"}}
-    assert (await client.put(LIVE, **any_)).status_code == 200
-    new = {**put, "headers": {"If-None-Match": "*"}}
-    assert (await client.put(f"{HOME}/aliases/next", **new)).status_code == 200
-    assert_error(await client.put(f"{HOME}/aliases/next", **new), 412, "changed_meanwhile")
+
+    async def put(condition: str, value: str, alias: str = LIVE) -> httpx.Response:
+        return await client.put(alias, json=split((2, 100)), headers={condition: value})
+
+    assert (await put("If-Match", etag)).headers["etag"] != etag
+    assert_error(await put("If-Match", etag), 412, "changed_meanwhile")
+    assert_error(await put("If-Match", "W/x"), 412, "changed_meanwhile")
+    assert (await put("If-Match", "*")).status_code == 200
+    following = f"{HOME}/aliases/next"
+    assert (await put("If-None-Match", "*", following)).status_code == 200
+    assert_error(await put("If-None-Match", "*", following), 412, "changed_meanwhile")
 
 
 async def test_other_aliases(client: httpx.AsyncClient, home: None) -> None:

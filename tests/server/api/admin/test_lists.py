@@ -46,9 +46,10 @@ async def test_filters(client: httpx.AsyncClient) -> None:
 )
 async def test_orders_and_pages(client: httpx.AsyncClient, sort: str, expected: list[str]) -> None:
     assert await names(client, sort=sort) == expected
-    seen, after = [], ""
+    seen: list[str] = []
+    after: str | None = ""
     while after is not None:
-        query = {"sort": sort, "limit": 1, "after": after}
+        query: dict[str, str | int] = {"sort": sort, "limit": 1, "after": after}
         page = (await client.get("/admin/adapters", params=query)).json()
         seen += [adapter["name"] for adapter in page["data"]]
         after = page["next"]

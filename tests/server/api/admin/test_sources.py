@@ -9,12 +9,15 @@ import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
+from starlette.datastructures import UploadFile
+from starlette.types import Message
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.content.s3 import Bucket
@@ -163,19 +166,19 @@ async def post_and_go_away(
             (b"authorization", client.headers["authorization"].encode()),
         ],
     }
-    messages = iter(
+    messages: Iterator[Message] = iter(
         [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}]
     )
     statuses: list[int] = []
 
-    async def receive() -> dict[str, object]:
+    async def receive() -> Message:
         return next(messages)
 
-    async def send(message: dict[str, object]) -> None:
+    async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            statuses.append(int(str(message["status"])))
+            statuses.append(message["status"])
 
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    await app(scope, receive, send)
     return statuses
 
 
@@ -253,12 +256,12 @@ async def test_an_upload_is_spooled_in_the_data_folder(
     registry: Registry,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folders = []
-    opened = upload.NamedTemporaryFile
+    folders: list[Path] = []
+    opened = tempfile.NamedTemporaryFile
 
-    def noted(**arguments: object) -> object:
-        folders.append(arguments["dir"])
-        return opened(**arguments)  # type: ignore[call-overload]
+    def noted(**arguments: Any) -> object:
+        folders.append(Path(arguments["dir"]))
+        return opened(**arguments)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was spooled in the system's temporary folder")
@@ -268,7 +271,7 @@ async def test_an_upload_is_spooled_in_the_data_folder(
     files = files_of(make_adapter(bend=lambda t: t | {"padding": next(iter(t.values()))}))
     await client.post(REGISTER, data={"name": "new"}, files=files)
     assert len(folders) == 2
-    assert {Path(str(folder)).parent for folder in folders} == {registry.content.root / "staging"}
+    assert {folder.parent for folder in folders} == {registry.content.root / "staging"}
 
 
 # --- room ---
@@ -287,8 +290,10 @@ async def test_over_the_budget(
     again = files_of(make_adapter(seed=2))
     by_path = {"name": "two", "source": str(make_adapter(seed=2))}
     budget(sum(kept.values()) + 100)
-    for request in ({"data": {"name": "two"}, "files": again}, {"json": by_path}):
-        response = await client.post(REGISTER, **request)  # type: ignore[arg-type]
+    for response in (
+        await client.post(REGISTER, data={"name": "two"}, files=again),
+        await client.post(REGISTER, json=by_path),
+    ):
         error = assert_error(response, 507, "insufficient_storage")
         assert "LORAPLEX_DISK_BUDGET_GIB" in str(error["message"])
     assert registry.content.sizes() == kept
@@ -331,7 +336,7 @@ async def test_a_full_disk(
     files = files_of(make_adapter(seed=2))
     with monkeypatch.context() as patch:
         if call == "write":
-            patch.setattr(upload.UploadFile, "write", fail)
+            patch.setattr(UploadFile, "write", fail)
         else:
             patch.setattr(os, call, fail)
         response = await client.post(REGISTER, data={"name": "new"}, files=files)

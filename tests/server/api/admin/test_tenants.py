@@ -60,7 +60,8 @@ async def test_a_key_is_made_shown_once_used_and_revoked(client: httpx.AsyncClie
 async def test_keys_by_pages(client: httpx.AsyncClient) -> None:
     for label in "abc":
         await client.post("/admin/keys", json={"tenant": "default", "label": label})
-    labels, after = [], ""
+    labels: list[str] = []
+    after: str | None = ""
     while after is not None:
         page = (await client.get(f"/admin/keys?limit=2&after={after}")).json()
         labels += [key["label"] for key in page["data"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ LONG_STRINGS = {
     },
 }
 MANY_VALUES = {"enum": [f"value number {i}" for i in range(20000)]}
-MANY_PROPERTIES = {"properties": {f"p{i}": {} for i in range(1001)}}
+MANY_PROPERTIES: dict[str, Any] = {"properties": {f"p{i}": {} for i in range(1001)}}
 MANY_SUMMED = {"properties": {f"p{i}": {"maxLength": 2000} for i in range(10)}}
 HUGE = {"description": "x" * (1 << 16)}
 
@@ -37,7 +38,7 @@ def in_tools(schema: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
 
 
-PLACES = {
+PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "response_format": in_chat,
     "tools": in_tools,
     "text": lambda schema: {"text": {"format": {"type": "json_schema", "schema": schema}}},

@@ -37,7 +37,7 @@ def layer(operators: Any, tp_size: int = 1, bias: bool = True) -> Any:
     )
 
 
-forward = shortened(lambda layer, x: "vLLM's", Operators)  # type: ignore[arg-type]
+forward = shortened(lambda layer, x: "vLLM's", Operators)
 X = torch.ones(2, 3)
 
 

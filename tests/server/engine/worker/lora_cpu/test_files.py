@@ -86,7 +86,8 @@ def test_packing_a_file_is_packing_its_tensors(
 ) -> None:
     torch.manual_seed(seed)
     widths, ranks = tuple(width for width, _ in shape), [rank for _, rank in shape]
-    tensors, a, b = {}, [], []
+    tensors: dict[str, torch.Tensor] = {}
+    a, b = [], []
     for index, (width, rank) in enumerate(shape):
         part_a, part_b = torch.randn(rank, features), torch.randn(width, rank)
         # Among them numbers that are subnormal, or zero, in half precision.

@@ -26,7 +26,7 @@ class Adapter:
 
     def __init__(self, path: Path, **shapes: tuple[int, int, int]) -> None:
         """Take (rank, features, outputs) of each."""
-        self.tensors = {}
+        self.tensors: dict[str, torch.Tensor] = {}
         for name, (rank, features, outputs) in shapes.items():
             self.tensors |= {
                 f"{name}.a": torch.randn(rank, features).bfloat16(),
@@ -55,7 +55,10 @@ def matrices(image: AdapterImage) -> list[torch.Tensor]:
 def test_every_matrix_is_in_one_chunk(tmp_path: Path, chunk_bytes: int) -> None:
     adapter = Adapter(tmp_path, q=(8, FEATURES, 24), v=(12, FEATURES, 8), o=(4, FEATURES, 40))
     layers = [layer(24, 8, 8), layer(40)]
-    projections = {0: [adapter["q"], None, adapter["v"]], 1: [adapter["o"]]}
+    projections: dict[int, list[Projection | None]] = {
+        0: [adapter["q"], None, adapter["v"]],
+        1: [adapter["o"]],
+    }
     image = make_image(adapter.file, layers, projections, chunk_bytes)
     assert image is not None
     assert image.ranks == [[8, 0, 12], [4]]

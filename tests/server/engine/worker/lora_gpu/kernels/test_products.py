@@ -1,5 +1,7 @@
 """The operator against plain products: ranks, mixes of adapters, base rows, slots, slices."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -221,4 +223,4 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         wrapper.add_lora_linear(random(1, 64), random(1, 64).float(), layer.a, layer.b, 1.0, (64,))
 
 
-CLOSE = {"rtol": 1e-2, "atol": 5e-2 if DEVICE == "cuda" else 1e-2}
+CLOSE: dict[str, Any] = {"rtol": 1e-2, "atol": 5e-2 if DEVICE == "cuda" else 1e-2}

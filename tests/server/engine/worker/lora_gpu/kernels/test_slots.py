@@ -20,9 +20,9 @@ from server.engine.worker.lora_gpu.tile_table import Entry, Tiles, TileTable
 from tests.server.engine.worker.lora_gpu.kernels.layers import DEVICE, DTYPE, Layer, check
 
 
-def linear(layer: Layer, kind: type = BaseLinearLayerWithLoRA) -> Any:
+def linear(layer: Layer, kind: type[BaseLinearLayerWithLoRA] = BaseLinearLayerWithLoRA) -> Any:
     """A wrapped layer of vLLM's, without what it wraps."""
-    module = kind.__new__(kind)
+    module: Any = object.__new__(kind)
     torch.nn.Module.__init__(module)
     module.lora_a_stacked, module.lora_b_stacked = layer.a, layer.b
     return module
