@@ -128,7 +128,7 @@ def test_pauses_grow_and_stay() -> None:
 
 
 async def test_a_condemned_engine_answers_nothing_and_is_restarted(client: EngineClient) -> None:
-    assert not client.errored
+    before = client.errored
     client.condemn("the database was restored")
-    assert client.errored, "from here requests get a 503"
+    assert (before, client.errored) == (False, True), "from here requests get a 503"
     assert await client.watch(60) == "the database was restored"
