@@ -21,6 +21,13 @@ def check_name(name: str, kind: str) -> str:
     if not _NAME.fullmatch(name) or ".." in name:
         raise InvalidName(
             f"{kind} name {name[:80]!r} isn't allowed: use 1 to 64 of a-z, 0-9, '-', '_', '.', "
-            "beginning and ending with a letter or digit, without '..'"
+            "beginning and ending with a letter or digit, without '..'" + _suggestion(name)
         )
     return name
+
+
+def _suggestion(name: str) -> str:
+    """Offer a name that would do: most names on hubs have capitals."""
+    plain = re.sub(r"[^a-z0-9_.-]+", "-", name.lower()[:64])
+    plain = re.sub(r"\.{2,}", ".", plain).strip("._-")
+    return f"; try {plain!r}" if _NAME.fullmatch(plain) else ""

@@ -295,7 +295,8 @@ def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Ve
     version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
     version.source, version.details = asked.source[:1024], asked.metadata
     version.promote, version.live_revision = asked.promote, version.adapter.live_revision
-    after = {"digest": files.digest, "source": version.source}
+    state = VersionState.PENDING
+    after = {"state": state, "digest": files.digest, "source": version.source}
     change.log("version.register", version.adapter, str(version.number), None, after)
     return version
 

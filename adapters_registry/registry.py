@@ -10,16 +10,15 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Select, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, contains_eager, joinedload, sessionmaker
+from sqlalchemy.orm import Session, joinedload, sessionmaker
 
-from adapters_registry import verdicts
+from adapters_registry import history, verdicts
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.static_check import AdapterFacts, check_adapter
 from adapters_registry.content.store import ContentStore
@@ -42,11 +41,11 @@ from adapters_registry.records.catalog import (
     read_changes,
     version_record,
 )
-from adapters_registry.records.change import Change, is_number
+from adapters_registry.records.change import Change
 from adapters_registry.records.database import open_database
 from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.reservations import release_all
-from adapters_registry.records.tables import Adapter, AuditEntry, Tenant, Version, VersionState
+from adapters_registry.records.tables import AuditEntry, Tenant, Version, VersionState
 from adapters_registry.records.tenants import no_tenant
 from adapters_registry.registration import (
     Intake,
@@ -242,31 +241,24 @@ class Registry:
     def read_history(
         self, tenant: str, name: str, *, before: int | None = None, limit: int = 100
     ) -> list[VersionRecord]:
-        """Versions of an adapter in any state, read from the database, newest first.
-
-        `before` continues below the last number of the page before.
-        """
-        query = _versions_of(tenant, name).order_by(Version.number.desc()).limit(limit)
-        if before is not None:
-            query = query.where(Version.number < before)
+        """Versions of an adapter in any state, newest first, as `history.read_history`."""
         with self._session() as session:
-            return [version_record(row) for row in session.scalars(query)]
+            return history.read_history(session, tenant, name, before=before, limit=limit)
+
+    def newest_versions(self, adapters: Sequence[AdapterRecord]) -> dict[str, VersionRecord]:
+        """The newest version of each of these adapters, in any state, by `tenant/name`."""
+        names = [(adapter.tenant, adapter.name) for adapter in adapters]
+        with self._session() as session:
+            return history.newest_versions(session, names)
 
     def find_adapters(self, state: VersionState) -> set[tuple[str, str]]:
         """Tenant and name of every adapter that has a version in this state."""
-        with_state = select(Version.adapter_id).where(Version.state == state)
-        named = select(Adapter.tenant, Adapter.name).where(
-            Adapter.deleted.is_(False), Adapter.id.in_(with_state)
-        )
         with self._session() as session:
-            return {(tenant, name) for tenant, name in session.execute(named)}
+            return history.adapters_in_state(session, state)
 
     def _read_number(self, tenant: str, name: str, number: int) -> VersionRecord | None:
-        if not is_number(number):
-            return None
         with self._session() as session:
-            row = session.scalar(_versions_of(tenant, name).where(Version.number == number))
-            return version_record(row) if row else None
+            return history.read_version(session, tenant, name, number)
 
     def require_tenant(self, tenant: str) -> None:
         """Raise `NotFound` unless the tenant exists."""
@@ -326,9 +318,3 @@ class Registry:
         finally:
             self._writing.release()
         self.refresh()
-
-
-def _versions_of(tenant: str, name: str) -> Select[Version]:
-    named = Adapter.tenant == tenant, Adapter.name == name, Adapter.deleted.is_(False)
-    joined = select(Version).join(Version.adapter).where(*named)
-    return joined.options(contains_eager(Version.adapter))

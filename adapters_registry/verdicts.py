@@ -24,6 +24,8 @@ from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
 
 LEASE = timedelta(seconds=60)
 """For how long a server that says nothing more keeps a check to itself."""
+_UNDER_CHECK = {"state": VersionState.CHECKING}
+"""What the audit trail says that a version was before its verdict."""
 
 
 def claim(change: Change, version_id: int, server_id: str) -> Version:
@@ -75,7 +77,7 @@ def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts)
     row = _decide(change, version_id, server_id, VersionState.READY)
     row.rank, row.details = facts.rank, {**row.details, "checked": asdict(facts)}
     adapter = row.adapter
-    change.log("version.ready", adapter, str(row.number))
+    change.log("version.ready", adapter, str(row.number), _UNDER_CHECK, {"state": row.state})
     has_live = any(alias.name == LIVE for alias in adapter.aliases)
     asked_at = adapter.live_revision
     if row.live_revision == asked_at and (row.promote or not has_live):
@@ -92,8 +94,8 @@ def reject(change: Change, version_id: int, server_id: str, reasons: list[Reason
     """
     row = _decide(change, version_id, server_id, VersionState.REJECTED)
     row.reasons = [asdict(reason) for reason in reasons]
-    codes = {"reasons": [reason.code for reason in reasons]}
-    change.log("version.reject", row.adapter, str(row.number), None, codes)
+    after = {"state": row.state, "reasons": [reason.code for reason in reasons]}
+    change.log("version.reject", row.adapter, str(row.number), _UNDER_CHECK, after)
     return row
 
 

@@ -21,6 +21,8 @@ class Actor:
 
 
 SERVER = Actor()
+KEY_ACTOR = "key "
+"""What stands before a key's id in an actor's name."""
 current_actor: ContextVar[Actor] = ContextVar("actor", default=SERVER)
 """Set for each request; threads that work for the request inherit it."""
 

@@ -216,7 +216,8 @@ def note_use(session: Session, last_used: Mapping[str, datetime]) -> None:
 
 def _revoke(change: Change, row: ApiKey) -> None:
     row.revoked_at, row.epoch = now(), change.epoch
-    write_entry(change.session, "key.revoke", row.tenant, f"key {row.id}")
+    before, after = {"revoked": False}, {"revoked": True}
+    write_entry(change.session, "key.revoke", row.tenant, f"key {row.id}", before, after)
 
 
 def _is_admin(row: ApiKey) -> bool:

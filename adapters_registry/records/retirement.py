@@ -31,7 +31,7 @@ def retire_version(
         names = ", ".join(sorted(alias.name for alias in holders))
         raise Conflict(
             f"{names} of {tenant}/{name} points to version {number}: point it elsewhere first, "
-            "or repeat with force=true"
+            "or repeat with ?force=true"
         )
     for alias in holders:
         let_go(change, adapter, alias, number)
@@ -50,8 +50,10 @@ def pin_version(change: Change, tenant: str, name: str, number: int, pinned: boo
     if version.state != VersionState.READY:
         raise Conflict(f"{tenant}/{name}@{number} is {version.state}: only ready ones are pinned")
     if version.pinned != pinned:
+        before, after = {"pinned": version.pinned}, {"pinned": pinned}
         version.pinned = pinned
-        change.log("version.pin" if pinned else "version.unpin", adapter, str(number))
+        action = "version.pin" if pinned else "version.unpin"
+        change.log(action, adapter, str(number), before, after)
 
 
 def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = False) -> None:
@@ -66,17 +68,18 @@ def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = Fals
     if change.session.scalars(versions.where(Version.state.in_(UNDER_CHECK))).first():
         raise Conflict(f"a version of {tenant}/{name} is being checked: try again in a moment")
     if adapter.aliases and not force:
-        raise Conflict(f"{tenant}/{name} is in service: repeat with force=true to delete it")
+        raise Conflict(f"{tenant}/{name} is in service: repeat with ?force=true to delete it")
     for alias in list(adapter.aliases):
         remove(change, adapter, alias)
     ready = versions.where(Version.state == VersionState.READY)
     for version in change.session.scalars(ready.order_by(Version.number)).all():
         _retire(change, adapter, version)
     adapter.deleted = True
-    change.log("adapter.delete", adapter)
+    change.log("adapter.delete", adapter, "", {"deleted": False}, {"deleted": True})
 
 
 def _retire(change: Change, adapter: Adapter, version: Version) -> None:
     if version.state == VersionState.READY:
-        change.log("version.retire", adapter, str(version.number))
+        before, after = {"state": version.state}, {"state": VersionState.RETIRED}
         version.state, version.pinned = VersionState.RETIRED, False
+        change.log("version.retire", adapter, str(version.number), before, after)

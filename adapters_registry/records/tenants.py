@@ -80,7 +80,7 @@ def create_tenant(change: Change, name: str, *, once: Idempotency | None = None)
         row.id, row.created_at, row.reused_at = new_id(), now(), now()
     row.deleted, row.quota, row.epoch = False, {}, change.epoch
     change.session.flush()
-    write_entry(change.session, "tenant.create", name, name)
+    write_entry(change.session, "tenant.create", name, name, None, {"deleted": False})
     return TenantRecord.of(row)
 
 
@@ -99,7 +99,8 @@ def delete_tenant(change: Change, name: str) -> None:
         raise Conflict(f"the tenant {name!r} has {num_adapters} adapters: delete them first")
     revoke_all(change, name)
     row.deleted, row.epoch = True, change.epoch
-    write_entry(change.session, "tenant.delete", name, name)
+    before, after = {"deleted": False}, {"deleted": True}
+    write_entry(change.session, "tenant.delete", name, name, before, after)
 
 
 def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:

@@ -17,7 +17,13 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
     """One request to the server; an error is printed, with every reason, and ends with code 1."""
     settings = load_settings()
     key = api_key(settings)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if key is None:
+        fail(
+            f"no API key: {settings.admin_key_path.absolute()} isn't there, and LORAPLEX_API_KEY "
+            "isn't set. Set LORAPLEX_API_KEY to your key, or LORAPLEX_DATA_DIR to the server's "
+            "data folder, which has the first admin's key"
+        )
+    headers = {"Authorization": f"Bearer {key}"}
     try:
         response = httpx.request(
             method,
@@ -27,7 +33,7 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
             **arguments,
         )
         if response.is_error:
-            fail(_explain(response.json()["error"]))
+            fail(_explain(response.json()["error"]) + _hint(response.status_code, settings))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         fail(f"no answer from {settings.url} (LORAPLEX_URL): {error}")
     return response
@@ -35,16 +41,41 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
 
 def api_key(settings: Settings) -> str | None:
     """The key that clients send: the one that is set, or the first admin's in the data folder."""
-    if settings.api_key is None and settings.admin_key_path.is_file():
-        return settings.admin_key_path.read_text().strip()
-    return settings.api_key
+    file = settings.admin_key_path
+    if settings.api_key is not None or not file.is_file():
+        return settings.api_key
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        fail(f"can't read the key in {file.absolute()}: {error.strerror}")
+
+
+def all_pages(path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of every page of a listing."""
+    rows: list[dict[str, Any]] = []
+    after: str | None = ""
+    while after is not None:
+        page = call("GET", path, params={**query, "limit": 1000, "after": after}).json()
+        rows += page["data"]
+        after = page["next"]
+    return rows
 
 
 def _explain(error: dict[str, Any]) -> str:
     """The message, or the reasons of a rejection; the server keeps those left out here."""
     reasons = [f"  {r['code']}: {r['message']}" for r in error.get("reasons", [])]
     if not reasons:
-        return str(error["message"])
+        # What the server says to clients of its API, as a flag of these commands.
+        return str(error["message"]).replace("?force=true", "--force")
     left_out = len(reasons) - MAX_REASONS
     more = [f"  and {left_out} more: loraplex adapters show"] if left_out > 0 else []
     return "\n".join(["the adapter was rejected:", *reasons[:MAX_REASONS], *more])
+
+
+def _hint(status: int, settings: Settings) -> str:
+    """Say where a key came from that the server doesn't know."""
+    if status != httpx.codes.UNAUTHORIZED:
+        return ""
+    named = settings.api_key is not None
+    source = "LORAPLEX_API_KEY" if named else f"{settings.admin_key_path.absolute()}"
+    return f" (the key is from {source})"

@@ -10,16 +10,26 @@ import typer
 from rich.console import Console
 
 from server.cli import measurements, workloads
+from server.cli.commands import Commands
 from server.cli.tables import print_table
 from server.cli.workloads import Duration, Kind, Load, Out, Place, Seed, Slo, Url, WeightsDir
 
-app = typer.Typer(help="Measure a server under load.", no_args_is_help=True)
-app.command("sweep")(workloads.sweep)
-app.command("compare")(workloads.compare)
-app.command("capacity")(workloads.capacity)
+app = Commands(help="Measure a server under load.", no_args_is_help=True)
+app.command("sweep", epilog=workloads.SWEEP_EXAMPLE)(workloads.sweep)
+app.command("compare", epilog=workloads.COMPARE_EXAMPLE)(workloads.compare)
+app.command("capacity", epilog=workloads.CAPACITY_EXAMPLE)(workloads.capacity)
+
+EXAMPLES = """Examples:
+
+loraplex loadtest run sixteen_adapters --duration 60
+
+loraplex loadtest run my_scenario.toml --url http://127.0.0.1:8000 --out report
+
+loraplex loadtest run hot-swap
+"""
 
 
-@app.command()
+@app.command(epilog=EXAMPLES)
 def run(
     scenario: Annotated[
         str,

@@ -6,35 +6,70 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
 
 from server.cli import (
-    adapters,
     loadtest,
     registry,
     tenants,
     usage,
 )
+from server.cli.adapters.app import app as adapters_app
+from server.cli.commands import Commands
 from server.cli.console import ending_on, say
 from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
 from server.engine.worker.lora_gpu.tuning.command import tune
 from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
 
-app = typer.Typer(
+EXAMPLES = """Examples:
+
+loraplex serve --demo
+
+loraplex train my-adapter --data chats.jsonl
+
+loraplex adapters register my-adapter ./my-adapter
+
+loraplex --install-completion
+"""
+
+TUNE_EXAMPLE = "Example: loraplex tune --base /models/llama-3.1-8b"
+
+app = Commands(
     name="loraplex",
     help="Serve one base with any number of LoRA adapters; register and make those adapters.",
+    epilog=EXAMPLES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(adapters.app, name="adapters")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"loraplex {metadata.version('loraplex')}")
+        raise typer.Exit
+
+
+@app.callback()
+def loraplex(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Serve one base with any number of LoRA adapters; register and make those adapters."""
+
+
+app.add_typer(adapters_app, name="adapters")
 app.add_typer(tenants.tenants_app, name="tenants")
 app.add_typer(tenants.keys_app, name="keys")
-app.command("usage")(usage.usage)
-app.command("audit")(usage.audit)
+app.command("usage", epilog=usage.USAGE_EXAMPLES)(usage.usage)
+app.command("audit", epilog=usage.AUDIT_EXAMPLES)(usage.audit)
 app.add_typer(registry.app, name="registry")
 app.add_typer(loadtest.app, name="loadtest")
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
@@ -45,7 +80,7 @@ app.command("compare", epilog=comparison.EXAMPLES)(comparison.compare)
 app.command("merge", epilog=export.MERGE_EXAMPLE)(export.merge)
 app.command("combine", epilog=export.COMBINE_EXAMPLE)(export.combine)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
-app.command("tune")(tune)
+app.command("tune", epilog=TUNE_EXAMPLE)(tune)
 
 
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from server.cli.commands import Commands
 from server.cli.console import FAILED, fail
 from server.cli.tables import print_table
 from server.settings import SettingsError, load_settings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from adapters_registry.content.store import ContentStore
 
-app = typer.Typer(
+app = Commands(
     help="Look after a server's files and records: gc and verify want the server to be stopped.",
     no_args_is_help=True,
 )
@@ -35,7 +36,7 @@ DataDirFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-@app.command()
+@app.command(epilog="Example: loraplex registry gc --dry-run")
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only list.")] = False,
     origin: Annotated[
@@ -75,7 +76,7 @@ def gc(
     print(f"{_size(total_bytes)} {'would be' if dry_run else 'were'} removed")
 
 
-@app.command()
+@app.command(epilog="Example: loraplex registry verify --data-dir /srv/loraplex")
 def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
     """Read all files that versions need and compare them with their digests.
 
@@ -103,7 +104,7 @@ def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
+@app.command(epilog="Example: loraplex registry prune --before 2026-01-01 --export 2025.jsonl")
 def prune(
     before: Annotated[
         datetime, typer.Option(help="Remove what is older than this day (or time), in local time.")
@@ -117,8 +118,7 @@ def prune(
 ) -> None:
     """Remove old entries of the audit trail, and old usage, from the database.
 
-    Servers may run meanwhile. For example: loraplex registry prune --before 2026-01-01
-    --export 2025.jsonl
+    Servers may run meanwhile.
     """
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import sessionmaker
@@ -147,7 +147,9 @@ def prune(
         print(f"{pruned.audit} audit entries and {pruned.usage} rows of usage were removed")
 
 
-@app.command()
+@app.command(
+    epilog="Example: LORAPLEX_DATABASE_URL=postgresql://db/loraplex loraplex registry migrate"
+)
 def migrate() -> None:
     """Bring the schema of the database up to date, as every server does at its start."""
     from sqlalchemy.exc import SQLAlchemyError

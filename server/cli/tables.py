@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -14,3 +15,10 @@ WIDTH = 200
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal is."""
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+
+
+def local_time(moment: str | None) -> str:
+    """Return a moment of the API's JSON in local time with its zone; '-' where there is none."""
+    if moment is None:
+        return "-"
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"

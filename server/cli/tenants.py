@@ -10,40 +10,62 @@ from urllib.parse import quote
 import typer
 from rich.table import Column, Table
 
-from server.cli.client import call
-from server.cli.tables import print_table
+from server.cli.client import all_pages, call
+from server.cli.commands import Commands
+from server.cli.tables import local_time, print_table
 
-tenants_app = typer.Typer(help="Tenants of a running server.", no_args_is_help=True)
-keys_app = typer.Typer(help="API keys of a running server.", no_args_is_help=True)
+tenants_app = Commands(
+    help="Create, list and delete tenants of a running server, and set their quotas.",
+    no_args_is_help=True,
+)
+keys_app = Commands(
+    help="Create, list and revoke API keys of a running server.", no_args_is_help=True
+)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-QuotaFlag = Annotated[str | None, typer.Option(metavar="NUMBER|none", show_default=False)]
-Name = Annotated[str, typer.Argument(help="The tenant's name.")]
+Name = Annotated[str, typer.Argument(help="The tenant's name, for example acme.")]
+
+QUOTA_EXAMPLES = """Examples:
+
+loraplex tenants quota acme --requests-per-minute 60 --tokens-per-minute 100000
+
+loraplex tenants quota acme --max-tokens none --weight 2
+"""
+KEY_EXAMPLES = """Examples:
+
+loraplex keys create acme --label "the website"
+
+loraplex keys create acme --scope inference --scope adapters --expires-days 90
+"""
 
 
-@tenants_app.command("create")
+def _quota(help: str) -> Any:
+    return typer.Option(metavar="NUMBER|none", show_default=False, help=help)
+
+
+@tenants_app.command("create", epilog="Example: loraplex tenants create acme")
 def create_tenant(name: Name, as_json: JsonFlag = False) -> None:
-    """Make a tenant."""
+    """Create a tenant. It has no limits until `loraplex tenants quota` sets some."""
     tenant = call("POST", "/admin/tenants", json={"name": name}).json()
-    print(json.dumps(tenant) if as_json else f"tenant {name} is made")
+    print(json.dumps(tenant) if as_json else f"tenant {name} is created")
 
 
-@tenants_app.command("list")
+@tenants_app.command("list", epilog="Example: loraplex tenants list --json")
 def list_tenants(as_json: JsonFlag = False) -> None:
-    """List tenants."""
-    tenants = _all_pages("/admin/tenants", {})
+    """List the tenants, with how many adapters each has."""
+    tenants = all_pages("/admin/tenants", {})
     if as_json:
         print(json.dumps(tenants))
         return
     table = Table("tenant", "adapters", "created")
     for tenant in tenants:
-        table.add_row(tenant["name"], str(tenant["num_adapters"]), _time(tenant["created_at"]))
+        table.add_row(tenant["name"], str(tenant["num_adapters"]), local_time(tenant["created_at"]))
     print_table(table)
 
 
-@tenants_app.command("show")
+@tenants_app.command("show", epilog="Example: loraplex tenants show acme")
 def show_tenant(name: Name, as_json: JsonFlag = False) -> None:
-    """Show a tenant."""
+    """Show a tenant with its quota."""
     tenant = call("GET", f"/admin/tenants/{quote(name, safe='')}").json()
     if as_json:
         print(json.dumps(tenant))
@@ -52,20 +74,40 @@ def show_tenant(name: Name, as_json: JsonFlag = False) -> None:
         print(f"{field}: {value}")
 
 
-@tenants_app.command("quota")
+@tenants_app.command("quota", epilog=QUOTA_EXAMPLES)
 def set_quota(
     name: Name,
-    requests_per_minute: QuotaFlag = None,
-    tokens_per_minute: QuotaFlag = None,
-    concurrent_requests: QuotaFlag = None,
-    max_tokens: QuotaFlag = None,
-    choices: QuotaFlag = None,
-    adapters: QuotaFlag = None,
-    adapter_bytes: QuotaFlag = None,
-    weight: Annotated[int | None, typer.Option(help="Its share where tenants wait.")] = None,
+    requests_per_minute: Annotated[
+        str | None, _quota("How many requests the tenant may send in a minute, on each server.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        str | None,
+        _quota("How many tokens it may use in a minute, on each server: prompts and answers."),
+    ] = None,
+    concurrent_requests: Annotated[
+        str | None, _quota("How many of its requests may run at a time, on each server.")
+    ] = None,
+    max_tokens: Annotated[
+        str | None,
+        _quota("The longest answer to one request, in tokens. All choices of it share them."),
+    ] = None,
+    choices: Annotated[
+        str | None, _quota("How many answers one request may ask for: n, times its prompts.")
+    ] = None,
+    adapters: Annotated[str | None, _quota("How many adapters the tenant may have.")] = None,
+    adapter_bytes: Annotated[
+        str | None, _quota("How many bytes the files of its versions may have together.")
+    ] = None,
+    weight: Annotated[
+        int | None,
+        typer.Option(
+            help="The tenant's share while tenants wait: with twice the weight it gets twice the "
+            "tokens."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change what a tenant may use; what isn't named stays as it is. 'none' is without limit."""
+    """Change what a tenant may use. What isn't named stays as it is; 'none' removes a limit."""
     given = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
@@ -87,27 +129,30 @@ def set_quota(
         print(f"{field}: {'no limit' if value is None else value}")
 
 
-@tenants_app.command("delete")
+@tenants_app.command("delete", epilog="Example: loraplex tenants delete acme")
 def delete_tenant(name: Name) -> None:
-    """Forget a tenant without adapters, and revoke its keys."""
+    """Forget a tenant and revoke its keys. It must have no adapters any more."""
     call("DELETE", f"/admin/tenants/{quote(name, safe='')}")
     print(f"tenant {name} is deleted")
 
 
-@keys_app.command("create")
+@keys_app.command("create", epilog=KEY_EXAMPLES)
 def create_key(
-    tenant: Annotated[str, typer.Argument(help="Whose key it is.")] = "default",
+    tenant: Annotated[str, typer.Argument(help="The tenant that the key belongs to.")] = "default",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="inference (the default), adapters or admin; may be repeated."),
+        typer.Option(
+            help="What the key may do: inference (the default) sends requests, adapters manages "
+            "the tenant's own adapters, admin does everything for everyone. Repeat it for more."
+        ),
     ] = None,
-    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    label: Annotated[str, typer.Option(help="What the key is for: the audit trail shows it.")] = "",
     expires_days: Annotated[
-        float | None, typer.Option(help="In how many days it ends; default: never.", min=0)
+        float | None, typer.Option(help="In how many days the key ends. Without it, never.", min=0)
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a key, and print it: it can't be read again."""
+    """Create a key and print it. Keep it: the server can't show it again."""
     body: dict[str, Any] = {"tenant": tenant, "scopes": scope or ["inference"], "label": label}
     if expires_days is not None:
         body["expires_at"] = (datetime.now(UTC) + timedelta(days=expires_days)).isoformat()
@@ -115,13 +160,13 @@ def create_key(
     print(json.dumps(key) if as_json else key["key"])
 
 
-@keys_app.command("list")
+@keys_app.command("list", epilog="Example: loraplex keys list --tenant acme")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="List only this tenant's keys.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List keys, without their secrets."""
-    keys = _all_pages("/admin/keys", {"tenant": tenant} if tenant else {})
+    """List the keys, without their secrets."""
+    keys = all_pages("/admin/keys", {"tenant": tenant} if tenant else {})
     if as_json:
         print(json.dumps(keys))
         return
@@ -131,27 +176,19 @@ def list_keys(
     for key in keys:
         times = (key[f] for f in ("last_used_at", "expires_at", "revoked_at"))
         table.add_row(
-            key["id"], key["tenant"], ", ".join(key["scopes"]), key["label"], *map(_time, times)
+            key["id"],
+            key["tenant"],
+            ", ".join(key["scopes"]),
+            key["label"],
+            *map(local_time, times),
         )
     print_table(table)
 
 
-@keys_app.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, from the list.")]) -> None:
-    """End a key, within a second on every server."""
+@keys_app.command("revoke", epilog="Example: loraplex keys revoke 3f9c0a1b2d4e")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as the list shows it.")],
+) -> None:
+    """Revoke a key. Every server refuses it within a second."""
     call("DELETE", f"/admin/keys/{quote(key_id, safe='')}")
     print(f"key {key_id} is revoked")
-
-
-def _all_pages(path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    after: str | None = ""
-    while after is not None:
-        page = call("GET", path, params={**query, "limit": 1000, "after": after}).json()
-        rows += page["data"]
-        after = page["next"]
-    return rows
-
-
-def _time(moment: str | None) -> str:
-    return moment[:19] if moment else "-"

@@ -10,11 +10,27 @@ import typer
 from rich.table import Table
 
 from server.cli.client import call
-from server.cli.tables import print_table
+from server.cli.tables import local_time, print_table
+from server.cli.words import change_in_words
+
+USAGE_EXAMPLES = """Examples:
+
+loraplex usage --tenant acme --since 2026-01-01
+
+loraplex usage --csv > usage.csv
+"""
+AUDIT_EXAMPLES = """Examples:
+
+loraplex audit --limit 20
+
+loraplex audit --subject default/smart-home@live
+"""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-TenantFlag = Annotated[str | None, typer.Option(help="Only this tenant's.")]
-Moment = Annotated[datetime | None, typer.Option(help="In local time.")]
+TenantFlag = Annotated[str | None, typer.Option(help="Show only this tenant's.")]
+Moment = Annotated[
+    datetime | None, typer.Option(help="A time in local time, for example 2026-01-31.")
+]
 
 
 def usage(
@@ -48,9 +64,18 @@ def usage(
 
 def audit(
     tenant: TenantFlag = None,
-    subject: Annotated[str | None, typer.Option(help="As listed: default/home@live.")] = None,
-    action: Annotated[str | None, typer.Option(help="As listed: alias.point.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 50,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            help="Show only changes of this subject, for example default/smart-home@live."
+        ),
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Show only this action, for example alias.point.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many entries to show, the newest ones.")
+    ] = 50,
     as_json: JsonFlag = False,
 ) -> None:
     """Show who changed what, when and from where; newest first."""
@@ -60,15 +85,15 @@ def audit(
     if as_json:
         print(json.dumps(entries))
         return
-    table = Table("when", "who", "from", "action", "subject", "before", "after")
+    table = Table("when", "who", "from", "action", "subject", "change")
     for entry in entries:
-        states = (json.dumps(entry[key]) if entry[key] else "" for key in ("before", "after"))
+        label = entry.get("actor_label")
         table.add_row(
-            entry["at"][:19],
-            entry["actor"],
+            local_time(entry["at"]),
+            entry["actor"] + (f" ({label})" if label else ""),
             entry["origin"],
             entry["action"],
             entry["subject"],
-            *states,
+            change_in_words(entry["before"], entry["after"]),
         )
     print_table(table)

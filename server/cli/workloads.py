@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from loadtest.plan.scenario import Scenario
 
 RUNS_DIR = Path("loadtest-runs")
+SWEEP_EXAMPLE = "Example: loraplex loadtest sweep my_scenario.toml --slo 'ttft_p99<500ms'"
+COMPARE_EXAMPLE = "Example: loraplex loadtest compare loadtest-runs/before loadtest-runs/after"
+CAPACITY_EXAMPLE = "Example: loraplex loadtest capacity loadtest-runs/a --slots 4,8 --replicas 1,2"
 
 Url = Annotated[
     str | None, typer.Option(help="The server; default: LORAPLEX_URL, or one started for it.")

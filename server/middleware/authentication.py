@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adapters_registry.records.audit import Actor, current_actor
+from adapters_registry.records.audit import KEY_ACTOR, Actor, current_actor
 from adapters_registry.records.keys import ADAPTERS, ADMIN, INFERENCE
 from server.auth import Caller, Keys
 from server.errors import APIError, Forbidden, Unauthenticated, error_response
@@ -45,7 +45,7 @@ class Authentication:
             try:
                 caller = self._admit(scope, address)
                 scope.setdefault("state", {})["caller"] = caller
-                current_actor.set(Actor(f"key {caller.key_id}", address))
+                current_actor.set(Actor(f"{KEY_ACTOR}{caller.key_id}", address))
             except APIError as error:
                 await error_response(error, scope["path"])(scope, receive, send)
                 return

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from adapters_registry.records.catalog import AdapterRecord, VersionRecord
 from adapters_registry.records.retirement import delete_adapter, retire_version
 from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tables import VersionState
@@ -99,7 +100,9 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
             and (in_state is None or (adapter.tenant, adapter.name) in in_state)
         ]
         page, cursor = page_of(adapters, sort, limit, after)
-        return AdapterPage(data=[AdapterBody.of(adapter) for adapter in page], next=cursor)
+        newest = await _newest(page)
+        data = [AdapterBody.of(adapter, newest.get(adapter.id)) for adapter in page]
+        return AdapterPage(data=data, next=cursor)
 
     @routes.get("/{tenant}/{name}")
     async def show_adapter(
@@ -115,13 +118,16 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
         versions = await workers.run(
             registry.read_history, tenant, name, before=before, limit=limit + 1
         )
-        return AdapterDetail.of_page(adapter, versions, limit)
+        newest = await _newest([adapter])
+        return AdapterDetail.of_page(adapter, newest.get(adapter.id), versions, limit)
 
     @routes.put("/{tenant}/{name}/sharing")
     async def share(tenant: str, name: str, body: Sharing) -> AdapterBody:
         """Say which other tenants may use the adapter, from the next request on."""
         await _apply(share_adapter, tenant, name, body.shared_with, body.public)
-        return AdapterBody.of(registry.get_adapter(tenant, name))
+        adapter = registry.get_adapter(tenant, name)
+        newest = await _newest([adapter])
+        return AdapterBody.of(adapter, newest.get(adapter.id))
 
     @routes.delete("/{tenant}/{name}", status_code=204)
     async def delete(tenant: str, name: str, force: Force = False) -> None:
@@ -137,6 +143,9 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
     async def retire(tenant: str, name: str, number: int, force: Force = False) -> None:
         """Take a version out of service for good. Answers that have begun finish on it."""
         await _apply(retire_version, tenant, name, number, force=force)
+
+    async def _newest(adapters: list[AdapterRecord]) -> dict[str, VersionRecord]:
+        return await workers.run(registry.newest_versions, adapters)
 
     async def _apply(operation: Any, *args: Any, **kwargs: Any) -> None:
         await workers.run(registry.apply, operation, *args, **kwargs)

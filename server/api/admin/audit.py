@@ -6,6 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from adapters_registry.records.audit import KEY_ACTOR
+from adapters_registry.records.tables import AuditEntry
 from adapters_registry.registry import Registry
 from server.api.admin.bodies import AuditBody, AuditPage
 from server.auth import Caller
@@ -47,8 +49,13 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
         )
         page = entries[:limit]
         return AuditPage(
-            data=[AuditBody.model_validate(entry) for entry in page],
+            data=[_body(entry) for entry in page],
             next=page[-1].id if len(entries) > limit else None,
         )
+
+    def _body(entry: AuditEntry) -> AuditBody:
+        key = registry.catalog.keys.get(entry.actor.removeprefix(KEY_ACTOR))
+        body = AuditBody.model_validate(entry)
+        return body.model_copy(update={"actor_label": key.label}) if key else body
 
     return routes

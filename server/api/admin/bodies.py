@@ -97,6 +97,20 @@ class Sharing(BaseModel):
     public: bool = False
 
 
+class NewestBody(BaseModel):
+    """The newest version of an adapter, in whichever state it is."""
+
+    version: int = Field(examples=[4])
+    state: VersionState
+    reason: str | None = Field(description="Why it was rejected: the first reason.")
+
+    @classmethod
+    def of(cls, version: VersionRecord) -> NewestBody:
+        """Return the body of a record."""
+        reason = version.reasons[0]["message"] if version.reasons else None
+        return cls(version=version.number, state=version.state, reason=reason)
+
+
 class AdapterBody(BaseModel):
     """An adapter in a list."""
 
@@ -105,6 +119,8 @@ class AdapterBody(BaseModel):
     live: int | None = Field(description="The version that most requests for the bare name get.")
     rank: int | None = Field(description="That of the live version.")
     size_bytes: int | None = Field(description="That of the live version.")
+    pinned: list[int] = Field(description="The versions that keep a slot in every engine.")
+    newest: NewestBody | None
     num_versions: int
     shared_with: list[str] = Field(description="The other tenants that may use it.")
     public: bool = Field(description="Whether every tenant may use it.")
@@ -112,12 +128,12 @@ class AdapterBody(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, adapter: AdapterRecord) -> AdapterBody:
-        """Return the body of a record."""
-        return cls(**cls._values(adapter))
+    def of(cls, adapter: AdapterRecord, newest: VersionRecord | None) -> AdapterBody:
+        """Return the body of a record, with its newest version in whichever state."""
+        return cls(**cls._values(adapter, newest))
 
     @staticmethod
-    def _values(adapter: AdapterRecord) -> dict[str, Any]:
+    def _values(adapter: AdapterRecord, newest: VersionRecord | None) -> dict[str, Any]:
         live = adapter.live
         return {
             "tenant": adapter.tenant,
@@ -125,6 +141,8 @@ class AdapterBody(BaseModel):
             "live": live.number if live else None,
             "rank": live.rank if live else None,
             "size_bytes": live.size_bytes if live else None,
+            "pinned": [number for number, v in adapter.ready.items() if v.pinned],
+            "newest": NewestBody.of(newest) if newest else None,
             "num_versions": adapter.num_versions,
             "shared_with": sorted(adapter.shared_with),
             "public": adapter.public,
@@ -143,12 +161,16 @@ class AdapterDetail(AdapterBody):
 
     @classmethod
     def of_page(
-        cls, adapter: AdapterRecord, versions: list[VersionRecord], limit: int
+        cls,
+        adapter: AdapterRecord,
+        newest: VersionRecord | None,
+        versions: list[VersionRecord],
+        limit: int,
     ) -> AdapterDetail:
         """Return the body of an adapter and of at most `limit` of these versions, newest first."""
         page = [VersionBody.of(version) for version in reversed(versions[:limit])]
         following = page[0].version if len(versions) > limit else None
-        return cls(**cls._values(adapter), versions=page, next=following)
+        return cls(**cls._values(adapter, newest), versions=page, next=following)
 
 
 class AdapterPage(BaseModel):
@@ -166,6 +188,7 @@ class AuditBody(BaseModel):
     id: int
     at: datetime
     actor: str = Field(description="The public part of the API key; `server` is the server itself.")
+    actor_label: str = Field("", description="The key's label, which says what it is for.")
     origin: str = Field(description="The network address of the client.", examples=["127.0.0.1"])
     tenant: str
     action: str = Field(examples=["alias.point"])

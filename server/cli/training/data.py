@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from server.cli.commands import Commands
 from server.cli.console import FAILED, fail, say
 from server.cli.tables import print_table
 from server.cli.training.shared import BaseFlag, base_or_bundled, explained, refuse, text_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from training.data.inspection import Inspection, Lengths, Segment
     from training.data.reading import Data
 
-app = typer.Typer(
+app = Commands(
     help="Look at training data before it is trained on, and convert it.", no_args_is_help=True
 )
 DataFile = Annotated[Path, typer.Argument(help="A file, or a folder of files.")]

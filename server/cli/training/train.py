@@ -267,7 +267,7 @@ def _print_result(record: RunRecord, output: Path, plan: Recipe, registered: str
 
 def _register(name: str, tenant: str | None, directory: Path, record: RunRecord) -> None:
     """Upload the adapter as the name's next version, with what is known of its training."""
-    from server.cli.adapters import print_verdict, upload
+    from server.cli.adapters.registration import print_verdict, upload
 
     facts = asdict(record)
     kept = ("base", "base_sha256", "base_quantization", "data_sha256", "evaluation", "recipe")

@@ -1,46 +1,23 @@
 """`loraplex tenants` and `loraplex keys`, as a person would call them, on the app."""
 
 import json
-from collections.abc import Iterator
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
-from typer.testing import CliRunner
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.auth import Keys
-from server.cli import main
 from tests.server.answers import CHAT
+from tests.server.cli.commands import run
 from tests.tiny import AdapterFactory
 
-
-@pytest.fixture(autouse=True)
-def served(app: FastAPI, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The commands' requests reach the app; they carry an admin key."""
-    monkeypatch.setenv("LORAPLEX_URL", "http://testserver")
-    monkeypatch.setenv("LORAPLEX_API_KEY", keys.create("default", ["admin"]))
-    with TestClient(app) as client:
-
-        def request(
-            method: str, url: str, *, timeout: float, **arguments: object
-        ) -> httpx.Response:
-            return client.request(method, url, **arguments)  # type: ignore[arg-type,return-value]
-
-        monkeypatch.setattr(httpx, "request", request)
-        yield
-
-
-def run(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(main.app, arguments)
-    assert result.exit_code == code, result.output
-    return result.output
+pytestmark = pytest.mark.usefixtures("served")
 
 
 def test_tenants() -> None:
-    assert "tenant acme is made" in run("tenants", "create", "acme")
+    assert "tenant acme is created" in run("tenants", "create", "acme")
     assert "already" in run("tenants", "create", "acme", code=1)
     assert [t["name"] for t in json.loads(run("tenants", "list", "--json"))] == ["acme", "default"]
     assert "acme" in run("tenants", "list")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import adapters
+from server.cli.adapters import registration
 from server.cli.main import app
 from server.cli.training import train
 from tests.llama import LLAMA31_8B
@@ -46,7 +46,7 @@ def test_train_evaluates_registers_merges_and_combines(
         answer = {"model": "default/pong@1", "state": "ready", "digest": "0" * 64}
         return httpx.Response(201, json=answer)
 
-    for module in (adapters, train):
+    for module in (registration, train):
         monkeypatch.setattr(module, "call", call)
     out, base = tmp_path / "pong", ("--base", tiny_llama)
     text = run(
@@ -89,6 +89,8 @@ def test_what_is_asked_wrongly_is_one_line_and_code_2(
     assert "method must be" in run(*arguments, "--method", "ia3", code=2)
     text = run(*arguments, "--method", "full", "--register", "x", code=2)
     assert "--register takes adapters" in text
+    assert "no API key" in run(*arguments, "--register", "x", code=1)
+    monkeypatch.setenv("LORAPLEX_API_KEY", "lpx-0-0")
     monkeypatch.setenv("LORAPLEX_URL", "http://127.0.0.1:1")
     assert "no answer from http://127.0.0.1:1" in run(*arguments, "--register", "x", code=1)
     assert "isn't allowed" in run(*arguments, "--register", "Bad_Name!", code=2)

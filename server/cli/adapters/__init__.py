@@ -1,0 +1,1 @@
+"""`loraplex adapters`: what a person does to a running server's registry."""

@@ -1,0 +1,106 @@
+"""`loraplex adapters list` and `show`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from server.cli.adapters.shared import JsonFlag, Name, TenantFlag, path_of
+from server.cli.client import all_pages, call
+from server.cli.tables import local_time, print_table
+
+LIST_EXAMPLES = """Examples:
+
+loraplex adapters list
+
+loraplex adapters list --state rejected --sort -created
+"""
+SHOW_EXAMPLE = "Example: loraplex adapters show smart-home"
+
+
+def list_adapters(
+    tenant: Annotated[str | None, typer.Option(help="List only this tenant's adapters.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="List only adapters whose tenant/name has this text.")
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="List only adapters with a version that is pending, checking, ready, rejected or "
+            "retired."
+        ),
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(help="Sort by name, created, size or versions. A '-' in front: descending."),
+    ] = "name",
+    as_json: JsonFlag = False,
+) -> None:
+    """List the adapters: what is live, what is pinned, and how the newest version stands."""
+    filters = {"tenant": tenant, "search": search, "state": state}
+    query = {"sort": sort} | {key: value for key, value in filters.items() if value is not None}
+    adapters = all_pages("/admin/adapters", query)
+    if as_json:
+        print(json.dumps(adapters))
+        return
+    heads = "tenant", "name", "live", "pinned", "newest", "versions", "rank", "size", "reason"
+    table = Table(*heads)
+    for adapter in adapters:
+        newest = adapter["newest"]
+        table.add_row(
+            adapter["tenant"],
+            adapter["name"],
+            _live(adapter),
+            ", ".join(map(str, adapter["pinned"])) or "-",
+            f"{newest['version']} {newest['state']}" if newest else "-",
+            str(adapter["num_versions"]),
+            str(adapter["rank"] or "-"),
+            _size(adapter["size_bytes"]),
+            (newest and newest["reason"]) or "",
+        )
+    print_table(table)
+
+
+def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
+    """Show an adapter with all its versions, and why the rejected ones were."""
+    adapter = call("GET", path_of(tenant, name)).json()
+    if as_json:
+        print(json.dumps(adapter))
+        return
+    heads = "version", "state", "aliases", "pinned", "rank", "size", "digest", "created", "reasons"
+    table = Table(*heads)
+    for version in adapter["versions"]:
+        aliases = [
+            alias["alias"] + (f" {target['weight']} %" if target["weight"] < 100 else "")
+            for alias in adapter["aliases"]
+            for target in alias["targets"]
+            if target["version"] == version["version"]
+        ]
+        table.add_row(
+            str(version["version"]),
+            version["state"],
+            ", ".join(sorted(aliases)),
+            "yes" if version["version"] in adapter["pinned"] else "",
+            str(version["rank"] or "-"),
+            _size(version["size_bytes"]),
+            version["digest"][:12],
+            local_time(version["created_at"]),
+            "\n".join(reason["message"] for reason in version["reasons"]),
+        )
+    print_table(table)
+
+
+def _live(adapter: dict[str, Any]) -> str:
+    targets: list[dict[str, int]] = next(
+        (a["targets"] for a in adapter["aliases"] if a["alias"] == "live"), []
+    )
+    if len(targets) == 1:
+        return str(targets[0]["version"])
+    return ", ".join(f"{t['version']} ({t['weight']} %)" for t in targets) or "-"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"

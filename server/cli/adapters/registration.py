@@ -1,0 +1,139 @@
+"""`loraplex adapters register`: what can be refused here is refused before an upload."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.errors import InvalidName
+from adapters_registry.names import check_name
+from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
+from server.cli.client import call
+from server.cli.console import fail
+
+EXAMPLES = """Examples:
+
+loraplex adapters register smart-home ./my-adapter
+
+loraplex adapters register smart-home ./my-adapter --promote
+
+loraplex adapters register smart-home hf://acme/smart-home@v2
+"""
+
+_REMOTE = re.compile(r"[a-z0-9]+://")
+_ON_A_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_PICKLED_WEIGHTS = "adapter_model.bin"
+
+
+def register(
+    name: Name,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A directory on this machine, which is uploaded, or where the server finds the "
+            "adapter: hf://org/repo, s3://bucket/prefix, or the absolute path of a directory on "
+            "the server."
+        ),
+    ],
+    tenant: TenantFlag = "",
+    promote: Annotated[
+        bool,
+        typer.Option("--promote", help="Make the version live as soon as it is ready."),
+    ] = False,
+    allow_base_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-base-mismatch",
+            help="Accept an adapter whose configuration names another base. All other checks stay.",
+        ),
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Register an adapter's next version, and wait until the server has checked it.
+
+    The first version of an adapter becomes live by itself. Later ones do with --promote, or with
+    `loraplex adapters promote`.
+    """
+    try:
+        check_name(name, "adapter")
+    except InvalidName as error:
+        fail(str(error))
+    flags = {"promote": promote, "allow_base_mismatch": allow_base_mismatch}
+    fields: dict[str, Any] = {"name": name, "tenant": tenant}
+    if (problem := problem_of(source)) is not None:
+        fail(problem)
+    if Path(source).is_dir():
+        form = fields | {flag: str(value).lower() for flag, value in flags.items()}
+        response = upload(Path(source), form)
+    else:
+        with Console(stderr=True).status(f"registering {name}"):
+            body = {**fields, **flags, "source": source}
+            response = call("POST", "/admin/adapters?wait=true", json=body)
+    version = response.json()
+    if as_json:
+        print(json.dumps(version))
+    else:
+        print_verdict(version)
+
+
+def problem_of(source: str) -> str | None:
+    """Return why this can't be a source, as far as this machine can say, or None."""
+    if _REMOTE.match(source):
+        return None
+    path = Path(source)
+    if path.is_dir():
+        return _problem_of_files(path)
+    if path.exists():
+        return f"{source} is a file: give its directory"
+    if _ON_A_HUB.fullmatch(source):
+        return f"there is no directory {source} here: did you mean hf://{source}?"
+    if not path.is_absolute():  # an absolute path may be one on the server
+        return f"{source} isn't there"
+    return None
+
+
+def _problem_of_files(directory: Path) -> str | None:
+    missing = [name for name in ADAPTER_FILES if not (directory / name).is_file()]
+    if not missing:
+        return None
+    text = f"{directory} has no {' and no '.join(missing)}"
+    if WEIGHTS_FILE in missing and (directory / _PICKLED_WEIGHTS).is_file():
+        return (
+            f"{text}, only {_PICKLED_WEIGHTS}: load it with PEFT and save it again, which writes "
+            f"{WEIGHTS_FILE}"
+        )
+    below = sorted(found.parent for found in directory.glob(f"*/{CONFIG_FILE}"))
+    hint = f": did you mean {below[0]}?" if below else ": give the directory that PEFT wrote"
+    return text + hint
+
+
+def print_verdict(version: dict[str, Any]) -> None:
+    """Say how a registration ended, and what the gate warns of."""
+    print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
+    for warning in version.get("metadata", {}).get("checked", {}).get("warnings", []):
+        print(f"warning: {warning}")
+
+
+def upload(directory: Path, form: dict[str, Any]) -> Any:
+    """Register an adapter's two files with these form fields, and wait for the verdict."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    console = Console(stderr=True)
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
+    with ExitStack() as open_files, bars as progress:
+        files = [
+            ("files", (name, open_files.enter_context(progress.open(path, "rb", description=name))))
+            for name in ADAPTER_FILES
+            if (path := directory / name).is_file()
+        ]
+        # An empty part keeps the body multipart when both files are missing.
+        return call(
+            "POST", "/admin/adapters?wait=true", data=form, files=files or [("none", ("none", b""))]
+        )

@@ -1,0 +1,45 @@
+"""What the commands for adapters share: their arguments, options, and paths."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from server.cli.client import call
+
+
+def _owner(context: typer.Context, tenant: str) -> str:
+    """Return the tenant that was named, or else the key's own."""
+    if tenant or context.resilient_parsing:  # a shell completes a command
+        return tenant
+    return str(call("GET", "/admin/whoami").json()["tenant"])
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+TenantFlag = Annotated[
+    str,
+    typer.Option(
+        help="The tenant that owns the adapter. Without it, the key's own tenant.",
+        callback=_owner,
+        show_default=False,
+    ),
+]
+ForceFlag = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Do it even if the adapter is in service: aliases that point there let go of it.",
+    ),
+]
+Name = Annotated[str, typer.Argument(help="The adapter's name, for example smart-home.")]
+Version = Annotated[int, typer.Argument(help="The version's number, for example 2.")]
+OptionalVersion = Annotated[
+    int | None, typer.Argument(help="The version's number. Without it, the live version's.")
+]
+
+
+def path_of(tenant: str, name: str) -> str:
+    """Return the path of an adapter in the admin API."""
+    return f"/admin/adapters/{quote(tenant, safe='')}/{quote(name, safe='')}"

@@ -1,0 +1,43 @@
+"""Changes of the registry in words, as the audit trail and the commands print them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def targets_in_words(targets: list[dict[str, int]]) -> str:
+    """Return where an alias points: `@2`, or `10 % @2, 90 % @1`."""
+    if len(targets) == 1:
+        return f"@{targets[0]['version']}"
+    return ", ".join(f"{target['weight']} % @{target['version']}" for target in targets)
+
+
+def change_in_words(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """Return what a change did, for example `state: ready → retired`, field by field."""
+    before, after = before or {}, after or {}
+    fields = [field for field in {**before, **after} if before.get(field) != after.get(field)]
+    return "; ".join(_field_in_words(field, before, after) for field in fields)
+
+
+def _field_in_words(field: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    new = _value_in_words(field, after.get(field))
+    if field not in before:
+        return f"{field}: {new}"
+    return f"{field}: {_value_in_words(field, before[field])} → {new}"
+
+
+def _value_in_words(field: str, value: Any) -> str:
+    match value:
+        case None | [] | {}:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list() if field == "targets":
+            return targets_in_words(value)
+        case list():
+            return ", ".join(str(item) for item in value)
+        case dict():
+            return json.dumps(value)
+        case _:
+            return str(value)
