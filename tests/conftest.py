@@ -13,7 +13,7 @@ import pytest
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
-from tests.corpus import Recipe
+from tests.adapter_recipe import Recipe
 from tests.postgres import Postgres, programs
 from tests.s3_server import S3Server
 from tests.tiny import TINY_BASE, AdapterFactory

@@ -41,7 +41,7 @@ from server.settings import Settings
 from server.tenancy.demand import Demand
 from server.tenancy.quotas import Quotas
 from server.tenancy.usage import UsageBuffer
-from tests.corpus import Recipe
+from tests.adapter_recipe import Recipe
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import TINY_BASE
 

@@ -19,7 +19,7 @@ from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
 from server.auth import Keys
-from tests.corpus import Recipe
+from tests.adapter_recipe import Recipe
 from tests.deploy.proxies import Proxy, free_port, start_envoy, start_haproxy
 from tests.deploy.replica import NUM_TOKENS, Replica
 from tests.tiny import TINY_BASE

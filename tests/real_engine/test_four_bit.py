@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM
 from server.bundled_base import ensure_bundled_base
 from server.process.demo import DEMO_DIR
 from tests.four_bit import dequantized
-from tests.real_engine.running_server import RunningServer
-from tests.real_engine.test_openai_api import (
+from tests.real_engine.questions import (
     BRONCHITIS,
     BRONCHITIS_ANSWER,
     FRANCE,
     say,
 )
+from tests.real_engine.running_server import RunningServer
 
 ADAPTERS = ("smart-home", "icd10-chapter")
 MODELS = ("base", *ADAPTERS)

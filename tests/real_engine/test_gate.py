@@ -12,7 +12,8 @@ import pytest
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.adapter_files import ADAPTER_FILES
 from server.bundled_base import bundled_base_directory
-from tests.corpus import ALL_MODULES, MALFORMED, Recipe, Tensors, each, valid
+from tests.adapter_recipe import ALL_MODULES, Recipe, Tensors, each
+from tests.corpus import MALFORMED, valid
 from tests.real_engine.running_server import RunningServer
 
 PROMPT = "The lights in the kitchen are"

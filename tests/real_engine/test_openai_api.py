@@ -5,30 +5,17 @@ import json
 import time
 from pathlib import Path
 
-import httpx
-import openai
-import psutil
-import pytest
-from openai.types.chat import ChatCompletionMessageParam
-
-from server.engine.cpu import openmp_variables, read_machine
 from server.process.demo import DEMO_DIR
+from tests.real_engine.questions import (
+    BRONCHITIS,
+    BRONCHITIS_ANSWER,
+    FRANCE,
+    LIGHTS,
+    LIGHTS_ANSWER,
+    ask,
+    say,
+)
 from tests.real_engine.running_server import RunningServer
-
-LIGHTS = "Turn on the lights in the kitchen"
-LIGHTS_ANSWER = {"intent": "HassTurnOn", "area": "kitchen", "domain": "light"}
-BRONCHITIS = "Diagnosis: Acute bronchitis due to rhinovirus"
-BRONCHITIS_ANSWER = "Diseases of the respiratory system"
-FRANCE = "What is the capital of France?"
-
-
-def say(text: str) -> list[ChatCompletionMessageParam]:
-    return [{"role": "user", "content": text}]
-
-
-def ask(server: RunningServer, model: str, text: str, **options: object):  # type: ignore[no-untyped-def]
-    options = {"temperature": 0, "max_tokens": 40, **options}
-    return server.client().chat.completions.create(model=model, messages=say(text), **options)  # type: ignore[call-overload]
 
 
 def test_chat_with_base_and_adapters(server: RunningServer) -> None:
@@ -160,69 +147,6 @@ def test_models(server: RunningServer) -> None:
     assert (smart_home.model_extra or {})["parent"] == "base"
 
 
-def test_unknown_model(server: RunningServer) -> None:
-    with pytest.raises(openai.NotFoundError) as error:
-        ask(server, "nobody", LIGHTS)
-    assert error.value.code == "model_not_found"
-
-
-def test_missing_and_wrong_key(server: RunningServer) -> None:
-    for key in ("", "wrong"):
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key or "none", max_retries=0)
-        with pytest.raises(openai.AuthenticationError) as error:
-            client.models.list()
-        assert error.value.code == "invalid_api_key"
-
-
-def test_over_long_prompt(server: RunningServer) -> None:
-    with pytest.raises(openai.BadRequestError) as error:
-        ask(server, "smart-home", "word " * 20_000)
-    assert error.value.code == "context_length_exceeded"
-
-
-@pytest.mark.parametrize(
-    ("path", "field"),
-    [("/v1/messages", "messages"), ("/v1/responses", "input"), ("/v1/completions", "prompt")],
-)
-def test_over_long_prompts_elsewhere(server: RunningServer, path: str, field: str) -> None:
-    text = "word " * 20_000
-    body = {"model": "smart-home", "max_tokens": 4, field: say(text) if field[0] != "p" else text}
-    response = server.admin("POST", path, json=body)
-    assert response.status_code == 400
-    assert response.json()["error"]["code"] == "context_length_exceeded"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": -1},
-        {"max_tokens": 0},
-        {"n": 0},
-        {"top_p": 7},
-        {"messages": "hello"},
-        {"messages": []},
-    ],
-)
-def test_bad_parameters(server: RunningServer, options: dict[str, object]) -> None:
-    body = {"model": "base", "messages": say("hi"), **options}
-    response = server.admin("POST", "/v1/chat/completions", json=body)
-    assert response.status_code == 400
-    assert isinstance(response.json()["error"]["code"], str)
-
-
-def test_clients_cannot_steer_the_engine(server: RunningServer) -> None:
-    body = {"model": "base", "messages": say("hi"), "max_tokens": 1, "priority": -9}
-    headers = {
-        "X-Vllm-Priority": "-9",
-        "X-data-parallel-rank": "5",
-        "Authorization": f"Bearer {server.key}",
-    }
-    response = httpx.post(
-        f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60
-    )
-    assert response.status_code == 200
-
-
 async def test_base_and_two_adapters_batched_together_answer_each_its_own(
     server: RunningServer,
 ) -> None:
@@ -274,111 +198,3 @@ def test_an_adapter_registered_a_second_ago_answers_its_first_request(
     answer = ask(server, name, LIGHTS)
     assert answer.model == f"default/{name}@1"
     assert json.loads(answer.choices[0].message.content) == LIGHTS_ANSWER
-
-
-def test_a_disconnected_stream_gives_its_lease_back(server: RunningServer) -> None:
-    stream = ask(
-        server, "smart-home", LIGHTS, stream=True, max_tokens=2000, extra_body={"ignore_eos": True}
-    )
-    next(iter(stream))
-    assert (
-        'loraplex_leases{adapter="default/smart-home"} 1.0' in server.admin("GET", "/metrics").text
-    )
-    stream.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if (
-            'loraplex_leases{adapter="default/smart-home"} 0.0'
-            in server.admin("GET", "/metrics").text
-        ):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the lease of a client that went away was kept")
-
-
-def test_the_gauge_of_adapters_is_ours_alone(server: RunningServer) -> None:
-    ask(server, "smart-home", LIGHTS)
-    lines = server.admin("GET", "/metrics").text.splitlines()
-    (gauge,) = [line for line in lines if line.startswith("vllm:lora_requests_info")]
-    assert "default/smart-home" in gauge
-
-
-def test_a_client_that_goes_away_gives_its_lease_back(server: RunningServer) -> None:
-    body = {"model": "icd10-chapter", "messages": say("hi"), "max_tokens": 2000, "ignore_eos": True}
-    headers = {"Authorization": f"Bearer {server.key}"}
-    url = f"{server.url}/v1/chat/completions"
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json=body, headers=headers, timeout=2)
-    deadline = time.monotonic() + 10
-    gone = 'code="499",endpoint="/v1/chat/completions"'
-    while gone not in (text := server.admin("GET", "/metrics").text):
-        assert time.monotonic() < deadline, "the request went on without its client"
-        time.sleep(0.1)
-    assert 'loraplex_leases{adapter="default/icd10-chapter"} 0.0' in text
-
-
-def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None:
-    paths = server.admin("GET", "/openapi.json").json()["paths"]
-    assert set(paths) == {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/health",
-        "/startupz",
-        "/admin/garbage",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/admin/adapters",
-        "/admin/adapters/{tenant}/{name}",
-        "/admin/adapters/{tenant}/{name}/versions/{number}",
-        "/admin/adapters/{tenant}/{name}/aliases/{alias}",
-        "/admin/adapters/{tenant}/{name}/rollback",
-        "/admin/adapters/{tenant}/{name}/versions/{number}/pin",
-        "/admin/adapters/{tenant}/{name}/versions/{number}/prefetch",
-        "/admin/adapters/{tenant}/{name}/sharing",
-        "/admin/residency",
-        "/admin/tenants",
-        "/admin/tenants/{tenant}",
-        "/admin/tenants/{tenant}/quota",
-        "/admin/keys",
-        "/admin/keys/{key_id}",
-        "/admin/usage",
-        "/admin/audit",
-        "/admin/whoami",
-        "/livez",
-        "/readyz",
-        "/metrics",
-    }
-    for path in ("/invocations", "/tokenize", "/v1/chat/completions/batch", "/ping"):
-        assert server.admin("POST", path, json={}).status_code == 404
-
-
-def test_the_engine_computes_on_the_processors_chosen_for_it(server: RunningServer) -> None:
-    """Seen in its sibling, multiprocessing's tracker: vLLM writes its title over its own."""
-    chosen = openmp_variables(read_machine())
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    found = [{name: child.environ().get(name) for name in chosen} for child in children]
-    assert chosen in found
-
-
-def test_metrics_hold_vllms_and_ours(server: RunningServer) -> None:
-    text = server.admin("GET", "/metrics").text
-    assert "vllm:num_requests_running" in text
-    assert "loraplex_requests_total" in text
-    assert 'loraplex_adapter_load_seconds_count{from_tier="disk",outcome="ok"}' in text
-
-
-def test_an_unstreamed_answer_has_a_time_to_its_first_token(server: RunningServer) -> None:
-    def seconds(name: str) -> float:
-        text = server.admin("GET", "/metrics").text
-        start = f'loraplex_{name}_seconds_sum{{adapter="default/smart-home"'
-        return sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith(start))
-
-    names = ("time_to_first_token", "inter_token", "request")
-    before = {name: seconds(name) for name in names}
-    ask(server, "smart-home", LIGHTS)
-    first_token, inter_token, request = (seconds(name) - before[name] for name in names)
-    assert 0 < first_token < request - inter_token
-    assert inter_token > 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adapters_registry.check.base import BaseSpec
-from tests.corpus import ALL_MODULES, Recipe, each
+from tests.adapter_recipe import ALL_MODULES, Recipe, each
 from tests.real_engine.mixed_batch import Answer, Batch, answer_batches
 
 NUM_KV_BLOCKS = 16

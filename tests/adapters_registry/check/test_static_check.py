@@ -14,7 +14,8 @@ from adapters_registry.check.norms import UNKNOWN_RMS, WeightNorms
 from adapters_registry.check.static_check import check_adapter
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected, Reason
-from tests.corpus import MALFORMED, B, Recipe, each, valid, without
+from tests.adapter_recipe import B, Recipe, each, without
+from tests.corpus import MALFORMED, valid
 from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
 from tests.tiny import AdapterFactory
 
