@@ -75,7 +75,7 @@ def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts)
         CheckedElsewhere: this server does not own the check any more.
     """
     row = _decide(change, version_id, server_id, VersionState.READY)
-    row.rank, row.details = facts.rank, {**row.details, "checked": asdict(facts)}
+    row.rank, row.details = facts.rank, {**row.details, "checked": facts.to_json()}
     adapter = row.adapter
     change.log("version.ready", adapter, str(row.number), _UNDER_CHECK, {"state": row.state})
     has_live = any(alias.name == LIVE for alias in adapter.aliases)

@@ -21,7 +21,7 @@ class ModuleShape:
 
 MADE_FROM = "quantized_from"
 """Where `config.json` of a quantised base names the base it was made from; ours, not a standard."""
-ROUNDED_TO = "rounded_to"
+QUANTIZATION = "rounded_to"
 """Where `config.json` of a base in BF16 says what its weights were rounded to; ours as well."""
 
 
@@ -38,7 +38,7 @@ class BaseSpec:
     """The base that this one was quantised from: an adapter of that one is meant for this."""
     quantization: str = ""
     """What its weights were rounded to: `nf4`, or a method of vLLM's; empty: nothing."""
-    refuses_other_rounding: bool = False
+    refuses_quantization_mismatch: bool = False
     """Whether it refuses adapters that say they were trained over weights rounded otherwise."""
 
     def is_named(self, model: str) -> bool:
@@ -108,7 +108,7 @@ class BaseSpec:
 
 def quantization_of(config: dict[str, Any]) -> str:
     """What a model's weights were rounded to, as its configuration says; empty: nothing."""
-    rounded = config.get(ROUNDED_TO)
+    rounded = config.get(QUANTIZATION)
     if isinstance(rounded, str):
         return rounded
     quantization = config.get("quantization_config")

@@ -12,7 +12,7 @@ import math
 import re
 import stat
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,13 @@ import numpy as np
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.peft_config import PeftConfig
-from adapters_registry.check.weights import TRAINED_OVER, Tensor, Values, read_header, trained_over
+from adapters_registry.check.weights import (
+    TRAINED_QUANTIZATION,
+    Tensor,
+    Values,
+    read_header,
+    trained_quantization,
+)
 from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import AdapterRejected, Reason
 
@@ -45,10 +51,15 @@ class AdapterFacts:
     target_modules: list[str]
     num_layers: int
     base_model: str | None
-    trained_over: str | None
-    """What the base was rounded to in training, empty for nothing; None: it doesn't say."""
+    trained_quantization: str | None
+    """The base's quantization in training. Empty: none. None: the file does not say."""
     warnings: list[str]
-    """What doesn't keep it from serving, and may make it worse."""
+    """What may make its answers worse, but does not keep it from serving."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts under the names that the API shows."""
+        facts = asdict(self)
+        return {"trained_over": facts.pop("trained_quantization"), **facts}
 
 
 @dataclass
@@ -92,8 +103,8 @@ def check_adapter(
         findings.refuse(fault.code, fault.message, fault.key)
     if not allow_base_mismatch:
         _check_base(config, base, findings)
-    over = trained_over(directory / WEIGHTS_FILE)
-    _check_rounding(over, base, findings, is_allowed=allow_base_mismatch)
+    over = trained_quantization(directory / WEIGHTS_FILE)
+    _check_quantization(over, base, findings, is_allowed=allow_base_mismatch)
     pairs = _pair_up(tensors, base, findings)
     if not any(fault.code == "bad_rank" for fault in faults):
         _check_ranks(config, pairs, base, findings)
@@ -106,7 +117,7 @@ def check_adapter(
         target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
         base_model=_clean(config.base_model) or None,
-        trained_over=over and _clean(over),
+        trained_quantization=over and _clean(over),
         warnings=findings.warnings,
     )
 
@@ -161,7 +172,7 @@ def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None
         )
 
 
-def _check_rounding(
+def _check_quantization(
     over: str | None, base: BaseSpec, findings: _Findings, *, is_allowed: bool
 ) -> None:
     """An adapter belongs over the weights that it learned on, and rounding changes those."""
@@ -177,8 +188,8 @@ def _check_rounding(
     )
     if over == "nf4":
         message += "; `loraplex quantize --method nf4` makes the base that it belongs over"
-    if base.refuses_other_rounding and not is_allowed:
-        findings.refuse("rounding_mismatch", message, TRAINED_OVER)
+    if base.refuses_quantization_mismatch and not is_allowed:
+        findings.refuse("rounding_mismatch", message, TRAINED_QUANTIZATION)
     else:
         findings.warnings.append(_clean(message))
 

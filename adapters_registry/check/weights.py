@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-TRAINED_OVER = "trained_over"
+TRAINED_QUANTIZATION = "trained_over"
 """Metadata of an adapter's weights: what the base was rounded to in training; empty: nothing."""
 
 MAX_HEADER_BYTES = 8 << 20
@@ -88,7 +88,7 @@ def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tens
     }
 
 
-def trained_over(file: Path) -> str | None:
+def trained_quantization(file: Path) -> str | None:
     """What the base was rounded to when this adapter was trained; None if the file doesn't say.
 
     Raises:
@@ -96,6 +96,6 @@ def trained_over(file: Path) -> str | None:
     """
     try:
         with safe_open(file, framework="numpy") as tensors:
-            return (tensors.metadata() or {}).get(TRAINED_OVER)
+            return (tensors.metadata() or {}).get(TRAINED_QUANTIZATION)
     except SafetensorError as error:
         raise ValueError(str(error)) from error

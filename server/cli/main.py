@@ -23,7 +23,15 @@ from server.cli.commands import Commands
 from server.cli.console import ending_on, say
 from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
 from server.engine.worker.lora_gpu.tuning.command import tune
-from server.settings import Settings, SettingsError, flag_of, group_of, load_settings, variable_of
+from server.settings import (
+    RENAMED,
+    Settings,
+    SettingsError,
+    flag_of,
+    group_of,
+    load_settings,
+    variable_of,
+)
 
 EXAMPLES = """Examples:
 
@@ -97,6 +105,11 @@ def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         )
         for name, field in Settings.model_fields.items()
         if group_of(field) != "Client" and name != "engine_args"
+    ]
+    hidden = Annotated[str | None, typer.Option(hidden=True)]
+    flags += [
+        inspect.Parameter(old, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hidden)
+        for old in RENAMED
     ]
     command.__signature__ = inspect.Signature([context, *flags])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [context, *flags]}

@@ -86,7 +86,7 @@ def open_registry(settings: Settings, base: str) -> Registry:
     try:
         spec = replace(
             base_spec(base, settings.max_lora_rank),
-            refuses_other_rounding=settings.other_rounding == "refuse",
+            refuses_quantization_mismatch=settings.base_quantization_mismatch == "refuse",
         )
     except (OSError, ValueError) as error:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error

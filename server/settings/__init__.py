@@ -5,13 +5,14 @@ server, a flag of `loraplex serve`.
 """
 
 from server.settings.adapters import RANK_LIMITS
-from server.settings.fields import PREFIX, flag_of, group_of, variable_of
+from server.settings.fields import PREFIX, RENAMED, flag_of, group_of, variable_of
 from server.settings.loading import SettingsError, load_settings
 from server.settings.settings import Settings
 
 __all__ = [
     "PREFIX",
     "RANK_LIMITS",
+    "RENAMED",
     "Settings",
     "SettingsError",
     "flag_of",

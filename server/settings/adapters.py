@@ -78,7 +78,7 @@ class AdapterSettings(BaseSettings):
         "with what they have answered so far.",
         ge=0,
     )
-    other_rounding: Literal["warn", "refuse"] = setting(
+    base_quantization_mismatch: Literal["warn", "refuse"] = setting(
         "warn",
         "Adapters",
         "What to do at registration with an adapter that was trained over a base with another "

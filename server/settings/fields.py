@@ -8,6 +8,8 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 PREFIX = "LORAPLEX_"
+RENAMED = {"other_rounding": "base_quantization_mismatch"}
+"""Old names of settings, with the new ones. The old names still work, with a warning."""
 
 
 def setting(default: Any, group: str, description: str, **constraints: Any) -> Any:

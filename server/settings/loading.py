@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from typing import Any
 
 from pydantic import ValidationError
 
-from server.settings.fields import PREFIX, flag_of, variable_of
+from server.settings.fields import PREFIX, RENAMED, flag_of, variable_of
 from server.settings.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class SettingsError(Exception):
-    """A setting that can't be used; one line that names it and says how to mend it."""
+    """A setting cannot be used. One line names it and says how to correct it."""
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings from flags (None: not given) and the environment.
+    """Read the settings from flags (None: not given) and from the environment.
+
+    A setting that is given under an old name is taken, and a warning names the new one.
 
     Raises:
-        SettingsError: an unknown `LORAPLEX_` variable, or a value that can't be used.
+        SettingsError: a `LORAPLEX_` variable is unknown, or a value cannot be used.
     """
     _refuse_variables_of_kubernetes()
     _refuse_unknown_variables()
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**_with_new_names(given))
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
             raise SettingsError(message) from None
         name = str(first["loc"][0])
-        given = f" (it is {first['input']!r})" if first["input"] not in ("", None) else ""
-        raise SettingsError(f"{variable_of(name)} (--{flag_of(name)}): {message}{given}") from None
+        value = f" (it is {first['input']!r})" if first["input"] not in ("", None) else ""
+        raise SettingsError(f"{variable_of(name)} (--{flag_of(name)}): {message}{value}") from None
+
+
+def _with_new_names(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags, with values that were given under old names moved to the new ones."""
+    flags = dict(flags)
+    for old, new in RENAMED.items():
+        variable = variable_of(old)
+        if old in flags:
+            log.warning("--%s is now called --%s", flag_of(old), flag_of(new))
+            flags.setdefault(new, flags.pop(old))
+        elif variable in os.environ:
+            log.warning("%s is now called %s", variable, variable_of(new))
+            if variable_of(new) not in os.environ:
+                flags.setdefault(new, os.environ[variable])
+    return flags
 
 
 _OF_KUBERNETES = re.compile(r"LORAPLEX_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
@@ -53,9 +74,9 @@ def _refuse_variables_of_kubernetes() -> None:
 
 
 def _refuse_unknown_variables() -> None:
-    known = [variable_of(name) for name in Settings.model_fields]
+    known = [variable_of(name) for name in [*Settings.model_fields, *RENAMED]]
     for variable in sorted(os.environ):
         if variable.startswith(PREFIX) and variable not in known:
             nearest = difflib.get_close_matches(variable, known, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else "`loraplex serve --help` lists all"
-            raise SettingsError(f"{variable} is no setting: {hint}")
+            raise SettingsError(f"{variable} is not a setting: {hint}")

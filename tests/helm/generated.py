@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from server.settings import RANK_LIMITS, Settings, group_of
+from server.settings import RANK_LIMITS, RENAMED, Settings, group_of
 
 CHART = Path(__file__).parents[2] / "helm"
 README, SCHEMA = CHART / "README.md", CHART / "values.schema.json"
@@ -29,11 +29,14 @@ def schema() -> str:
     """`values.schema.json`, with the server's settings as they are now."""
     chart = json.loads(SCHEMA.read_text())
     known = Settings.model_json_schema()["properties"]
+    properties = {name: _property(known[name]) for name in settings_of_the_chart()}
+    for old, new in RENAMED.items():
+        properties[old] = properties[new] | {"description": f"The old name of {new}."}
     chart["properties"]["settings"] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["max_loras", "max_lora_rank", "drain_seconds"],
-        "properties": {name: _property(known[name]) for name in sorted(settings_of_the_chart())},
+        "properties": dict(sorted(properties.items())),
     }
     chart["properties"]["settings"]["properties"]["max_lora_rank"]["enum"] = list(RANK_LIMITS)
     return json.dumps(chart, indent=2) + "\n"

@@ -57,6 +57,22 @@ def test_values_that_do_not_fit_together() -> None:
         load_settings(max_loras=8, max_cpu_loras=4)
 
 
+def test_an_old_name_still_answers_and_a_line_says_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_settings(other_rounding="refuse").base_quantization_mismatch == "refuse"
+    assert caplog.messages == ["--other-rounding is now called --base-quantization-mismatch"]
+    caplog.clear()
+    monkeypatch.setenv("LORAPLEX_OTHER_ROUNDING", "refuse")
+    assert load_settings().base_quantization_mismatch == "refuse"
+    assert caplog.messages == [
+        "LORAPLEX_OTHER_ROUNDING is now called LORAPLEX_BASE_QUANTIZATION_MISMATCH"
+    ]
+    monkeypatch.setenv("LORAPLEX_BASE_QUANTIZATION_MISMATCH", "warn")
+    assert load_settings().base_quantization_mismatch == "warn", "the new name wins"
+    assert load_settings(base_quantization_mismatch="refuse").base_quantization_mismatch == "refuse"
+
+
 def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAPLEX_MAX_LORA", "4")
     with pytest.raises(SettingsError, match="did you mean LORAPLEX_MAX_LORAS"):

@@ -23,6 +23,6 @@ def make_adapter(base: Path, directory: Path, seed: int = 1, **config: Any) -> P
     return directory
 
 
-def mark_trained_over(adapter: Path, quantization: str) -> None:
+def mark_trained_quantization(adapter: Path, quantization: str) -> None:
     file = adapter / "adapter_model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt", "trained_over": quantization})

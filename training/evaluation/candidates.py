@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import torch
 
-from adapters_registry.check.weights import trained_over
+from adapters_registry.check.weights import trained_quantization
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from training.data.batches import Collator
 from training.data.conversations import Message, Tool
@@ -73,7 +73,7 @@ class LocalModel(Candidate):
             TrainingError: base or adapter can't be loaded.
         """
         if nf4 is None:
-            nf4 = adapter is not None and is_trained_over_nf4(adapter)
+            nf4 = adapter is not None and is_trained_on_nf4(adapter)
         if adapter is not None:
             chat_template = chat_template or own_chat_template(adapter)
         self.chat_template = chat_template
@@ -178,10 +178,10 @@ def is_adapter(directory: Path) -> bool:
     return (directory / CONFIG_FILE).is_file()
 
 
-def is_trained_over_nf4(adapter: Path) -> bool:
+def is_trained_on_nf4(adapter: Path) -> bool:
     """Whether the adapter's file says that it was trained over a base in NF4."""
     try:
-        return trained_over(adapter / WEIGHTS_FILE) == NF4
+        return trained_quantization(adapter / WEIGHTS_FILE) == NF4
     except (OSError, ValueError) as error:
         raise TrainingError(f"{adapter} isn't an adapter: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from adapters_registry.check.weights import trained_over
+from adapters_registry.check.weights import trained_quantization
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from training.errors import TrainingError
 from training.evaluation.candidates import load_adapter
@@ -109,7 +109,7 @@ def _combine(
 def _common_base(adapters: Sequence[Path]) -> str | None:
     """Return what the base was rounded to in training, which must be the same for all adapters."""
     named = {read_config(adapter).get("base_model_name_or_path") for adapter in adapters}
-    over = {trained_over(adapter / WEIGHTS_FILE) for adapter in adapters}
+    over = {trained_quantization(adapter / WEIGHTS_FILE) for adapter in adapters}
     if len(named) > 1 or len(over) > 1:
         raise TrainingError(
             f"the adapters were trained over different bases: {named}, rounded to {over}"

@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from adapters_registry.check.base import MADE_FROM, ROUNDED_TO
+from adapters_registry.check.base import MADE_FROM, QUANTIZATION
 from training.errors import TrainingError
-from training.evaluation.candidates import is_trained_over_nf4
+from training.evaluation.candidates import is_trained_on_nf4
 from training.export.parity import Parity, measure_parity, probe_texts
 from training.models.adapter import Update, read_updates
 from training.models.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
@@ -54,7 +54,7 @@ def merge_adapter(
     checkpoint = Checkpoint.open(base)
     linear = checkpoint.linear_weights()
     updates = read_updates(adapter, base)
-    trained_nf4 = is_trained_over_nf4(adapter) and checkpoint.config.get(ROUNDED_TO) is None
+    trained_nf4 = is_trained_on_nf4(adapter) and checkpoint.config.get(QUANTIZATION) is None
     merged_nf4 = trained_nf4 if over == "trained" else over == "nf4"
     with whole_or_not_at_all(out) as scratch:
         writer = CheckpointWriter(scratch)
@@ -96,7 +96,7 @@ def _check(parity: Parity, dtype: str) -> None:
 
 def _write_config(checkpoint: Checkpoint, dtype: str, directory: Path) -> None:
     """Write the base's configuration with the new type, without its mark as another base's copy."""
-    config = {k: v for k, v in checkpoint.config.items() if k not in (MADE_FROM, ROUNDED_TO)}
+    config = {k: v for k, v in checkpoint.config.items() if k not in (MADE_FROM, QUANTIZATION)}
     config.pop("torch_dtype", None)
     text = json.dumps(config | {"dtype": dtype}, indent=2)
     (directory / "config.json").write_text(text + "\n")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters_registry.check.base import short_name
 from adapters_registry.check.peft_config import PeftConfig
-from adapters_registry.check.weights import TRAINED_OVER
+from adapters_registry.check.weights import TRAINED_QUANTIZATION
 from adapters_registry.content.adapter_files import WEIGHTS_FILE
 from training.data.recipe import Recipe
 from training.errors import TrainingError
@@ -108,6 +108,6 @@ def write_adapter_weights(
     """Write an adapter's tensors in bfloat16. `base_quantization` is None if it isn't known."""
     metadata = {"format": "pt"}
     if base_quantization is not None:
-        metadata[TRAINED_OVER] = base_quantization
+        metadata[TRAINED_QUANTIZATION] = base_quantization
     halved = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     save_file(halved, out / WEIGHTS_FILE, metadata=metadata)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from adapters_registry.check.base import MADE_FROM, ROUNDED_TO, short_name
+from adapters_registry.check.base import MADE_FROM, QUANTIZATION, short_name
 from training.models.base_model import NF4
 from training.models.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
 
@@ -47,7 +47,7 @@ def round_checkpoint_to_nf4(base: Path, out: Path) -> None:
             tensor = checkpoint.tensor(name)
             writer.add({name: round_to_nf4(tensor) if name in linear else tensor})
         writer.finish()
-        config = {MADE_FROM: short_name(str(base.absolute())), ROUNDED_TO: NF4}
+        config = {MADE_FROM: short_name(str(base.absolute())), QUANTIZATION: NF4}
         text = json.dumps(checkpoint.config | config, indent=2)
         (scratch / "config.json").write_text(text + "\n")
         checkpoint.copy_other_files(scratch)

@@ -152,7 +152,7 @@ def test_a_weights_file_that_goes_away_is_a_reason(tmp_path: Path, tiny_base: Ba
     assert {reason.code for reason in reasons(directory, tiny_base)} == {"weights_unreadable"}
 
 
-def trained_over(quantization: str) -> Recipe:
+def trained_quantization(quantization: str) -> Recipe:
     def mark(directory: Path) -> None:
         file = directory / WEIGHTS_FILE
         save_file(load_file(file), file, metadata={"trained_over": quantization})
@@ -162,20 +162,20 @@ def trained_over(quantization: str) -> Recipe:
 
 def test_what_the_base_was_rounded_to_in_training(tmp_path: Path, tiny_base: BaseSpec) -> None:
     nf4_base = replace(tiny_base, quantization="nf4")
-    marked = trained_over("nf4").make(tmp_path / "nf4", tiny_base)
-    plain = trained_over("").make(tmp_path / "plain", tiny_base)
+    marked = trained_quantization("nf4").make(tmp_path / "nf4", tiny_base)
+    plain = trained_quantization("").make(tmp_path / "plain", tiny_base)
     silent = Recipe().make(tmp_path / "silent", tiny_base)
     assert check_adapter(marked, nf4_base).warnings == []
     assert check_adapter(plain, tiny_base).warnings == []
     for base in (tiny_base, nf4_base):
         facts = check_adapter(silent, base)
-        assert (facts.trained_over, facts.warnings) == (None, [])
+        assert (facts.trained_quantization, facts.warnings) == (None, [])
     (warning,) = check_adapter(marked, tiny_base).warnings
     assert "trained over weights rounded to nf4" in warning
     assert "base has unrounded weights" in warning
     (warning,) = check_adapter(plain, nf4_base).warnings
     assert "trained over unrounded weights" in warning
-    strict = replace(tiny_base, refuses_other_rounding=True)
+    strict = replace(tiny_base, refuses_quantization_mismatch=True)
     assert [reason.code for reason in reasons(marked, strict)] == ["rounding_mismatch"]
     assert check_adapter(marked, strict, allow_base_mismatch=True).warnings
     assert check_adapter(plain, strict).warnings == []

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import torch
 
-from tests.training.adapters import make_adapter, mark_trained_over
+from tests.training.adapters import make_adapter, mark_trained_quantization
 from training.data.conversations import checked, exchange
 from training.errors import TrainingError
 from training.evaluation.candidates import LocalModel, Prompt, ServedModel
@@ -39,7 +39,7 @@ def test_an_adapter_is_evaluated_over_what_it_was_trained_over(
 ) -> None:
     adapter = make_adapter(tiny_llama, tmp_path / "adapter")
     over_original = evaluate(LocalModel(tiny_llama, adapter), tiny_llama, DATA)
-    mark_trained_over(adapter, "nf4")
+    mark_trained_quantization(adapter, "nf4")
     as_trained = evaluate(LocalModel(tiny_llama, adapter), tiny_llama, DATA)
     over_nf4 = evaluate(LocalModel(tiny_llama, adapter, nf4=True), tiny_llama, DATA)
     forced = evaluate(LocalModel(tiny_llama, adapter, nf4=False), tiny_llama, DATA)

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters_registry.check.weights import trained_over
-from tests.training.adapters import make_adapter, mark_trained_over
+from adapters_registry.check.weights import trained_quantization
+from tests.training.adapters import make_adapter, mark_trained_quantization
 from training.errors import TrainingError
 from training.export.combine import combine_adapters
 from training.models.adapter import read_updates
@@ -85,10 +85,10 @@ def test_what_cannot_be_combined(tiny_llama: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match="adapted in all layers of each"):
         combine_adapters([one, half], [1, 1], tiny_llama, out)
-    mark_trained_over(two, "nf4")
-    mark_trained_over(one, "")
+    mark_trained_quantization(two, "nf4")
+    mark_trained_quantization(one, "")
     with pytest.raises(TrainingError, match="different bases"):
         combine_adapters([one, two], [1, 1], tiny_llama, out)
-    mark_trained_over(one, "nf4")
+    mark_trained_quantization(one, "nf4")
     combine_adapters([one, two], [1, 1], tiny_llama, out)
-    assert trained_over(out / "adapter_model.safetensors") == "nf4"
+    assert trained_quantization(out / "adapter_model.safetensors") == "nf4"

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.training.adapters import make_adapter, mark_trained_over
+from tests.training.adapters import make_adapter, mark_trained_quantization
 from training.errors import TrainingError
 from training.export import merge
 from training.export.merge import merge_adapter
@@ -73,7 +73,7 @@ def test_a_qlora_adapter_is_merged_into_what_it_was_trained_over(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     adapter = make_adapter(tiny_llama, tmp_path / "adapter")
-    mark_trained_over(adapter, "nf4")
+    mark_trained_quantization(adapter, "nf4")
     right = merge_adapter(adapter, tiny_llama, tmp_path / "right", dtype="float32")
     other = merge_adapter(adapter, tiny_llama, tmp_path / "other", "float32", over="original")
     assert right.max_difference < 1e-4

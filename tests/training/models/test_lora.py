@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters_registry.check.weights import trained_over
+from adapters_registry.check.weights import trained_quantization
 from training.data.recipe import make_recipe
 from training.errors import TrainingError
 from training.models.base_model import load_model
@@ -43,5 +43,5 @@ def test_an_adapter_is_written_in_bfloat16_with_what_it_was_trained_over(
     tensors = load_file(weights)
     assert len(tensors) == 4
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-    assert trained_over(weights) == "nf4"
+    assert trained_quantization(weights) == "nf4"
     assert not (tmp_path / "README.md").exists()

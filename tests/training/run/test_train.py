@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.static_check import check_adapter
-from adapters_registry.check.weights import trained_over
+from adapters_registry.check.weights import trained_quantization
 from adapters_registry.content.adapter_files import ADAPTER_FILES
 from server.bundled_base import ensure_bundled_base
 from training.data.conversations import exchange
@@ -78,7 +78,9 @@ def test_each_method_learns_and_is_recorded(tiny_llama: Path, tmp_path: Path, me
         assert model.dtype == torch.bfloat16
         assert load_tokenizer(out).chat_template == load_tokenizer(tiny_llama).chat_template
     else:
-        assert trained_over(out / "adapter_model.safetensors") == written["base_quantization"]
+        assert (
+            trained_quantization(out / "adapter_model.safetensors") == written["base_quantization"]
+        )
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
