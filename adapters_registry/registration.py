@@ -95,7 +95,7 @@ class Intake:
         self._tenant, self._reserved_bytes = "", 0
 
     def admit(
-        self, tenant: str, name: str, size_bytes: int = 0, once: Idempotency | None = None
+        self, tenant: str, name: str, size_bytes: int = 0, idempotency: Idempotency | None = None
     ) -> None:
         """Refuse what can be refused before there are files, and reserve the tenant's quota.
 
@@ -116,7 +116,7 @@ class Intake:
             return
 
         def reserve(change: Change) -> str | None:
-            if once is not None and is_known(change, once):
+            if idempotency is not None and is_known(change, idempotency):
                 return None
             return reservations.reserve(change, tenant, name, size_bytes, self._records.server_id)
 
@@ -148,7 +148,7 @@ class Intake:
             content.reserve(self.directory, num_bytes)
 
     def commit(
-        self, asked: Registration, once: Idempotency | None = None
+        self, asked: Registration, idempotency: Idempotency | None = None
     ) -> tuple[VersionRecord, bool]:
         """Record the next version of an adapter, and publish the files in the directory.
 
@@ -159,7 +159,7 @@ class Intake:
         Raises:
             FileNotFoundError: one of the two files is missing.
             QuotaExceeded, InsufficientStorage, StoreUnavailable, NotFound: as before.
-            KeyReused: the idempotency key `once` came with another request before.
+            KeyReused: the idempotency key came with another request before.
         """
         content = self._records.content
         digest, size_bytes = content.seal(self.directory)
@@ -169,7 +169,7 @@ class Intake:
         def record(change: Change) -> tuple[VersionRecord, bool]:
             if self._reservation:
                 reservations.release(change, self._reservation)
-            return add_registration(change, content, asked, files, once)
+            return add_registration(change, content, asked, files, idempotency)
 
         try:
             self._put_to_origin(files)
@@ -251,7 +251,7 @@ def add_registration(
     content: ContentStore,
     asked: Registration,
     files: StagedFiles,
-    once: Idempotency | None,
+    idempotency: Idempotency | None,
 ) -> tuple[VersionRecord, bool]:
     """Add the adapter's next version and publish its files. Returns it, and whether it is new.
 
@@ -260,12 +260,12 @@ def add_registration(
     Raises:
         NotFound: the tenant is gone.
         QuotaExceeded: the tenant may have no more.
-        KeyReused: the idempotency key `once` came with another request before.
+        KeyReused: the idempotency key came with another request before.
     """
     tenant, name, digest = asked.tenant, asked.name, files.digest
     fingerprint = fingerprint_of("register", tenant, name, digest, asked.promote, asked.metadata)
     require_tenant(change, tenant)  # it may have gone meanwhile
-    done = find_result(change, once, fingerprint) if once else None
+    done = find_result(change, idempotency, fingerprint) if idempotency else None
     if done is not None:
         version = change.session.get_one(Version, done.version_id)
         return _published(content, files, version), False
@@ -277,8 +277,8 @@ def add_registration(
         if found.state == VersionState.READY:
             point(change, found.adapter, LIVE, [[found.number, 100]])
     change.session.flush()
-    if once:
-        keep_result(change, once, fingerprint, version.id)
+    if idempotency:
+        keep_result(change, idempotency, fingerprint, version.id)
         change.session.flush()
     return _published(content, files, version), found is None
 

@@ -113,7 +113,7 @@ class Registry:
         size_bytes: int = 0,
         promote: bool = False,
         metadata: dict[str, Any] | None = None,
-        once: Idempotency | None = None,
+        idempotency: Idempotency | None = None,
     ) -> tuple[VersionRecord, bool]:
         """Take in an adapter's files as the next version, in state `pending`; the gate comes next.
 
@@ -126,14 +126,14 @@ class Registry:
             SourceRefused, StoreUnavailable: from `stage`; the latter from the origin, too.
             InsufficientStorage: the disk, or the budget for it, is full.
             QuotaExceeded: the tenant may have no more.
-            KeyReused: the idempotency key `once` came with another request before.
+            KeyReused: the idempotency key came with another request before.
         """
         asked = Registration(tenant, name, source, promote, metadata or {})
         with self.intake() as intake:
-            intake.admit(tenant, name, size_bytes, once)
+            intake.admit(tenant, name, size_bytes, idempotency)
             intake.reserve_disk(size_bytes)
             stage(intake.directory)
-            return intake.commit(asked, once)
+            return intake.commit(asked, idempotency)
 
     def intake(self) -> AbstractContextManager[Intake]:
         """Open a registration that is done step by step; see `Intake`."""

@@ -53,22 +53,27 @@ def point_alias(
 
 
 def roll_back(
-    change: Change, tenant: str, name: str, alias: str = LIVE, *, once: Idempotency | None = None
+    change: Change,
+    tenant: str,
+    name: str,
+    alias: str = LIVE,
+    *,
+    idempotency: Idempotency | None = None,
 ) -> AliasRecord:
     """Point the alias to the version that it pointed to, alone, before the present one.
 
     Raises:
         NotFound: no such adapter, or it has no such alias.
         Conflict: there is nothing before, or it isn't ready any more.
-        KeyReused: the idempotency key `once` came with another request before.
+        KeyReused: the idempotency key came with another request before.
     """
     adapter = change.adapter(tenant, name)
     row = _require(adapter, alias)
-    if once:
+    if idempotency:
         fingerprint = fingerprint_of("rollback", tenant, name, alias)
-        if find_result(change, once, fingerprint):
+        if find_result(change, idempotency, fingerprint):
             return alias_record(row)
-        keep_result(change, once, fingerprint)
+        keep_result(change, idempotency, fingerprint)
     if not row.previous or row.previous == row.targets:
         raise Conflict(f"{tenant}/{name}@{alias} has nothing to go back to")
     try:

@@ -96,24 +96,24 @@ def create_key(
     *,
     label: str = "",
     expires_at: datetime | None = None,
-    once: Idempotency | None = None,
+    idempotency: Idempotency | None = None,
 ) -> KeyRecord:
     """Give a tenant a key that `new_key` has made.
 
     Raises:
         NotFound: no such tenant.
         InvalidKey: an unknown scope or none, a label that is too long, or an end in the past.
-        Conflict, KeyReused: the idempotency key `once` came before: a secret is shown once.
+        Conflict, KeyReused: the idempotency key came before: a secret is shown once.
     """
     _check(scopes, label, expires_at)
     owner = change.session.get(Tenant, tenant)
     if owner is None or owner.deleted:
         raise NotFound(f"there is no tenant {tenant[:80]!r}")
-    if once:
+    if idempotency:
         fingerprint = fingerprint_of("key", tenant, sorted(scopes), label, str(expires_at))
-        if find_result(change, once, fingerprint):
+        if find_result(change, idempotency, fingerprint):
             raise Conflict("this request made a key before, which isn't shown again: make another")
-        keep_result(change, once, fingerprint)
+        keep_result(change, idempotency, fingerprint)
     _, key_id, secret = key.split("-", 2)
     salt = secrets.token_hex(16)
     row = ApiKey(

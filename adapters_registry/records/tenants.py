@@ -57,20 +57,22 @@ class TenantRecord:
         return cls(row.name, row.created_at, Quota(**row.quota), row.id, row.reused_at)
 
 
-def create_tenant(change: Change, name: str, *, once: Idempotency | None = None) -> TenantRecord:
+def create_tenant(
+    change: Change, name: str, *, idempotency: Idempotency | None = None
+) -> TenantRecord:
     """Make a tenant. If the name was another tenant's before, nothing of that one passes to it.
 
     Raises:
         InvalidName: the name isn't allowed.
         Conflict: there is one of that name.
-        KeyReused: the idempotency key `once` came with another request before.
+        KeyReused: the idempotency key came with another request before.
     """
     row = change.session.get(Tenant, check_name(name, "tenant"))
-    if once:
+    if idempotency:
         fingerprint = fingerprint_of("tenant", name)
-        if find_result(change, once, fingerprint) and row is not None:
+        if find_result(change, idempotency, fingerprint) and row is not None:
             return TenantRecord.of(row)
-        keep_result(change, once, fingerprint)
+        keep_result(change, idempotency, fingerprint)
     if row is not None and not row.deleted:
         raise Conflict(f"there is a tenant {name!r} already")
     if row is None:

@@ -179,7 +179,7 @@ def _kv_cache_bytes(settings: Settings, base: str, device: Device) -> int | None
     if wanted is None:
         try:
             return cpu.kv_cache_bytes(machine, resident)
-        except cpu.TooLittleMemory as error:
+        except cpu.KvCacheDoesNotFit as error:
             raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
     if wanted > (room := cpu.room_bytes(machine, resident)):
         log.warning(

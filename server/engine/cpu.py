@@ -22,7 +22,7 @@ LARGEST_KV_BYTES = 16 * _GIB
 """Llama 3.1 8B's whole context of 131,072 tokens."""
 
 
-class TooLittleMemory(Exception):
+class KvCacheDoesNotFit(Exception):
     """Base, adapters and processes leave no room for a KV cache."""
 
 
@@ -84,11 +84,11 @@ def kv_cache_bytes(machine: Machine, resident: int) -> int:
     """Return an eighth of what weights and adapters leave, but 1 to 16 GiB if that fits.
 
     Raises:
-        TooLittleMemory: they leave less than `SMALLEST_KV_BYTES`.
+        KvCacheDoesNotFit: they leave less than `SMALLEST_KV_BYTES`.
     """
     room = room_bytes(machine, resident)
     if room < SMALLEST_KV_BYTES:
-        raise TooLittleMemory(
+        raise KvCacheDoesNotFit(
             f"{machine.memory_bytes / _GIB:.1f} GiB of memory are free, and weights and adapters "
             f"({resident / _GIB:.1f}) and processes ({PROCESSES_BYTES / _GIB:.1f}) leave no room "
             "for a KV cache: choose a machine with more memory, a smaller or 4-bit base, or lower "

@@ -26,7 +26,7 @@ class Meter:
     is for the client to read, and holds neither a slot nor a place in the prompt queue.
     """
 
-    turns: PromptQueue
+    prompt_queue: PromptQueue
     tenant: str
     weight: int = 1
     input_tokens: int = 0
@@ -67,7 +67,7 @@ class Meter:
         self._end_work_if_over(complete=complete)
 
     @asynccontextmanager
-    async def turn(
+    async def admission(
         self,
         input_tokens: int,
         choices: int = 1,
@@ -76,11 +76,11 @@ class Meter:
         """Wait until a prompt may run; yields the counter for the tokens of its answers.
 
         The turn ends with the counter's `end`, at the latest with the context. `admitted`: as in
-        `PromptQueue.turn`.
+        `PromptQueue.admission`.
         """
         self._num_open += 1
         try:
-            async with self.turns.turn(
+            async with self.prompt_queue.admission(
                 self.tenant, self.weight, input_tokens, choices, self.places, admitted
             ) as ticket:
                 self.input_tokens += input_tokens
@@ -132,14 +132,14 @@ class TokenCounter:
         """End the prompt's turn, as the engine has given its last token. May be called twice."""
         if not self._ended:
             self._ended = True
-            self.meter.turns.leave(self.ticket)
+            self.meter.prompt_queue.leave(self.ticket)
             self.meter.answered()
 
     def add(self, tokens: int, choice: int = 0) -> None:
         """Count tokens of a choice, as the engine gives them."""
         if tokens:
             self.meter.output_tokens += tokens
-            self.meter.turns.charge(self.ticket, tokens)
+            self.meter.prompt_queue.charge(self.ticket, tokens)
             if timing := self.meter.timing:
                 self._last[choice] = timing.tokens(tokens, self._last.get(choice))
 

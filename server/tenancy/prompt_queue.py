@@ -70,7 +70,7 @@ class PromptQueue:
             del self._num_waiting[tenant]
 
     @asynccontextmanager
-    async def turn(
+    async def admission(
         self,
         tenant: str,
         weight: int,

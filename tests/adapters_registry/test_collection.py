@@ -144,7 +144,7 @@ def test_rejected_versions_are_forgotten_after_some_days(
     registry: Registry, make_adapter: AdapterFactory
 ) -> None:
     bad, good = make_adapter(config={"use_dora": True}), make_adapter()
-    take_in(registry, bad, once=Idempotency("caller", "key"))
+    take_in(registry, bad, idempotency=Idempotency("caller", "key"))
     check(registry, registry.get_version("default", "home", 1))
     register(registry, good)
     collector = Collector(registry, HOUR, 7 * DAY)

@@ -128,13 +128,13 @@ def test_a_refused_registration_spares_what_another_version_needs(
 def test_a_key_that_came_before_leaves_nothing(
     registry: Registry, make_adapter: AdapterFactory
 ) -> None:
-    once = Idempotency("caller", "key")
-    version, _ = take_in(registry, make_adapter(), once=once)
+    idempotency = Idempotency("caller", "key")
+    version, _ = take_in(registry, make_adapter(), idempotency=idempotency)
     limit(registry, adapter_bytes=version.size_bytes)
-    again, is_new = take_in(registry, make_adapter(), once=once)
+    again, is_new = take_in(registry, make_adapter(), idempotency=idempotency)
     assert (again, is_new) == (version, False), "a repetition is no second version to have room for"
     with pytest.raises(KeyReused):
-        take_in(registry, make_adapter(seed=2), once=once)
+        take_in(registry, make_adapter(seed=2), idempotency=idempotency)
     assert list(registry.content.sizes()) == [version.digest]
 
 

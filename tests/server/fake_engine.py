@@ -127,14 +127,14 @@ class FakeEngine:
         meter = current_meter.get()
         assert meter is not None
         if not body.stream:
-            async with meter.turn(INPUT_TOKENS, body.n) as answer:
+            async with meter.admission(INPUT_TOKENS, body.n) as answer:
                 for _ in range(body.max_tokens or OUTPUT_TOKENS):
                     answer.add(1)
         if not body.stream:
             return JSONResponse({"model": name})
 
         async def chunks() -> AsyncIterator[str]:
-            async with meter.turn(INPUT_TOKENS) as answer:
+            async with meter.admission(INPUT_TOKENS) as answer:
                 answer.add(1)
                 yield f"data: {name}\n\n"
                 await self.stream_may_end.wait()

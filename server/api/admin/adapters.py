@@ -58,8 +58,7 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
         Answers 202 at once; with `wait=true` 201 when it is ready, or 422 with every reason.
         Content that is a version already is not doubled: 200, and that version.
         """
-        once = idempotency(request, idempotency_key)
-        version, is_new = await intakes.take_in(request, once)
+        version, is_new = await intakes.take_in(request, idempotency(request, idempotency_key))
         if version.state in (VersionState.PENDING, VersionState.CHECKING):
             gate.start(
                 version

@@ -95,8 +95,14 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
         idempotency_key: IdempotencyHeader = None,
     ) -> AliasBody:
         """Point `live` (or another alias) back to the version it had before."""
-        once = idempotency(request, idempotency_key)
-        record = await workers.run(registry.apply, roll_back, tenant, name, alias, once=once)
+        record = await workers.run(
+            registry.apply,
+            roll_back,
+            tenant,
+            name,
+            alias,
+            idempotency=idempotency(request, idempotency_key),
+        )
         return _body(alias, record, response)
 
     return routes

@@ -36,7 +36,7 @@ class Intakes:
         self._uploads = Uploads(settings.max_uploads)
 
     async def take_in(
-        self, request: Request, once: Idempotency | None
+        self, request: Request, idempotency: Idempotency | None
     ) -> tuple[VersionRecord, bool]:
         """Register what a request asks for. Returns the version, and whether it is new.
 
@@ -47,47 +47,49 @@ class Intakes:
         caller: Caller = request.state.caller
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             with self._uploads.running(caller.tenant):
-                return await self._from_upload(request, caller, once)
-        return await self._from_source(await request.body(), caller, once)
+                return await self._from_upload(request, caller, idempotency)
+        return await self._from_source(await request.body(), caller, idempotency)
 
     async def _from_upload(
-        self, request: Request, caller: Caller, once: Idempotency | None
+        self, request: Request, caller: Caller, idempotency: Idempotency | None
     ) -> tuple[VersionRecord, bool]:
         settings = self._settings
         async with contextmanager_in_threadpool(self._registry.intake()) as intake:
-            admission = _Admission(self._commits, intake, caller, settings.served_base_name, once)
+            admission = _Admission(
+                self._commits, intake, caller, settings.served_base_name, idempotency
+            )
             fields = await receive_upload(
                 request, intake.directory, admission, self._max_bytes, settings.upload_seconds
             )
             asked = await admission.finish(fields)
-            return await self._commit(intake, asked, "upload", once)
+            return await self._commit(intake, asked, "upload", idempotency)
 
     async def _from_source(
-        self, body: bytes, caller: Caller, once: Idempotency | None
+        self, body: bytes, caller: Caller, idempotency: Idempotency | None
     ) -> tuple[VersionRecord, bool]:
         asked = from_json(body, caller, self._settings.served_base_name)
         tenant, max_bytes = _tenant_of(asked), self._max_bytes
         async with contextmanager_in_threadpool(self._registry.intake()) as intake:
-            await self._commits.run_for(tenant, intake.admit, tenant, asked.name, 0, once)
+            await self._commits.run_for(tenant, intake.admit, tenant, asked.name, 0, idempotency)
             source = await self._downloads.run_for(
                 tenant, find_source, asked.source, self._settings.local_roots, max_bytes
             )
             await self._commits.run_for(tenant, intake.reserve_quota, source.size_bytes)
             await self._commits.run_for(tenant, intake.reserve_disk, source.size_bytes)
             await self._downloads.run_for(tenant, source.stage, intake.directory)
-            return await self._commit(intake, asked, source.name, once)
+            return await self._commit(intake, asked, source.name, idempotency)
 
     async def _commit(
         self,
         intake: Intake,
         asked: RegistrationBody,
         source: str,
-        once: Idempotency | None,
+        idempotency: Idempotency | None,
     ) -> tuple[VersionRecord, bool]:
         allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
         tenant, metadata = _tenant_of(asked), asked.metadata | allowed
         record = Registration(tenant, asked.name, source, asked.promote, metadata)
-        return await self._commits.run_for(tenant, intake.commit, record, once)
+        return await self._commits.run_for(tenant, intake.commit, record, idempotency)
 
 
 class _Admission:
@@ -99,10 +101,10 @@ class _Admission:
         intake: Intake,
         caller: Caller,
         base_name: str,
-        once: Idempotency | None,
+        idempotency: Idempotency | None,
     ) -> None:
         self._workers, self._intake = workers, intake
-        self._caller, self._base_name, self._once = caller, base_name, once
+        self._caller, self._base_name, self._idempotency = caller, base_name, idempotency
         self._admitted: RegistrationBody | None = None
 
     @property
@@ -137,7 +139,7 @@ class _Admission:
             _tenant_of(asked),
             asked.name,
             size_bytes,
-            self._once,
+            self._idempotency,
         )
         self._admitted = asked
 

@@ -145,8 +145,12 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         request: Request, body: NewTenant, idempotency_key: IdempotencyHeader = None
     ) -> TenantBody:
         """Create a tenant."""
-        once = idempotency(request, idempotency_key)
-        tenant = await workers.run(registry.apply, create_tenant, body.name, once=once)
+        tenant = await workers.run(
+            registry.apply,
+            create_tenant,
+            body.name,
+            idempotency=idempotency(request, idempotency_key),
+        )
         return _tenant_body(tenant)
 
     @routes.get("/tenants")
@@ -186,7 +190,7 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         idempotency_key: IdempotencyHeader = None,
     ) -> CreatedKey:
         """Create a key. No other answer shows it."""
-        key, once = new_key(), idempotency(request, idempotency_key)
+        key = new_key()
         record = await workers.run(
             registry.apply,
             create_key,
@@ -195,7 +199,7 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
             list[str](body.scopes),
             label=body.label,
             expires_at=body.expires_at,
-            once=once,
+            idempotency=idempotency(request, idempotency_key),
         )
         response.headers["cache-control"] = "no-store"
         return CreatedKey(**KeyBody.of(record).model_dump(), key=key)

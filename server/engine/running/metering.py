@@ -84,20 +84,20 @@ class Metering:
                     answer.add(len(output.new_token_ids), state.request_index)
                     ids.append((output.request_id, state.external_req_id))
             result = process_outputs(outputs, *args, **options)
-            self._end_turns({name for request_id, name in ids if request_id not in states})
+            self._end_answers({name for request_id, name in ids if request_id not in states})
             return result
 
         def aborted(request_ids: Any, *args: Any, **options: Any) -> Any:
             before = set(self._processor.external_req_ids)
             result = abort_requests(request_ids, *args, **options)
-            self._end_turns(before)
+            self._end_answers(before)
             return result
 
         client.generate = self._metered
         client.engine_core.get_output_async = noticed
         self._processor.process_outputs, self._processor.abort_requests = counted, aborted
 
-    def _end_turns(self, names: set[str]) -> None:
+    def _end_answers(self, names: set[str]) -> None:
         """End the turns of those of these requests of which the engine has no choice any more."""
         for name in names:
             if name not in self._processor.external_req_ids and (answer := self._answers.get(name)):
@@ -122,9 +122,9 @@ class Metering:
         current.expect_answer()
         grammar = grammar_of(getattr(sampling_params, "structured_outputs", None))
         choices = max(1, sampling_params.n or 1)
-        return self._in_turn(begin, prompt, request_id, options, grammar, current, choices)
+        return self._answer(begin, prompt, request_id, options, grammar, current, choices)
 
-    async def _in_turn(
+    async def _answer(
         self,
         begin: Callable[[], AsyncGenerator[RequestOutput, None]],
         prompt: Any,
@@ -144,7 +144,7 @@ class Metering:
         if (lora := options.get("lora_request")) is not None:
             self._waiting[admitted] = lora
         try:
-            async with into.turn(len(token_ids or ()), choices, admitted) as answer:
+            async with into.admission(len(token_ids or ()), choices, admitted) as answer:
                 self._waiting.pop(admitted, None)
                 options["priority"] = next(self._numbers)
                 self._answers[request_id] = answer

@@ -183,18 +183,18 @@ def test_deleting_keeps_numbers_and_ids_used(home: Registry, make_adapter: Adapt
 
 
 def test_a_key_makes_a_repetition_harmless(home: Registry, make_adapter: AdapterFactory) -> None:
-    once = Idempotency("caller", "k")
+    idempotency = Idempotency("caller", "k")
     source = make_adapter(seed=9)
-    first, is_new = take_in(home, source, name="other", once=once)
+    first, is_new = take_in(home, source, name="other", idempotency=idempotency)
     assert is_new
-    assert take_in(home, source, name="other", once=once) == (first, False)
+    assert take_in(home, source, name="other", idempotency=idempotency) == (first, False)
     with pytest.raises(KeyReused):
-        take_in(home, source, name="another", once=once)
+        take_in(home, source, name="another", idempotency=idempotency)
     point(home, (2, 100))
     for _ in range(2):
-        home.apply(roll_back, "default", "home", once=Idempotency("caller", "back"))
+        home.apply(roll_back, "default", "home", idempotency=Idempotency("caller", "back"))
     assert targets(home) == [(1, 100)]
-    home.apply(roll_back, "default", "home", once=Idempotency("someone else", "back"))
+    home.apply(roll_back, "default", "home", idempotency=Idempotency("someone else", "back"))
     assert targets(home) == [(2, 100)]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from server.engine import cpu
-from server.engine.cpu import Machine, Processor, TooLittleMemory, openmp_variables
+from server.engine.cpu import KvCacheDoesNotFit, Machine, Processor, openmp_variables
 from server.engine.environment import prepare_environment, threads
 
 GIB = 1 << 30
@@ -66,7 +66,7 @@ def test_kv_cache_is_an_eighth_of_what_is_left(
 
 
 def test_too_little_memory_is_said_with_what_takes_it() -> None:
-    with pytest.raises(TooLittleMemory, match=r"8\.0 GiB .* are free, .*\(15\.0\).* 4-bit base"):
+    with pytest.raises(KvCacheDoesNotFit, match=r"8\.0 GiB .* are free, .*\(15\.0\).* 4-bit base"):
         cpu.kv_cache_bytes(machine(2, gib=8), 15 * GIB)
 
 

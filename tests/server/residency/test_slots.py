@@ -81,7 +81,7 @@ async def test_a_flood_whose_prompts_take_turns_gives_its_slots_back_soon(
     slots, turns, ended = make(registry, engine, limits), PromptQueue(2, 100), []
 
     async def ask(version: VersionRecord, tenant: str) -> None:
-        async with slots.lease(version, tenant), turns.turn(tenant, 1, 10):
+        async with slots.lease(version, tenant), turns.admission(tenant, 1, 10):
             await asyncio.sleep(0.002)
         ended.append(tenant)
 

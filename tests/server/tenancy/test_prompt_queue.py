@@ -14,7 +14,7 @@ async def test_turns_are_taken_and_given_back_whatever_happens() -> None:
     may_end = asyncio.Event()
 
     async def request(tenant: str) -> None:
-        async with turns.turn(tenant, 1, 10) as ticket:
+        async with turns.admission(tenant, 1, 10) as ticket:
             order.append(tenant)
             turns.charge(ticket, 5)
             await may_end.wait()
@@ -41,7 +41,7 @@ async def test_an_answers_first_token_lets_the_next_prompt_of_its_tenant_in() ->
     tickets: dict[str, list[PromptTicket]] = {"flood": [], "calm": []}
 
     async def request(tenant: str) -> None:
-        async with turns.turn(tenant, 1, 10) as ticket:
+        async with turns.admission(tenant, 1, 10) as ticket:
             tickets[tenant].append(ticket)
             await may_end.wait()
 
@@ -61,7 +61,7 @@ async def test_a_tenant_may_have_so_many_waiting_and_no_more() -> None:
 
     async def request(choices: int) -> None:
         with queue.places("flood", choices) as places:
-            async with queue.turn("flood", 1, 10, choices, places):
+            async with queue.admission("flood", 1, 10, choices, places):
                 await may_end.wait()
 
     running = asyncio.create_task(request(1))

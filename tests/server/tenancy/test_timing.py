@@ -64,7 +64,7 @@ def test_a_request_without_an_answer_is_not_timed() -> None:
 async def test_the_choices_of_an_answer_have_gaps_of_their_own(clock: Clock) -> None:
     times = Timing(clock.now, "acme", "acme/choices", "host")
     meter = Meter(PromptQueue(4, 100), "acme", timing=times)
-    async with meter.turn(10) as answer:
+    async with meter.admission(10) as answer:
         for _ in range(3):
             for choice in (0, 1):
                 clock.now += 0.25

@@ -25,7 +25,7 @@ _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 """By the numbers of `lora_cpu.files`."""
 
 
-class Event(Protocol):
+class GpuEvent(Protocol):
     """A point on a stream."""
 
     def record(self) -> None:
@@ -47,7 +47,7 @@ class Lane(Protocol):
     def after(self, mark: Any) -> contextlib.AbstractContextManager[None]:
         """Within it, work goes to this stream, behind what was marked."""
 
-    def event(self) -> Event:
+    def event(self) -> GpuEvent:
         """Make an event of this stream."""
 
 
@@ -74,9 +74,9 @@ class CudaLane:
             self._stream.wait_event(mark)
             yield
 
-    def event(self) -> Event:
+    def event(self) -> GpuEvent:
         """See `Lane`; waiting for it sleeps, since a spinning thread would take a processor."""
-        event: Event = torch.cuda.Event(blocking=True)
+        event: GpuEvent = torch.cuda.Event(blocking=True)
         return event
 
 
@@ -93,7 +93,7 @@ class HostLane:
         """See `Lane`."""
         return contextlib.nullcontext()
 
-    def event(self) -> Event:
+    def event(self) -> GpuEvent:
         """See `Lane`."""
         return _Nothing()
 
@@ -112,7 +112,7 @@ class _Buffer:
 
     host: torch.Tensor
     device: torch.Tensor
-    free: Event
+    free: GpuEvent
 
 
 class SlotTransfer:
