@@ -35,8 +35,8 @@ class Collection:
 class Collector:
     """Removes files once no version has needed them for a time of grace, here and at the origin.
 
-    The grace counts from when this server first found the files unneeded. It spares requests that
-    another server has just resolved to a version that is retired at that moment.
+    The grace counts from when this server first found the files unneeded. Without it a request
+    would fail that another server has just resolved to a version which is being retired.
     """
 
     def __init__(self, registry: Registry, grace: timedelta, keep_rejected: timedelta) -> None:
@@ -52,8 +52,8 @@ class Collector:
     ) -> Collection:
         """Collect once. One call runs at a time.
 
-        `grace` replaces the one that was set; with `dry_run` nothing is removed. An origin that
-        does not answer is logged, and the rest is collected.
+        `grace` replaces the one that was set. With `dry_run` nothing is removed. If the origin does
+        not answer, that is logged, and the rest is collected.
         """
         grace = self._grace if grace is None else grace
         if not self._has_versions():
@@ -80,7 +80,7 @@ class Collector:
         return Collection(disk, origin, rejected)
 
     def _has_versions(self) -> bool:
-        """To a database of other files, all files would be garbage."""
+        """Whether there is any version. In a wrong database all files would be garbage."""
         with self._registry.session() as session:
             return session.scalar(select(Version.id).limit(1)) is not None
 

@@ -9,7 +9,7 @@ RegistryError
 ├── NotFound             no such tenant, adapter, version or alias
 ├── Conflict             the present state does not allow it
 ├── ChangedMeanwhile     it was changed since the client read it
-├── CheckedElsewhere     another server checks the version, or it has been decided on
+├── CheckedElsewhere     another server checks the version, or has decided on it
 ├── KeyReused            an idempotency key that came with another request before
 ├── SourceRefused        a source that may not be read, or does not exist
 ├── StoreUnavailable     a hub or an S3-compatible store that does not answer, or refuses the server
@@ -29,17 +29,17 @@ class RegistryError(Exception):
 
     code = "invalid_request"
     param: str | None = None
-    """The field of the request that is wrong, where it is one."""
+    """The field of the request that is wrong, if it is a field."""
 
 
 class InvalidName(RegistryError):
-    """A tenant, adapter or alias name that is not allowed."""
+    """The name of a tenant, adapter or alias is not allowed."""
 
     code = "invalid_name"
 
 
 class InvalidMetadata(RegistryError):
-    """Metadata that is larger than the registry keeps."""
+    """Metadata is larger than the registry accepts."""
 
     code, param = "metadata_too_large", "metadata"
 
@@ -69,7 +69,7 @@ class NotFound(RegistryError):
 
 
 class Conflict(RegistryError):
-    """The present state does not allow it, as when an alias points to what is to be retired."""
+    """The present state does not allow it: for example, an alias points to the version."""
 
     code = "conflict"
 
@@ -81,37 +81,37 @@ class ChangedMeanwhile(RegistryError):
 
 
 class CheckedElsewhere(RegistryError):
-    """Another server checks the version, or it has been decided on."""
+    """Another server checks the version, or has decided on it."""
 
     code = "checked_elsewhere"
 
 
 class KeyReused(RegistryError):
-    """An idempotency key that came with another request before."""
+    """An idempotency key came with another request before."""
 
     code = "idempotency_key_reused"
 
 
 class SourceRefused(RegistryError):
-    """A source that may not be read, or does not exist."""
+    """A source may not be read, or does not exist."""
 
     code = "source_refused"
 
 
 class StoreUnavailable(RegistryError):
-    """A hub or an S3-compatible store that does not answer, or refuses the server's credentials."""
+    """A hub or an S3-compatible store does not answer, or refuses the server's credentials."""
 
     code = "store_unavailable"
 
 
 class RegistryBusy(StoreUnavailable):
-    """Too many changes wait for the database; trying again in a moment is right."""
+    """Too many changes wait for the database. The client should try again in a moment."""
 
     code = "registry_busy"
 
 
 class ContentUnavailable(RegistryError):
-    """Content that is missing or damaged, with no origin to fetch it from."""
+    """Content is missing or damaged, and there is no origin to fetch it from."""
 
     code = "content_unavailable"
 
@@ -132,7 +132,7 @@ class Reason:
 
 
 class AdapterRejected(RegistryError):
-    """Content that cannot work on this base; `reasons` holds every one found."""
+    """Content cannot work on this base. `reasons` holds every reason that was found."""
 
     code = "adapter_rejected"
 

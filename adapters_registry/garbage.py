@@ -42,8 +42,8 @@ def collect_garbage(
 ) -> dict[str, int]:
     """Remove local files that no version needs and nothing holds.
 
-    `only` limits it to these digests; with `dry_run` nothing is removed. Returns the bytes of each
-    digest that is, or would be, removed.
+    `only` limits the collection to these digests. With `dry_run` nothing is removed. Returns the
+    bytes of each digest that is, or would be, removed.
     """
     garbage = find_garbage(change.session, content.sizes(), only)
     if dry_run:
@@ -63,14 +63,14 @@ def collect_origin_garbage(
     listed_at: datetime | None = None,
     dry_run: bool = False,
 ) -> dict[str, int]:
-    """Remove from the origin, for all replicas, what no version needs.
+    """Remove files that no version needs from the origin, for all replicas.
 
-    `sizes` is `origin.sizes()`, and `listed_at` the time of asking for it. The caller asks before
-    the transaction, because it takes long. Without `listed_at`, `sizes` covers `only` alone.
-    Returns the bytes of each digest, as `collect_garbage` does.
+    `sizes` is `origin.sizes()`, and `listed_at` is when the caller began to ask for it. The caller
+    asks before the transaction, because the answer takes long. Without `listed_at`, `sizes` covers
+    only the digests in `only`. Returns the bytes of each digest, as `collect_garbage` does.
 
     Raises:
-        StoreUnavailable: the origin doesn't answer.
+        StoreUnavailable: the origin does not answer.
     """
     garbage = find_garbage(change.session, sizes, only)
     if not dry_run:
@@ -95,8 +95,8 @@ class Records(Protocol):
 def drop_content(records: Records, digests: Collection[str], *, at_origin: bool = True) -> None:
     """Remove the files of some digests here and at the origin, unless a version needs them.
 
-    An origin that does not answer is no error: a later collection removes them there. It is asked
-    before the transaction, which would otherwise keep all other changes waiting.
+    If the origin does not answer, a later collection removes them there. The origin is asked before
+    the transaction, which would otherwise keep all other changes waiting.
     """
     content = records.content
     with records.change() as change:
@@ -157,7 +157,7 @@ def _mark_collected(
     only: Collection[str] | None = None,
     created_before: datetime | None = None,
 ) -> None:
-    """Note for versions out of service that their files are gone, if `kept` has them no longer."""
+    """Mark versions out of service as collected if their files are not in `kept` any more."""
     gone = (Version.state.not_in(NEEDS_CONTENT), Version.collected.is_(False))
     query = select(Version.id, Version.digest).where(*gone)
     if only is not None:

@@ -1,7 +1,7 @@
 """Which names tenants, adapters and aliases may have.
 
-Plain lower-case ASCII: what looks alike is alike, `@` and `/` keep their meaning in a model
-string, and a name is a safe label in metrics and logs.
+Names are plain lower-case ASCII. So two names that look alike are equal, `@` and `/` keep their
+meaning in a model string, and every name is safe as a label in metrics and logs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 
 
 def check_name(name: str, kind: str) -> str:
-    """Return the name, or raise `InvalidName` with the rule; `kind` says what is named."""
+    """Return the name, or raise `InvalidName` with the rule. `kind` says what the name is for."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise InvalidName(
-            f"{kind} name {name[:80]!r} isn't allowed: use 1 to 64 of a-z, 0-9, '-', '_', '.', "
+            f"{kind} name {name[:80]!r} is not allowed: use 1 to 64 of a-z, 0-9, '-', '_', '.', "
             "beginning and ending with a letter or digit, without '..'" + _suggestion(name)
         )
     return name

@@ -1,7 +1,7 @@
-"""Registering a version: what can be refused is refused before a byte is written.
+"""Registering a version. Every reason to refuse it that is known early is checked before a write.
 
-First names, tenant and quota are checked and the quota is reserved; then the files are staged and
-sealed; then one transaction records the version and publishes its files; the gate comes next.
+First names, tenant and quota are checked, and the quota is reserved. Then the files are staged and
+sealed. Then one transaction records the version and publishes its files. The gate comes after that.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_METADATA_BYTES = 16 << 10
-"""Every server keeps the metadata of all versions in memory."""
+"""Metadata is bounded because every server keeps the metadata of all versions in memory."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def check_metadata(metadata: dict[str, Any]) -> None:
 
 
 class Intake:
-    """One registration on its way: an empty directory for its files, and what is reserved for it.
+    """One running registration, with an empty directory for its files and what it has reserved.
 
     Call `admit` first, then `reserve_disk` before the files are written, then `commit`.
     """
@@ -97,13 +97,13 @@ class Intake:
     def admit(
         self, tenant: str, name: str, size_bytes: int = 0, idempotency: Idempotency | None = None
     ) -> None:
-        """Refuse what can be refused before there are files, and reserve the tenant's quota.
+        """Check the name, the tenant and the quota, and reserve the quota.
 
-        `size_bytes` is what is known of the files' size so far. A repetition with a known
-        idempotency key reserves nothing: most often it adds nothing.
+        `size_bytes` is what is known of the files' size so far. A request that repeats a known
+        idempotency key reserves nothing, because it usually adds nothing.
 
         Raises:
-            InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
+            InvalidName, NotFound: the name is not allowed, or there is no such tenant.
             QuotaExceeded: the tenant may have no more.
         """
         check_name(name, "adapter")
@@ -123,7 +123,7 @@ class Intake:
         self._reservation = self._within_quota(reserve)
 
     def reserve_quota(self, size_bytes: int) -> None:
-        """Reserve quota for files of `size_bytes` in all, where they are more than announced.
+        """Reserve quota for files of `size_bytes` in all, if that is more than was announced.
 
         Raises:
             QuotaExceeded: the tenant may have no more.
@@ -136,8 +136,8 @@ class Intake:
         """Reserve disk budget for `num_bytes` in all. Garbage is collected if there is no room.
 
         Raises:
-            InsufficientStorage: there is no room even so.
-            StoreUnavailable: the origin doesn't answer.
+            InsufficientStorage: there is still no room after the collection.
+            StoreUnavailable: the origin does not answer.
         """
         content = self._records.content
         try:
@@ -152,9 +152,9 @@ class Intake:
     ) -> tuple[VersionRecord, bool]:
         """Record the next version of an adapter, and publish the files in the directory.
 
-        Returns the version, in state `pending`, and True. Content that is a version of this
-        adapter already is not doubled: that version is returned, and False. If nothing comes of
-        it, no file of it stays, here or at the origin.
+        Returns the version, in state `pending`, and True. If the adapter has a version with the
+        same content already, returns that version and False. If the registration fails, none of its
+        files stay, here or at the origin.
 
         Raises:
             FileNotFoundError: one of the two files is missing.
@@ -199,7 +199,7 @@ class Intake:
         origin.put(files.digest, files.directory)
 
     def _drop(self, digest: str, *, at_origin: bool = True) -> None:
-        """Remove what was written for nothing. If that fails, a collection does it later."""
+        """Remove the files of a failed registration. If that fails, a collection does it later."""
         try:
             self.end()
             drop_content(self._records, [digest], at_origin=at_origin)
@@ -207,7 +207,7 @@ class Intake:
             log.warning("files of a refused registration stay for now: %s", error)
 
     def _within_quota(self, do: Callable[[Change], T]) -> T:
-        """Do what needs quota; if it is too little, remove the files of old versions and repeat."""
+        """Run an operation that needs quota. If it is short, remove old files and run it again."""
         try:
             with self._records.change() as change:
                 return do(change)
@@ -223,7 +223,7 @@ class Intake:
 
 @contextmanager
 def open_intake(records: Records) -> Iterator[Intake]:
-    """Open a registration; at the end its directory is removed, and what it has reserved is free.
+    """Open a registration. At the end its directory is removed and its reservations end.
 
     Raises:
         InsufficientStorage: the disk was full for anything done within the context.
@@ -239,7 +239,7 @@ def open_intake(records: Records) -> Iterator[Intake]:
 
 @dataclass(frozen=True)
 class StagedFiles:
-    """An adapter's two files in a staging directory, sealed; their digest and size in bytes."""
+    """An adapter's two files, sealed in a staging directory, with digest and size in bytes."""
 
     directory: Path
     digest: str
@@ -255,7 +255,7 @@ def add_registration(
 ) -> tuple[VersionRecord, bool]:
     """Add the adapter's next version and publish its files. Returns it, and whether it is new.
 
-    Content that is a version of this adapter already is not doubled: that version is returned.
+    If the adapter has a version with the same content already, that version is returned.
 
     Raises:
         NotFound: the tenant is gone.
@@ -284,7 +284,7 @@ def add_registration(
 
 
 def _published(content: ContentStore, files: StagedFiles, version: Version) -> VersionRecord:
-    """Publish last: whatever refuses the registration has done so before."""
+    """Publish the files and return the version's record. Nothing can refuse it after this step."""
     if version.state in NEEDS_CONTENT:
         content.publish(files.directory, files.digest)
     return version_record(version)
@@ -302,7 +302,7 @@ def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Ve
 
 
 def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
-    """The version of this adapter that has the same content and is, or may become, ready."""
+    """Return the version of this adapter with the same content that is or may become ready."""
     adapter = change.find_adapter(tenant, name)
     gone = (VersionState.REJECTED, VersionState.RETIRED)
     if adapter is None:

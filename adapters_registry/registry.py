@@ -1,7 +1,7 @@
-"""The registry: takes adapters in, keeps the gate's verdicts, answers what there is.
+"""The registry: it registers adapters, keeps the gate's verdicts, and says which adapters exist.
 
 Every change is one transaction on the SQL database. What a request needs is kept in memory as an
-immutable `Catalog`: resolving touches no database.
+immutable `Catalog`, so that resolving a name does not touch the database.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ from adapters_registry.registration import (
 log = logging.getLogger(__name__)
 
 ALLOW_BASE_MISMATCH = "allow_base_mismatch"
-"""The entry of a version's metadata that lets it pass though it names another base."""
+"""The entry of a version's metadata that lets it pass the check although it names another base."""
 
 FAULTS_OF_THE_ENVIRONMENT = (RegistryError, OSError, MemoryError, SQLAlchemyError)
-"""Failures of a check that say nothing of the adapter, except `AdapterRejected`: the store, the
-disk, the memory, the database."""
+"""Failures of the store, the disk, the memory or the database, which say nothing of the adapter.
+`AdapterRejected` is a `RegistryError` too."""
 WRITER_SECONDS = 20
 
 P = ParamSpec("P")
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Records in SQL, content in `content`; safe to use from several threads and processes."""
+    """The records in SQL and the files in `content`, for several threads and processes."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Registry:
         server_id: str = "",
         writer_seconds: float = WRITER_SECONDS,
     ) -> None:
-        """Open the database and bring its schema up to date; errors as in `open_database`.
+        """Open the database and bring its schema up to date. Raises what `open_database` raises.
 
-        `server_id` says which server this is in the leases on checks. A server that comes back
-        with the id of its earlier life continues its checks at once; by default the id is new.
-        `writer_seconds` is how long a change waits for the other changes of this process.
+        `server_id` names this server in the leases on checks. A server that restarts with the same
+        id continues its checks at once. By default the id is new. `writer_seconds` is how long a
+        change waits for the other changes of this process.
         """
         self._writer_seconds = writer_seconds
         self.server_id = server_id or uuid.uuid4().hex
@@ -115,15 +115,15 @@ class Registry:
         metadata: dict[str, Any] | None = None,
         idempotency: Idempotency | None = None,
     ) -> tuple[VersionRecord, bool]:
-        """Take in an adapter's files as the next version, in state `pending`; the gate comes next.
+        """Register an adapter's files as its next version, in state `pending`, for the gate.
 
-        `stage` is given an empty directory and puts the two files there, `size_bytes` in all where
-        that is known. Content that is a version of this adapter already is not doubled: that
-        version is returned, and False.
+        `stage` gets an empty directory and writes the two files there. `size_bytes` is their size
+        in all, if it is known. Returns the version and True. If the adapter has a version with the
+        same content already, returns that version and False.
 
         Raises:
-            InvalidName, NotFound: the name isn't allowed, or there is no such tenant.
-            SourceRefused, StoreUnavailable: from `stage`; the latter from the origin, too.
+            InvalidName, NotFound: the name is not allowed, or there is no such tenant.
+            SourceRefused, StoreUnavailable: raised by `stage`. The latter also by the origin.
             InsufficientStorage: the disk, or the budget for it, is full.
             QuotaExceeded: the tenant may have no more.
             KeyReused: the idempotency key came with another request before.
@@ -136,14 +136,15 @@ class Registry:
             return intake.commit(asked, idempotency)
 
     def intake(self) -> AbstractContextManager[Intake]:
-        """Open a registration that is done step by step; see `Intake`."""
+        """Open a registration that is done step by step, as `Intake` describes."""
         return open_intake(self)
 
     def check_files(self, version: VersionRecord) -> AdapterFacts:
-        """Run the gate's static part on a version, which is in state `checking` from here.
+        """Claim a version, which is then in state `checking`, and run the static check on it.
 
         Raises:
-            AdapterRejected: it can't work on this base; holds every reason found.
+            AdapterRejected: it cannot work on this base. The error holds every reason found.
+            CheckedElsewhere: another server checks it, or has decided on it.
         """
         row = self.apply(verdicts.claim, version.version_id, self.server_id)
         if row.digest != version.digest:
@@ -159,7 +160,7 @@ class Registry:
         except FAULTS_OF_THE_ENVIRONMENT:
             raise
         except Exception as error:
-            # What the check stumbles over must not be served, and must not be tried for ever.
+            # A version that breaks the check must not be served, and must not be tried for ever.
             log.exception("the check of %s failed again", version.public_name)
             message = "the files cannot be checked; the server's log says why"
             raise AdapterRejected([Reason("check_failed", message)]) from error
@@ -173,7 +174,7 @@ class Registry:
             )
 
     def renew_check(self, version: VersionRecord) -> bool:
-        """Extend this server's lease on a check; returns False if it does not own the check."""
+        """Extend this server's lease on a check. Returns False if it does not own the check."""
         with self.session() as session:
             return verdicts.renew(session, version.version_id, self.server_id)
 
@@ -182,13 +183,13 @@ class Registry:
         self.apply(verdicts.release, version.version_id, self.server_id)
 
     def accept(self, version: VersionRecord, facts: AdapterFacts) -> VersionRecord:
-        """The gate lets a version pass: it is ready, and live if it is the first or asked to be."""
+        """Make a version ready, and live if it is the first or if that was asked for."""
         with self.change() as change:
             row = verdicts.accept(change, version.version_id, self.server_id, facts)
             return version_record(row)
 
     def reject(self, version: VersionRecord, reasons: list[Reason]) -> VersionRecord:
-        """The gate refuses a version, which is kept with the reasons; its content is not."""
+        """Reject a version. It is kept with the reasons, and its files are removed."""
         with self.change() as change:
             row = verdicts.reject(change, version.version_id, self.server_id, reasons)
             rejected = version_record(row)
@@ -196,16 +197,16 @@ class Registry:
         return rejected
 
     def unfinished(self) -> list[VersionRecord]:
-        """Versions that were acknowledged and that this server may check now, oldest first.
+        """Return the registered versions that this server may check now, the oldest first.
 
-        A version on which another server's lease runs is not among them.
+        Versions that another server checks are left out while its lease runs.
         """
         with self._session() as session:
             rows = verdicts.unfinished(session, self.server_id)
             return [version_record(row) for row in rows]
 
     def read_version(self, version_id: int) -> VersionRecord | None:
-        """Read a version from the database, in whichever state it is; None if there is none."""
+        """Read a version in any state from the database. Returns None if there is none."""
         with self._session() as session:
             row = session.get(Version, version_id, options=[joinedload(Version.adapter)])
             return version_record(row) if row else None
@@ -213,12 +214,12 @@ class Registry:
     def apply(
         self, operation: Callable[Concatenate[Change, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation of `aliases` or `retirement` as one transaction; errors are its own."""
+        """Run an operation, as those of `aliases`, in one transaction. Raises what it raises."""
         with self.change() as change:
             return operation(change, *args, **kwargs)
 
     def get_adapter(self, tenant: str, name: str) -> AdapterRecord:
-        """One adapter with the versions that are, or may come to be, served.
+        """Return an adapter with the versions that are served or may be served later.
 
         Raises:
             NotFound: there is no such adapter.
@@ -229,7 +230,7 @@ class Registry:
             raise NotFound(f"there is no adapter {tenant}/{name}") from None
 
     def get_version(self, tenant: str, name: str, number: int) -> VersionRecord:
-        """One version; `NotFound` if there is none."""
+        """Return a version in any state. Raises `NotFound` if there is none."""
         adapter = self.get_adapter(tenant, name)
         version = adapter.versions.get(number)
         if version is None:
@@ -241,18 +242,18 @@ class Registry:
     def read_history(
         self, tenant: str, name: str, *, before: int | None = None, limit: int = 100
     ) -> list[VersionRecord]:
-        """Versions of an adapter in any state, newest first, as `history.read_history`."""
+        """Read versions of an adapter in any state, the newest first, as `history.read_history`."""
         with self._session() as session:
             return history.read_history(session, tenant, name, before=before, limit=limit)
 
     def newest_versions(self, adapters: Sequence[AdapterRecord]) -> dict[str, VersionRecord]:
-        """The newest version of each of these adapters, in any state, by `tenant/name`."""
+        """Return the newest version of each adapter, in any state, by `tenant/name`."""
         names = [(adapter.tenant, adapter.name) for adapter in adapters]
         with self._session() as session:
             return history.newest_versions(session, names)
 
     def find_adapters(self, state: VersionState) -> set[tuple[str, str]]:
-        """Tenant and name of every adapter that has a version in this state."""
+        """Return tenant and name of every adapter that has a version in this state."""
         with self._session() as session:
             return history.adapters_in_state(session, state)
 
@@ -266,13 +267,13 @@ class Registry:
             raise no_tenant(tenant)
 
     def audit(self, **filters: Any) -> list[AuditEntry]:
-        """The newest entries of the audit trail; filters as in `audit.read_entries`."""
+        """Return the newest entries of the audit trail, with the filters of `read_entries`."""
         with self._session() as session:
             return read_entries(session, **filters)
 
     @property
     def stale_seconds(self) -> float:
-        """How long ago the catalog was known to be what the database says."""
+        """How many seconds ago the catalog was last compared with the database."""
         return time.monotonic() - self._refreshed_at
 
     def close(self) -> None:
@@ -280,10 +281,10 @@ class Registry:
         self.engine.dispose()
 
     def refresh(self) -> None:
-        """Read what other processes have changed; cheap when that is nothing.
+        """Read what other processes have changed. This is cheap if nothing has changed.
 
-        It has a lock of its own: a writer that waits for the database must not keep the catalog
-        from learning of revoked keys.
+        It has a lock of its own, because the catalog must learn of revoked keys also while a writer
+        waits for the database.
         """
         with self._refreshing, self._session() as session:
             started = time.monotonic()
@@ -297,15 +298,15 @@ class Registry:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction that is no change: other servers needn't know of it."""
+        """Open a transaction that other servers do not have to know of."""
         with self._session.begin() as session:
             yield session
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """One transaction, after which the catalog shows what it changed.
+        """Open a transaction for a change. After it the catalog shows the change.
 
-        Nothing but SQL belongs inside: all servers' writers wait for each other.
+        Only SQL belongs inside, because the writers of all servers wait for each other.
 
         Raises:
             RegistryBusy: other writers of this process did not finish in time.

@@ -1,4 +1,4 @@
-"""Old audit entries and usage: exported, and removed, when an operator says so."""
+"""Exports and removes old audit entries and usage when an operator asks for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS_AT_A_TIME = 1000
 _IDS_AT_A_TIME = 5000
 
 Transactions = Callable[[], AbstractContextManager[Session]]
-"""Opens one transaction. What is removed is removed in many, each of them short."""
+"""Opens one transaction. Rows are removed in many transactions, each of them short."""
 
 
 class Pruned(NamedTuple):
@@ -30,7 +30,7 @@ class Pruned(NamedTuple):
 
 
 def export(session: Session, before: datetime) -> Iterator[dict[str, Any]]:
-    """Yield audit entries and usage from before a time, the oldest first, ready for JSON."""
+    """Yield audit entries and usage from before a time, the oldest first, as JSON values."""
     for table, moment in ((AuditEntry.__table__, AuditEntry.at), (Usage.__table__, Usage.hour)):
         rows = select(table).where(moment < before).order_by(moment)
         options = {"yield_per": _ROWS_AT_A_TIME}
@@ -39,7 +39,7 @@ def export(session: Session, before: datetime) -> Iterator[dict[str, Any]]:
 
 
 def prune(transactions: Transactions, before: datetime) -> Pruned:
-    """Remove audit entries and usage from before a time. The audit trail then says so."""
+    """Remove audit entries and usage from before a time, and record that in the audit trail."""
     pruned = Pruned(_prune_audit(transactions, before), _prune_usage(transactions, before))
     if any(pruned):
         removed = {"before": before.isoformat(), **pruned._asdict()}

@@ -1,9 +1,9 @@
 """Verdicts: which server checks a version, and what it decides.
 
 A version goes from `pending` to `checking` when a server claims it, and from there to `ready` or
-`rejected`. The server that claimed it owns the check for `LEASE` and renews that while it works.
-Every transition compares before it sets, inside the transaction of the change: a server that lost
-its lease, or comes late, changes nothing. The functions are operations for `Registry.apply`.
+`rejected`. The server that claimed it owns the check for `LEASE` and renews the lease while it
+works. Each transition first compares the state, in the transaction of the change, so a server that
+has lost its lease changes nothing. The functions are operations for `Registry.apply`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from adapters_registry.records.database import database_time
 from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
 
 LEASE = timedelta(seconds=60)
-"""For how long a server that says nothing more keeps a check to itself."""
+"""How long a server keeps a check to itself if it does not renew the lease."""
 _UNDER_CHECK = {"state": VersionState.CHECKING}
-"""What the audit trail says that a version was before its verdict."""
+"""The state before a verdict, for the audit trail."""
 
 
 def claim(change: Change, version_id: int, server_id: str) -> Version:
-    """Begin to check a version: its state is `checking` from here, and this server owns the check.
+    """Begin to check a version. Its state is then `checking`, and this server owns the check.
 
     Raises:
-        CheckedElsewhere: another server's lease on it runs, or it has been decided on.
+        CheckedElsewhere: another server's lease on it runs, or a verdict exists.
     """
     row = change.session.get(Version, version_id)
     at = database_time(change.session)
     if row is None or not _is_claimable(row, server_id, at):
-        raise CheckedElsewhere("another server checks this version, or it has been decided on")
+        raise CheckedElsewhere("another server checks this version, or has decided on it")
     row.state, row.checked_by, row.checked_until = VersionState.CHECKING, server_id, at + LEASE
     row.adapter.epoch = change.epoch
     return row
@@ -46,7 +46,7 @@ def claim(change: Change, version_id: int, server_id: str) -> Version:
 def renew(session: Session, version_id: int, server_id: str) -> bool:
     """Extend the lease on a check. Returns False if this server does not own the check.
 
-    This is not a change of the registry: other servers read the lease when they want to claim.
+    This is not a change of the registry: other servers read the lease when they claim a version.
     """
     renewed = session.execute(
         update(Version)
@@ -58,7 +58,7 @@ def renew(session: Session, version_id: int, server_id: str) -> bool:
 
 
 def release(change: Change, version_id: int, server_id: str) -> None:
-    """Give up a check without a verdict: the version is `pending` again, for any server."""
+    """Give up a check without a verdict. The version is `pending` again, for any server."""
     row = change.session.scalar(select(Version).where(*_owned_by(version_id, server_id)))
     if row is not None:
         row.state, row.checked_by, row.checked_until = VersionState.PENDING, None, None
@@ -66,10 +66,10 @@ def release(change: Change, version_id: int, server_id: str) -> None:
 
 
 def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts) -> Version:
-    """Make a version ready; `live` points to it if it is the first, or if that was asked for.
+    """Make a version ready. `live` points to it if it is the first, or if that was asked for.
 
-    Promotion that was asked for at registration is cancelled by any later change of `live`, except
-    for the promotion of a version that was registered before this one.
+    A promotion that was asked for at registration is cancelled by any later change of `live`. The
+    promotion of a version that was registered before this one does not cancel it.
 
     Raises:
         CheckedElsewhere: this server does not own the check any more.
@@ -87,7 +87,7 @@ def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts)
 
 
 def reject(change: Change, version_id: int, server_id: str, reasons: list[Reason]) -> Version:
-    """Refuse a version for good; it is kept with the reasons.
+    """Reject a version for good. It is kept with the reasons.
 
     Raises:
         CheckedElsewhere: this server does not own the check any more.
@@ -100,7 +100,7 @@ def reject(change: Change, version_id: int, server_id: str, reasons: list[Reason
 
 
 def unfinished(session: Session, server_id: str) -> list[Version]:
-    """Versions that were acknowledged and that this server may claim now, oldest first."""
+    """Return the registered versions that this server may claim now, the oldest first."""
     at = database_time(session)
     lapsed = or_(
         Version.checked_by.is_(None), Version.checked_by == server_id, Version.checked_until < at
@@ -123,7 +123,7 @@ def _decide(change: Change, version_id: int, server_id: str, state: VersionState
 
 
 def _keep_promotions_of_later_versions(change: Change, promoted: Version, asked_at: int) -> None:
-    """Let versions that were registered after this one be promoted in their turn."""
+    """Keep the promotions of versions that were registered after this one."""
     change.session.flush()
     change.session.execute(
         update(Version)

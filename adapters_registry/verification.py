@@ -1,4 +1,4 @@
-"""Whether every content that versions need is there, and holds what its digest says."""
+"""Verifies that the files of all versions exist and match their digests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from adapters_registry.records.tables import Version
 
 
 class ContentState(enum.StrEnum):
-    """What was found of one content."""
+    """The result for the files of one digest."""
 
     SOUND = "sound"
     AT_ORIGIN = "at origin"
-    """Not here, but the origin has it: fetched and verified when it is used."""
+    """Not here, but at the origin. The files are fetched and verified when they are used."""
     NOT_AT_ORIGIN = "not at origin"
-    """Sound here, but other replicas can't have it: it was registered without an origin."""
+    """Sound here, but not available to other replicas: it was registered without an origin."""
     DAMAGED = "damaged"
     MISSING = "missing"
 
@@ -33,7 +33,7 @@ FINE = (ContentState.SOUND, ContentState.AT_ORIGIN)
 
 @dataclass(frozen=True)
 class Finding:
-    """One content that versions need."""
+    """The files of one digest that versions need."""
 
     digest: str
     state: ContentState
@@ -41,7 +41,7 @@ class Finding:
 
 
 def needed_content(session: Session) -> dict[str, list[str]]:
-    """Every digest that versions need, with those versions (`tenant/name@3`)."""
+    """Return every digest that versions need, with those versions (`tenant/name@3`)."""
     query = select(Version).where(Version.state.in_(NEEDS_CONTENT)).order_by(Version.id)
     needed: dict[str, list[str]] = defaultdict(list)
     for row in session.scalars(query.options(joinedload(Version.adapter))):
@@ -50,10 +50,10 @@ def needed_content(session: Session) -> dict[str, list[str]]:
 
 
 def verify(content: ContentStore, needed: dict[str, list[str]]) -> Iterator[Finding]:
-    """Read every needed content and compare it with its digest.
+    """Read all needed files and compare them with their digests.
 
     Raises:
-        StoreUnavailable: there is an origin, and it doesn't answer.
+        StoreUnavailable: there is an origin, and it does not answer.
     """
     at_origin = content.origin.sizes() if content.origin else {}
     for digest, versions in needed.items():

@@ -13,21 +13,22 @@ from adapters_registry.check.norms import WeightNorms
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """Features into and out of one linear layer or embedding."""
+    """The number of input and output features of one linear layer or embedding."""
 
     in_features: int
     out_features: int
 
 
 MADE_FROM = "quantized_from"
-"""Where `config.json` of a quantised base names the base it was made from; ours, not a standard."""
+"""The key of a quantised base's `config.json` that names the original base. It is our own key."""
 QUANTIZATION = "rounded_to"
-"""Where `config.json` of a base in BF16 says what its weights were rounded to; ours as well."""
+"""The key of a BF16 base's `config.json` that names the quantization its weights were rounded to.
+It is our own key too."""
 
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """What the gate knows of the base: its modules, and how large a rank the engine takes."""
+    """What the gate knows of the base: its modules, and the largest rank of the engine."""
 
     name: str
     modules: dict[str, ModuleShape]
@@ -35,23 +36,23 @@ class BaseSpec:
     max_rank: int
     norms: WeightNorms = field(default_factory=WeightNorms, compare=False)
     made_from: str = ""
-    """The base that this one was quantised from: an adapter of that one is meant for this."""
+    """The base that this one was quantised from. An adapter of that base may run on it."""
     quantization: str = ""
-    """What its weights were rounded to: `nf4`, or a method of vLLM's; empty: nothing."""
+    """What its weights were rounded to: `nf4`, a method of vLLM's, or empty for nothing."""
     refuses_quantization_mismatch: bool = False
-    """Whether it refuses adapters that say they were trained over weights rounded otherwise."""
+    """Whether adapters are refused that were trained over a base with another quantization."""
 
     def is_named(self, model: str) -> bool:
-        """Whether a training run that names its base so had this one: path and case don't count.
+        """Whether `model`, the base that an adapter names, is this one. Path and case are ignored.
 
-        Names are all that PEFT records. Digests would tell more, and would refuse the same weights
-        saved in another layout.
+        PEFT records only a name. A digest would say more, but it would refuse the same weights in
+        another layout.
         """
         known = {short_name(name).lower() for name in (self.name, self.made_from)} - {""}
         return short_name(model).lower() in known
 
     def adapter_bytes(self, rank: int) -> int:
-        """Return what an adapter of this rank on every linear layer takes in BF16."""
+        """Return the bytes of an adapter in BF16 that has this rank on every linear layer."""
         features = sum(m.in_features + m.out_features for m in self.modules.values())
         return 2 * rank * features
 
@@ -60,11 +61,11 @@ class BaseSpec:
         """Derive the modules of a Llama-architecture model from its Hugging Face configuration.
 
         Raises:
-            ValueError: the configuration isn't of a Llama-architecture causal language model.
+            ValueError: the configuration is not that of a Llama-architecture causal language model.
         """
         if "LlamaForCausalLM" not in (config.get("architectures") or []):
             raise ValueError(
-                f"{name} is no Llama base (architectures: {config.get('architectures')}); "
+                f"{name} is not a Llama base (architectures: {config.get('architectures')}); "
                 "Loraplex serves LlamaForCausalLM models"
             )
         hidden, mlp = config["hidden_size"], config["intermediate_size"]
@@ -93,21 +94,21 @@ class BaseSpec:
 
     @classmethod
     def from_directory(cls, directory: Path, max_rank: int, name: str = "") -> BaseSpec:
-        """Read `config.json` of a model directory; `ValueError` as in `from_config`.
+        """Read `config.json` of a model directory. Raises `ValueError` as `from_config` does.
 
-        `name` is what the base is known as, if that isn't the directory's.
+        `name` is the base's name, if that is not the directory's.
         """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         try:
             name = name or short_name(str(directory.absolute()))
             spec = cls.from_config(name, config, max_rank)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{directory}/config.json is no model configuration") from error
+            raise ValueError(f"{directory}/config.json is not a model configuration") from error
         return replace(spec, norms=WeightNorms(directory))
 
 
 def quantization_of(config: dict[str, Any]) -> str:
-    """What a model's weights were rounded to, as its configuration says; empty: nothing."""
+    """Return what a model's weights were rounded to, by its configuration. Empty means nothing."""
     rounded = config.get(QUANTIZATION)
     if isinstance(rounded, str):
         return rounded
@@ -116,9 +117,9 @@ def quantization_of(config: dict[str, Any]) -> str:
 
 
 def short_name(model: str) -> str:
-    """A model's own name out of a hub id, a path, or a path in the hub's cache.
+    """Return a model's own name from a hub id, a path, or a path in the hub's cache.
 
-    The cache has `models--organisation--name/snapshots/commit`.
+    The cache has folders of the form `models--organisation--name/snapshots/commit`.
     """
     parts = [part for part in re.split(r"[/\\]", model) if part] or [""]
     if len(parts) >= 3 and parts[-2] == "snapshots":

@@ -1,4 +1,4 @@
-"""How large the base's weights are: what an adapter's changes are measured against."""
+"""The norms of the base's weights, with which an adapter's changes are compared."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from adapters_registry.check.weights import Tensor, read_header
 log = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 64
-"""Rows of a weight that are read: within 6 % of the whole's norm on the bundled base, and 150 MB
-instead of 16 GB on an 8B base."""
+"""How many rows of a weight are read. On the bundled base the result is within 6 % of the whole
+weight's norm. On an 8B base 150 MB are read instead of 16 GB."""
 UNKNOWN_RMS = 0.5
-"""Taken for the size of a weight's entries where the checkpoint doesn't show it (not here yet, or
-quantised): more than any linear layer of a Llama has."""
+"""The assumed root mean square of a weight's entries if the checkpoint does not show it, because it
+is not here yet or is quantised. No linear layer of a Llama has as much."""
 
 
 class WeightNorms:
-    """Frobenius norms of the weights of a checkpoint, sampled when first asked for."""
+    """Frobenius norms of the weights of a checkpoint, sampled at the first question."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
@@ -32,7 +32,7 @@ class WeightNorms:
         self._lock = threading.Lock()
 
     def of(self, module: str, num_entries: int) -> float:
-        """The norm of a module's weight; where it isn't known, a generous guess."""
+        """Return the norm of a module's weight, or a generous guess if it is not known."""
         with self._lock:
             if not self._norms and self._directory is not None:
                 self._norms = _sample(self._directory)
@@ -47,12 +47,12 @@ def _sample(directory: Path) -> dict[str, float]:
                 if key.endswith(".weight") and tensor.is_float and len(tensor.shape) == 2:
                     norms[key.removesuffix(".weight")] = _norm(tensor)
     except (OSError, ValueError) as error:
-        log.warning("the base's weights can't be measured: %s", error)
+        log.warning("the norms of the base's weights cannot be measured: %s", error)
     return norms
 
 
 def _checkpoint_files(directory: Path) -> Iterable[Path]:
-    """The safetensors files of a checkpoint, as Transformers lays it out: one, or an index."""
+    """Return the safetensors files of a checkpoint: one file, or those that its index names."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = set(json.loads(index.read_text())["weight_map"].values())

@@ -1,6 +1,6 @@
-"""An adapter's `adapter_config.json`: what PEFT writes, and what of it can be served.
+"""An adapter's `adapter_config.json`, as PEFT writes it, and which of its features can be served.
 
-vLLM ignores much of it silently; here it is refused (tried on vLLM 0.32 with PEFT 0.21).
+vLLM ignores many features silently. They are refused here (tried on vLLM 0.32 with PEFT 0.21).
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ _KNOWN = frozenset(
         *("megatron_config", "megatron_core", "qalora_group_size"),
     }
 )
-"""What changes nothing in how finished weights answer, or is read here."""
+"""Keys that are read here, or that change nothing in the answers of finished weights."""
 
 
 class PeftConfig:
-    """One adapter's configuration; `faults` must be none before the other questions make sense."""
+    """One adapter's configuration. The other methods make sense only if `faults` yields nothing."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
 
     @property
     def base_model(self) -> str:
-        """The base that it names; empty if none."""
+        """The base that it names, or an empty string."""
         return str(self._values.get("base_model_name_or_path") or "")
 
     def faults(self) -> Iterator[Reason]:
-        """Everything that makes it no servable LoRA, whatever the tensors and the base are."""
+        """Yield every reason why it cannot be served, whatever the tensors and the base are."""
         yield from self._numbers()
         for key, (is_used, message) in _UNSUPPORTED.items():
             if key in self._values and is_used(self._values[key]):
                 yield Reason("unsupported_feature", f"{key}: {message}", key)
         for key, value in self._values.items():
-            # Numbers and names tune features; a switch or a structure may be one of its own.
+            # Numbers and names only tune features. A switch or a structure may be a feature.
             if key not in _KNOWN and key not in _UNSUPPORTED and _is_switched_on(value):
                 message = f"{key} is unknown here: remove it if answers don't depend on it"
                 yield Reason("unknown_feature", message, key)
@@ -93,7 +93,7 @@ class PeftConfig:
             yield Reason("bad_alpha", message, "alpha_pattern")
 
     def claimed_ranks(self) -> Iterator[tuple[str, int]]:
-        """Every rank that it mentions, with the key: the engine refuses by them too."""
+        """Yield every rank that it mentions, with the key: the engine refuses by each of them."""
         if _is_rank(self._values.get("r")):
             yield "r", self._values["r"]
         patterns = self._values.get("rank_pattern")
@@ -101,20 +101,20 @@ class PeftConfig:
             yield from (("rank_pattern", rank) for rank in patterns.values() if _is_rank(rank))
 
     def rank_of(self, module: str) -> Any:
-        """The rank that it gives a module."""
+        """Return the rank of a module."""
         return self._of(module, "rank_pattern", "r")
 
     def scale_of(self, module: str) -> float:
-        """What a module's B times A is multiplied by."""
+        """Return the factor by which a module's B times A is multiplied."""
         rank, alpha = self.rank_of(module), self._of(module, "alpha_pattern", "lora_alpha")
         return float(alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank))
 
     def _of(self, module: str, patterns: str, default: str) -> Any:
-        """A module's own value, or the default; patterns match at the name's end, the first wins.
+        """Return a module's own value, or the default. The first pattern that matches wins.
 
-        PEFT and vLLM take a pattern for a regular expression; only plain names are let through,
-        whose dots match any character there and a dot here: a name of a Llama base never differs
-        by that.
+        A pattern matches at the end of a module's name. PEFT and vLLM take a pattern for a regular
+        expression. Only plain names are accepted. There a dot matches any character and here only a
+        dot, which makes no difference for the names of a Llama base.
         """
         for pattern, value in (self._values.get(patterns) or {}).items():
             if module == pattern or module.endswith(f".{pattern}"):

@@ -1,8 +1,8 @@
-"""The static gate: what can be refused from an adapter's files alone, without torch or engine.
+"""The static check: what an adapter's files alone show, without torch and without the engine.
 
-The engine takes many adapters that can't work, or that hurt everyone: silently ignored features,
-keys that match nothing (the answers equal the base's), NaN that spreads through the shared KV
-cache. All reasons are collected, so that one look is enough to mend an adapter.
+The engine accepts many adapters that cannot work or that harm other requests: features that it
+silently ignores, keys that match nothing (the answers equal the base's), NaN that spreads through
+the shared KV cache. All reasons are collected, so that the adapter can be corrected in one step.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from adapters_registry.errors import AdapterRejected, Reason
 MAX_CONFIG_BYTES = 1 << 20
 MAX_REASONS = 100
 MAX_CHANGE = 1.0
-"""Bound on |scale * B * A| / |W| (Frobenius) of a module: trained ones have 0.02 to 0.09."""
+"""The bound on |scale * B * A| / |W| (Frobenius) of a module. Trained ones have 0.02 to 0.09."""
 NF4_COST = "exact match 0.72 and 0.70 over the NF4 base, 0.45 and 0.68 over the unrounded one"
-"""Of two QLoRA adapters on held-out smart-home examples (training/RESULTS.md)."""
+"""The scores of two QLoRA adapters on held-out smart-home examples (training/RESULTS.md)."""
 MAX_ENTRY = 65504.0
-"""Bound on entries of A, B and scale * B: float16's largest, so that no cast overflows."""
+"""The bound on entries of A, B and scale * B: the largest of float16, so that no cast overflows."""
 
 _TEXTS = {".json", ".md", ".txt"}
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -45,7 +45,7 @@ _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What the gate learned of an adapter that passed."""
+    """What the check found out about an adapter that passed."""
 
     rank: int
     target_modules: list[str]
@@ -87,10 +87,11 @@ def check_adapter(
 ) -> AdapterFacts:
     """Check an adapter directory against the base.
 
-    `allow_base_mismatch` lets an adapter pass whose configuration names another base.
+    `allow_base_mismatch` lets an adapter pass whose configuration names another base, or that was
+    trained over a base with another quantization.
 
     Raises:
-        AdapterRejected: it can't work on this base; holds every reason found.
+        AdapterRejected: it cannot work on this base. The error holds every reason found.
     """
     findings = _Findings()
     _check_files(directory, findings)
@@ -123,12 +124,13 @@ def check_adapter(
 
 
 def _check_files(directory: Path, findings: _Findings) -> None:
-    """Regular files, and beside the two only texts: no pickle, no code, no link out of here."""
+    """Allow only regular files: the two of an adapter, and texts. No pickle, no code, no links."""
     for entry in sorted(directory.iterdir()):
         if not stat.S_ISREG(entry.lstat().st_mode):
-            findings.refuse("not_a_file", f"{entry.name} is no regular file", entry.name)
+            findings.refuse("not_a_file", f"{entry.name} is not a regular file", entry.name)
         elif entry.name not in ADAPTER_FILES and entry.suffix not in _TEXTS:
-            message = f"{entry.name} is no file of an adapter: keep {' and '.join(ADAPTER_FILES)}"
+            kept = " and ".join(ADAPTER_FILES)
+            message = f"{entry.name} does not belong to an adapter: keep only {kept}"
             findings.refuse("unexpected_file", message, entry.name)
 
 
@@ -140,10 +142,11 @@ def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
             raise ValueError("it is larger than 1 MiB")
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         return config
     except (ValueError, RecursionError) as error:
-        findings.refuse("config_unreadable", f"{CONFIG_FILE} can't be read: {error}", CONFIG_FILE)
+        message = f"{CONFIG_FILE} cannot be read: {error}"
+        findings.refuse("config_unreadable", message, CONFIG_FILE)
         return {}
 
 
@@ -153,7 +156,7 @@ def _read_tensors(path: Path, findings: _Findings) -> dict[str, Tensor]:
             raise ValueError("it is not there")
         tensors = read_header(path)
     except (ValueError, RecursionError) as error:
-        message = f"{WEIGHTS_FILE} is no valid safetensors: {error}"
+        message = f"{WEIGHTS_FILE} is not a valid safetensors file: {error}"
         findings.refuse("weights_unreadable", message, WEIGHTS_FILE)
         return {}
     if not tensors:
@@ -175,7 +178,7 @@ def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None
 def _check_quantization(
     over: str | None, base: BaseSpec, findings: _Findings, *, is_allowed: bool
 ) -> None:
-    """An adapter belongs over the weights that it learned on, and rounding changes those."""
+    """Compare the base's quantization with that in training: rounding changes the weights."""
     if over is None or over == base.quantization:
         return
     learned, served = (
@@ -183,11 +186,11 @@ def _check_quantization(
         for name in (over, base.quantization)
     )
     message = (
-        f"it was trained over {learned}, and this server's base has {served}: it is another model "
-        f"here (measured on the bundled base, two adapters trained over NF4: {NF4_COST})"
+        f"it was trained over {learned}, and this server's base has {served}: its answers may be "
+        f"worse here (measured with two adapters trained over NF4 on the bundled base: {NF4_COST})"
     )
     if over == "nf4":
-        message += "; `loraplex quantize --method nf4` makes the base that it belongs over"
+        message += "; `loraplex quantize --method nf4` makes the base that it was trained over"
     if base.refuses_quantization_mismatch and not is_allowed:
         findings.refuse("rounding_mismatch", message, TRAINED_QUANTIZATION)
     else:
@@ -197,7 +200,7 @@ def _check_quantization(
 def _check_ranks(
     config: PeftConfig, pairs: dict[str, _Pair], base: BaseSpec, findings: _Findings
 ) -> None:
-    """Ranks over the limit, as claimed and as the tensors have them: the engine looks at both."""
+    """Refuse ranks over the limit, in configuration and tensors: the engine reads both."""
     ranks = list(config.claimed_ranks())
     for module, pair in pairs.items():
         if pair.a and pair.b and len(pair.a.shape) == len(pair.b.shape) == 2:
@@ -209,12 +212,12 @@ def _check_ranks(
 
 
 def _pair_up(tensors: dict[str, Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
-    """Tensors by module, A and B together; every key must name a module of the base."""
+    """Return the tensors by module, A and B together. Refuse keys that name no module."""
     pairs: dict[str, _Pair] = defaultdict(_Pair)
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if not match or match["module"] not in base.modules:
-            message = f"{key} is no LoRA weight of a linear layer of {base.name}"
+            message = f"{key} is not a LoRA weight of a linear layer of {base.name}"
             findings.refuse("unknown_key", message, key)
             continue
         if not tensor.is_float:
@@ -250,7 +253,7 @@ def _check_shapes(
 def _check_values(
     pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
 ) -> None:
-    """Values that would do harm, or nothing at all; module by module, so that little is held."""
+    """Refuse values that would do harm or nothing. One module at a time is in memory."""
     any_change = False
     for module, pair in pairs.items():
         assert pair.a is not None
@@ -288,10 +291,10 @@ def _largest(values: Values) -> float:
 
 
 def _product_norm(a: Values, b: Values) -> float:
-    """Frobenius norm of B A, by way of the small matrices A A' and B' B."""
+    """Return the Frobenius norm of B A, computed from the small matrices A A' and B' B."""
     return math.sqrt(max(0.0, float(np.sum((a @ a.T) * (b.T @ b), dtype=np.float64))))
 
 
 def _clean(text: str) -> str:
-    """Text that can be stored and sent as UTF-8, of bounded length."""
+    """Return a text of bounded length that can be stored and sent as UTF-8."""
     return text[:500].encode("utf-8", "replace").decode()

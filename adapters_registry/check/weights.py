@@ -1,4 +1,4 @@
-"""Reading safetensors without torch: what a header says, and a tensor's values.
+"""Reads safetensors without torch: the header of a file, and the values of a tensor.
 
 The format: https://github.com/huggingface/safetensors#format.
 """
@@ -15,10 +15,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 TRAINED_QUANTIZATION = "trained_over"
-"""Metadata of an adapter's weights: what the base was rounded to in training; empty: nothing."""
+"""The metadata key of an adapter's weights that names the base's quantization in training. An empty
+value means none."""
 
 MAX_HEADER_BYTES = 8 << 20
-"""Room for 40,000 tensors; an adapter of a 70B base has 1,120."""
+"""Enough for 40,000 tensors. An adapter of a 70B base has 1,120."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -31,7 +32,7 @@ Values = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its header entry, and where its bytes begin."""
+    """One tensor of a file: its header entry, and the offset of its bytes."""
 
     file: Path
     dtype: str
@@ -44,31 +45,31 @@ class Tensor:
         return self.dtype in _DTYPES
 
     def load(self) -> Values:
-        """All values."""
+        """Read all values."""
         count = math.prod(self.shape)
         raw = np.fromfile(self.file, _DTYPES[self.dtype], count=count, offset=self.offset)
         return _as_float32(raw, self.dtype).reshape(self.shape)
 
     def load_rows(self, num_rows: int) -> Values:
-        """At most so many rows of a matrix, evenly spaced; only their bytes are read."""
+        """Read at most `num_rows` rows of a matrix, evenly spaced. Only their bytes are read."""
         raw = np.memmap(self.file, _DTYPES[self.dtype], "r", self.offset, self.shape)
         rows = np.linspace(0, self.shape[0] - 1, min(num_rows, self.shape[0])).astype(int)
         return _as_float32(raw[rows], self.dtype)
 
 
 def _as_float32(raw: np.ndarray[Any, Any], dtype: str) -> Values:
-    """As float32; bfloat16, which numpy lacks, is float32's upper half."""
+    """Return the values as float32. numpy lacks bfloat16, which is the upper half of float32."""
     if dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.astype(np.float32)
 
 
 def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tensor]:
-    """The tensors of a file by name.
+    """Return the tensors of a file by name.
 
     Raises:
-        ValueError: it is no safetensors file, or its header is longer than `max_bytes`.
-        OSError: it can't be read.
+        ValueError: it is not a safetensors file, or its header is longer than `max_bytes`.
+        OSError: it cannot be read.
     """
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
@@ -89,10 +90,12 @@ def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tens
 
 
 def trained_quantization(file: Path) -> str | None:
-    """What the base was rounded to when this adapter was trained; None if the file doesn't say.
+    """Return the base's quantization when this adapter was trained. Empty means none.
+
+    Returns None if the file does not say it.
 
     Raises:
-        ValueError: it is no safetensors file.
+        ValueError: it is not a safetensors file.
     """
     try:
         with safe_open(file, framework="numpy") as tensors:

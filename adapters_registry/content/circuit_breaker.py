@@ -1,4 +1,4 @@
-"""A circuit breaker: a store that failed several times in a row is left alone for a while."""
+"""A circuit breaker: after several failures in a row a store is not called for a while."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PAUSE_SECONDS = 15.0
 class CircuitBreaker:
     """Refuses calls for `PAUSE_SECONDS` after `FAILURES` calls in a row failed.
 
-    Otherwise each caller would find out by itself that a store does not answer, and wait for its
-    time-out with a thread that others need.
+    Otherwise each caller would wait for the time-out of a store that does not answer, and keep a
+    thread that others need.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,7 +31,7 @@ class CircuitBreaker:
         """Watch one call.
 
         Raises:
-            StoreUnavailable: the call failed, or the store is left alone now.
+            StoreUnavailable: the call failed, or the store is not called at present.
         """
         with self._lock:
             seconds = self._open_until - self._clock()

@@ -1,4 +1,4 @@
-"""How many bytes a folder may hold: what it keeps, and what is being written to it."""
+"""The budget of a folder in bytes, for what it keeps and for what is being written to it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _MIB = 1 << 20
 class DiskBudget:
     """Bytes by digest, the least recently used first, and bytes that are reserved.
 
-    It does no I/O and takes no lock: its owner calls it under its own.
+    It does no I/O and takes no lock. Its owner calls it while it holds its own lock.
     """
 
     def __init__(self, limit_bytes: int | None, kept: Mapping[str, int]) -> None:
-        """`limit_bytes` is None where only the disk is a bound; `kept` is there already."""
+        """`limit_bytes` is None if only the disk is a bound. `kept` is what is there already."""
         self.limit_bytes = limit_bytes
         self._kept = dict(kept)
         self._reserved: dict[Hashable, int] = {}
@@ -54,19 +54,19 @@ class DiskBudget:
         self._num_bytes -= self._reserved.pop(holder, 0)
 
     def keep(self, digest: str, size_bytes: int) -> None:
-        """Count a digest that is kept; it is the most recently used one from now on."""
+        """Count a digest as kept and as the most recently used one."""
         self.forget(digest)
         self._kept[digest] = size_bytes
         self._num_bytes += size_bytes
 
     def forget(self, digest: str) -> None:
-        """Count a digest no longer."""
+        """Stop counting a digest."""
         self._num_bytes -= self._kept.pop(digest, 0)
 
     def exceeded(self, num_bytes: int) -> InsufficientStorage:
         """Return the error for `num_bytes` that do not fit."""
         return InsufficientStorage(
-            f"{num_bytes / _MIB:.1f} MiB more don't fit the disk budget of "
-            f"{(self.limit_bytes or 0) / _MIB:.0f} MiB: retire versions that aren't needed, or "
+            f"{num_bytes / _MIB:.1f} MiB more do not fit the disk budget of "
+            f"{(self.limit_bytes or 0) / _MIB:.0f} MiB: retire versions that are not needed, or "
             "raise LORAPLEX_DISK_BUDGET_GIB"
         )

@@ -1,6 +1,6 @@
 """The origin: an S3-compatible store that keeps every version's files for all replicas.
 
-Objects are `<prefix>/sha256/<digest>/<file>`. What is fetched is verified by `ContentStore`.
+Objects are named `<prefix>/sha256/<digest>/<file>`. `ContentStore` verifies what it fetches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Origin:
         return None if None in files else sum(file.size_bytes for file in files if file)
 
     def put(self, digest: str, directory: Path) -> None:
-        """Write the files that are missing or damaged there; all are there when it returns."""
+        """Write the files that are missing or damaged at the origin. It then has all of them."""
         for name in ADAPTER_FILES:
             there = self._bucket.find(_key(digest, name))
             if there is None or not self._holds(there, directory / name):
@@ -39,7 +39,7 @@ class Origin:
     def get(self, digest: str, directory: Path) -> None:
         """Read a digest's files into a directory. Raises `StoreUnavailable` if one is missing.
 
-        After several failures in a row the origin is left alone for a while.
+        After several failures in a row the origin is not called for a while.
         """
         for name in ADAPTER_FILES:
             with self._breaker.calling():
@@ -50,7 +50,7 @@ class Origin:
                 self._bucket.download(file, directory / name)
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of every digest of which at least one file is there."""
+        """Return the bytes of every digest that has at least one file at the origin."""
         sizes: dict[str, int] = defaultdict(int)
         for file in self._bucket.list():
             if digest := _digest(file):
@@ -63,7 +63,7 @@ class Origin:
             self._bucket.delete(keys)
 
     def _holds(self, there: File, file: Path) -> bool:
-        """Whether an object has the same bytes as a file; read up to the first difference."""
+        """Whether an object has the same bytes as a file. Reads up to the first difference."""
         if there.size_bytes != file.stat().st_size:
             return False
         with file.open("rb") as here:
@@ -75,7 +75,7 @@ def _key(digest: str, name: str) -> str:
 
 
 def _digest(file: File) -> str | None:
-    """Return the digest that a file belongs to; None for other files, which are left alone."""
+    """Return the digest that a file belongs to, or None for files of others."""
     match file.key.split("/"):
         case ["sha256", digest, name] if name in ADAPTER_FILES:
             return digest

@@ -1,6 +1,6 @@
 """Files below a prefix of an S3-compatible bucket, through obstore.
 
-Endpoint, region and credentials are those of the usual `AWS_*` variables, which obstore reads.
+obstore reads endpoint, region and credentials from the usual `AWS_*` variables.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ S3_SCHEME = "s3://"
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 _RANGE_BYTES = 16 << 20
-"""Bytes of one request: so a large file neither fills memory nor exceeds a request's time."""
+"""The bytes of one request, few enough that a part fits in memory and arrives in time."""
 _MAX_PARTS_AT_ONCE = 4
 
 
 class File(NamedTuple):
-    """A file of a bucket as it was found. Its tag changes with its content."""
+    """A file of a bucket as it was found. The tag changes when the content changes."""
 
     key: str
     size_bytes: int
@@ -43,7 +43,7 @@ class File(NamedTuple):
 
 
 class Bucket:
-    """The files below `s3://bucket/prefix`. Only methods talk to the store."""
+    """The files below `s3://bucket/prefix`. The constructor does not call the store."""
 
     def __init__(self, url: str) -> None:
         """Raise `SourceRefused` if the URL does not have the form `s3://bucket/prefix`."""
@@ -55,15 +55,15 @@ class Bucket:
             self._store = S3Store(
                 match["bucket"],
                 prefix=match["prefix"] or None,
-                # Plain HTTP only where AWS_ENDPOINT_URL says http://.
+                # HTTP without TLS is used only if AWS_ENDPOINT_URL begins with http://.
                 client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "60s"},
                 retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
             )
         except (BaseError, ValueError) as error:
-            raise SourceRefused(f"{url[:200]!r} can't be used: {_first_line(error)}") from error
+            raise SourceRefused(f"{url[:200]!r} cannot be used: {_first_line(error)}") from error
 
     def find(self, key: str) -> File | None:
-        """Return a file as it is now, or None. Raises `StoreUnavailable` without an answer."""
+        """Return a file as it is now, or None. Raises `StoreUnavailable` if there is no answer."""
         with self._errors():
             try:
                 meta = obstore.head(self._store, key)
@@ -72,17 +72,17 @@ class Bucket:
         return File(key, meta["size"], meta["e_tag"])
 
     def list(self) -> Iterator[File]:
-        """Yield every file below the prefix. Raises `StoreUnavailable` without an answer."""
+        """Yield every file below the prefix. Raises `StoreUnavailable` if there is no answer."""
         with self._errors():
             for page in obstore.list(self._store):
                 for meta in page:
                     yield File(meta["path"], meta["size"], meta["e_tag"])
 
     def download(self, file: File, target: Path) -> None:
-        """Write a file to `target`, whole and in the state in which it was found.
+        """Write a file to `target`, all of it in the state in which it was found.
 
         Raises:
-            StoreUnavailable: the store doesn't answer, or the file has changed meanwhile.
+            StoreUnavailable: the store does not answer, or the file has changed meanwhile.
         """
         with target.open("wb") as copy:
             for part in self.read(file):
@@ -110,12 +110,12 @@ class Bucket:
             yield data
 
     def upload(self, source: Path, key: str) -> None:
-        """Write a file whole or not at all. Raises `StoreUnavailable` without an answer."""
+        """Write a file completely or not at all. Raises `StoreUnavailable` if it cannot."""
         with self._errors():
             obstore.put(self._store, key, source, max_concurrency=_MAX_PARTS_AT_ONCE)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete files, ignoring missing ones. Raises `StoreUnavailable` without an answer."""
+        """Delete files, ignoring missing ones. Raises `StoreUnavailable` if it cannot."""
         with self._errors():
             obstore.delete(self._store, keys)
 
@@ -131,7 +131,7 @@ class Bucket:
         except BaseError as error:
             log.warning("%s: %s", self.url, _first_line(error))
             raise StoreUnavailable(
-                f"{self.url} can't be reached: check AWS_ENDPOINT_URL, AWS_REGION, the "
+                f"{self.url} cannot be reached: check AWS_ENDPOINT_URL, AWS_REGION, the "
                 "credentials and the connection (the server's log has the cause), then try again"
             ) from error
 

@@ -1,8 +1,8 @@
-"""The content-addressed folder: it keeps an adapter's files under the digest of what they hold.
+"""The content-addressed folder: it keeps an adapter's files under the digest of their content.
 
-A directory appears whole or not at all (it is written aside, flushed to disk, then renamed). It is
-read-only afterwards and never changes: the path of a digest always holds the same bytes. Where an
-origin is set, the origin has every content, and this folder is its cache.
+A directory is written elsewhere, flushed to disk and then renamed, so it appears as a whole. It is
+read-only afterwards and never changes: the path of a digest always holds the same bytes. If an
+origin is set, the origin has all files, and this folder is its cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class ContentStore:
-    """Immutable adapter directories below `root`; one process has the folder to itself."""
+    """Immutable adapter directories below `root`. Only one process uses the folder at a time."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class ContentStore:
         origin: Origin | None = None,
         on_evict: Callable[[], object] = lambda: None,
     ) -> None:
-        """Open the folder at `root`, which is made if it is not there.
+        """Open the folder at `root`, which is created if it does not exist.
 
-        `budget_bytes` bounds what is kept and what is being written, together; None leaves it to
-        the disk. `on_evict` is called for each content that is evicted to make room for another.
+        `budget_bytes` bounds the sum of what is kept and what is being written. With None only the
+        disk is a bound. `on_evict` is called for each digest that is evicted to make room.
         """
         self.root, self.origin = root, origin
         self._on_evict = on_evict
@@ -61,11 +61,11 @@ class ContentStore:
         self._fetches: WeakValueDictionary[str, _Fetch] = WeakValueDictionary()
 
     def path(self, digest: str) -> Path:
-        """Return the directory of a digest, whether it is there or not."""
+        """Return the path of a digest's directory. It may not exist."""
         return self.root / "sha256" / digest[:2] / digest
 
     def has(self, digest: str) -> bool:
-        """Whether the files of a digest are here, as far as this process knows; asks no disk."""
+        """Whether the files of a digest should be here. This does not ask the disk."""
         return self.budget.kept_bytes(digest) > 0
 
     def sizes(self) -> dict[str, int]:
@@ -82,10 +82,10 @@ class ContentStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Make a scratch directory on the same file system; remove it at the end.
+        """Make a scratch directory on the same file system, and remove it at the end.
 
         Raises:
-            InsufficientStorage: the disk was full for anything done within the context.
+            InsufficientStorage: the disk was full for something done within the context.
         """
         directory = self._staging / uuid.uuid4().hex
         try:
@@ -104,19 +104,19 @@ class ContentStore:
                 self.budget.release(directory)
 
     def clear_staging(self) -> None:
-        """Remove what a crash left half written. Only at start, before anything is written."""
+        """Remove what a crash left half written. Call it only at start, before the first write."""
         for leftover in self._staging.iterdir():
             shutil.rmtree(leftover, ignore_errors=True)
 
     def reserve(self, staged: Path, num_bytes: int) -> None:
         """Reserve bytes of the budget for a staging directory, in place of what it had.
 
-        With an origin, the least recently used content that nothing holds is evicted to make room:
-        it can be fetched again.
+        With an origin, the least recently used files that nothing holds are evicted to make room,
+        because they can be fetched again.
 
         Raises:
             InsufficientStorage: the budget has no room.
-            StoreUnavailable: the origin doesn't answer.
+            StoreUnavailable: the origin does not answer.
         """
         while not self._try_to_reserve(staged, num_bytes):
             if not self._evict():
@@ -135,9 +135,9 @@ class ContentStore:
         return digest, size_bytes
 
     def publish(self, staged: Path, digest: str) -> None:
-        """Move a sealed directory to its digest's path; content that is there already stays.
+        """Move a sealed directory to its digest's path. If the path exists, it stays as it is.
 
-        The caller does so inside the transaction that records the version. A collection is a
+        The caller does this inside the transaction that records the version. A collection is a
         transaction too, so it sees both or neither.
         """
         target = self.path(digest)
@@ -155,15 +155,15 @@ class ContentStore:
     # --- use ---
 
     def fetch(self, digest: str) -> Path:
-        """Return the directory of a digest; it is fetched from the origin where needed.
+        """Return the directory of a digest, fetched from the origin if needed.
 
-        The files are compared with the digest at their first use after a start. Calls for the same
-        digest wait for one another; calls for different ones do not.
+        The files are compared with the digest at their first use after a start. Only calls for the
+        same digest wait for one another.
 
         Raises:
-            ContentUnavailable: it is missing or damaged, and no origin has it.
-            InsufficientStorage: there is no room for it, in the budget or on the disk.
-            StoreUnavailable: the origin doesn't answer.
+            ContentUnavailable: the files are missing or damaged, and no origin has them.
+            InsufficientStorage: there is no room for them, in the budget or on the disk.
+            StoreUnavailable: the origin does not answer.
         """
         with self._one_at_a_time(digest):
             path = self.path(digest)
@@ -174,7 +174,7 @@ class ContentStore:
             return path
 
     def hold(self, digest: str) -> None:
-        """Protect a digest's directory from removal until `release` was called as often."""
+        """Protect a digest's directory from removal until `release` was called as many times."""
         with self._lock:
             self._holds[digest] += 1
 
@@ -195,11 +195,11 @@ class ContentStore:
             self.release(digest)
 
     def discard(self, digest: str) -> bool:
-        """Remove a digest's directory unless it is held. Returns True if it is gone."""
+        """Remove a digest's directory unless it is held. Returns False if it is held."""
         return self._remove(digest, unless_held=True)
 
     def is_sound(self, digest: str) -> bool:
-        """Whether the files that are here match the digest. They are read once after a start."""
+        """Whether the local files match the digest. They are read once after a start."""
         if digest not in self._sound:
             with suppress(OSError):
                 if digest_of(self.path(digest))[0] == digest:
@@ -240,7 +240,7 @@ class ContentStore:
             return self.budget.reserve(staged, num_bytes)
 
     def _evict(self) -> bool:
-        """Remove the least recently used content that the origin has. Returns True if one went."""
+        """Remove the least recently used files that the origin has. Returns False if none are."""
         if self.origin is None:
             return False
         evicted = any(
@@ -273,7 +273,7 @@ class ContentStore:
 
 
 class _Fetch:
-    """Callers that want the same digest at the same time share one lock."""
+    """The lock that callers share who want the same digest at the same time."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

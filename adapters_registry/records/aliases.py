@@ -35,13 +35,15 @@ def point_alias(
     *,
     if_revision: int | None = None,
 ) -> AliasRecord:
-    """Point an alias to versions by weight, at once for all; made where it isn't there yet.
+    """Point an alias to versions by weight. The alias is created if it does not exist yet.
 
-    `if_revision` is the revision that the caller has seen (0: none yet); None skips the question.
+    `if_revision` is the revision that the caller has seen, 0 if there was no alias. None skips this
+    comparison.
 
     Raises:
-        NotFound: no such adapter.
-        InvalidName, InvalidTargets: the alias may not be named so, or point there.
+        NotFound: there is no such adapter.
+        InvalidName: the alias may not have this name.
+        InvalidTargets: the alias may not point there.
         ChangedMeanwhile: the alias has another revision.
     """
     adapter = change.adapter(tenant, name)
@@ -60,11 +62,11 @@ def roll_back(
     *,
     idempotency: Idempotency | None = None,
 ) -> AliasRecord:
-    """Point the alias to the version that it pointed to, alone, before the present one.
+    """Point the alias back to the last version that had all of it before the present one.
 
     Raises:
-        NotFound: no such adapter, or it has no such alias.
-        Conflict: there is nothing before, or it isn't ready any more.
+        NotFound: there is no such adapter, or it has no such alias.
+        Conflict: there is no earlier version, or it is not ready any more.
         KeyReused: the idempotency key came with another request before.
     """
     adapter = change.adapter(tenant, name)
@@ -79,14 +81,19 @@ def roll_back(
     try:
         _check(change, adapter, [Target(*target) for target in row.previous])
     except InvalidTargets as error:
-        raise Conflict(f"{tenant}/{name}@{alias} can't go back: {error}") from error
+        raise Conflict(f"{tenant}/{name}@{alias} cannot go back: {error}") from error
     return point(change, adapter, alias, row.previous, action="alias.rollback")
 
 
 def remove_alias(change: Change, tenant: str, name: str, alias: str) -> None:
-    """Forget an alias; `NotFound` if there is none, `Conflict` for `live`."""
+    """Remove an alias.
+
+    Raises:
+        NotFound: there is no such adapter, or it has no such alias.
+        Conflict: the alias is `live`.
+    """
     if alias == LIVE:
-        raise Conflict("'live' can't be removed: point it elsewhere, or delete the adapter")
+        raise Conflict("'live' cannot be removed: point it elsewhere, or delete the adapter")
     adapter = change.adapter(tenant, name)
     remove(change, adapter, _require(adapter, alias))
 
@@ -98,7 +105,7 @@ def point(
     targets: list[list[int]],
     action: str = "alias.point",
 ) -> AliasRecord:
-    """Point to targets that are known to be right; nothing happens if they are there already."""
+    """Point an alias to targets that were checked before. It may point there already."""
     row = _find(adapter, alias)
     if row is not None and row.targets == targets:
         return alias_record(row)
@@ -107,7 +114,7 @@ def point(
         row = Alias(name=alias, targets=targets, revision=1)
         adapter.aliases.append(row)
     else:
-        # A split is on the way from one version to the next: the way back leads past it.
+        # A split is a step between two versions. A rollback goes to the version before the split.
         if len(row.targets) == 1:
             row.previous = row.targets
         row.targets, row.revision = targets, row.revision + 1
@@ -118,7 +125,7 @@ def point(
 
 
 def let_go(change: Change, adapter: Adapter, alias: Alias, number: int) -> None:
-    """Take a version out of an alias; the last of the others takes its share."""
+    """Take a version out of an alias. The last of the other targets takes its share."""
     left = [target for target in alias.targets if target[0] != number]
     if not left:
         remove(change, adapter, alias)
@@ -129,7 +136,7 @@ def let_go(change: Change, adapter: Adapter, alias: Alias, number: int) -> None:
 
 
 def remove(change: Change, adapter: Adapter, alias: Alias) -> None:
-    """Forget an alias, whichever it is."""
+    """Remove an alias, `live` included."""
     change.log("alias.remove", adapter, alias.name, _body(alias))
     adapter.aliases.remove(alias)
     _count_move(adapter, alias.name)
@@ -146,7 +153,7 @@ def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
     if not 1 <= len(targets) <= MAX_TARGETS or len(set(numbers)) != len(numbers):
         raise InvalidTargets(f"give 1 to {MAX_TARGETS} targets, each version once")
     if sum(t.weight for t in targets) != 100 or any(t.weight < 1 for t in targets):
-        raise InvalidTargets("weights are whole per cent from 1, and 100 together")
+        raise InvalidTargets("each weight is a whole per cent from 1, and their sum is 100")
     named = select(Version.number, Version.state).where(
         Version.adapter_id == adapter.id, Version.number.in_([n for n in numbers if is_number(n)])
     )
@@ -155,7 +162,9 @@ def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
         state = states.get(number)
         if state != VersionState.READY:
             known = VersionState(state).value if state else "unknown"
-            raise InvalidTargets(f"version {number} is {known}: an alias points to ready ones only")
+            raise InvalidTargets(
+                f"version {number} is {known}: an alias can point to ready versions only"
+            )
 
 
 def _find(adapter: Adapter, name: str) -> Alias | None:

@@ -1,4 +1,4 @@
-"""The audit trail: every change says who made it, written in the transaction of the change."""
+"""The audit trail: who made which change. An entry is written in the transaction of its change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_entry(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Add an entry to the running transaction, in the name of the current `current_actor`."""
+    """Add an entry to the running transaction, in the name of `current_actor`."""
     actor = current_actor.get()
     tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant)) or ""
     session.add(
@@ -62,9 +62,10 @@ def read_entries(
     before_id: int | None = None,
     limit: int = 100,
 ) -> list[AuditEntry]:
-    """The newest entries first, at most `limit`; `before_id` continues after the last one seen.
+    """Return at most `limit` entries, the newest first, that match every filter which is given.
 
-    `tenant` is a name, which several tenants may have had one after the other; `tenant_id` is one.
+    `before_id` continues a listing below the id of the last entry of the page before. `tenant` is
+    a name, which several tenants may have had one after the other. `tenant_id` is one tenant's.
     """
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if tenant is not None:

@@ -1,7 +1,7 @@
-"""What exists, held in memory: resolving a name reads this and never the database.
+"""The catalog: what exists, held in memory. Resolving a name reads it and never the database.
 
-A `Catalog` is immutable and replaced as a whole; after a change only the adapters that it touched
-are read again.
+A `Catalog` is immutable and replaced as a whole. After a change only the adapters that the change
+touched are read again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from adapters_registry.records.tables import (
 from adapters_registry.records.tenants import TenantRecord
 
 IN_CATALOG = (*UNDER_CHECK, VersionState.READY)
-"""The states of versions that are kept in memory: those that are, or may come to be, served."""
+"""The states of versions that are kept in memory: those that are served or may be served later."""
 
 
 class Target(NamedTuple):
@@ -67,7 +67,7 @@ class VersionRecord:
 
     @cached_property
     def public_name(self) -> str:
-        """`tenant/name@3`: what responses, and the engine, call it."""
+        """`tenant/name@3`: the version's name in responses and in the engine."""
         return f"{self.adapter_id}@{self.number}"
 
 
@@ -81,11 +81,11 @@ class AliasRecord:
 
     @property
     def main(self) -> int:
-        """The version with the largest share; of equal ones the first."""
+        """The version with the largest share. If several have it, the first of them."""
         return max(self.targets, key=lambda target: target.weight).version
 
     def pick(self, share: float) -> int:
-        """The version for a point of [0, 1): the targets divide it by their weights, in order."""
+        """Return the version for a number in [0, 1), which the targets divide by their weights."""
         edge = 0
         for target in self.targets:
             edge += target.weight
@@ -98,7 +98,7 @@ class AliasRecord:
 class AdapterRecord:
     """An adapter with its versions by number, and its aliases.
 
-    Rejected and retired versions are not among them: history is read from the database.
+    Rejected and retired versions are left out: the history is read from the database.
     """
 
     tenant: str
@@ -127,14 +127,14 @@ class AdapterRecord:
 
     @cached_property
     def live(self) -> VersionRecord | None:
-        """The version that the bare name means (most often, in a split), if any is ready."""
+        """The version that the bare name means, if it is ready; in a split, the main one."""
         alias = self.aliases.get(LIVE)
         return self.ready.get(alias.main) if alias else None
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All adapters as of one change, by (tenant, name); tenants by name, keys by id."""
+    """Everything as of one change: adapters by (tenant, name), tenants by name, keys by id."""
 
     adapters: Mapping[tuple[str, str], AdapterRecord] = field(default_factory=dict)
     epoch: int = 0
@@ -145,8 +145,8 @@ class Catalog:
 
 
 def read_changes(session: Session, catalog: Catalog) -> Catalog:
-    """The catalog with every change since it was read; itself where there is none."""
-    # The epoch is read first: what is committed in between is merely read once more next time.
+    """Return the catalog with every change since it was read, or itself if there was none."""
+    # The epoch is read first, so a change that is committed meanwhile is read again next time.
     epoch, mark = _last_change(session)
     if (epoch, mark) == (catalog.epoch, catalog.mark):
         return catalog
@@ -197,7 +197,7 @@ def _read_keys(session: Session, catalog: Catalog) -> dict[str, KeyRecord]:
 
 
 def _read_versions(session: Session, epoch: int) -> dict[int, dict[int, VersionRecord]]:
-    """The versions in the catalog of the adapters that changed since, by adapter and number."""
+    """Return the catalog's versions of the adapters that changed since, by adapter and number."""
     query = (
         select(Version)
         .join(Version.adapter)

@@ -17,20 +17,20 @@ MARKS_KEPT = 10_000
 
 
 def is_number(number: int) -> bool:
-    """Whether a version can have this number: what is larger, the database does not take."""
+    """Whether a version can have this number. The database does not take larger numbers."""
     return 0 < number < 1 << 31
 
 
 @dataclass(frozen=True)
 class Change:
-    """The running transaction; what it touches carries its epoch, so that replicas find it."""
+    """The running transaction. Rows that it changes get its epoch, so that replicas find them."""
 
     session: Session
     epoch: int
 
     @classmethod
     def begin(cls, session: Session) -> Change:
-        """Take the next epoch: from here to the commit, any other writer waits."""
+        """Take the next epoch. From here to the commit all other writers wait."""
         mark = new_id()
         bump = update(Epoch).values(value=Epoch.value + 1, mark=mark).returning(Epoch.value)
         epoch = session.execute(bump).scalar_one()
@@ -39,7 +39,7 @@ class Change:
         return cls(session, epoch)
 
     def adapter(self, tenant: str, name: str) -> Adapter:
-        """An adapter that is about to be changed; `NotFound` if there is none."""
+        """Return an adapter that is about to be changed. Raises `NotFound` if there is none."""
         row = self.find_adapter(tenant, name)
         if row is None:
             raise NotFound(f"there is no adapter {tenant}/{name}")
@@ -47,12 +47,12 @@ class Change:
         return row
 
     def find_adapter(self, tenant: str, name: str) -> Adapter | None:
-        """An adapter's row; None if there is none, or if it was deleted."""
+        """Return an adapter's row, or None if there is none or it was deleted."""
         named = select(Adapter).where(Adapter.tenant == tenant, Adapter.name == name)
         return self.session.scalar(named.where(Adapter.deleted.is_(False)))
 
     def find_version(self, adapter: Adapter, number: int) -> Version:
-        """A version of an adapter; `NotFound` if there is none."""
+        """Return a version of an adapter. Raises `NotFound` if there is none."""
         query = select(Version).where(Version.adapter_id == adapter.id, Version.number == number)
         row = self.session.scalar(query) if is_number(number) else None
         if row is None:
@@ -67,7 +67,7 @@ class Change:
         before: dict[str, Any] | None = None,
         after: dict[str, Any] | None = None,
     ) -> None:
-        """Write to the audit trail what is done to `tenant/name@selector`."""
+        """Write to the audit trail that `action` was done to `tenant/name@selector`."""
         at = f"@{selector}" if selector else ""
         subject = f"{adapter.tenant}/{adapter.name}{at}"
         write_entry(self.session, action, adapter.tenant, subject, before, after)

@@ -18,24 +18,25 @@ from adapters_registry.records.tables import UTCDateTime, now
 log = logging.getLogger(__name__)
 
 _POSTGRES_TIMEOUTS = {"connect_timeout": 5, "tcp_user_timeout": 5000}
-"""Seconds and milliseconds: a network that swallows packets would otherwise hold a caller for
-minutes. See https://www.postgresql.org/docs/current/libpq-connect.html."""
+"""In seconds and in milliseconds. Without them a network that drops packets would keep a caller
+waiting for minutes. See https://www.postgresql.org/docs/current/libpq-connect.html."""
 
 _POSTGRES_OPTIONS = (
     "-c lock_timeout=5s -c statement_timeout=15s -c idle_in_transaction_session_timeout=30s"
 )
-"""One row orders all writers (`Change.begin`), so nobody may hold it, or wait for it, for long."""
+"""All writers wait for one row (`Change.begin`), so no transaction may hold it for long."""
 
 IDLE_CONNECTIONS = 2
-"""Kept open by each process; of a hundred servers, PostgreSQL by default takes a hundred in all."""
+"""How many connections each process keeps open. By default PostgreSQL takes 100 from all servers
+together."""
 
 
 def open_database(url: str) -> Engine:
     """Connect to a SQLAlchemy URL and bring the schema up to date.
 
     Raises:
-        SQLAlchemyError: it doesn't answer, or the URL is wrong.
-        ImportError: the URL names a driver that isn't installed.
+        SQLAlchemyError: the database does not answer, or the URL is wrong.
+        ImportError: the URL names a driver that is not installed.
     """
     database = _with_driver(url)
     arguments: dict[str, Any] = {}
@@ -52,14 +53,14 @@ def open_database(url: str) -> Engine:
 
 
 def database_time(session: Session) -> datetime:
-    """The present moment by the clock that all servers of this database share."""
+    """Return the present moment by the clock that all servers of this database share."""
     if session.get_bind().dialect.name == "postgresql":
         return session.scalars(select(func.clock_timestamp(type_=UTCDateTime))).one()
     return now()
 
 
 def _with_driver(url: str) -> URL:
-    """`postgresql://` means the driver that is installed."""
+    """Return the URL with the installed driver, where it names PostgreSQL without a driver."""
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
@@ -67,7 +68,7 @@ def _with_driver(url: str) -> URL:
 
 
 def _configure_sqlite(database: URL) -> Callable[[Any, Any], None]:
-    """Return what sets up each connection to a file."""
+    """Return the function that sets up each connection to a file."""
     journal = "WAL"  # readers do not wait for the writer
     file = Path(database.database or "")
     if database.database and (kind := network_file_system(file)):

@@ -1,7 +1,7 @@
-"""Idempotency keys: a POST repeated with its key finds what came of it the first time.
+"""Idempotency keys: a POST that is repeated with its key gets the result of the first time.
 
-After the IETF draft "The Idempotency-Key HTTP Header Field". The key is written in the transaction
-of the change, so that a crash loses both or neither.
+This follows the IETF draft "The Idempotency-Key HTTP Header Field". The key is written in the
+transaction of the change, so that a crash loses both or neither.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ MAX_KEY_CHARACTERS = 255
 
 @dataclass(frozen=True)
 class Idempotency:
-    """A client's key for one request; keys of different callers never meet."""
+    """A client's key for one request. The same key of another caller is another key."""
 
     caller: str
     key: str
 
 
 def fingerprint_of(*request: Any) -> str:
-    """sha256 of what the client asked for."""
+    """Return the sha256 of what the client asked for."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def find_result(
     change: Change, idempotency_key: Idempotency, fingerprint: str
 ) -> IdempotencyKey | None:
-    """What came of an earlier request with this key, if there was one.
+    """Return the result of an earlier request with this key, or None if there was none.
 
     Raises:
-        KeyReused: that request asked for something else.
+        KeyReused: the earlier request asked for something else.
     """
     expired = IdempotencyKey.created_at < now() - KEPT_FOR
     change.session.execute(delete(IdempotencyKey).where(expired))
@@ -60,7 +60,7 @@ def is_known(change: Change, idempotency_key: Idempotency) -> bool:
 def keep_result(
     change: Change, idempotency_key: Idempotency, fingerprint: str, version_id: int | None = None
 ) -> None:
-    """Remember that a request was carried out, and the version that it made, if it made one."""
+    """Record that a request was carried out, and the version that it created, if any."""
     row = IdempotencyKey(
         caller=idempotency_key.caller, key=idempotency_key.key, fingerprint=fingerprint
     )

@@ -1,7 +1,7 @@
-"""API keys: made once, kept as salted hashes; operations for `Registry.apply`.
+"""API keys, of which only salted hashes are kept. Operations for `Registry.apply`.
 
 A key is `lpx-<id>-<256 random bits>`. The id is public: it names the key in lists and in the audit
-trail, and finds the hash that the secret is compared with.
+trail, and it finds the hash that the secret is compared with.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FORM = re.compile(r"lpx-[0-9a-f]{12}-[A-Za-z0-9_-]{32,128}")
 
 @dataclass(frozen=True)
 class KeyRecord:
-    """What is known of a key; its secret isn't."""
+    """A key without its secret, which is never stored."""
 
     id: str
     tenant: str
@@ -53,7 +53,7 @@ class KeyRecord:
 
     @classmethod
     def of(cls, row: ApiKey) -> KeyRecord:
-        """A row as a record."""
+        """Return the record of a row."""
         return cls(
             id=row.id,
             tenant=row.tenant,
@@ -68,23 +68,23 @@ class KeyRecord:
         )
 
     def is_valid(self, at: datetime) -> bool:
-        """Whether it is neither revoked nor expired."""
+        """Whether the key can be used at a moment: it is not revoked, and has not expired."""
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
 
 
 def find_key(presented: str, keys: Mapping[str, KeyRecord]) -> KeyRecord | None:
-    """The key that this is, whole and right; it may be expired or revoked."""
+    """Find the key whose id and secret match. It may be expired or revoked: check `is_valid`."""
     prefix, _, rest = presented.partition("-")
     key_id, _, secret = rest.partition("-")
     key = keys.get(key_id)
-    # An unknown id takes as long as a wrong secret.
+    # An unknown id takes as long as a wrong secret, so that time does not tell which ids exist.
     expected = key.secret_sha256 if key else "0" * 64
     given = _hash(key.salt if key else "0" * 32, secret)
     return key if hmac.compare_digest(given, expected) and prefix == PREFIX else None
 
 
 def new_key() -> str:
-    """A random key that nobody has yet."""
+    """Return a new random key."""
     return f"{PREFIX}-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
 
 
@@ -101,9 +101,10 @@ def create_key(
     """Give a tenant a key that `new_key` has made.
 
     Raises:
-        NotFound: no such tenant.
-        InvalidKey: an unknown scope or none, a label that is too long, or an end in the past.
-        Conflict, KeyReused: the idempotency key came before: a secret is shown once.
+        NotFound: there is no such tenant.
+        InvalidKey: a scope is unknown or missing, the label is too long, or the end is in the past.
+        Conflict: the idempotency key came with this request before. A secret is shown only once.
+        KeyReused: the idempotency key came with another request before.
     """
     _check(scopes, label, expires_at)
     owner = change.session.get(Tenant, tenant)
@@ -112,7 +113,9 @@ def create_key(
     if idempotency:
         fingerprint = fingerprint_of("key", tenant, sorted(scopes), label, str(expires_at))
         if find_result(change, idempotency, fingerprint):
-            raise Conflict("this request made a key before, which isn't shown again: make another")
+            raise Conflict(
+                "this request has already created a key, which is not shown again: create another"
+            )
         keep_result(change, idempotency, fingerprint)
     _, key_id, secret = key.split("-", 2)
     salt = secrets.token_hex(16)
@@ -169,10 +172,10 @@ def install_admin_key(change: Change, key: str, tenant: str) -> bool:
 
 
 def revoke_key(change: Change, key_id: str) -> None:
-    """End a key; nothing happens if it is revoked already.
+    """Revoke a key. It may be revoked already.
 
     Raises:
-        NotFound: no such key.
+        NotFound: there is no such key.
         Conflict: it is the last valid admin key.
     """
     row = change.session.get(ApiKey, key_id)
@@ -181,23 +184,27 @@ def revoke_key(change: Change, key_id: str) -> None:
     if row.revoked_at is None:
         others = select(ApiKey).where(ApiKey.id != key_id)
         if _is_admin(row) and not any(map(_is_admin, change.session.scalars(others))):
-            raise Conflict("this is the last valid admin key: make another one first")
+            raise Conflict("this is the last valid admin key: create another one first")
         _revoke(change, row)
 
 
 def revoke_all(change: Change, tenant: str) -> None:
-    """End every key of a tenant that is about to be deleted."""
+    """Revoke every key of a tenant that is about to be deleted.
+
+    Raises:
+        Conflict: the last valid admin key is among them.
+    """
     keys = select(ApiKey).where(ApiKey.tenant == tenant, ApiKey.revoked_at.is_(None))
     rows = list(change.session.scalars(keys))
     others = change.session.scalars(select(ApiKey).where(ApiKey.tenant != tenant))
     if any(map(_is_admin, rows)) and not any(map(_is_admin, others)):
-        raise Conflict("the tenant has the last valid admin key: make another one first")
+        raise Conflict("the tenant has the last valid admin key: create another one first")
     for row in rows:
         _revoke(change, row)
 
 
 def read_keys(session: Session, tenant: str | None = None) -> list[KeyRecord]:
-    """All keys, or those of a tenant, with their last use, oldest first."""
+    """Return all keys, or those of a tenant, with their last use, the oldest first."""
     query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
     if tenant is not None:
         query = query.where(ApiKey.tenant == tenant)
@@ -205,7 +212,10 @@ def read_keys(session: Session, tenant: str | None = None) -> list[KeyRecord]:
 
 
 def note_use(session: Session, last_used: Mapping[str, datetime]) -> None:
-    """Record when keys were used. No change of the registry: other servers needn't know."""
+    """Record when keys were used.
+
+    This is not a change of the registry: other servers do not have to know of it at once.
+    """
     for key_id, at in last_used.items():
         older = (ApiKey.last_used_at.is_(None)) | (ApiKey.last_used_at < at)
         session.execute(
@@ -228,9 +238,9 @@ def _check(scopes: Sequence[str], label: str, expires_at: datetime | None) -> No
     if not scopes or set(scopes) - set(SCOPES):
         raise InvalidKey(f"scopes are one or more of {', '.join(SCOPES)}")
     if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
-        raise InvalidKey(f"a label is at most {MAX_LABEL_CHARACTERS} printable characters")
+        raise InvalidKey(f"a label has at most {MAX_LABEL_CHARACTERS} characters, all printable")
     if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now()):
-        raise InvalidKey("expires_at is a moment to come, with its time zone")
+        raise InvalidKey("expires_at must be a time in the future, with its time zone")
 
 
 def _hash(salt: str, secret: str) -> str:

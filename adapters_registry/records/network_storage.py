@@ -1,7 +1,7 @@
-"""Whether a file is on network storage, where SQLite's write-ahead log is not safe.
+"""Finds out if a file is on network storage, where SQLite's write-ahead log is not safe.
 
-That log wants memory that all processes share, and a network file system has none
-(https://www.sqlite.org/wal.html). A rollback journal needs no more than locks.
+The log needs memory that all processes share, and a network file system has none
+(https://www.sqlite.org/wal.html). A rollback journal needs only locks.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def network_file_system(file: Path, mounts: Path = MOUNTS) -> str | None:
-    """Return the network file system that a file is on, by its name; None for a local one.
+    """Return the name of the network file system that a file is on, or None if it is local.
 
-    Where the system has no table of mounts, as outside Linux, the answer is None.
+    Returns None also where the system has no table of mounts, as outside Linux.
     """
     try:
         lines = mounts.read_text().splitlines()

@@ -1,7 +1,7 @@
-"""What a tenant may store: its quota of adapters and bytes, and what registrations reserved of it.
+"""A tenant's quota of adapters and bytes, and what running registrations have reserved of it.
 
 A registration reserves its part before it writes a byte, so that several at a time cannot take more
-than the quota together. Operations for `Registry.apply`.
+than the quota together. The functions are operations for `Registry.apply`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from adapters_registry.records.tables import Adapter, Reservation, Version, now
 from adapters_registry.records.tenants import Quota, TenantRecord, require_tenant
 
 RESERVED_FOR = timedelta(hours=2)
-"""A registration that takes longer is checked against the quota at its end only."""
+"""A registration that takes longer loses its reservation: the quota is then checked at its end."""
 
 
 def limits_storage(quota: Quota) -> bool:
@@ -42,13 +42,13 @@ def reserve(change: Change, tenant: str, adapter: str, size_bytes: int, server: 
 
 
 def enlarge(change: Change, reservation: str, size_bytes: int) -> None:
-    """Reserve `size_bytes` in all, where a registration turns out to be larger.
+    """Raise a reservation to `size_bytes` in all, for a registration that is larger than it said.
 
     Raises:
         QuotaExceeded: the tenant may have no more.
     """
     row = change.session.get(Reservation, reservation)
-    if row is None:  # it took too long; the quota is checked once more at its end
+    if row is None:  # The registration took too long. The quota is checked again at its end.
         return
     row.size_bytes = 0
     change.session.flush()
@@ -57,18 +57,18 @@ def enlarge(change: Change, reservation: str, size_bytes: int) -> None:
 
 
 def protect(change: Change, reservation: str, digest: str) -> None:
-    """Keep every collection from the files with this digest until the reservation ends."""
+    """Keep the files with this digest from being collected until the reservation ends."""
     values = {"digest": digest, "expires_at": now() + RESERVED_FOR}
     change.session.execute(update(Reservation).where(Reservation.id == reservation).values(values))
 
 
 def release(change: Change, reservation: str) -> None:
-    """End a reservation; one that is gone already does not matter."""
+    """End a reservation. It may have ended already."""
     change.session.execute(delete(Reservation).where(Reservation.id == reservation))
 
 
 def release_all(change: Change, server: str) -> None:
-    """End what a server had reserved when it was killed."""
+    """End the reservations that a server still had when it was killed."""
     change.session.execute(delete(Reservation).where(Reservation.server == server[:255]))
 
 
@@ -79,13 +79,13 @@ def protected_digests() -> Select[Any]:
 
 
 def check_quota(change: Change, tenant: str, adapter: str, size_bytes: int) -> None:
-    """Check that a tenant may have one more version of this adapter, beside what is reserved.
+    """Check that a tenant may have one more version of this adapter, besides what is reserved.
 
-    Files count until they are removed, those of rejected and retired versions too.
+    Files count until they are removed, also those of rejected and retired versions.
 
     Raises:
         NotFound: there is no such tenant.
-        QuotaExceeded: it may have no more.
+        QuotaExceeded: the tenant may have no more.
     """
     quota = TenantRecord.of(require_tenant(change, tenant)).quota
     session = change.session
@@ -108,5 +108,5 @@ def check_quota(change: Change, tenant: str, adapter: str, size_bytes: int) -> N
         if used + size_bytes > quota.adapter_bytes:
             raise QuotaExceeded(
                 f"the tenant {tenant} may have {quota.adapter_bytes} bytes of adapters, has {used} "
-                f"with those that are being registered, and this one is of {size_bytes}"
+                f"with those that are being registered, and this one has {size_bytes}"
             )

@@ -1,4 +1,4 @@
-"""Pins, and taking versions out of service for good; operations for `Registry.apply`."""
+"""Retiring versions, deleting adapters, and pins. Operations for `Registry.apply`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from adapters_registry.records.tables import UNDER_CHECK, Adapter, Version, Vers
 def retire_version(
     change: Change, tenant: str, name: str, number: int, *, force: bool = False
 ) -> None:
-    """Take a version out of service; its number and engine id are never used again.
+    """Take a version out of service. Its number and its id are never used again.
 
-    With `force`, aliases let go of it: another of a split takes its share, and an alias that
-    points to nothing else is removed.
+    With `force` it is also taken out of its aliases: another target of a split takes its share, and
+    an alias that points to nothing else is removed.
 
     Raises:
-        NotFound: no such version.
-        Conflict: an alias points to it, and `force` isn't given; or it is still being checked.
+        NotFound: there is no such version.
+        Conflict: an alias points to it and `force` is not given, or it is still being checked.
     """
     adapter = change.adapter(tenant, name)
     version = change.find_version(adapter, number)
@@ -39,16 +39,18 @@ def retire_version(
 
 
 def pin_version(change: Change, tenant: str, name: str, number: int, pinned: bool) -> None:
-    """Have a version keep a slot in every engine, or not any more.
+    """Pin a version, so that it keeps a slot in every engine, or unpin it.
 
     Raises:
-        NotFound: no such version.
-        Conflict: it isn't ready.
+        NotFound: there is no such version.
+        Conflict: the version is not ready.
     """
     adapter = change.adapter(tenant, name)
     version = change.find_version(adapter, number)
     if version.state != VersionState.READY:
-        raise Conflict(f"{tenant}/{name}@{number} is {version.state}: only ready ones are pinned")
+        raise Conflict(
+            f"{tenant}/{name}@{number} is {version.state}: only ready versions can be pinned"
+        )
     if version.pinned != pinned:
         before, after = {"pinned": version.pinned}, {"pinned": pinned}
         version.pinned = pinned
@@ -57,11 +59,12 @@ def pin_version(change: Change, tenant: str, name: str, number: int, pinned: boo
 
 
 def delete_adapter(change: Change, tenant: str, name: str, *, force: bool = False) -> None:
-    """Retire every version and forget the adapter; its version numbers stay used.
+    """Retire every version of an adapter and delete it. Its version numbers are not used again.
 
     Raises:
-        NotFound: no such adapter.
-        Conflict: an alias points to a version, and `force` isn't given; or one is being checked.
+        NotFound: there is no such adapter.
+        Conflict: an alias points to a version and `force` is not given, or a version is still
+            being checked.
     """
     adapter = change.adapter(tenant, name)
     versions = select(Version).where(Version.adapter_id == adapter.id)

@@ -1,4 +1,4 @@
-"""Who else may use an adapter; an operation for `Registry.apply`."""
+"""Sharing an adapter with other tenants. An operation for `Registry.apply`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_SHARED_WITH = 1000
 def share_adapter(
     change: Change, tenant: str, name: str, shared_with: Sequence[str], public: bool
 ) -> None:
-    """Let these tenants, and no others but the owner, use an adapter; `public`: everyone may.
+    """Let the owner and these tenants use an adapter, or every tenant if it is `public`.
 
-    A name that no tenant has is kept as it was given, so that the answer does not tell whether it
-    exists. A tenant that is made later with that name does not get the adapter.
+    A name that no tenant has is kept as it was given, so that the answer does not tell which
+    tenants exist. A tenant that is created later with that name does not get the adapter.
 
     Raises:
-        NotFound: no such adapter.
-        InvalidName: one of them can't be a tenant's name, or they are too many.
+        NotFound: there is no such adapter.
+        InvalidName: one of the names cannot be a tenant's, or there are too many.
     """
     adapter = change.adapter(tenant, name)
     if len(shared_with) > MAX_SHARED_WITH:

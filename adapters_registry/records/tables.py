@@ -28,17 +28,17 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 def now() -> datetime:
-    """The present moment, in UTC."""
+    """Return the present moment, in UTC."""
     return datetime.now(UTC)
 
 
 def new_id() -> str:
-    """A random id of 32 hexadecimal digits."""
+    """Return a random id of 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 class VersionState(enum.StrEnum):
-    """Where a version stands in the registry; only `READY` ones can be served."""
+    """The state of a version in the registry. Only versions that are `READY` can be served."""
 
     PENDING = "pending"
     CHECKING = "checking"
@@ -48,17 +48,17 @@ class VersionState(enum.StrEnum):
 
 
 UNDER_CHECK = (VersionState.PENDING, VersionState.CHECKING)
-"""The states of a version on which the gate has still to decide."""
+"""The states of a version that the gate has not decided on yet."""
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite forgets the zone, so it is put back."""
+    """A moment in UTC. SQLite does not store the time zone, so it is added again."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
-        """Give the moment its zone."""
+        """Return the moment with its time zone."""
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
@@ -67,10 +67,11 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """Who owns adapters and keys.
+    """A tenant, which owns adapters and keys.
 
-    The row of a deleted tenant stays, for its adapters' rows name it. If the name is given again,
-    the row gets a new `id`: all that must not pass to the new owner hangs on the id.
+    The row of a deleted tenant stays, because its adapters' rows name it. If the name is given to a
+    new tenant, the row gets a new `id`. Everything that must not pass to the new owner refers to
+    the id.
     """
 
     __tablename__ = "tenants"
@@ -79,15 +80,15 @@ class Tenant(Base):
     id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     reused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    """When the name was given again; what was recorded under it before is another tenant's."""
+    """When the name was given again. Earlier records under it belong to another tenant."""
     deleted: Mapped[bool] = mapped_column(default=False)
     quota: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     epoch: Mapped[int] = mapped_column(BigInteger)
 
 
 class Epoch(Base):
-    """One row that every change increments, first thing: it puts writers in line, on any replica,
-    and tells the others that there is something new."""
+    """One row that every change increments first. It makes the writers of all replicas wait for one
+    another, and tells the other replicas that something is new."""
 
     __tablename__ = "epoch"
 
@@ -114,8 +115,9 @@ class Mark(Base):
 class Adapter(Base):
     """A named LoRA of one tenant.
 
-    A deleted adapter's row stays as it is; if the name is taken again, that is a new row, which
-    nobody shares. `last_number` goes on from the old row: version numbers are never reused.
+    A deleted adapter's row stays as it is. If the name is used again, the adapter gets a new row,
+    which is shared with no tenant. `last_number` continues from the old row, because version
+    numbers are never reused.
     """
 
     __tablename__ = "adapters"
@@ -139,10 +141,10 @@ class Adapter(Base):
     shared_with: Mapped[list[str]] = mapped_column(JSON, default=list)
     """The names that the owner gave, whether such tenants exist or not."""
     shared_with_ids: Mapped[list[str]] = mapped_column(JSON, default=list)
-    """The ids of those that existed then: they, and no later tenants of these names, may use it."""
+    """The ids of the tenants that had these names then. Later tenants are not among them."""
     public: Mapped[bool] = mapped_column(default=False)
     live_revision: Mapped[int] = mapped_column(Integer, default=0)
-    """How often the alias `live` was pointed elsewhere or removed; it never goes back."""
+    """How often the alias `live` was pointed elsewhere or removed. It never decreases."""
     epoch: Mapped[int] = mapped_column(BigInteger, index=True)
     """The change that touched it last."""
 
@@ -155,7 +157,7 @@ class Adapter(Base):
 
 
 class Version(Base):
-    """An immutable state of an adapter. `id` is the engine id."""
+    """An immutable state of an adapter. `id` is also its id in the engine."""
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("adapter_id", "number"), {"sqlite_autoincrement": True})
@@ -173,10 +175,12 @@ class Version(Base):
     promote: Mapped[bool] = mapped_column(default=False)
     pinned: Mapped[bool] = mapped_column(default=False)
     collected: Mapped[bool] = mapped_column(default=False)
-    """Its files were removed. Until then they count for the tenant's quota, whatever the state."""
+    """Whether its files were removed. Until then they count towards the tenant's quota, in any
+    state."""
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     live_revision: Mapped[int] = mapped_column(Integer, default=0)
-    """The adapter's `live_revision` when promotion was asked for; a later one cancels it."""
+    """The adapter's `live_revision` when promotion was asked for. A change since then cancels the
+    promotion."""
     checked_by: Mapped[str | None] = mapped_column(String(64))
     """The server that checks this version, while its state is `checking`."""
     checked_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
@@ -221,7 +225,7 @@ class Alias(Base):
 
 
 class AuditEntry(Base):
-    """One change: who made it, from where, to what, with the state before and after."""
+    """An entry of the audit trail: who changed what, from where, and the state before and after."""
 
     __tablename__ = "audit"
 
@@ -238,7 +242,7 @@ class AuditEntry(Base):
 
 
 class IdempotencyKey(Base):
-    """A client's key for one POST, and what came of it, written with the change itself."""
+    """A client's key for one POST, and its result, written in the transaction of the change."""
 
     __tablename__ = "idempotency_keys"
 
@@ -250,7 +254,7 @@ class IdempotencyKey(Base):
 
 
 class ApiKey(Base):
-    """A key's public part and the salted hash of its secret; the secret itself isn't kept."""
+    """A key's public part and the salted hash of its secret. The secret itself is not stored."""
 
     __tablename__ = "api_keys"
 
@@ -270,9 +274,9 @@ class ApiKey(Base):
 class Usage(Base):
     """What a tenant has used of an adapter, or of the base, in an hour.
 
-    Hours that are long past are added up: then `hour` is the first one of their day. `tenant_id`
-    is whose usage it is; the name may have been given to another tenant since. It is empty for
-    usage of an earlier owner of the name that was recorded without ids.
+    Old hours are added up by the day. `hour` is then the first hour of the day. `tenant_id` says
+    which tenant has used it, because the name may have passed to another tenant since. It is empty
+    for usage by an earlier owner of the name that was recorded without ids.
     """
 
     __tablename__ = "usage"

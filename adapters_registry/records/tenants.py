@@ -1,4 +1,4 @@
-"""Tenants: who owns adapters and keys; operations for `Registry.apply`."""
+"""Tenants, which own adapters and keys. Operations for `Registry.apply`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from adapters_registry.records.tables import Adapter, Tenant, new_id, now
 
 @dataclass(frozen=True)
 class Quota:
-    """What a tenant may use; None is without limit. Rates and numbers hold on each server."""
+    """What a tenant may use. None means no limit. Rates and numbers hold for each server alone."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
     max_tokens: int | None = None
-    """The longest answer; all choices of a request share it."""
+    """The longest answer in tokens. All choices of a request share it."""
     choices: int | None = None
-    """Answers that one request may ask for: `n`, times its prompts."""
+    """How many answers one request may ask for: `n` times the number of its prompts."""
     adapters: int | None = None
     adapter_bytes: int | None = None
-    """Of all its versions whose files are still kept."""
+    """The bytes of all versions whose files are still kept."""
     weight: int = 1
-    """Its share where tenants wait for each other: twice the weight, twice the tokens."""
+    """The tenant's share when tenants wait for each other: twice the weight, twice the tokens."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,24 @@ class TenantRecord:
     created_at: datetime
     quota: Quota = Quota()
     id: str = ""
-    """Never given to another tenant, even if the name is."""
+    """Never given to another tenant, unlike the name."""
     reused_at: datetime | None = None
     """When the name was given again, if it was another tenant's before."""
 
     @classmethod
     def of(cls, row: Tenant) -> TenantRecord:
-        """A row as a record."""
+        """Return the record of a row."""
         return cls(row.name, row.created_at, Quota(**row.quota), row.id, row.reused_at)
 
 
 def create_tenant(
     change: Change, name: str, *, idempotency: Idempotency | None = None
 ) -> TenantRecord:
-    """Make a tenant. If the name was another tenant's before, nothing of that one passes to it.
+    """Create a tenant. If another tenant had the name before, nothing passes to the new one.
 
     Raises:
-        InvalidName: the name isn't allowed.
-        Conflict: there is one of that name.
+        InvalidName: the name is not allowed.
+        Conflict: a tenant has this name.
         KeyReused: the idempotency key came with another request before.
     """
     row = change.session.get(Tenant, check_name(name, "tenant"))
@@ -87,15 +87,15 @@ def create_tenant(
 
 
 def delete_tenant(change: Change, name: str) -> None:
-    """Forget a tenant and revoke its keys.
+    """Delete a tenant and revoke its keys.
 
     Raises:
-        NotFound: no such tenant.
-        Conflict: it has adapters, or is the default one.
+        NotFound: there is no such tenant.
+        Conflict: it has adapters, it is the default tenant, or it has the last valid admin key.
     """
     row = require_tenant(change, name)
     if name == DEFAULT_TENANT:
-        raise Conflict(f"the tenant {name!r} can't be deleted")
+        raise Conflict(f"the tenant {name!r} cannot be deleted")
     owned = select(func.count()).where(Adapter.tenant == name, Adapter.deleted.is_(False))
     if num_adapters := change.session.scalar(owned):
         raise Conflict(f"the tenant {name!r} has {num_adapters} adapters: delete them first")
@@ -106,7 +106,7 @@ def delete_tenant(change: Change, name: str) -> None:
 
 
 def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:
-    """Say anew what a tenant may use; `NotFound` if there is none."""
+    """Replace the quota of a tenant. Raises `NotFound` if there is no such tenant."""
     row = require_tenant(change, name)
     unset = asdict(Quota())
     before, after = row.quota, {k: v for k, v in asdict(quota).items() if v != unset[k]}
@@ -117,7 +117,7 @@ def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:
 
 
 def require_tenant(change: Change, name: str) -> Tenant:
-    """A tenant's row; `NotFound` if there is none."""
+    """Return a tenant's row. Raises `NotFound` if there is no such tenant."""
     row = change.session.get(Tenant, name)
     if row is None or row.deleted:
         raise no_tenant(name)
@@ -125,5 +125,5 @@ def require_tenant(change: Change, name: str) -> Tenant:
 
 
 def no_tenant(name: str) -> NotFound:
-    """What is said of a tenant that doesn't exist, or not for this caller."""
+    """Return the error for a tenant that does not exist, or that the caller may not know of."""
     return NotFound(f"there is no tenant {name[:80]!r}")

@@ -1,4 +1,4 @@
-"""What tenants have used, of which adapter: added up by the hour, and by the day once it is old."""
+"""What each tenant has used of each adapter, added up by the hour, and old usage by the day."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Consumption:
     input_tokens: int = 0
     output_tokens: int = 0
     slot_seconds: float = 0.0
-    """For how long a slot was held, summed over the requests that held it together."""
+    """How long slots were held, summed over the requests that held the same slot together."""
     cold_starts: int = 0
-    """Requests that found their version in no slot."""
+    """Requests whose version was in no slot when they arrived."""
 
     def __add__(self, other: Consumption) -> Consumption:
         return Consumption(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -49,9 +49,9 @@ UsageKey = tuple[datetime, str, str, str]
 
 
 def add_usage(session: Session, used: Mapping[UsageKey, Consumption]) -> None:
-    """Add to what is recorded. Several servers may do so at the same time.
+    """Add usage to what is recorded. Several servers may do this at the same time.
 
-    All take the rows in the same order, so that no two wait for each other.
+    All of them lock the rows in the same order, so that there is no deadlock.
     """
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     new = dialect.insert(Usage)
@@ -62,7 +62,7 @@ def add_usage(session: Session, used: Mapping[UsageKey, Consumption]) -> None:
 
 
 def oldest_usage(session: Session) -> datetime | None:
-    """Return the first hour of which there is usage, if there is any."""
+    """Return the first hour for which there is usage, or None."""
     return session.scalar(select(Usage.hour).order_by(Usage.hour).limit(1))
 
 
@@ -73,7 +73,7 @@ def has_hours(session: Session, day: datetime) -> bool:
 
 
 def roll_up(change: Change, day: datetime) -> None:
-    """Add the hours of a day up, into its first one. Sums over whole days stay as they are."""
+    """Add up the hours of a day into its first hour. Sums over whole days stay as they are."""
     session = change.session
     of_day = (Usage.hour >= day, Usage.hour < day + DAY)
     sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]

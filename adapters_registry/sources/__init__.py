@@ -15,11 +15,11 @@ __all__ = ["Source", "find_source"]
 
 
 def find_source(source: str, local_roots: tuple[Path, ...], max_bytes: int) -> Source:
-    """What a source names: a path, `hf://org/repo@revision` or `s3://bucket/prefix`.
+    """Find a source: a path, `hf://org/repo@revision` or `s3://bucket/prefix`.
 
     Raises:
-        SourceRefused: it may not be read, isn't there, or is over `max_bytes`.
-        StoreUnavailable: the hub or the store doesn't answer.
+        SourceRefused: it may not be read, does not exist, or is over `max_bytes`.
+        StoreUnavailable: the hub or the store does not answer.
     """
     if source.startswith(HUB_SCHEME):
         found = find_on_hub(source)
@@ -27,7 +27,7 @@ def find_source(source: str, local_roots: tuple[Path, ...], max_bytes: int) -> S
         found = find_in_bucket(source)
     elif "://" in source:
         raise SourceRefused(
-            f"source {source[:200]!r} isn't supported: give a path, hf://org/repo@revision or "
+            f"source {source[:200]!r} is not supported: give a path, hf://org/repo@revision or "
             "s3://bucket/prefix, or upload the files"
         )
     else:

@@ -1,4 +1,4 @@
-"""A prefix of an S3-compatible bucket, as far as the server's credentials reach."""
+"""A prefix of an S3-compatible bucket that the server's credentials may read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from adapters_registry.sources.source import Source, missing_file
 
 
 def find_in_bucket(source: str) -> Source:
-    """The adapter whose two files stand below `s3://bucket/prefix`, nothing read of them yet.
+    """Find the adapter whose two files are below `s3://bucket/prefix`, without reading them yet.
 
     Raises:
-        SourceRefused: a file isn't there, or the source isn't named so.
-        StoreUnavailable: the store doesn't answer, or refuses the server.
+        SourceRefused: a file is missing, or the source is not of this form.
+        StoreUnavailable: the store does not answer, or refuses the server.
     """
     bucket = Bucket(source)
     files = []

@@ -1,6 +1,6 @@
 """A repository on a Hugging Face hub, pinned to the commit that its revision means now.
 
-Endpoint and token are the library's own `HF_ENDPOINT` and `HF_TOKEN`.
+The library reads endpoint and token from its own variables `HF_ENDPOINT` and `HF_TOKEN`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ _SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))
 
 
 def find_on_hub(source: str, endpoint: str | None = None) -> Source:
-    """The adapter at `hf://org/repo@revision` (`main` if none is named), nothing read of it yet.
+    """Find the adapter at `hf://org/repo@revision`, without reading it yet.
+
+    The revision is `main` if none is named.
 
     Raises:
-        SourceRefused: it isn't there, isn't for this server's token, or isn't named so.
-        StoreUnavailable: the hub can't be reached.
+        SourceRefused: it does not exist, this server's token may not read it, or the source is not
+            of this form.
+        StoreUnavailable: the hub cannot be reached.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -59,7 +62,7 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
 
 @contextmanager
 def _errors(source: str, name: str) -> Iterator[None]:
-    """The library's errors as ours, with what to do."""
+    """Turn the library's errors into ours, with what to do."""
     from huggingface_hub import errors
 
     try:

@@ -16,10 +16,11 @@ _CHUNK_BYTES = 1 << 20
 
 
 def find_local(source: str, roots: tuple[Path, ...]) -> Source:
-    """The adapter directory at a path below one of `roots`.
+    """Find the adapter directory at a path below one of `roots`.
 
     Raises:
-        SourceRefused: the path lies outside the roots, isn't there, or holds links or odd files.
+        SourceRefused: the path is outside the roots, does not exist, or one of the two files is
+            missing, a link or not a regular file.
     """
     if not roots:
         raise SourceRefused(
@@ -28,12 +29,12 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
     try:
         path = Path(source).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in roots):
-            raise SourceRefused(f"{source} isn't below LORAPLEX_LOCAL_ROOTS")
+            raise SourceRefused(f"{source} is not below LORAPLEX_LOCAL_ROOTS")
         if not path.is_dir():
-            raise SourceRefused(f"{source} is no directory on the server")
+            raise SourceRefused(f"{source} is not a directory on the server")
         sizes = {name: size_of(path / name) for name in ADAPTER_FILES}
     except (OSError, ValueError) as error:
-        raise SourceRefused(f"the source can't be read: {error}") from error
+        raise SourceRefused(f"the source cannot be read: {error}") from error
 
     def stage(staged: Path) -> None:
         for name, size_bytes in sizes.items():
@@ -64,5 +65,5 @@ def _open_regular(file: Path) -> BinaryIO:
     handle = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         handle.close()
-        raise SourceRefused(f"{file.name} is no regular file")
+        raise SourceRefused(f"{file.name} is not a regular file")
     return handle

@@ -1,4 +1,4 @@
-"""What every source is, once it is found."""
+"""A source that was found, of any kind."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter's two files, found and measured, not yet read."""
+    """An adapter's two files, whose size is known, and which are not read yet."""
 
     name: str
-    """What the version's record calls it: exact where the source can say so (a hub's commit)."""
+    """The source's name in the version's record. It is exact if possible (a hub's commit)."""
     size_bytes: int
     stage: Callable[[Path], None]
-    """Puts the two files, and not more than `size_bytes`, into a directory; raises
-    `SourceRefused` or `StoreUnavailable` where that can't be."""
+    """Writes the two files, at most `size_bytes`, to a directory. Raises `SourceRefused` or
+    `StoreUnavailable` if it cannot."""
 
     def limited(self, max_bytes: int) -> Source:
-        """The source itself, or `SourceRefused` if it is larger."""
+        """Return the source itself. Raises `SourceRefused` if it is larger than `max_bytes`."""
         check_size(self.size_bytes, max_bytes)
         return self
 
@@ -39,7 +39,7 @@ def check_size(size_bytes: int, max_bytes: int) -> None:
 
 
 def missing_file(name: str) -> SourceRefused:
-    """An adapter that lacks one of its two files."""
+    """Return the error for an adapter that lacks one of its two files."""
     return SourceRefused(
         f"{name} is missing: an adapter is {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT saves them"
     )

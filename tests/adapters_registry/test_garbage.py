@@ -92,7 +92,7 @@ def test_a_registration_collects_garbage_before_it_is_refused(
     content = ContentStore(tmp_path / "content", budget_bytes=2 * size + 100)
     registry = Registry(database_url, content, tiny_base)
     first, second = (register(registry, source) for source in sources[:2])
-    with pytest.raises(InsufficientStorage, match="retire versions that aren't needed"):
+    with pytest.raises(InsufficientStorage, match="retire versions that are not needed"):
         take_in(registry, sources[2])
     registry.apply(retire_version, "default", "home", second.number)
     assert len(content.sizes()) == 2, "nobody needed the room yet"

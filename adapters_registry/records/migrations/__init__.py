@@ -1,4 +1,4 @@
-"""The schema's history (Alembic); `upgrade` brings a database to its newest state."""
+"""The schema's history (Alembic). `upgrade` brings a database to the newest schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOCK = 0x10CA91EC
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Apply the migrations that the database lacks, all or none."""
+    """Apply all migrations that the database lacks, in one transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin_postgresql
@@ -37,14 +37,14 @@ def _begin_postgresql(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _begin_sqlite(engine: Engine) -> Iterator[Connection]:
-    """A transaction without foreign keys, which are checked at its end.
+    """Open a transaction without foreign keys, which are checked at its end.
 
-    SQLite changes a table by making another in its place, and the references to it would stop that
-    (https://www.sqlite.org/lang_altertable.html, section 7). Python's driver begins no transaction
-    for changes of the schema, so that this is done by hand.
+    SQLite changes a table by creating another in its place, and references to the table would
+    prevent that (https://www.sqlite.org/lang_altertable.html, section 7). Python's driver does not
+    begin a transaction for changes of the schema, so this function begins it.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.detach()  # no other use of it: it has no foreign keys
+        connection.detach()  # It has no foreign keys, so it must not go back to the pool.
         connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         try:

@@ -30,7 +30,7 @@ def test_head_dim_may_differ_from_hidden_over_heads() -> None:
 
 
 def test_other_architectures_are_refused() -> None:
-    with pytest.raises(ValueError, match="no Llama base"):
+    with pytest.raises(ValueError, match="not a Llama base"):
         BaseSpec.from_config("gpt", {**TINY_BASE, "architectures": ["GPT2LMHeadModel"]}, 8)
 
 

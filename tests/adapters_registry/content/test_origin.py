@@ -73,7 +73,7 @@ def test_no_version_without_the_origin(
     registry, source = replica(), make_adapter()
     reachable = registry.content.origin
     unreachable(monkeypatch, registry)
-    with pytest.raises(StoreUnavailable, match="can't be reached"):
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
         take_in(registry, source)
     assert registry.catalog.adapters == {}
     assert registry.content.sizes() == {}
@@ -141,7 +141,7 @@ def test_an_unreachable_origin_while_fetching(
     version = register(replica(), make_adapter())
     registry = replica()
     unreachable(monkeypatch, registry)
-    with pytest.raises(StoreUnavailable, match="can't be reached"):
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
         registry.content.fetch(version.digest)
 
 

@@ -88,7 +88,7 @@ def test_nothing_to_go_back_to(home: Registry) -> None:
     [
         ([], "1 to 8 targets"),
         ([(1, 50), (1, 50)], "each version once"),
-        ([(1, 50), (2, 49)], "100 together"),
+        ([(1, 50), (2, 49)], "their sum is 100"),
         ([(1, 100), (2, 0)], "from 1"),
         ([(1, 110), (2, -10)], "from 1"),
         ([(9, 100)], "version 9 is unknown"),

@@ -62,7 +62,7 @@ def test_a_file_that_is_missing(s3: str, make_adapter: AdapterFactory) -> None:
     "url", ["s3://", "s3://UPPER/x", "s3:///x", "s3://bucket/../other", "s3://bucket/a/../../b"]
 )
 def test_urls_that_name_no_prefix(s3: str, url: str) -> None:
-    with pytest.raises(SourceRefused, match=r"is not of the form s3://|can't be used"):
+    with pytest.raises(SourceRefused, match=r"is not of the form s3://|cannot be used"):
         find_source(url, (), 1 << 20)
 
 
@@ -74,7 +74,7 @@ def test_wrong_credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_store_that_does_not_answer(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreUnavailable, match="can't be reached: check AWS_ENDPOINT_URL"):
+    with pytest.raises(StoreUnavailable, match="cannot be reached: check AWS_ENDPOINT_URL"):
         find_source(s3, (), 1 << 20)
 
 

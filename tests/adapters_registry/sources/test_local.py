@@ -87,7 +87,7 @@ def test_a_pipe_is_refused_without_waiting(make_adapter: AdapterFactory) -> None
     source = make_adapter()
     (source / WEIGHTS_FILE).unlink()
     os.mkfifo(source / WEIGHTS_FILE)
-    with pytest.raises(SourceRefused, match="no regular file"):
+    with pytest.raises(SourceRefused, match="not a regular file"):
         find_local(str(source), (source.parent,))
 
 
@@ -98,14 +98,14 @@ def test_missing_file_size_roots_and_scheme(make_adapter: AdapterFactory) -> Non
         find_source(str(source), root, 10)
     with pytest.raises(SourceRefused, match="set LORAPLEX_LOCAL_ROOTS"):
         find_local(str(source), ())
-    with pytest.raises(SourceRefused, match="isn't supported: give a path, hf://"):
+    with pytest.raises(SourceRefused, match="is not supported: give a path, hf://"):
         find_source("ftp://host/adapter", root, MIB)
     (source / WEIGHTS_FILE).unlink()
     with pytest.raises(SourceRefused, match="is missing"):
         find_local(str(source), root)
-    with pytest.raises(SourceRefused, match="can't be read"):
+    with pytest.raises(SourceRefused, match="cannot be read"):
         find_local(f"{source.parent}/{'x' * 300}", root)
-    with pytest.raises(SourceRefused, match="can't be read"):
+    with pytest.raises(SourceRefused, match="cannot be read"):
         find_local("nul\0byte", root)
 
 

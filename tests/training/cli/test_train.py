@@ -93,7 +93,7 @@ def test_what_is_asked_wrongly_is_one_line_and_code_2(
     monkeypatch.setenv("LORAPLEX_API_KEY", "lpx-0-0")
     monkeypatch.setenv("LORAPLEX_URL", "http://127.0.0.1:1")
     assert "no answer from http://127.0.0.1:1" in run(*arguments, "--register", "x", code=1)
-    assert "isn't allowed" in run(*arguments, "--register", "Bad_Name!", code=2)
+    assert "is not allowed" in run(*arguments, "--register", "Bad_Name!", code=2)
     assert "it isn't there" in run("train", out, *base, "--data", tmp_path / "none", code=2)
     assert "isn't a weight" in run("combine", out, data, f"{data}=x", *base, code=2)
     assert "isn't an adapter" in run("merge", data, out, *base, code=2)

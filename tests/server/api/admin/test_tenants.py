@@ -103,7 +103,7 @@ async def test_repeated_requests(client: httpx.AsyncClient) -> None:
     key = {"tenant": "acme", "expires_at": (now() + timedelta(1)).isoformat()}
     assert (await client.post("/admin/keys", json=key, headers=once)).status_code == 201
     response = await client.post("/admin/keys", json=key, headers=once)
-    assert "isn't shown again" in str(assert_error(response, 409, "conflict")["message"])
+    assert "not shown again" in str(assert_error(response, 409, "conflict")["message"])
     assert len((await client.get("/admin/keys?tenant=acme")).json()["data"]) == 1
 
 
