@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
-from server.api import admin, front_page, models
+from server.api import admin, front_page, models, recent_requests
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
@@ -19,9 +19,11 @@ from server.lifecycle import Lifecycle
 from server.middleware.authentication import Authentication
 from server.middleware.body_limit import BodyLimit
 from server.middleware.cors import Cors
-from server.middleware.request_counting import RequestCounting
 from server.middleware.request_id import RequestId
+from server.middleware.request_log import RequestLog
 from server.middleware.security_headers import SecurityHeaders
+from server.request_log.lines import RequestLines
+from server.request_log.recent import RecentRequests
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.bytes_in_flight import BytesInFlight
@@ -39,14 +41,16 @@ def build_app(
     gate: Gate,
     lifecycle: Lifecycle,
     usage_buffer: UsageBuffer,
+    request_lines: RequestLines | None = None,
 ) -> FastAPI:
-    """Put the parts together; starts nothing."""
+    """Put the parts together; starts nothing. `request_lines`: where requests are logged."""
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
     mapping.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
-    app.add_middleware(RequestCounting)
+    recent = RecentRequests()
+    app.add_middleware(RequestLog, recent=recent, lines=request_lines or RequestLines("off"))
     app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestId)
@@ -67,6 +71,7 @@ def build_app(
     document_bodies(app, engine.endpoints)
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
     app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings))
+    app.include_router(recent_requests.router(recent))
     app.include_router(
         front_page.router(
             base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared

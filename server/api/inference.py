@@ -26,6 +26,7 @@ from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
 from server.errors import APIError, ContextTooLong, NotServing
 from server.lifecycle import Lifecycle
+from server.request_log.record import end_stage
 from server.residency.leases import Leases
 from server.residency.states import Tier
 from server.tenancy.demand import COUNTED_ONLY, Demand, answer_tokens_of
@@ -90,10 +91,12 @@ class DataPlane:
             received = await held.enter_async_context(
                 self.intake.received(raw_request, endpoint, caller.tenant)
             )
+            end_stage("body")
             version = resolve(
                 received.model, caller, self.registry.catalog, self.base_name, received.conversation
             )
             raw_request.state.adapter = version.adapter_id if version else self.base_name
+            raw_request.state.version = version.number if version else None
             meter = await held.enter_async_context(
                 self._within_quota(raw_request, endpoint, received)
             )
@@ -151,6 +154,8 @@ class DataPlane:
         return replace(demand, answer_tokens=answer_tokens_of(received.request))
 
     def _record_usage(self, raw_request: Request, meter: Meter) -> None:
+        record = meter.record
+        record.input_tokens, record.output_tokens = meter.input_tokens, meter.output_tokens
         if not meter.tokens:
             return
         adapter = raw_request.state.adapter

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from server.cli import (
     loadtest,
+    logs,
     registry,
     tenants,
     usage,
@@ -78,6 +79,7 @@ app.add_typer(tenants.tenants_app, name="tenants")
 app.add_typer(tenants.keys_app, name="keys")
 app.command("usage", epilog=usage.USAGE_EXAMPLES)(usage.usage)
 app.command("audit", epilog=usage.AUDIT_EXAMPLES)(usage.audit)
+app.add_typer(logs.app, name="logs")
 app.add_typer(registry.app, name="registry")
 app.add_typer(loadtest.app, name="loadtest")
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)

@@ -28,7 +28,13 @@ OPEN_PATHS = frozenset(
 )
 """What answers without a key; everything else is closed, whether it exists or not."""
 
-TENANT_PATHS = ("/admin/adapters", "/admin/audit", "/admin/usage", "/admin/whoami")
+TENANT_PATHS = (
+    "/admin/adapters",
+    "/admin/audit",
+    "/admin/requests",
+    "/admin/usage",
+    "/admin/whoami",
+)
 """What the scope `adapters` opens, for the caller's own; the rest of `/admin` is for admins."""
 
 

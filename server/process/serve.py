@@ -43,6 +43,7 @@ from server.process.upkeep import (
     roll_up_regularly,
     write_books,
 )
+from server.request_log.lines import RequestLines
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
@@ -95,7 +96,10 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         leases = Leases.of(settings, engine, registry)
         gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
         usage_buffer = UsageBuffer(registry)
-        app = build_app(settings, registry, keys, engine, leases, gate, lifecycle, usage_buffer)
+        request_lines = RequestLines(settings.request_log)
+        app = build_app(
+            settings, registry, keys, engine, leases, gate, lifecycle, usage_buffer, request_lines
+        )
         operations_app = build_operations_app(settings, registry, engine, leases, lifecycle)
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
@@ -134,6 +138,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             return asyncio.run(running.run(listener, second))
         finally:
             write_books(running.books)
+            request_lines.close()
             registry.close()
 
 

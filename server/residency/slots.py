@@ -18,6 +18,7 @@ from adapters_registry.records.catalog import VersionRecord
 from server import metrics
 from server.engine.interface import Engine
 from server.errors import SlotTimeout, Unavailable
+from server.request_log.record import end_stage
 from server.residency.fetches import Fetches
 from server.residency.host_cache import HostCache
 from server.residency.slot_scheduler import Grant, SlotScheduler, SlotTicket
@@ -116,7 +117,10 @@ class EngineSlots:
         try:
             self.host.prefetch(version)
             self._advance()
-            await asyncio.shield(await self._granted(granted, version, tenant))
+            install = await self._granted(granted, version, tenant)
+            end_stage("slot")
+            await asyncio.shield(install)
+            end_stage("load")
             yield lease
         finally:
             lease.end()

@@ -142,6 +142,12 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Server", "How much the server logs. vLLM's own logs appear at `debug`."
     )
+    request_log: Literal["console", "json", "off"] = setting(
+        "console",
+        "Server",
+        "The form of the request log: one line for each request on the standard error, for people "
+        "(console) or for programs (json), or no lines (off). It never has prompts or answers.",
+    )
     demo: bool = setting(False, "Server", "Register the demo adapters at start.")
     engine_args: Annotated[tuple[str, ...], NoDecode] = setting(
         (),

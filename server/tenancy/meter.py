@@ -9,12 +9,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from server.errors import Unavailable
+from server.request_log.record import RequestRecord, current_record
 from server.tenancy.fair_queue import PromptTicket
 from server.tenancy.prompt_queue import Places, PromptQueue
 from server.tenancy.timing import Timing
 
 LAST_COUNT_SECONDS = 1.0
 """How long a cancelled request may take to leave the engine and still be charged in full."""
+
+
+def _running_record() -> RequestRecord:
+    return current_record.get() or RequestRecord()
 
 
 @dataclass
@@ -32,6 +37,7 @@ class Meter:
     input_tokens: int = 0
     output_tokens: int = 0
     timing: Timing | None = None
+    record: RequestRecord = field(default_factory=_running_record)
     places: Places | None = None
     """Those that the request holds in the prompt queue."""
     _num_open: int = 0
@@ -80,9 +86,11 @@ class Meter:
         """
         self._num_open += 1
         try:
+            self.record.end_stage("prompt")
             async with self.prompt_queue.admission(
                 self.tenant, self.weight, input_tokens, choices, self.places, admitted
             ) as ticket:
+                self.record.end_stage("queue")
                 self.input_tokens += input_tokens
                 answer = TokenCounter(self, ticket)
                 try:
@@ -108,6 +116,7 @@ class Meter:
     def answered(self) -> None:
         """Note that the engine has given a prompt's last token."""
         self._num_answered += 1
+        self.record.end_stage_again("last_token")
         self._end_work_if_over(complete=False)
 
     def _end_work_if_over(self, *, complete: bool) -> None:
@@ -139,6 +148,7 @@ class TokenCounter:
         """Count tokens of a choice, as the engine gives them."""
         if tokens:
             self.meter.output_tokens += tokens
+            self.meter.record.end_stage("first_token")
             self.meter.prompt_queue.charge(self.ticket, tokens)
             if timing := self.meter.timing:
                 self._last[choice] = timing.tokens(tokens, self._last.get(choice))

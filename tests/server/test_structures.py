@@ -101,7 +101,9 @@ async def test_an_upload(client: httpx.AsyncClient, make_adapter: AdapterFactory
         response = await client.post("/admin/adapters?wait=true", data={"name": "new"}, files=files)
     assert response.status_code == 201
     assert len(steps("One upload")) == 8
-    of_every_request = {file for file in order if file.startswith(("server/middleware/",))}
+    of_every_request = {
+        file for file in order if file.startswith(("server/middleware/", "server/request_log/"))
+    }
     of_a_lease = {file for file in order if file.startswith("server/residency/")}
     aside = ASIDE | of_every_request | of_a_lease | {"adapters_registry/records/keys.py"}
     compare(steps("One upload"), order, aside)

@@ -150,6 +150,9 @@ class Metering:
                 self._answers[request_id] = answer
                 async with aclosing(begin()) as outputs:
                     async for output in outputs:
+                        for choice in output.outputs:
+                            if choice.finish_reason:
+                                into.record.finish_reasons.add(choice.finish_reason)
                         yield output
         finally:
             self._waiting.pop(admitted, None)

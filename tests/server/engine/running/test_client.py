@@ -41,7 +41,9 @@ class Engine:
         if self.hangs:
             await asyncio.Event().wait()
         logprobs = [{7: SimpleNamespace(logprob=self.logprob)}]
-        yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[7], logprobs=logprobs)])
+        yield SimpleNamespace(
+            outputs=[SimpleNamespace(token_ids=[7], logprobs=logprobs, finish_reason=None)]
+        )
 
     async def collective_rpc(self, _method: str, args: Any) -> list[Any]:
         self.num_calls += 1

@@ -18,6 +18,7 @@ from server.tenancy.prompt_queue import PromptQueue
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 NUM_CHOICES = NUM_STEPS = 2
+ANSWER = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="stop")])
 SAMPLING = SimpleNamespace(n=1)
 LORA = SimpleNamespace(lora_int_id=7, lora_name="acme/home@1")
 
@@ -62,7 +63,7 @@ class Client:
 
     async def generate(
         self, _prompt: Any, _sampling: Any, request_id: str, **options: Any
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[Any]:
         self.priorities.append(options["priority"])
         states = self.output_processor.request_states
         ids = [f"{choice}_{request_id}-{len(states)}" for choice in range(NUM_CHOICES)]
@@ -77,7 +78,7 @@ class Client:
                     for i in (*ids, "gone")
                 ]
                 assert self.output_processor.process_outputs(outputs, timestamp=1.0) == 3
-            yield "an answer"
+            yield ANSWER
             await self.may_end.wait()
         finally:
             self.num_closed += 1
@@ -103,8 +104,9 @@ async def test_tokens_are_counted_as_the_engine_gives_them(
 ) -> None:
     current_meter.set(current)
     for number in (1, 2):
-        assert [output async for output in client.generate(PROMPT, SAMPLING, "id")] == ["an answer"]
+        assert [output async for output in client.generate(PROMPT, SAMPLING, "id")] == [ANSWER]
         assert (current.input_tokens, current.output_tokens) == (3 * number, 12 * number)
+    assert current.record.finish_reasons == {"stop"}
     assert client.num_processed == 12
     assert client.priorities == [0, 1], "the engine serves in the order of the turns"
 
@@ -155,7 +157,7 @@ async def test_a_turn_ends_with_the_engines_last_token_though_nobody_reads(
     slow.on_work_over(lambda: ended.append("slow"))
     current_meter.set(slow)
     answer = client.generate(PROMPT, SAMPLING, "slow")
-    assert await anext(answer) == "an answer"  # and the client reads nothing more
+    assert await anext(answer) == ANSWER  # and the client reads nothing more
     slow.hand_over(complete=False)
     assert ended == ["slow"]
     current_meter.set(other)

@@ -1,0 +1,34 @@
+"""The requests of the last hour, in memory, so that a slow one can be explained."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from server.request_log.record import RequestRecord
+
+MAX_RECORDS = 20_000
+"""About 20 MB; a busy server keeps less than an hour."""
+MAX_AGE_SECONDS = 3600.0
+
+
+class RecentRequests:
+    """Requests that have ended, the newest first."""
+
+    def __init__(self, max_records: int = MAX_RECORDS, max_age_seconds: float = MAX_AGE_SECONDS):
+        self._records: deque[RequestRecord] = deque(maxlen=max_records)
+        self._max_age_seconds = max_age_seconds
+
+    def add(self, record: RequestRecord) -> None:
+        """Keep a record; those that are too old go."""
+        self._records.append(record)
+        while self._records and self._records[0].age_seconds > self._max_age_seconds:
+            self._records.popleft()
+
+    def find(self, wanted: Callable[[RequestRecord], bool]) -> Iterator[RequestRecord]:
+        """Yield the records that are wanted, the newest first."""
+        return (
+            record
+            for record in reversed(self._records)
+            if record.age_seconds <= self._max_age_seconds and wanted(record)
+        )
