@@ -1,7 +1,7 @@
-"""What ends a measurement before it has begun."""
+"""The error that ends a measurement."""
 
 from __future__ import annotations
 
 
 class LoadTestError(Exception):
-    """The server can't be measured; one line that says why."""
+    """The server can't be measured. The message is one line that says why."""

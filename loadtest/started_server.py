@@ -1,4 +1,4 @@
-"""A server started for a measurement, and stopped after it: one of our own, or any other."""
+"""Starts a server for a measurement, one of our own or any other, and stops it afterwards."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ STOP_SECONDS = 60
 
 @dataclass(frozen=True)
 class StartedServer:
-    """A server started for a scenario."""
+    """A server of our own that was started for a measurement."""
 
     process: subprocess.Popen[bytes]
     url: str
     key: str
 
     def own_bytes(self) -> int:
-        """Resident memory that no other process shares (USS), over all its processes."""
+        """Return the resident bytes that no other process shares (USS), over all its processes."""
         import psutil
 
         process = psutil.Process(self.process.pid)
@@ -41,10 +41,10 @@ class StartedServer:
 
 @contextlib.contextmanager
 def started_server(console: Console, *flags: str) -> Iterator[StartedServer]:
-    """A new server on a free port, with an empty data folder.
+    """Start a server on a free port, with an empty data folder.
 
     Raises:
-        LoadTestError: it doesn't become ready.
+        LoadTestError: the server doesn't become ready.
     """
     with (
         tempfile.TemporaryDirectory(prefix="loraplex-") as data_dir,
@@ -67,15 +67,15 @@ def running(
     environment: Mapping[str, str] | None = None,
     log: IO[Any] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server's process from when `ready_url` answers; it and its children are gone afterwards.
+    """Start a server, and yield its process once `ready_url` answers. Stop it afterwards.
 
-    Meanwhile SIGTERM is what Ctrl-C is, so that it stops the server too.
+    Meanwhile SIGTERM does what Ctrl-C does, so that it stops the server, too.
 
     Raises:
-        LoadTestError: it doesn't become ready.
+        LoadTestError: the server doesn't become ready.
     """
     with sigterm_interrupts():
-        # A session of its own: Ctrl-C is for the measurement, which then stops it.
+        # In a session of its own: Ctrl-C reaches only the measurement, which then stops the server.
         process = subprocess.Popen(
             command,
             env=environment,
@@ -92,7 +92,7 @@ def running(
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Until the end, SIGTERM raises KeyboardInterrupt. For the main thread only."""
+    """Let SIGTERM raise KeyboardInterrupt. Only the main thread may do this."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -105,7 +105,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -117,7 +117,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
     finally:
-        # What it leaves behind: vLLM's own server may, its engine.
+        # Children that it leaves behind, as vLLM's own server may leave its engine.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,1 +1,1 @@
-"""The commands of `loraplex loadtest` once their arguments are read."""
+"""What the commands of `loraplex loadtest` do once their arguments are read."""

@@ -1,4 +1,4 @@
-"""A run's progress in the terminal."""
+"""Shows a run's progress in the terminal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from loadtest.drive.runner import Runner
 from loadtest.plan.scenario import Scenario
 
 REFRESHES_PER_SECOND = 1
-"""Drawing takes a few milliseconds in which nothing is sent."""
+"""Few, because nothing is sent during the milliseconds that a drawing takes."""
 RECENT = 500
 
 
 class LiveView(Observer):
-    """Shows how a run goes; refreshed once a second."""
+    """Shows how a run goes."""
 
     def __init__(self, scenario: Scenario, console: Console) -> None:
-        """Draw nothing yet."""
+        """Prepare the view: `with` begins to draw it."""
         self._scenario = scenario
         self._step = "starting"
         self._runner: Runner | None = None
@@ -50,7 +50,7 @@ class LiveView(Observer):
         self._live.stop()
 
     def preparing(self, what: str) -> None:
-        """Say which step it is."""
+        """Show a step of the preparation."""
         self._step = what
 
     def started(self, runner: Runner, now: Callable[[], float]) -> None:
@@ -59,7 +59,7 @@ class LiveView(Observer):
 
     @property
     def has_started(self) -> bool:
-        """Whether the load has begun."""
+        """Return whether the load has begun."""
         return self._runner is not None
 
     def _draw(self) -> Table | str:

@@ -1,4 +1,4 @@
-"""What the commands do once their arguments are read: run, show, write."""
+"""Runs a scenario, shows the result and writes its report."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Finished:
 
 
 def measure(scenario: Scenario, target: Target, console: Console) -> Finished:
-    """Run a scenario, its progress on the console; Ctrl-C or SIGTERM ends it early, once begun.
+    """Run a scenario and show its progress. Ctrl-C or SIGTERM ends the load early.
 
     Raises:
         LoadTestError: the server can't be measured.
-        KeyboardInterrupt: Ctrl-C or SIGTERM before the load.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came before the load.
     """
     finished = uvloop.run(_measure(scenario, target, console))
     return Finished(finished, summarise(finished))
@@ -81,11 +81,11 @@ def run_and_report(
     console: Console,
     show: Callable[[Any], None],
 ) -> int:
-    """Run, show the table, write the files; the exit code.
+    """Run a scenario, show the table and write the files. Returns the exit code.
 
     Raises:
         LoadTestError: the server can't be measured.
-        KeyboardInterrupt: Ctrl-C or SIGTERM before the load.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came before the load.
     """
     finished = measure(scenario, target, console)
     write(finished, objectives, out)
@@ -99,7 +99,7 @@ def run_and_report(
 
 
 def write(finished: Finished, objectives: list[Objective], out: Path) -> None:
-    """JSON, CSV and page."""
+    """Write the JSON, the CSV and the page."""
     from loadtest.report.page import run_page
 
     report.write(out, finished.run, finished.summary)

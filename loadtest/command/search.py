@@ -1,4 +1,4 @@
-"""The highest load that keeps its objectives: which one to try next. Pure."""
+"""Which load to try next, to find the highest that meets its objectives. Pure."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ class Trial:
 
 
 def highest_passed(trials: list[Trial]) -> float | None:
-    """The highest load that passed below the lowest that didn't; None if none did."""
+    """Return the highest load that passed below the lowest that failed, or None without one."""
     failed = min((t.load for t in trials if not t.passed), default=float("inf"))
     return max((t.load for t in trials if t.passed and t.load < failed), default=None)
 
 
 def next_load(trials: list[Trial], start: float, precision: float, *, whole: bool) -> float | None:
-    """Double until one fails, halve until one passes, then bisect; None when it is known.
+    """Return the next load to try, or None when the highest is known.
 
-    `precision` is the relative width of what is left; `whole` loads are numbers of clients.
+    The load is doubled until one fails, or halved until one passes, and then bisected until the
+    relative width is at most `precision`. `whole` loads are numbers of clients.
     """
     if not trials:
         return start

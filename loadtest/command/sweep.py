@@ -25,7 +25,7 @@ _COLUMNS = ("load", "kept", "requests/s", "tokens/s", "open", "TTFT P50", "TTFT 
 
 @dataclass(frozen=True)
 class Step:
-    """A load and what came of it."""
+    """A load and the summary of its run."""
 
     load: float
     passed: bool
@@ -33,12 +33,12 @@ class Step:
 
     @property
     def concurrency(self) -> float:
-        """Requests open on average, by Little's law."""
+        """Return how many requests were open on average, by Little's law."""
         answered = self.summary["throughput"]["requests_per_second"]
         return float(answered * self.summary["latency"]["all"]["e2e"].get("mean", 0.0) / 1000)
 
     def cells(self) -> list[str]:
-        """A row of the table."""
+        """Return a row of the table."""
         speed, latency = self.summary["throughput"], self.summary["latency"]["all"]
         return [
             f"{self.load:.4g}",
@@ -61,13 +61,13 @@ def sweep(
     console: Console,
     show: Callable[[Any], None],
 ) -> int:
-    """Find the highest load that keeps the objectives; the exit code is 1 if none does.
+    """Find the highest load that meets the objectives. Returns the exit code: 1 if none does.
 
     Raises:
         LoadTestError: there are no objectives, or the server can't be measured.
     """
     if not objectives:
-        raise LoadTestError("a sweep wants objectives: --slo, or slo in the scenario")
+        raise LoadTestError("a sweep needs objectives: give --slo, or slo in the scenario")
     whole = scenario.arrivals.process == "closed"
     steps: list[Step] = []
     interrupted = False
@@ -86,7 +86,7 @@ def sweep(
     best = highest_passed([Trial(step.load, step.passed) for step in steps])
     _write(out, scenario, steps, best)
     show(_table(steps))
-    show(f"highest load that keeps the objectives: {'none' if best is None else f'{best:.4g}'}")
+    show(f"highest load that meets the objectives: {'none' if best is None else f'{best:.4g}'}")
     show(f"written to {out / report.PAGE}")
     return INTERRUPTED if interrupted else FAILED if best is None else PASSED
 
@@ -113,7 +113,7 @@ def _write(out: Path, scenario: Scenario, steps: Sequence[Step], best: float | N
     points = [(s.concurrency, s.summary["throughput"]["output_tokens_per_second"]) for s in ordered]
     tails = [(s.load, s.summary["latency"]["all"]["ttft"].get("p99", 0.0)) for s in ordered]
     sections = [
-        (f"Highest load that keeps the objectives: {best}", ""),
+        (f"Highest load that meets the objectives: {best}", ""),
         ("Steps (latencies in ms)", html_table(_COLUMNS, [step.cells() for step in ordered])),
         ("Throughput against concurrency", plots.throughput_by_concurrency(points)),
         ("P99 of the first token against load", plots.latency_by_load(tails)),

@@ -16,7 +16,7 @@ from loadtest.plan.scenario import Adapters
 
 
 @dataclass
-class Churning:
+class ChurnDriver:
     """Changes one server's adapters, one change at a time."""
 
     adapters: dict[str, Adapters]
@@ -24,19 +24,19 @@ class Churning:
     versions: Versions
     now: Callable[[], float]
     on_registered: Callable[[str], Awaitable[None]]
-    """Called with the model by which the version can be asked for, before it is live."""
+    """Called with the name by which a new version can be asked for, before it is live."""
     records: list[ChurnRecord]
     changes: list[Change]
-    """Those of what names mean; one that is on its way, or failed, is acknowledged never."""
+    """Changes of what a name points to. One in flight, or failed, has `acknowledged = NEVER`."""
 
     def prepare(self, events: tuple[ChurnEvent, ...]) -> None:
-        """Make the weights of all registrations, which would disturb the measurement."""
+        """Make the weights of all registrations now: later it would disturb the measurement."""
         for event in events:
             if event.kind == "registration":
                 self.place.of(event.adapter, event.version, self.adapters[event.adapter])
 
     async def run(self, events: tuple[ChurnEvent, ...]) -> None:
-        """Do what is due; a change that fails is recorded, and so are those that need it."""
+        """Carry out each change when it is due, and record it. A change that fails ends nothing."""
         for event in events:
             await asyncio.sleep(max(0.0, event.at - self.now()))
             began, error = self.now(), ""

@@ -1,7 +1,7 @@
-"""A connection over which one streamed answer at a time comes, read as its bytes arrive.
+"""A connection that carries one streamed answer at a time, read as its bytes arrive.
 
-asyncio carries and httptools (llhttp, as in Node.js) parses: a request takes less than half of the
-processor's time that it takes with aiohttp, and times are taken where the bytes come in.
+It is asyncio's protocol with httptools' parser (llhttp, as in Node.js). A request takes less than
+half of the processor time that it took with aiohttp, and times are taken where the bytes come in.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from loadtest.plan.scenario import Limits
 
 
 class Sink(Protocol):
-    """Who wants an answer; all may raise StreamBroken, which ends it."""
+    """Takes an answer in. A method that raises StreamBroken ends the answer."""
 
     def begin(self, status: int, headers: dict[str, str]) -> None:
-        """The head has come; names of headers are in lower case."""
+        """Take the status and the headers, whose names are in lower case."""
 
     def take(self, data: bytes) -> bool:
-        """Some of the body has come; True to hang up."""
+        """Take a part of the body. Returns True to disconnect."""
 
     def end(self) -> None:
-        """All of the body has come."""
+        """Take note that the body is complete."""
 
 
 class Connection(asyncio.Protocol):
     """One connection to a server, for one request at a time."""
 
     def __init__(self) -> None:
-        """Not yet connected: for `create_connection`."""
+        """Make a protocol that `create_connection` connects."""
         self.is_open = False
         """Whether another request may be sent."""
         self.idle_since = 0.0
         self.has_heard = False
-        """Whether any byte of the answer to the last request has come."""
+        """Whether a byte of the answer to the last request has come."""
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._headers: dict[str, str] = {}
@@ -45,10 +45,10 @@ class Connection(asyncio.Protocol):
         self._is_complete = self._has_begun = False
 
     async def ask(self, request: bytes, sink: Sink, limits: Limits) -> None:
-        """Send a request and give the answer to `sink`.
+        """Send a request, and pass the answer to `sink`.
 
         Raises:
-            StreamBroken: it stalls, takes too long, is cut off, or isn't what it should be.
+            StreamBroken: the answer stalls, takes too long, is cut off, or isn't HTTP.
         """
         self._sink, self._limits = sink, limits
         self._ended = self._loop.create_future()
@@ -68,12 +68,12 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the connection at once."""
         self.is_open = False
         self._transport.abort()
 
     def _watch(self) -> None:
-        """Look again when it may have stalled or taken too long: one timer, not one a chunk."""
+        """Fail an answer that stalled or took too long. One timer serves all of its chunks."""
         stall = self._heard + self._limits.stall_seconds
         timeout = self._began + self._limits.request_seconds
         now = self._loop.time()
@@ -95,13 +95,13 @@ class Connection(asyncio.Protocol):
     # asyncio calls these.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready for a request."""
+        """Note that a request may be sent."""
         self._transport = cast(asyncio.WriteTransport, transport)
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what has come."""
-        if self.is_open or self._ended.done():  # nobody has asked
+        """Parse the bytes, and pass the body on."""
+        if self.is_open or self._ended.done():  # no request is open
             self.close()
             return
         self._heard, self.has_heard = self._loop.time(), True
@@ -118,12 +118,12 @@ class Connection(asyncio.Protocol):
                 self._finish()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             cause = error.__context__ if isinstance(error.__context__, StreamBroken) else None
-            self._fail(cause or StreamBroken("garbage", f"no HTTP: {error}"))
+            self._fail(cause or StreamBroken("garbage", f"not HTTP: {error}"))
         except StreamBroken as error:
             self._fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end of an answer that says neither its length nor that it comes in chunks."""
+        """End the answer. It is whole if it gave neither a length nor chunked encoding."""
         self.is_open = False
         if self._ended.done():
             return
@@ -139,21 +139,21 @@ class Connection(asyncio.Protocol):
     # httptools calls these.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep it."""
+        """Keep a header."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """Say what the answer is, but for a 1xx, which isn't one."""
+        """Pass the status and the headers on. A 1xx status isn't an answer yet."""
         if self._parser.get_status_code() >= 200:
             self._has_begun = True
             self._sink.begin(self._parser.get_status_code(), self._headers)
 
     def on_body(self, body: bytes) -> None:
-        """Keep it until the parser is done with these bytes."""
+        """Keep a part of the body until the parser is done with these bytes."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """The end, if it has begun."""
+        """Note that the answer is complete, if it has begun."""
         self._is_complete = self._has_begun
         self._is_reusable = self._parser.should_keep_alive()
 

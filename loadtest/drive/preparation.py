@@ -1,4 +1,4 @@
-"""Before the load: the server answers, has the adapters, and says what is true."""
+"""Before the load: the server answers, has the adapters, and its golden answers are recorded."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.drive.admin import Admin
+from loadtest.drive.admin import Admin, base_of
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
-from loadtest.drive.request import Exchange, make_call
-from loadtest.drive.server_kind import Dialect, Server
+from loadtest.drive.request import RequestSender, make_call
+from loadtest.drive.server_kind import Dialect, ServerKind
 from loadtest.errors import LoadTestError
-from loadtest.outcome.golden import GoldenAnswer, Truth
+from loadtest.outcome.golden import GoldenAnswer, GoldenSet
 from loadtest.outcome.request_outcome import Outcome
 from loadtest.plan.prompts import GOLDEN, request_body
 from loadtest.plan.scenario import Adapters, Scenario
 from loadtest.plan.schedule import DEFAULT_TENANT, golden_turn
 
-CROWD = 16
 NUM_CROWDS = 8
-"""So many models are asked by crowds too, and how many a crowd is."""
+"""How many models are also asked concurrently, to measure noise."""
+CROWD = 16
+"""How many requests are in each such batch."""
 
 
 @dataclass
 class Weights:
-    """Random weights on disk, made when first wanted; the same for the same name and version."""
+    """Random weights on disk, made on first use. The same name and version get the same weights."""
 
     directory: Path
     shape: LlamaShape
 
     def of(self, name: str, version: int, adapters: Adapters) -> Path:
-        """The directory of a version, counted from 0."""
+        """Return the directory of a version, counted from 0."""
         directory = self.directory / f"{name}-{version}"
         if not directory.is_dir():
             seed = zlib.crc32(directory.name.encode())
@@ -45,7 +46,7 @@ class Weights:
 
 @contextmanager
 def weights(shape: LlamaShape, directory: Path | None = None) -> Iterator[Weights]:
-    """A place for weights; kept only if a directory is given."""
+    """Provide a place for weights. It is kept only if a directory is given."""
     with tempfile.TemporaryDirectory(prefix="loadtest-") as temporary:
         place = directory or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
@@ -53,10 +54,10 @@ def weights(shape: LlamaShape, directory: Path | None = None) -> Iterator[Weight
 
 
 def tenant_keys(scenario: Scenario, key: str) -> dict[str, str]:
-    """Each tenant's key; the one given where it has none of its own.
+    """Return each tenant's key: its own, or else the one given.
 
     Raises:
-        LoadTestError: a file with a key can't be read.
+        LoadTestError: a key's file can't be read.
     """
     keys = {DEFAULT_TENANT: key}
     for tenant in scenario.tenants:
@@ -69,30 +70,31 @@ def tenant_keys(scenario: Scenario, key: str) -> dict[str, str]:
 
 
 async def find_dialect(
-    scenario: Scenario, admin: Admin, keys: dict[str, str], server: Server
+    scenario: Scenario, admin: Admin, keys: dict[str, str], server: ServerKind
 ) -> Dialect:
     """Ask the server for its base's name, with each tenant's key.
 
     Raises:
-        LoadTestError: it doesn't answer, refuses a key, or lists no base.
+        LoadTestError: no answer came, a key is refused, or no base is listed.
     """
     models = [await admin.models(key) for key in dict.fromkeys(keys.values())]
-    bases = [model["id"] for model in models[0] if not model.get("parent")]
-    if not bases:
-        raise LoadTestError(f"{admin.url}/v1/models lists no base")
     ids = {name: i for i, name in enumerate(scenario.adapters.all_names)}
-    return Dialect(bases[0], server, ids if server is Server.LLAMA_CPP else {})
+    return Dialect(
+        base_of(admin.url, models[0]), server, ids if server is ServerKind.LLAMA_CPP else {}
+    )
 
 
 async def ensure_adapters(
     scenario: Scenario, admin: Admin, place: Weights, progress: Callable[[str], None]
 ) -> dict[str, int]:
-    """Register or load what is missing; the live version of each adapter made, where known.
+    """Register or load the adapters that are missing.
+
+    Returns the number of each made adapter's live version, where the server has a registry.
 
     Raises:
-        LoadTestError: an adapter isn't there and can't be brought there.
+        LoadTestError: an adapter is missing and can't be registered or loaded.
     """
-    listed = {str(model["id"]).rpartition("/")[2] for model in await admin.models()}
+    listed = await admin.model_names()
     live: dict[str, int] = {}
     has_registry = await admin.has_registry()
     made = scenario.made_adapters()
@@ -121,26 +123,26 @@ async def ensure_adapters(
 
 async def record_golden(
     scenario: Scenario,
-    exchange: Exchange,
-    truth: Truth,
+    sender: RequestSender,
+    truth: GoldenSet,
     dialect: Dialect,
     key: str,
     models: list[str],
 ) -> None:
-    """Ask each model each golden prompt, and of some models a crowd of the same.
+    """Ask each model each golden prompt, and some models the same prompts concurrently.
 
-    What a crowd's answers differ by is the noise that `truth` must forgive. No two models are asked
-    at a time: a server that mixes them up must not do so in what counts as true.
+    The answers to concurrent requests show how large the noise is. Only one model is asked at a
+    time: a server that mixes models up must not do so in the golden answers.
 
     Raises:
-        LoadTestError: one isn't answered.
+        LoadTestError: a request fails.
     """
 
     async def ask(model: str, prompt: int) -> Outcome:
         turn = golden_turn(scenario.truth, prompt)
         body = dialect.adapt(request_body(model, turn, scenario.requests, []))
         outcome = Outcome("", model, 0.0, 0.0, 0.0, turn.tokens_out)
-        await exchange.send(make_call("/v1/completions", body, key), outcome)
+        await sender.send(make_call("/v1/completions", body, key), outcome)
         if not outcome.ok:
             raise LoadTestError(f"{model}, {GOLDEN[prompt]!r}: {outcome.status} {outcome.detail}")
         return outcome

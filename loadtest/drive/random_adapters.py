@@ -1,4 +1,4 @@
-"""Random adapters to measure with: no training needed, and answers stay sensible.
+"""Random adapters to measure with: they need no training, and answers stay sensible.
 
 They touch every linear layer of a Llama base; the default shape is the bundled base's.
 """
@@ -15,12 +15,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 UPDATE_SIZE = 0.002
-"""Size of A and B's entries, small enough for the answers to stay close to the base's."""
+"""Standard deviation of the entries of A and B: so small that answers stay close to the base's."""
 
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """What decides the shapes of a Llama model's linear layers."""
+    """The sizes that decide the shapes of a Llama model's linear layers."""
 
     layers: int = 30
     hidden: int = 576
@@ -36,7 +36,7 @@ class LlamaShape:
         return cls(config["num_hidden_layers"], hidden, config["intermediate_size"], kv)
 
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Features into and out of each linear layer of one block."""
+        """Return the features into and out of each linear layer of a block, by the layer's name."""
         hidden, mlp, kv = self.hidden, self.mlp, self.kv
         return {
             "self_attn.q_proj": (hidden, hidden),
@@ -52,7 +52,10 @@ class LlamaShape:
 def make_adapter(
     directory: Path, shape: LlamaShape, *, rank: int, seed: int, size: float = UPDATE_SIZE
 ) -> None:
-    """Write an adapter in PEFT's format to a new directory; `size` is that of its entries."""
+    """Write an adapter in PEFT's format to a new directory.
+
+    `size` is the standard deviation of its entries.
+    """
     rng = np.random.default_rng(seed)
     weights = {}
     for layer in range(shape.layers):

@@ -1,4 +1,4 @@
-"""One streamed request over HTTP, timed, and what went wrong with it named."""
+"""Sends one streamed request over HTTP, times it, and names what goes wrong."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from loadtest.plan.scenario import Limits
 CONNECT_SECONDS = 10
 MAX_ERROR_BYTES = 2000
 KEEPALIVE_SECONDS = 4
-"""Less than servers' usual five, so that none closes a connection that is being used again."""
+"""A connection isn't used again after this: servers close idle ones, mostly after five seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is sent."""
+    """One request, ready to be sent."""
 
     path: str
     body: dict[str, Any]
@@ -33,21 +33,21 @@ class Call:
     """The body as it is sent."""
     key: str = ""
     hang_up_after: int | None = None
-    """Disconnect after so many tokens."""
+    """After how many tokens the client disconnects."""
     wants_all_tokens: bool = False
-    """Fewer tokens than asked are an error."""
+    """Whether fewer tokens than asked are an error."""
 
 
 def make_call(path: str, body: dict[str, Any], key: str, **changes: Any) -> Call:
-    """A call, its body written out: that takes a while and is better done before it is due."""
+    """Return a call with its body encoded, which takes a while: do it before the call is due."""
     return Call(path, body, json.dumps(body).encode(), key, **changes)
 
 
-class Exchange:
+class RequestSender:
     """Sends requests to one server."""
 
     def __init__(self, url: str, limits: Limits) -> None:
-        """Connect on first use; the clock starts now."""
+        """Connect on first use. The clock starts now."""
         parts = urlsplit(url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
@@ -56,7 +56,7 @@ class Exchange:
         self._idle: list[Connection] = []
         self.start_clock()
 
-    async def __aenter__(self) -> Exchange:
+    async def __aenter__(self) -> RequestSender:
         return self
 
     async def __aexit__(
@@ -69,15 +69,15 @@ class Exchange:
             connection.close()
 
     def start_clock(self) -> None:
-        """Times count from now on."""
+        """Count times from now on."""
         self._start = time.perf_counter()
 
     def now(self) -> float:
-        """Seconds since the clock was started."""
+        """Return the seconds since the clock was started."""
         return time.perf_counter() - self._start
 
     async def send(self, call: Call, outcome: Outcome) -> None:
-        """Send a request and fill in its outcome; raises only when cancelled."""
+        """Send a request, and fill in its outcome. Raises nothing unless it is cancelled."""
         answer = _Answer(call, outcome, self.now)
         try:
             await self._ask(self._request(call), answer)
@@ -98,7 +98,7 @@ class Exchange:
             except StreamBroken as error:
                 if error.status != "reset" or connection.has_heard:
                     raise
-                # The server had closed it after the last answer: no word of this one.
+                # The server closed it after the last answer, and has not seen this request.
                 connection = None
         if connection is None:
             connection = await self._connect()
@@ -135,7 +135,7 @@ class Exchange:
 
 
 class _Answer:
-    """Reads the answer to one call into its outcome."""
+    """Reads the answer to a call into its outcome."""
 
     def __init__(self, call: Call, outcome: Outcome, now: Callable[[], float]) -> None:
         self.reading = Reading()
@@ -144,19 +144,20 @@ class _Answer:
         self._refusal: tuple[int, bytes] | None = None
 
     def begin(self, status: int, headers: dict[str, str]) -> None:
-        """Note who answers; a refusal's text is still to come."""
+        """Note which version answers. The text of a refusal comes later."""
         if status != 200:
             self._refusal = status, b""
             return
         kind = headers.get("content-type", "")
         if kind.partition(";")[0].strip() != "text/event-stream":
             raise StreamBroken("garbage", f"content type {kind}")
+        self._outcome.answered = self._now()
         self._outcome.tier = headers.get("x-adapter-tier", "")
         if "x-adapter-version" in headers:
             self._outcome.version = f"{headers.get('x-adapter-id')}@{headers['x-adapter-version']}"
 
     def take(self, data: bytes) -> bool:
-        """Time the tokens; True where the client hangs up."""
+        """Time the tokens. Returns True where the client disconnects as planned."""
         if self._refusal is not None:
             status, text = self._refusal
             self._refusal = status, text + data[: MAX_ERROR_BYTES - len(text)]
@@ -165,6 +166,8 @@ class _Answer:
         for event in self._events.feed(data):
             if not self.reading.take(event):
                 continue
+            num_new = len(self.reading.token_ids) - len(outcome.token_times)
+            outcome.token_times += [now] * num_new
             if outcome.first is None:
                 outcome.first = now
             else:
@@ -176,7 +179,7 @@ class _Answer:
         return False
 
     def end(self) -> None:
-        """Is it whole?"""
+        """Check that the answer is whole."""
         if self._refusal is not None:
             status, text = self._refusal
             raise StreamBroken(f"http_{status}", text.decode(errors="replace"))
@@ -189,12 +192,13 @@ class _Answer:
 
 
 def _note(outcome: Outcome, reading: Reading) -> None:
-    """What the stream said, as far as it came."""
+    """Copy what the stream said, as far as it came."""
     num_events = len(outcome.gaps) + (outcome.first is not None)
     outcome.tokens_in = reading.tokens_in or 0
     outcome.tokens_out = num_events if reading.tokens_out is None else reading.tokens_out
     outcome.text = "".join(reading.text)
     outcome.tokens = reading.tokens
+    outcome.token_ids = reading.token_ids
     outcome.is_mixed = reading.is_mixed
     if reading.model is not None:
         outcome.is_mixed |= bool(outcome.version) and reading.model != outcome.version

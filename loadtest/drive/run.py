@@ -1,4 +1,4 @@
-"""One run from beginning to end: prepare, record what is true, load, and keep everything."""
+"""One run from beginning to end: prepare, record golden answers, load, and keep everything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest.drive.admin import Admin
-from loadtest.drive.churn_driver import Churning
+from loadtest.drive.churn_driver import ChurnDriver
+from loadtest.drive.http_client import HttpClient
 from loadtest.drive.preparation import (
     ensure_adapters,
     find_dialect,
@@ -22,11 +23,11 @@ from loadtest.drive.preparation import (
     weights,
 )
 from loadtest.drive.random_adapters import LlamaShape
-from loadtest.drive.request import Exchange
+from loadtest.drive.request import RequestSender
 from loadtest.drive.runner import Runner
 from loadtest.drive.scraping import Scraper
-from loadtest.drive.server_kind import Dialect, Server
-from loadtest.drive.versions import Registered, Reloaded
+from loadtest.drive.server_kind import Dialect, ServerKind
+from loadtest.drive.versions import RegistryVersions, ReloadedVersions
 from loadtest.outcome.golden import stale
 from loadtest.outcome.run_record import Run
 from loadtest.plan.scenario import Scenario
@@ -39,27 +40,27 @@ class Target:
 
     url: str
     key: str = ""
-    server: Server = Server.OPENAI
+    server: ServerKind = ServerKind.OPENAI
     shape: LlamaShape = field(default_factory=LlamaShape)
-    """Of its base: what made adapters must fit."""
+    """The shape of its base, which random adapters must fit."""
     weights_dir: Path | None = None
-    """Where adapters are made; for vLLM's server, which reads them from there."""
+    """Where random adapters are written. vLLM's own server reads them from there."""
 
 
 class Observer:
-    """What a run tells of itself while it goes; does nothing."""
+    """Is told how a run goes. This one does nothing."""
 
     def preparing(self, what: str) -> None:
-        """A step of the preparation."""
+        """Note a step of the preparation."""
 
     def started(self, runner: Runner, now: Callable[[], float]) -> None:
-        """The load begins."""
+        """Note that the load begins."""
 
 
 async def run(
     scenario: Scenario, target: Target, stop: asyncio.Event, observer: Observer | None = None
 ) -> Run:
-    """Run a scenario; `stop` ends it early, and what there is by then is returned.
+    """Run a scenario. `stop` ends it early. Returns everything that was recorded by then.
 
     Raises:
         LoadTestError: the server can't be measured.
@@ -68,38 +69,39 @@ async def run(
     result = Run(scenario, target.url, datetime.now(UTC).isoformat(timespec="seconds"))
     keys, schedule = tenant_keys(scenario, target.key), make_schedule(scenario)
     async with (
-        Admin.connect(target.url, target.key) as admin,
-        Exchange(target.url, scenario.limits) as exchange,
+        HttpClient.connect(target.url, target.key) as client,
+        RequestSender(target.url, scenario.limits) as sender,
     ):
+        admin = Admin(client)
         observer.preparing("asking the server what it is")
         dialect = await find_dialect(scenario, admin, keys, target.server)
         result.base = dialect.base
         with weights(target.shape, target.weights_dir) as place:
             live = {}
-            if target.server is Server.OPENAI:
+            if target.server is ServerKind.OPENAI:
                 live = await ensure_adapters(scenario, admin, place, observer.preparing)
 
             async def golden(*models: str) -> None:
                 if scenario.truth.share:
                     await record_golden(
-                        scenario, exchange, result.truth, dialect, target.key, list(models)
+                        scenario, sender, result.truth, dialect, target.key, list(models)
                     )
 
             observer.preparing("recording golden answers")
             await golden(dialect.base, *_all_adapters(scenario))
-            churning = Churning(
+            driver = ChurnDriver(
                 scenario.made_adapters(),
                 place,
-                Registered(admin, place, live)
+                RegistryVersions(admin, place, live)
                 if live
-                else Reloaded(admin, place, scenario.churn.in_place),
-                exchange.now,
+                else ReloadedVersions(admin, place, scenario.churn.in_place),
+                sender.now,
                 golden,
                 result.churn,
                 result.truth.changes,
             )
             await _load(
-                schedule, scenario, admin, exchange, keys, dialect, churning, result, stop, observer
+                schedule, scenario, admin, sender, keys, dialect, driver, result, stop, observer
             )
     return result
 
@@ -113,30 +115,30 @@ async def _load(
     schedule: Schedule,
     scenario: Scenario,
     admin: Admin,
-    exchange: Exchange,
+    sender: RequestSender,
     keys: dict[str, str],
     dialect: Dialect,
-    churning: Churning,
+    driver: ChurnDriver,
     result: Run,
     stop: asyncio.Event,
     observer: Observer,
 ) -> None:
-    await asyncio.to_thread(churning.prepare, schedule.churn)
-    runner = Runner(scenario, exchange, result.truth, keys, dialect)
+    await asyncio.to_thread(driver.prepare, schedule.churn)
+    runner = Runner(scenario, sender, result.truth, keys, dialect)
     result.outcomes = runner.outcomes
-    scraper = Scraper(admin, exchange.now, result.pages)
+    scraper = Scraper(admin, sender.now, result.pages)
     with _no_long_pauses():
-        exchange.start_clock()
+        sender.start_clock()
         cpu = time.process_time()
-        observer.started(runner, exchange.now)
+        observer.started(runner, sender.now)
         beside = [
-            asyncio.create_task(churning.run(schedule.churn)),
+            asyncio.create_task(driver.run(schedule.churn)),
             asyncio.create_task(scraper.run()),
         ]
         try:
             result.complete = await runner.run(schedule, stop)
         finally:
-            result.seconds = exchange.now()
+            result.seconds = sender.now()
             result.cpu_share = (time.process_time() - cpu) / result.seconds
             for task in beside:
                 task.cancel()
@@ -149,8 +151,11 @@ async def _load(
 
 @contextlib.contextmanager
 def _no_long_pauses() -> Iterator[None]:
-    """Pauses in which nothing is sent: the garbage collector looks at what is new only, and the
-    thread that draws the progress hands over after half a millisecond."""
+    """Avoid pauses in which nothing is sent.
+
+    The garbage collector looks at new objects only, and the thread that draws the progress hands
+    over after half a millisecond.
+    """
     thresholds, switch_seconds = gc.get_threshold(), sys.getswitchinterval()
     sys.setswitchinterval(0.0005)
     gc.collect()

@@ -1,4 +1,4 @@
-"""Carries out a schedule: sends what is due, when it is due, and keeps what became of it."""
+"""Carries out a schedule: sends each request when it is due, and keeps its outcome."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-from loadtest.drive.request import Call, Exchange, make_call
+from loadtest.drive.request import Call, RequestSender, make_call
 from loadtest.drive.server_kind import Dialect
-from loadtest.outcome.golden import GoldenAnswer, Truth, contradiction
+from loadtest.outcome.golden import GoldenAnswer, GoldenSet, contradiction
 from loadtest.outcome.request_outcome import UNFINISHED, Outcome
 from loadtest.plan.prompts import request_body
 from loadtest.plan.scenario import Scenario
 from loadtest.plan.schedule import ClosedLoop, Schedule, Session, Turn
 
 PAUSE_AFTER_ERROR_SECONDS = 0.1
-"""A client of a closed loop doesn't hammer a server that refuses it."""
+"""So that a client of a closed loop doesn't hammer a server that refuses it."""
 TIMER_SECONDS = 0.0005
-"""Timers count whole milliseconds and are late by one at most: aim at the middle. What is sent
-early counts from when it was sent."""
+"""Timers count whole milliseconds and are late by one at most, so the runner aims half of one
+earlier. The time of a request that is sent early counts from when it was sent."""
 LOOK_SECONDS = 0.05
-"""How often the run looks whether it is over."""
+"""How often the runner checks whether the run is over."""
 
 
 class Runner:
@@ -30,14 +30,14 @@ class Runner:
     def __init__(
         self,
         scenario: Scenario,
-        exchange: Exchange,
-        truth: Truth,
+        sender: RequestSender,
+        truth: GoldenSet,
         keys: dict[str, str],
         dialect: Dialect,
     ) -> None:
-        """`keys` are the tenants'."""
+        """`keys` has a key for each tenant."""
         self.outcomes: list[Outcome] = []
-        self._scenario, self._exchange, self._truth = scenario, exchange, truth
+        self._scenario, self._sender, self._truth = scenario, sender, truth
         self._keys, self._dialect = keys, dialect
         self._requests = {t.name: t.requests for t in scenario.tenants if t.requests}
         limit = scenario.limits.max_in_flight
@@ -47,7 +47,7 @@ class Runner:
         self.in_flight = 0
 
     async def run(self, schedule: Schedule, stop: asyncio.Event) -> bool:
-        """Send everything; False if `stop` was set meanwhile. Ends in bounded time."""
+        """Send everything, in bounded time. Returns False if `stop` was set meanwhile."""
         self._start(self._dispatch(schedule.sessions))
         for loop in schedule.closed_loops:
             for _ in range(loop.concurrency):
@@ -55,7 +55,7 @@ class Runner:
         stopped = asyncio.create_task(stop.wait())
         deadline = self._scenario.duration_seconds + self._scenario.limits.drain_seconds
         try:
-            while self._open and not stopped.done() and self._exchange.now() < deadline:
+            while self._open and not stopped.done() and self._sender.now() < deadline:
                 await asyncio.wait([stopped], timeout=LOOK_SECONDS)
                 if self._failure is not None:
                     raise self._failure
@@ -74,29 +74,29 @@ class Runner:
             self._failure = task.exception()
 
     async def _dispatch(self, sessions: Iterator[Session]) -> None:
-        """Open loop: each session at its time, whatever became of those before."""
+        """Open loop: start each session at its time, whatever became of earlier ones."""
         for session in sessions:
             call = self._call(session, session.turns[0], [])
-            wait = session.at - self._exchange.now() - TIMER_SECONDS
+            wait = session.at - self._sender.now() - TIMER_SECONDS
             if wait > 0:
                 await asyncio.sleep(wait)
-            due = min(session.at, self._exchange.now())
+            due = min(session.at, self._sender.now())
             self._start(self._converse(session, due, call))
 
     async def _client(self, loop: ClosedLoop) -> None:
-        """Closed loop: the next session when the last one is over."""
-        while (now := self._exchange.now()) < self._scenario.duration_seconds:
+        """Closed loop: start the next session when the last one is over."""
+        while (now := self._sender.now()) < self._scenario.duration_seconds:
             session = next(loop.sessions)
             call = self._call(session, session.turns[0], [])
             if not await self._converse(session, now, call):
                 await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
 
     async def _converse(self, session: Session, due: float, call: Call) -> bool:
-        """One session, beginning with this call; whether it went well."""
+        """Carry out a session that begins with this call. Returns whether it went well."""
         for number, turn in enumerate(session.turns):
             if number:
                 due += turn.think_seconds
-                await asyncio.sleep(due - self._exchange.now())
+                await asyncio.sleep(due - self._sender.now())
             outcome = await self._ask(session, turn, due, call)
             if not outcome.ok:
                 return not outcome.is_error
@@ -108,16 +108,16 @@ class Runner:
 
     async def _ask(self, session: Session, turn: Turn, due: float, call: Call) -> Outcome:
         model = self._dialect.name_of(session.model)
-        now = self._exchange.now()
+        now = self._sender.now()
         outcome = Outcome(session.tenant, model, due, now, now, turn.tokens_out)
         outcome.is_check = turn.golden is not None
         self.in_flight += 1
         try:
             async with self._turnstile:
-                outcome.sent = self._exchange.now()
-                await self._exchange.send(call, outcome)
+                outcome.sent = self._sender.now()
+                await self._sender.send(call, outcome)
         except asyncio.CancelledError:
-            outcome.status, outcome.done = UNFINISHED, self._exchange.now()
+            outcome.status, outcome.done = UNFINISHED, self._sender.now()
             raise
         finally:
             self.in_flight -= 1
@@ -138,7 +138,7 @@ class Runner:
         )
 
     def _finish(self, outcome: Outcome, turn: Turn) -> None:
-        """The verdict on what it says, then keep it without its text."""
+        """Judge the answer, and keep the outcome without its tokens."""
         if not self._dialect.names_versions:
             outcome.version = outcome.model
         if outcome.ok and (wrong := contradiction(outcome)):

@@ -1,4 +1,4 @@
-"""The server's own metrics, taken beside the load and read after it."""
+"""Fetches the server's metrics during the load. They are read after it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PATH = "/metrics"
 
 @dataclass
 class Scraper:
-    """Pages of `/metrics` with their times: reading them would delay the load."""
+    """Keeps pages of `/metrics` with their times: to parse them now would delay the load."""
 
     admin: Admin
     now: Callable[[], float]
     pages: list[tuple[float, bytes]] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Take a page a second until cancelled; give up where there is none."""
+        """Fetch a page a second until cancelled. Stop if the first one can't be had."""
         while True:
             try:
                 page = await self.admin.page(PATH)

@@ -1,4 +1,4 @@
-"""How a server under test changes an adapter's version: by our registry, or by vLLM's reloading."""
+"""How a server changes an adapter's version: by our registry, or vLLM's way, by reloading."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from loadtest.plan.scenario import Adapters
 
 
 class Versions(Protocol):
-    """Versions by the scenario's numbers: 0 is what was live when the run began.
+    """Versions by the scenario's numbers. Number 0 was live when the run began.
 
-    All raise LoadTestError where the server doesn't do it.
+    All methods raise LoadTestError if the server refuses the change.
     """
 
     async def register(self, name: str, number: int, part: Adapters) -> str:
-        """Bring a version there, not live; the model by which it can be asked for."""
+        """Add a version that isn't live yet. Returns the name by which it can be asked for."""
 
     async def promote(self, name: str, number: int, part: Adapters) -> None:
-        """Make it what the name means."""
+        """Point the name to a version."""
 
     async def roll_back(self, name: str, number: int, part: Adapters) -> None:
-        """Make what was live before it what the name means."""
+        """Point the name back to the version that was live before."""
 
     async def retire(self, name: str, number: int, part: Adapters) -> None:
-        """Take it out of service."""
+        """Take a version out of service."""
 
     def public_name(self, name: str, number: int, part: Adapters) -> str:
-        """What answers of this version are known as."""
+        """Return how answers name this version."""
 
 
 @dataclass
-class Registered:
-    """Our registry's versions, whose numbers the server gives."""
+class RegistryVersions:
+    """Versions of our registry, which numbers them itself."""
 
     admin: Admin
     place: Weights
     live: dict[str, int]
-    """The server's number of each adapter's first live version."""
+    """The registry's number of the version of each adapter that was live first."""
     _numbers: dict[tuple[str, int], int] = field(default_factory=dict)
 
     async def register(self, name: str, number: int, part: Adapters) -> str:
-        """Upload it; the server's number becomes known."""
+        """Upload a version, and keep the number that it gets."""
         files = self.place.of(name, number, part)
         registered = await self.admin.register(part.tenant, name, files, promote=False)
         self._numbers[name, number] = registered
         return f"{name}@{registered}"
 
     async def promote(self, name: str, number: int, part: Adapters) -> None:
-        """Point `live` to it."""
+        """Point `live` to a version."""
         await self.admin.promote(part.tenant, name, self._number(name, number))
 
     async def roll_back(self, name: str, number: int, part: Adapters) -> None:
-        """Point `live` back."""
+        """Roll `live` back."""
         self._number(name, number)
         await self.admin.roll_back(part.tenant, name)
 
     async def retire(self, name: str, number: int, part: Adapters) -> None:
-        """Delete the version."""
+        """Retire a version."""
         await self.admin.retire(part.tenant, name, self._number(name, number))
 
     def public_name(self, name: str, number: int, part: Adapters) -> str:
-        """As responses name it."""
+        """Return the name that our responses give."""
         return f"{part.tenant}/{name}@{self._number(name, number)}"
 
     def _number(self, name: str, number: int) -> int:
@@ -77,28 +77,28 @@ class Registered:
 
 
 @dataclass
-class Reloaded:
-    """vLLM's own server: a name is unloaded and loaded again from other files.
+class ReloadedVersions:
+    """Versions on vLLM's own server: a name is unloaded, and loaded again from other files.
 
-    Each version is loaded under a name of its own too, to ask it for golden answers. Between
-    unloading and loading there is no such model: that is this way's price, and it is counted.
+    Each version is also loaded under a name of its own, to ask it for golden answers. Between
+    unloading and loading there is no such model, and requests for it fail. The run counts them.
     """
 
     admin: Admin
     place: Weights
     in_place: bool = False
-    """A version's files replace those of the one before, under the same path."""
+    """Whether a version's files replace those of the version before, under the same path."""
 
     async def register(self, name: str, number: int, part: Adapters) -> str:
-        """Load it under a name of its own."""
+        """Load a version under a name of its own."""
         model = self.public_name(name, number, part)
-        with contextlib.suppress(LoadTestError):  # a run before may have left it
+        with contextlib.suppress(LoadTestError):  # an earlier run may have left it
             await self.admin.unload(model)
         await self.admin.load(model, self.place.of(name, number, part))
         return model
 
     async def promote(self, name: str, number: int, part: Adapters) -> None:
-        """Load the name from its files."""
+        """Load the name from a version's files."""
         files = self.place.of(name, number, part)
         if self.in_place:
             files = shutil.copytree(
@@ -108,14 +108,14 @@ class Reloaded:
         await self.admin.load(name, files)
 
     async def roll_back(self, name: str, number: int, part: Adapters) -> None:
-        """The same as a promotion of it."""
+        """Promote the version that was live before."""
         await self.promote(name, number, part)
 
     async def retire(self, name: str, number: int, part: Adapters) -> None:
-        """Unload its own name; the first has none."""
+        """Unload the version's own name. Version 0 has none."""
         if number:
             await self.admin.unload(self.public_name(name, number, part))
 
     def public_name(self, name: str, number: int, part: Adapters) -> str:
-        """The first is known by the adapter's name only."""
+        """Return the version's own name. Version 0 has only the adapter's."""
         return f"{name}--{number}" if number else name

@@ -1,8 +1,9 @@
 """How long the first token takes, by where the server finds the adapter: slot, host, disk, origin.
 
-Adapters of 10 MB are asked for in an order that leads to every tier; which one a request met is
-what its response says (`x-adapter-tier`). Once one after the other on an otherwise idle server,
-once beside streams of the base; requests to the base are the measure of a server without adapters.
+Adapters of 10 MB are asked for in an order that meets every tier. The response's header
+`x-adapter-tier` names the tier of each request. Requests go one after the other, first to an
+otherwise idle server, then beside streams of the base. Requests to the base show what a server
+without adapters does.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ import numpy as np
 from rich.table import Table
 
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
-from loadtest.measurements.client import Client, Generation, random_prompt
+from loadtest.measurements.measured_server import Generation, MeasuredServer, random_prompt
 
 NUM_ADAPTERS = 12
 RANK = 8
 SLOTS, HOST_BUDGET = 2, 4
-"""What a server started for this gets, so that 12 adapters meet every tier."""
+"""Of a server that is started for this, so that 12 adapters meet every tier."""
 ROUNDS = 3
 STREAMS, STREAM_TOKENS = 4, 256
 PROMPT_TOKENS = 32
 MIN_REQUESTS = 5
-"""Fewer in a tier say nothing: it is left out."""
+"""A tier that fewer requests met is left out of the report."""
 
 BASE = "base, no adapter"
 TIERS = (BASE, "slot", "host", "disk", "origin")
@@ -40,64 +41,69 @@ Times = dict[str, dict[str, list[float]]]
 
 
 async def run(
-    client: Client, shape: LlamaShape, progress: Callable[[str], None]
+    server: MeasuredServer,
+    shape: LlamaShape,
+    progress: Callable[[str], None],
+    stream_tokens: int = STREAM_TOKENS,
 ) -> tuple[Table, dict[str, Any]]:
-    """Measure; return the table to show and the same as JSON.
+    """Measure. Returns the table to show, and the same as JSON.
 
     Raises:
-        LoadTestError: the server doesn't take the adapters, or fails a request.
+        LoadTestError: the server refuses an adapter, or a request fails.
     """
-    base, names = await client.base_name(), [f"bench-cold-{n}" for n in range(NUM_ADAPTERS)]
+    base, names = await server.admin.base(), [f"bench-cold-{n}" for n in range(NUM_ADAPTERS)]
     progress(f"registering {NUM_ADAPTERS} adapters of rank {RANK}")
-    size_bytes = await _register(client, shape, names)
+    size_bytes = await _register(server, shape, names)
     times: Times = {condition: defaultdict(list) for condition in CONDITIONS}
-    await _ask_all(client, base, names, defaultdict(list))  # warms up
+    await _ask_all(server, base, names, defaultdict(list))  # warms up
     for round_ in range(ROUNDS):
         progress(f"round {round_ + 1} of {ROUNDS}: {CONDITIONS[0]}")
-        await _ask_all(client, base, names, times[CONDITIONS[0]])
+        await _ask_all(server, base, names, times[CONDITIONS[0]])
         progress(f"round {round_ + 1} of {ROUNDS}: {CONDITIONS[1]}")
         async with asyncio.TaskGroup() as group:
             ended = asyncio.Event()
             for _ in range(STREAMS):
-                group.create_task(_stream_on(client, base, ended))
-            await _ask_all(client, base, names, times[CONDITIONS[1]])
+                group.create_task(_stream_on(server, base, ended, stream_tokens))
+            await _ask_all(server, base, names, times[CONDITIONS[1]])
             ended.set()
     return report(times, size_bytes)
 
 
-async def _register(client: Client, shape: LlamaShape, names: list[str]) -> int:
-    """Upload the adapters; the size of one."""
+async def _register(server: MeasuredServer, shape: LlamaShape, names: list[str]) -> int:
+    """Upload the adapters. Returns the size of one in bytes."""
     with tempfile.TemporaryDirectory() as parent:
         for seed, name in enumerate(names):
             directory = Path(parent) / name
             make_adapter(directory, shape, rank=RANK, seed=seed)
-            await client.register(name, directory)
+            await server.register(name, directory)
         return sum(file.stat().st_size for file in directory.iterdir())
 
 
 async def _ask_all(
-    client: Client, base: str, names: list[str], times: dict[str, list[float]]
+    server: MeasuredServer, base: str, names: list[str], times: dict[str, list[float]]
 ) -> None:
-    """Each adapter after all others, again, and then the one before it.
+    """Ask for each adapter twice in a row, and then for the adapter before it.
 
-    Of two slots the one idle for longest is given away: that of the adapter before, which so stays
-    in host memory only.
+    Of two slots the one that is idle for longest is given away. It is that of the adapter before,
+    whose next request therefore finds it in host memory.
     """
     rng = np.random.default_rng()
     for index, name in enumerate(names):
         for model in (base, name, name, names[index - 1]):
-            answer = await client.stream(Generation(model, random_prompt(rng, PROMPT_TOKENS), 1))
-            times[answer.tier or BASE].append(1000 * answer.first_token_seconds)
+            answer = await server.stream(Generation(model, random_prompt(rng, PROMPT_TOKENS), 1))
+            times[answer.tier or BASE].append(1000 * (answer.ttft or 0.0))
 
 
-async def _stream_on(client: Client, base: str, ended: asyncio.Event) -> None:
+async def _stream_on(
+    server: MeasuredServer, base: str, ended: asyncio.Event, num_tokens: int
+) -> None:
     rng = np.random.default_rng()
     while not ended.is_set():
-        await client.stream(Generation(base, random_prompt(rng, PROMPT_TOKENS), STREAM_TOKENS))
+        await server.stream(Generation(base, random_prompt(rng, PROMPT_TOKENS), num_tokens))
 
 
 def report(times: Times, size_bytes: int) -> tuple[Table, dict[str, Any]]:
-    """The table, and the same for programs."""
+    """Return the table, and the same for programs."""
     table = Table("first token, ms", "", "requests", "median", "P90", "median over slot's")
     rows: dict[str, Any] = {}
     for condition, by_tier in times.items():

@@ -3,9 +3,9 @@
     python -m loadtest.measurements.llama_cpp OUR_URL OUR_KEY PEER_URL
 
 The peer is `llama-server -m base.gguf --lora a0.gguf … --lora a3.gguf --lora-init-without-apply
--np 16`, its adapters those that `python -m loadtest.drive.random_adapters DIRECTORY` makes,
-converted to GGUF.
-Both servers run; requests go to one at a time, in turn, and each round gives one ratio.
+-np 16`. Its adapters are those that `python -m loadtest.drive.random_adapters DIRECTORY` makes,
+converted to GGUF. Both servers run all the time. Requests go to one at a time, in turn, and each
+round gives one ratio.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import asyncio
 import sys
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import httpx
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.drive.http_client import HttpClient
 from loadtest.drive.random_adapters import LlamaShape
 from loadtest.drive.server_kind import chosen_lora
-from loadtest.measurements.client import TIMEOUT_SECONDS, Client, Generation, LoadTestError
+from loadtest.errors import LoadTestError
 from loadtest.measurements.lora_overhead import register_adapters
+from loadtest.measurements.measured_server import Generation, MeasuredServer
 
 ROUNDS = 3
 TOKENS_IN, TOKENS_OUT = 32, 64
@@ -39,14 +41,14 @@ PHASES = {
 }
 
 
+@dataclass(frozen=True)
 class LlamaCpp:
-    """llama.cpp's server, whose adapters are numbers."""
+    """llama.cpp's server, which numbers its adapters."""
 
-    def __init__(self, url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS)
+    client: HttpClient
 
-    async def time(self, adapters: list[int | None], prompts: list[list[int]]) -> float:
-        """Seconds until these requests, sent at once, are answered; None is the base."""
+    async def seconds_of(self, adapters: list[int | None], prompts: list[list[int]]) -> float:
+        """Send these requests at once; None asks the base. Returns the seconds that they take."""
         start = time.perf_counter()
         pairs = zip(adapters, prompts, strict=True)
         await asyncio.gather(*(self._generate(adapter, prompt) for adapter, prompt in pairs))
@@ -61,28 +63,32 @@ class LlamaCpp:
             "cache_prompt": False,
             "lora": chosen_lora(adapter),
         }
-        answer = (await self._http.post("/completion", json=body)).raise_for_status().json()
+        answer = await self.client.json("POST", "/completion", json=body)
         if answer["tokens_predicted"] != TOKENS_OUT:
             raise LoadTestError(f"the peer generated {answer['tokens_predicted']} tokens")
 
 
 async def main(url: str, key: str, peer_url: str) -> None:
-    """Measure and print the table."""
-    peer, rng = LlamaCpp(peer_url), np.random.default_rng()
+    """Measure, and print the table."""
+    rng = np.random.default_rng()
     speeds: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    async with Client(url, key) as client:
-        base, names = await client.base_name(), await register_adapters(client, LlamaShape())
+    async with (
+        MeasuredServer.connect(url, key) as server,
+        HttpClient.connect(peer_url, "") as client,
+    ):
+        peer = LlamaCpp(client)
+        base, names = await server.admin.base(), await register_adapters(server, LlamaShape())
         for round_ in range(ROUNDS + 1):  # the first only warms up
             for phase, (num_requests, num_adapters) in PHASES.items():
                 prompts = rng.integers(1000, 30_000, (num_requests, TOKENS_IN)).tolist()
                 chosen = [i % num_adapters if num_adapters else None for i in range(num_requests)]
-                ours = await client.time(
+                ours = await server.seconds_of(
                     [
                         Generation(base if adapter is None else names[adapter], prompt, TOKENS_OUT)
                         for adapter, prompt in zip(chosen, prompts, strict=True)
                     ]
                 )
-                theirs = await peer.time(chosen, prompts)
+                theirs = await peer.seconds_of(chosen, prompts)
                 if round_:
                     tokens = num_requests * TOKENS_OUT
                     speeds[phase].append((tokens / ours, tokens / theirs))

@@ -1,7 +1,7 @@
 """What adapters cost: base requests against those with one, four and sixteen adapters.
 
-Everything runs on one server, interleaved round by round; each round's ratio is to the base in the
-same round, and the result is the median over the rounds, so that a noisy machine hurts both alike.
+Everything runs on one server, round by round. Each round's ratio is to the base in the same round,
+so that a noisy machine hurts both alike. The result is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import numpy as np
 from rich.table import Table
 
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
-from loadtest.measurements.client import Client, Generation, random_prompt
+from loadtest.measurements.measured_server import Generation, MeasuredServer, random_prompt
 
 NUM_ADAPTERS = 16
 RANK = 8
 ROUNDS = 4
 BUDGET_SECONDS = 80.0
-"""No further round is begun that would end later; one is always measured."""
+"""A round that would end later isn't begun. One round is always measured."""
 
+NUMBERS = (1, 4, 16)
+"""How many adapters are asked beside the base."""
 PHASES = {
-    # name: requests at once, tokens in, tokens out, numbers of adapters besides the base
-    "decode": (16, 32, 64, (1, 4, 16)),
-    "prefill": (4, 900, 1, (1, 4)),
-    "single stream": (1, 32, 64, (1,)),
+    # name: requests at once, tokens in, tokens out, numbers of adapters
+    "decode": (16, 32, 64, NUMBERS),
+    "prefill": (4, 900, 1, NUMBERS[:2]),
+    "single stream": (1, 32, 64, NUMBERS[:1]),
 }
 
 Speeds = dict[str, dict[int, list[float]]]
@@ -38,44 +40,52 @@ Speeds = dict[str, dict[int, list[float]]]
 
 
 async def run(
-    client: Client, shape: LlamaShape, progress: Callable[[str], None]
+    server: MeasuredServer, shape: LlamaShape, progress: Callable[[str], None]
 ) -> tuple[Table, dict[str, Any]]:
-    """Measure; return the table to show and the same as JSON.
+    """Measure. Returns the table to show, and the same as JSON.
 
     Raises:
-        LoadTestError: the server doesn't take the adapters, or fails a request.
+        LoadTestError: the server refuses an adapter, or a request fails.
     """
     start = time.monotonic()
-    base = await client.base_name()
+    base = await server.admin.base()
     progress(f"registering {NUM_ADAPTERS} adapters of rank {RANK}")
-    names = await register_adapters(client, shape)
+    names = await register_adapters(server, shape)
     rng = np.random.default_rng()
     speeds: Speeds = defaultdict(lambda: defaultdict(list))
     progress("warming up")
-    await client.time([Generation(name, random_prompt(rng, 32), 2) for name in [base, *names]])
+    await server.seconds_of(
+        [Generation(name, random_prompt(rng, 32), 2) for name in [base, *names]]
+    )
     for round_ in range(ROUNDS):
         began = time.monotonic()
         for phase in PHASES:
             progress(f"round {round_ + 1} of {ROUNDS}: {phase}")
-            await _measure(client, phase, base, names, rng, speeds)
+            await _measure(server, phase, base, names, rng, speeds)
         now = time.monotonic()
         if now - start + (now - began) > BUDGET_SECONDS:
             break
     return _report(speeds)
 
 
-async def register_adapters(client: Client, shape: LlamaShape) -> list[str]:
+async def register_adapters(server: MeasuredServer, shape: LlamaShape) -> list[str]:
+    """Upload the adapters that the server doesn't have yet. Returns the names of all.
+
+    Raises:
+        LoadTestError: the server refuses one.
+    """
+    known = await server.admin.model_names()
     names = [f"bench-{index}" for index in range(NUM_ADAPTERS)]
     with tempfile.TemporaryDirectory() as parent:
         for seed, name in enumerate(names):
-            if not await client.has_adapter(name):
+            if name not in known:
                 make_adapter(Path(parent) / name, shape, rank=RANK, seed=seed)
-                await client.register(name, Path(parent) / name)
+                await server.register(name, Path(parent) / name)
     return names
 
 
 async def _measure(
-    client: Client,
+    server: MeasuredServer,
     phase: str,
     base: str,
     names: list[str],
@@ -90,15 +100,15 @@ async def _measure(
             for index in range(num_requests)
         ]
         counted = tokens_in if tokens_out == 1 else tokens_out
-        speeds[phase][number].append(num_requests * counted / await client.time(requests))
+        speeds[phase][number].append(num_requests * counted / await server.seconds_of(requests))
 
 
 def _report(speeds: Speeds) -> tuple[Table, dict[str, Any]]:
-    table = Table("", "base", *(f"{n} adapter{'s' * (n > 1)}" for n in (1, 4, 16)))
+    table = Table("", "base", *(f"{n} adapter{'s' * (n > 1)}" for n in NUMBERS))
     result: dict[str, Any] = {"scenario": "lora-overhead", "rank": RANK, "phases": {}}
     for phase, by_number in speeds.items():
         cells, values = [], {}
-        for number in (0, 1, 4, 16):
+        for number in (0, *NUMBERS):
             if number not in by_number:
                 cells.append("")
                 continue

@@ -1,12 +1,12 @@
-"""More adapters than slots: what many registered ones cost, and how long others are waited for.
+"""More adapters than slots: what many registered adapters cost, and how long requests wait.
 
-Comparisons of two phases each, which take turns: the same clients over all adapters or over as many
-as there are slots (Zipf's law says who is asked how often), for as many clients as slots and for
-twice as many; and 16 clients of 8 adapters in 8 slots beside 16 of 16. Apart from that: does memory
-grow as adapters change places?
+Each comparison has two phases, which alternate. In the first comparison clients ask for all
+adapters, or for as many as there are slots; Zipf's law says how often each is asked for. It is made
+with as many clients as slots, and with twice as many. In the second, 16 clients ask for 8 adapters
+in 8 slots, or for 16.
 
-Twice as many clients as slots can't all run at once unless they share adapters: even if loads took
-no time, 8 slots would keep about 9 of 16 busy at 1,000 adapters.
+Twice as many clients as slots can't all run at once unless they share adapters. Even if loads took
+no time, 8 slots would keep about 9 of 16 clients busy at 1,000 adapters.
 """
 
 from __future__ import annotations
@@ -25,60 +25,58 @@ from rich.table import Table
 
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from loadtest.errors import LoadTestError
-from loadtest.measurements.client import Client, Generation, Streamed, random_prompt
+from loadtest.measurements.measured_server import Generation, MeasuredServer, random_prompt
+from loadtest.outcome.request_outcome import Outcome
 
 SLOTS = 8
-"""What a server started for this has; one given must have as many."""
-HOST_BUDGET, SWAPS_HOST_BUDGET = 64, 16
-"""Of a server started for this; with the second most swaps are loads from disk."""
+"""Of a server that is started for this. A server that is given must have as many."""
+HOST_BUDGET = 64
+"""Of a server that is started for this."""
 RANKS = (2, 4, 8)
 REGISTRATIONS = 8
-"""At a time."""
+"""How many uploads run at a time."""
 
 CLIENTS = 16
-"""Of the turns."""
+"""Of the second comparison."""
 TOKENS_IN, TOKENS_OUT = 32, 32
 ROUNDS = 2
 POPULARITY_SECONDS = 8.0
-TURNS_SECONDS = 16.0
+QUANTUM_SECONDS = 16.0
 """Long enough for slots to change hands a few times."""
-
-SWAP_CLIENTS = 8
-MEMORY_SAMPLES = 10
 
 
 @dataclass
 class Phase:
     """What the clients of one kind of phase saw, over all rounds."""
 
-    answers: list[Streamed] = field(default_factory=list)
+    answers: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens that came while the phase lasted."""
+        """Return how many tokens a second came while the phase lasted."""
         return self.tokens / self.seconds
 
     def first_tokens(self) -> list[float]:
-        """Seconds to the first token, of every answer."""
-        return [answer.first_token_seconds for answer in self.answers]
+        """Return the seconds to the first token, of every answer."""
+        return [answer.ttft for answer in self.answers if answer.ttft is not None]
 
     def in_slot(self) -> float:
-        """Share of requests that found their adapter in its slot."""
+        """Return the share of requests that found their adapter in a slot."""
         return sum(answer.tier == "slot" for answer in self.answers) / len(self.answers)
 
 
 EIGHT, SIXTEEN = "8 in 8", "16 in 8"
 
 Choose = Callable[[int], Iterator[str]]
-"""What a client (by number) asks for, one after the other."""
+"""Given a client's number, returns the models that it asks for, one after the other."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """So many clients, for so long."""
+    """How many clients ask, for how long, and for what."""
 
     clients: int
     seconds: float
@@ -89,12 +87,12 @@ POPULARITY_CLIENTS = (SLOTS, 2 * SLOTS)
 
 
 def popularity(clients: int) -> tuple[str, str]:
-    """The names of two phases: few adapters, many."""
+    """Return the names of two phases: with few adapters, with many."""
     return f"{clients} clients, few", f"{clients} clients, many"
 
 
 def zipf(rng: np.random.Generator, names: list[str]) -> Iterator[str]:
-    """Names at random; the n-th is asked for in proportion to 1/n."""
+    """Yield names at random, the n-th in proportion to 1/n."""
     weights = 1 / np.arange(1, len(names) + 1)
     weights /= weights.sum()
     while True:
@@ -102,51 +100,58 @@ def zipf(rng: np.random.Generator, names: list[str]) -> Iterator[str]:
 
 
 async def run(
-    client: Client,
+    server: MeasuredServer,
     shape: LlamaShape,
     progress: Callable[[str], None],
     *,
     num_adapters: int,
     slot_wait_seconds: float,
+    popularity_seconds: float = POPULARITY_SECONDS,
+    quantum_seconds: float = QUANTUM_SECONDS,
 ) -> tuple[Table, dict[str, Any]]:
-    """Measure; return the table to show and the same as JSON.
+    """Measure. Returns the table to show, and the same as JSON.
 
     Raises:
-        LoadTestError: the server doesn't take the adapters.
+        LoadTestError: the server refuses an adapter.
     """
-    names = [f"bench-many-{number}" for number in range(num_adapters)]
+    names = adapter_names(num_adapters)
     registering = time.perf_counter()
-    num_new = await register(client, shape, names, progress)
+    num_new = await register(server, shape, names, progress)
     registering = time.perf_counter() - registering
     rng = np.random.default_rng(0)
     loads = {
-        EIGHT: Load(CLIENTS, TURNS_SECONDS, lambda number: _always(names[number % 8])),
-        SIXTEEN: Load(CLIENTS, TURNS_SECONDS, lambda number: _always(names[number % 16])),
+        EIGHT: Load(CLIENTS, quantum_seconds, lambda number: _always(names[number % 8])),
+        SIXTEEN: Load(CLIENTS, quantum_seconds, lambda number: _always(names[number % 16])),
     }
     for clients in POPULARITY_CLIENTS:
         few, many = popularity(clients)
-        loads[few] = Load(clients, POPULARITY_SECONDS, lambda _: zipf(rng, names[:SLOTS]))
-        loads[many] = Load(clients, POPULARITY_SECONDS, lambda _: zipf(rng, names))
+        loads[few] = Load(clients, popularity_seconds, lambda _: zipf(rng, names[:SLOTS]))
+        loads[many] = Load(clients, popularity_seconds, lambda _: zipf(rng, names))
     phases = {name: Phase() for name in loads}
     for round_ in range(ROUNDS):
         for name, load in loads.items():
             progress(f"round {round_ + 1} of {ROUNDS}: {name}")
             # Each phase finds the same adapters in the slots, not those of the phase before.
-            await client.time(
+            await server.seconds_of(
                 [Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:SLOTS]]
             )
-            await _clients(client, load, phases[name])
+            await _clients(server, load, phases[name])
     table, result = report(phases, num_adapters, slot_wait_seconds)
     if num_new:
         result["registered"] = {"adapters": num_new, "seconds": round(registering, 1)}
     return table, result
 
 
+def adapter_names(number: int) -> list[str]:
+    """Return the names of so many adapters, the most popular first."""
+    return [f"bench-many-{index}" for index in range(number)]
+
+
 async def register(
-    client: Client, shape: LlamaShape, names: list[str], progress: Callable[[str], None]
+    server: MeasuredServer, shape: LlamaShape, names: list[str], progress: Callable[[str], None]
 ) -> int:
-    """Upload the adapters that the server doesn't have yet; how many these were."""
-    known = await client.adapter_names()
+    """Upload the adapters that the server doesn't have yet. Returns how many these were."""
+    known = await server.admin.model_names()
     missing = [(seed, name) for seed, name in enumerate(names) if name not in known]
     queue = iter(missing)
     num_done = 0
@@ -158,7 +163,7 @@ async def register(
                 rank = RANKS[seed % len(RANKS)]
                 directory = Path(parent) / name
                 await asyncio.to_thread(make_adapter, directory, shape, rank=rank, seed=seed)
-                await client.register(name, directory)
+                await server.register(name, directory)
             num_done += 1
             progress(f"registering: {num_done} of {len(missing)}")
 
@@ -173,24 +178,24 @@ def _always(name: str) -> Iterator[str]:
         yield name
 
 
-async def _clients(client: Client, load: Load, phase: Phase) -> None:
-    """Clients that ask again after each answer; those that have asked get their answer."""
-    end = time.perf_counter() + load.seconds
-    answers: list[Streamed] = []
+async def _clients(server: MeasuredServer, load: Load, phase: Phase) -> None:
+    """Ask again after each answer. Requests that are open at the end still get their answers."""
+    end = server.sender.now() + load.seconds
+    answers: list[Outcome] = []
 
     async def ask_on(number: int) -> None:
         rng = np.random.default_rng()
         for model in load.choose(number):
-            if time.perf_counter() >= end:
+            if server.sender.now() >= end:
                 return
             try:
                 request = Generation(model, random_prompt(rng, TOKENS_IN), TOKENS_OUT)
-                answers.append(await client.stream(request))
+                answers.append(await server.stream(request))
             except LoadTestError as error:
                 phase.failures.append(str(error))
 
     await asyncio.gather(*(ask_on(number) for number in range(load.clients)))
-    phase.tokens += sum(arrival < end for answer in answers for arrival in answer.arrivals)
+    phase.tokens += sum(came < end for answer in answers for came in answer.token_times)
     phase.seconds += load.seconds
     phase.answers += answers
 
@@ -198,7 +203,7 @@ async def _clients(client: Client, load: Load, phase: Phase) -> None:
 def report(
     phases: dict[str, Phase], num_adapters: int, slot_wait_seconds: float
 ) -> tuple[Table, dict[str, Any]]:
-    """The table, and the same for programs."""
+    """Return the table, and the same for programs."""
     table = Table("", f"{SLOTS} adapters", f"{num_adapters} adapters", "ratio")
     throughput = {
         str(clients): _throughput(table, phases, clients) for clients in POPULARITY_CLIENTS
@@ -246,58 +251,3 @@ def _first_tokens(table: Table, eight: Phase, sixteen: Phase) -> dict[str, float
     table.add_row("longest, s", *(f"{max(times):.1f}" for times in both), "")
     values = zip((EIGHT, SIXTEEN), milliseconds, strict=True)
     return {name: round(ms, 1) for name, ms in values} | {"ratio": round(ratio, 3)}
-
-
-async def run_swaps(
-    client: Client,
-    shape: LlamaShape,
-    progress: Callable[[str], None],
-    *,
-    num_adapters: int,
-    num_swaps: int,
-    memory_bytes: Callable[[], int],
-) -> tuple[Table, dict[str, Any]]:
-    """Have adapters take each other's slots, and look at the server's memory meanwhile.
-
-    Raises:
-        LoadTestError: the server doesn't take the adapters, or fails a request.
-    """
-    names = [f"bench-many-{number}" for number in range(num_adapters)]
-    await register(client, shape, names, progress)
-    rng, samples = np.random.default_rng(0), [(0, memory_bytes())]
-    found: dict[str, int] = {}
-    num_done = 0
-
-    async def ask_on() -> None:
-        nonlocal num_done
-        while num_done < num_swaps:
-            name = names[int(rng.integers(len(names)))]
-            answer = await client.stream(Generation(name, random_prompt(rng, TOKENS_IN), 1))
-            found[str(answer.tier)] = found.get(str(answer.tier), 0) + 1
-            if answer.tier == "slot":
-                continue
-            num_done += 1
-            if num_done % max(1, num_swaps // MEMORY_SAMPLES) == 0:
-                samples.append((num_done, memory_bytes()))
-                progress(f"{num_done} of {num_swaps} swaps: {samples[-1][1] >> 20} MiB")
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(SWAP_CLIENTS):
-            group.create_task(ask_on())
-    return report_swaps(samples, found)
-
-
-def report_swaps(
-    samples: list[tuple[int, int]], found: dict[str, int]
-) -> tuple[Table, dict[str, Any]]:
-    """The table, and the same for programs; growth is from the first tenth on: before, what
-    is to be held (host memory, threads, caches) is taken for the first time."""
-    table = Table("swaps", "memory of its own, MiB")
-    for number, size in samples:
-        table.add_row(str(number), str(size >> 20))
-    growth = samples[-1][1] / samples[1][1] - 1
-    table.add_section()
-    table.add_row(f"growth after the first {samples[1][0]}", f"{growth:+.1%}")
-    mib = {str(number): size >> 20 for number, size in samples}
-    result = {"scenario": "many-adapters", "memory_mib": mib, "growth": round(growth, 4)}
-    return table, result | {"found": found}

@@ -1,1 +1,1 @@
-"""What became of each request, and whether its answer is right."""
+"""How each request ended, and whether its answer is right."""

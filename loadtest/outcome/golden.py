@@ -1,8 +1,8 @@
-"""Is the answer that of the version which the server names? Golden answers, and who differs. Pure.
+"""Golden answers: does an answer come from the version that the server names? Pure.
 
-Greedy answers of a batch differ in their last bits from batch to batch, and near ties then turn
-out otherwise. So answers are compared by log-probabilities: a golden answer is asked for several
-times before the load, and what those differ by is the measure of noise.
+The last bits of a greedy answer depend on its batch, and near ties between tokens then end
+differently. Therefore answers are compared by log-probabilities. Each golden answer is recorded
+several times before the load. How much these differ is the measure of noise.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from loadtest.outcome.request_outcome import Outcome
 from loadtest.outcome.streams import Token
 
 MIN_TOLERANCE = 0.05
-"""Nats; differences below are noise on any machine."""
+"""In nats. Smaller differences are noise on any machine."""
 NOISE_FACTOR = 2.0
 UNLISTED_LOGPROB = 25.0
-"""How much less likely than the first a token counts whose log-probability isn't told."""
+"""Nats by which a token that isn't listed counts as less likely than the first."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class GoldenAnswer:
 
     @classmethod
     def of(cls, outcome: Outcome) -> GoldenAnswer:
-        """What a request brought."""
+        """Take the answer from a request's outcome."""
         return cls(outcome.text, tuple(outcome.tokens))
 
 
 def distance(golden: GoldenAnswer, other: GoldenAnswer) -> float:
-    """Largest difference of log-probabilities up to where the two part, in nats.
+    """Return the largest difference of log-probabilities up to the first different token, in nats.
 
-    Where they part, it is what the other's choice falls short of the golden one by, in the golden
-    answer's eyes: little for a near tie. Without log-probabilities any difference is infinite.
+    There it is how much less likely the golden answer found the other's token than its own, which
+    is little for a near tie. Without log-probabilities any difference is infinite.
     """
     if not golden.tokens or not other.tokens:
         return 0.0 if golden.text == other.text else float("inf")
@@ -56,7 +56,7 @@ NEVER = float("inf")
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter's name means moved, between asking for it and the acknowledgement."""
+    """An adapter's name was pointed to another version at some time between two moments."""
 
     adapter: str
     version: str
@@ -65,32 +65,32 @@ class Change:
 
 
 @dataclass
-class Truth:
+class GoldenSet:
     """Golden answers by version and prompt, and the verdict on answers under load."""
 
     tolerance: float = MIN_TOLERANCE
     golden: dict[str, dict[int, GoldenAnswer]] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
-    """Of what names mean."""
+    """Changes of what names point to."""
     num_right: int = 0
     num_unchecked: int = 0
-    """Asked golden prompts whose version has no golden answer."""
+    """Answers to golden prompts whose version has no golden answer."""
 
     def record(self, version: str, prompt: int, answers: list[GoldenAnswer]) -> None:
-        """Keep the first of some equal requests' answers; the others say how large noise is."""
+        """Keep the first answer of some equal requests. The others show how large the noise is."""
         self.golden.setdefault(version, {})[prompt] = answers[0]
         noise = max((distance(answers[0], other) for other in answers[1:]), default=0.0)
-        if noise < UNLISTED_LOGPROB:  # else the server isn't deterministic at all: let it show
+        if noise < UNLISTED_LOGPROB:  # else the server isn't deterministic, which the run must show
             self.tolerance = max(self.tolerance, NOISE_FACTOR * noise)
 
     def expected(self, outcome: Outcome) -> set[str]:
-        """The versions whose answer it may be: the one it names, or those that the name meant."""
+        """Return the versions that may have answered: the one named, or those it pointed to."""
         if "@" in outcome.version:
             return {outcome.version}
         return _meant(self.changes, outcome)
 
     def judge(self, versions: set[str], prompt: int, answer: GoldenAnswer) -> str | None:
-        """The kind of error, or None for an answer of one of these, or that can't be judged."""
+        """Return the kind of error, or None if a version's answer is right or has no golden one."""
         own = [g[prompt] for v, g in self.golden.items() if v in versions and prompt in g]
         if not own:
             self.num_unchecked += 1
@@ -106,7 +106,7 @@ class Truth:
         return "wrong_answer"
 
     def explain(self, versions: set[str], prompt: int, answer: GoldenAnswer) -> str:
-        """How far off an answer is, and whose it is."""
+        """Say how far off an answer is, and which version's it is."""
         known = {v: g[prompt] for v, g in self.golden.items() if prompt in g}
         far = {v: distance(golden, answer) for v, golden in known.items()}
         version = min(versions & known.keys(), key=far.__getitem__)
@@ -118,7 +118,7 @@ class Truth:
         )
 
     def blind_share(self) -> float:
-        """Share of pairs of versions that no golden prompt tells apart: what can't be caught."""
+        """Return the share of pairs of versions that no golden prompt tells apart."""
         pairs = list(itertools.combinations(self.golden.values(), 2))
         if not pairs:
             return 0.0
@@ -130,7 +130,7 @@ class Truth:
 
 
 def _goes_on_as(golden: GoldenAnswer, other: GoldenAnswer, answer: GoldenAnswer) -> bool:
-    """Whether an answer begins as its own version's and ends, token for token, as another's."""
+    """Return whether an answer begins as its own version's and ends, by tokens, as another's."""
     said = [token.text for token in answer.tokens]
     own = [token.text for token in golden.tokens]
     foreign = [token.text for token in other.tokens]
@@ -139,12 +139,12 @@ def _goes_on_as(golden: GoldenAnswer, other: GoldenAnswer, answer: GoldenAnswer)
 
 
 def name_of(model: str) -> str:
-    """The adapter's own name in `tenant/name@version`."""
+    """Return the adapter's own name in `tenant/name@version`."""
     return model.rpartition("/")[2].partition("@")[0]
 
 
 def contradiction(outcome: Outcome) -> str | None:
-    """What a response says of itself that can't be: another adapter, or several versions."""
+    """Return the kind of error if a response names another adapter, or several versions."""
     if outcome.is_mixed:
         return "mixed_version"
     if outcome.version and name_of(outcome.version) != name_of(outcome.model):
@@ -156,7 +156,10 @@ def contradiction(outcome: Outcome) -> str | None:
 
 
 def stale(outcomes: list[Outcome], changes: list[Change]) -> Counter[str]:
-    """Mark answers of versions that, when asked for, had been replaced; their number by adapter."""
+    """Mark answers of versions that had been replaced when they were asked for.
+
+    Returns how many there are, by adapter.
+    """
     found: Counter[str] = Counter()
     changed = {change.adapter for change in changes}
     for outcome in outcomes:
@@ -169,7 +172,10 @@ def stale(outcomes: list[Outcome], changes: list[Change]) -> Counter[str]:
 
 
 def _meant(changes: list[Change], outcome: Outcome) -> set[str]:
-    """What the name asked for can have meant meanwhile; what it says if no change is known yet."""
+    """Return the versions that the name may have pointed to between request and answer.
+
+    If no change is recorded, it is the version that the response names.
+    """
     own = [change for change in changes if change.adapter == outcome.model]
     before = [change for change in own if change.acknowledged <= outcome.sent]
     last = max(before, key=lambda change: change.acknowledged, default=None)

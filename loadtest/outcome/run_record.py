@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loadtest.outcome.golden import Truth
+from loadtest.outcome.golden import GoldenSet
 from loadtest.outcome.request_outcome import Outcome
 from loadtest.plan.scenario import Scenario
 
 
 @dataclass
 class Run:
-    """Everything that a run has brought."""
+    """Everything that a run recorded."""
 
     scenario: Scenario
     url: str
     began_at: str
     base: str = ""
-    """What the server calls its base."""
+    """The server's name for its base."""
     seconds: float = 0.0
-    """Until the last answer."""
+    """From the start of the load to its last answer."""
     complete: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     churn: list[ChurnRecord] = field(default_factory=list)
-    truth: Truth = field(default_factory=Truth)
+    truth: GoldenSet = field(default_factory=GoldenSet)
     pages: list[tuple[float, bytes]] = field(default_factory=list)
     cpu_share: float = 0.0
-    """Of one core, that the tester itself took."""
+    """The share of one core that the tester itself took."""
 
 
 @dataclass(frozen=True)
 class ChurnRecord:
-    """A change as it went; times are seconds from the start of the run."""
+    """A change as it was carried out. Times are seconds from the start of the run."""
 
     at: float
     began: float

@@ -1,4 +1,4 @@
-"""Reading a streamed answer: server-sent events, and what OpenAI-shaped chunks say. Pure."""
+"""Reads a streamed answer: server-sent events, and OpenAI-shaped chunks in them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DONE = b"[DONE]"
 
 
 class StreamBroken(Exception):
-    """The stream isn't what it should be; `status` is the kind of error."""
+    """An answer is not a whole, well-formed stream. `status` is the kind of error."""
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(detail)
@@ -21,7 +21,7 @@ class StreamBroken(Exception):
 
 @dataclass(slots=True)
 class Token:
-    """A token with log-probabilities: its own and those of the likeliest."""
+    """A token with its log-probability and those of the likeliest tokens."""
 
     text: str
     logprob: float
@@ -29,13 +29,13 @@ class Token:
 
 
 class Events:
-    """Splits bytes, however they are cut, into the data of events."""
+    """Splits a stream of bytes, however it is cut, into the data of server-sent events."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of each event that is complete now; comments are left out."""
+        """Return the data of each event that is complete now. Comments are left out."""
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         *events, self._rest = (self._rest + data).split(b"\n\n")
@@ -49,19 +49,19 @@ class Events:
 
     @property
     def rest(self) -> bytes:
-        """What has come of the next event."""
+        """Return what has come of the next event."""
         return self._rest
 
     @staticmethod
     def _slowly(event: bytes) -> list[bytes]:
-        """Several lines, comments, other fields."""
+        """Read an event that has several lines, comments or other fields."""
         lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
         if lines:
             return [b"\n".join(line[5:].removeprefix(b" ") for line in lines)]
         known = (b":", b"event:", b"id:", b"retry:")
         if all(not line or line.startswith(known) for line in event.split(b"\n")):
             return []
-        raise StreamBroken("garbage", f"no server-sent event: {event[:80]!r}")
+        raise StreamBroken("garbage", f"not a server-sent event: {event[:80]!r}")
 
 
 @dataclass(slots=True)
@@ -75,13 +75,14 @@ class Reading:
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens: list[Token] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     is_mixed: bool = False
 
     def take(self, data: bytes) -> bool:
-        """Read one event; whether it brings tokens.
+        """Read one event. Returns whether it brings tokens.
 
         Raises:
-            StreamBroken: it is no JSON, of no known shape, or an error.
+            StreamBroken: the event isn't JSON, has no known shape, or is an error.
         """
         if data == DONE:
             self.done = True
@@ -111,17 +112,19 @@ class Reading:
         self.finished |= ended
         if logprobs := choice.get("logprobs"):
             self._take_logprobs(logprobs)
+        ids = choice.get("token_ids") or []
+        self.token_ids += ids
         if "text" in choice:
             self.text.append(choice["text"])
-            return bool(choice["text"]) or not ended
+            return bool(choice["text"] or ids) or not ended
         delta = choice["delta"]
         text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
         if text:
             self.text.append(text)
-        return bool(text or delta.get("tool_calls"))
+        return bool(text or ids or delta.get("tool_calls"))
 
     def _take_logprobs(self, logprobs: dict[str, Any]) -> None:
-        """The shape of the completions API; some servers send that of chat there."""
+        """Read the shape of the completions API. Some servers send the chat API's shape there."""
         if "content" in logprobs:
             for entry in logprobs["content"]:
                 likeliest = {top["token"]: top["logprob"] for top in entry["top_logprobs"]}

@@ -1,4 +1,4 @@
-"""When requests arrive: seeded, in seconds from the start of the run. Pure."""
+"""Draws when requests arrive, in seconds from the start of the run. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadtest.plan.scenario import Gamma, Poisson, Ramp, Trace
 def arrival_times(
     arrivals: Poisson | Gamma | Ramp, seconds: float, rng: np.random.Generator
 ) -> Iterator[float]:
-    """Times below `seconds`, ascending."""
+    """Return ascending times below `seconds`."""
     if isinstance(arrivals, Ramp):
         return _ramp(arrivals, seconds, rng)
     # A Poisson process has exponential gaps: Gamma with shape 1.
@@ -43,7 +43,7 @@ def _ramp(ramp: Ramp, seconds: float, rng: np.random.Generator) -> Iterator[floa
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One recorded request; None where the trace doesn't say."""
+    """One recorded request. A field is None if the trace doesn't have it."""
 
     at: float
     model: str | None
@@ -53,16 +53,16 @@ class TraceRow:
 
 
 def read_trace(trace: Trace) -> list[TraceRow]:
-    """The rows of a trace, by time, from 0.
+    """Read the rows of a trace, by time. The first is at 0.
 
     Raises:
-        LoadTestError: the file can't be read, or a row makes no sense.
+        LoadTestError: the file or a row can't be read.
     """
     try:
         with trace.file.open(newline="") as file:
             rows = [_row(row, trace.speed) for row in csv.DictReader(file)]
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise LoadTestError(f"{trace.file} is no trace: {error!r}") from error
+        raise LoadTestError(f"{trace.file} isn't a trace: {error!r}") from error
     if not rows:
         raise LoadTestError(f"{trace.file} has no requests")
     rows.sort(key=lambda row: row.at)

@@ -1,7 +1,6 @@
-"""Which adapter changes when, during a run: seeded and always possible. Pure.
+"""Plans which adapter changes when during a run. Each change is possible at its time. Pure.
 
-Versions are counted from the one that is live when the run starts (0); the server's numbers are
-known only then.
+Version 0 is the one that is live when the run starts. The server's own numbers are known only then.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Kind = Literal["registration", "promotion", "rollback", "retirement"]
 
 @dataclass(frozen=True)
 class ChurnEvent:
-    """One change; `version` is the one registered, promoted, rolled back to, or retired."""
+    """One change. `version` is the one that is registered, promoted, rolled back to, or retired."""
 
     at: float
     kind: Kind
@@ -28,7 +27,7 @@ class ChurnEvent:
 
 @dataclass
 class _History:
-    """What becomes of one adapter: versions that are there, and where `live` points."""
+    """One adapter during the run: the versions that exist, and where `live` points."""
 
     versions: list[int] = field(default_factory=lambda: [0])
     live: int = 0
@@ -36,7 +35,7 @@ class _History:
     num_registered: int = 0
 
     def apply(self, kind: Kind) -> int | None:
-        """Do it if it can be done now; the version concerned."""
+        """Make a change if it is possible now. Returns its version, or None."""
         return getattr(self, f"_{kind}")()  # type: ignore[no-any-return]
 
     def _registration(self) -> int:
@@ -58,7 +57,7 @@ class _History:
         return self.live
 
     def _retirement(self) -> int | None:
-        """The oldest version that serves nobody, and that no rollback would want."""
+        """Retire the oldest version that isn't live and that no rollback would bring back."""
         for version in self.versions:
             if version not in (self.live, self.previous) and version < self.live:
                 self.versions.remove(version)
@@ -69,7 +68,7 @@ class _History:
 def plan_churn(
     churn: Churn, adapters: list[str], seconds: float, rng: np.random.Generator
 ) -> tuple[ChurnEvent, ...]:
-    """All changes of a run, by time; one that no adapter allows at its time is left out."""
+    """Return all changes of a run, by time. One that no adapter allows at its time is left out."""
     rates: dict[Kind, float] = {
         "registration": churn.registrations_per_minute,
         "promotion": churn.promotions_per_minute,

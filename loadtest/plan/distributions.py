@@ -15,7 +15,7 @@ from loadtest.errors import LoadTestError
 from loadtest.plan.scenario import Adapters, Fixed, LogNormal, Uniform
 
 BASE = ""
-"""Stands for the base until the server has told its name."""
+"""Stands for the base until its name on the server is known."""
 
 
 class Popularity:
@@ -37,7 +37,7 @@ class Popularity:
         self._upto = np.cumsum(list(shares.values()))
 
     def draw(self, rng: np.random.Generator) -> str:
-        """One model; `BASE` for the base."""
+        """Draw a model. `BASE` stands for the base."""
         index = int(np.searchsorted(self._upto, rng.random(), side="right"))
         return self._models[min(index, len(self._models) - 1)]
 
@@ -56,14 +56,14 @@ def _weights_of_file(file: Path) -> dict[str, float]:
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise LoadTestError(f"{file} has no columns model, weight: {error!r}") from error
     if not weights or min(weights.values()) < 0 or not sum(weights.values()) > 0:
-        raise LoadTestError(f"{file}: weights are positive numbers")
+        raise LoadTestError(f"{file}: weights must be positive numbers")
     return weights
 
 
 def length_drawer(
     length: Fixed | Uniform | LogNormal,
 ) -> Callable[[np.random.Generator], int]:
-    """A function that draws a number of tokens."""
+    """Return a function that draws a number of tokens."""
     if isinstance(length, Fixed):
         tokens = length.tokens
         return lambda _: tokens
@@ -84,10 +84,10 @@ class Sample:
 
 
 def read_dataset(file: Path) -> list[Sample]:
-    """The rows of a JSON Lines file.
+    """Read the rows of a JSON Lines file.
 
     Raises:
-        LoadTestError: a line can't be used; says which.
+        LoadTestError: a line can't be used. The message names it.
     """
     samples = []
     try:
@@ -101,7 +101,7 @@ def read_dataset(file: Path) -> list[Sample]:
             tokens = row.get("output_tokens")
             samples.append(Sample(messages, int(tokens) if tokens else None))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise LoadTestError(f"{file}, line {number}: neither prompt nor messages") from error
+            raise LoadTestError(f"{file}, line {number} has neither prompt nor messages") from error
     if not samples:
         raise LoadTestError(f"{file} has no lines")
     return samples

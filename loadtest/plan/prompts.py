@@ -9,7 +9,7 @@ from loadtest.plan.scenario import Requests
 from loadtest.plan.schedule import Turn
 
 TOKENS = range(1000, 30_000)
-"""Ids to draw from: the lowest are often special, and any Llama has more."""
+"""Ids to draw from. The lowest are often special, and every Llama has more than these."""
 
 _TEXT = (
     "the of and to in is that for it as was with on by not are from at this have an which you one "
@@ -35,7 +35,7 @@ GOLDEN = (
 def request_body(
     model: str, turn: Turn, requests: Requests, history: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The JSON of a turn; `history` are the messages of the turns before."""
+    """Return the JSON of a turn. `history` has the messages of the turns before."""
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": turn.tokens_out,
@@ -57,7 +57,7 @@ def request_body(
 
 
 def _tokens(turn: Turn, requests: Requests, model: str) -> list[int]:
-    """Random tokens, so that no prefix is cached but what is meant to be shared."""
+    """Return random tokens, so that only the prefix that is meant to be shared is cached."""
     shared = min(requests.shared_prefix_tokens, turn.tokens_in)
     prefix = random.Random(model).choices(TOKENS, k=shared) if shared else []
     return prefix + random.Random(turn.seed).choices(TOKENS, k=turn.tokens_in - shared)

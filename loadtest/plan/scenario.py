@@ -50,8 +50,11 @@ class Ramp(_Part):
 
 
 class Trace(_Part):
-    """A recorded trace: CSV with `at_seconds`, and optionally `model`, `tenant`, `input_tokens`,
-    `output_tokens`; what `loadtest run` writes as `requests.csv` is one."""
+    """A recorded trace, such as the `requests.csv` of a run.
+
+    It is a CSV file with `at_seconds`, and optionally `model`, `tenant`, `input_tokens` and
+    `output_tokens`.
+    """
 
     process: Literal["trace"]
     file: Path
@@ -69,7 +72,7 @@ Arrivals = Annotated[Poisson | Gamma | Ramp | Trace | Closed, Field(discriminato
 
 
 class Fixed(_Part):
-    """Always as many tokens."""
+    """Always the same number of tokens."""
 
     kind: Literal["fixed"]
     tokens: PositiveInt
@@ -108,39 +111,39 @@ class Adapters(_Part):
     """Which adapters are asked for, and how often."""
 
     count: NonNegativeInt = 0
-    """That many named `prefix-0`, `prefix-1`, ...; registered with random weights if missing."""
+    """How many named `prefix-0`, `prefix-1`, ... are registered if missing, with random weights."""
     prefix: str = "load"
     tenant: str = "default"
-    """Whose they are."""
+    """The tenant that owns them."""
     rank: PositiveInt = 8
     update: PositiveFloat = 0.002
-    """Size of the random weights."""
+    """Standard deviation of the random weights."""
     names: tuple[str, ...] = ()
-    """Adapters that the server has already, besides."""
+    """Other adapters, which the server has already."""
     popularity: Literal["uniform", "zipf", "file"] = "uniform"
     exponent: PositiveFloat = 1.0
-    """Zipf's: the i-th adapter is asked for in proportion to 1 / i ** exponent."""
+    """For zipf: the i-th adapter is asked for in proportion to 1 / i ** exponent."""
     file: Path | None = None
     """CSV with `model` and `weight`, for popularity `file`."""
     base_share: Share = 0.0
-    """Share of requests for the base."""
+    """The share of requests that ask for the base."""
 
     @model_validator(mode="after")
     def _file_where_popularity_is_one(self) -> Self:
         if (self.popularity == "file") != (self.file is not None):
-            raise ValueError("`file` goes with popularity = 'file'")
+            raise ValueError("give `file` if popularity is 'file', and only then")
         if self.popularity != "file" and not self.all_names and self.base_share < 1:
-            raise ValueError("no adapters: give `count`, `names`, or base_share = 1")
+            raise ValueError("there are no adapters: give `count`, `names`, or base_share = 1")
         return self
 
     @property
     def made(self) -> tuple[str, ...]:
-        """Names of the adapters that are registered if missing."""
+        """Return the names of the adapters that are registered if missing."""
         return tuple(f"{self.prefix}-{index}" for index in range(self.count))
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """All adapters, most popular first."""
+        """Return the names of all adapters, the most popular first."""
         return self.made + self.names
 
 
@@ -153,17 +156,17 @@ class Requests(_Part):
     shared_prefix_tokens: NonNegativeInt = 0
     """The first tokens of each prompt are the same for all requests of a model."""
     ignore_eos: bool = True
-    """Generate as many tokens as asked; fewer are an error."""
+    """Generate exactly as many tokens as asked. Fewer are an error."""
     turns: PositiveInt = 1
-    """Turns of a conversation; each carries the history (chat only)."""
+    """Turns of a conversation (chat only). Each turn carries the history."""
     think_seconds: NonNegativeFloat = 0.0
     """Mean pause before the next turn, exponentially distributed."""
     disconnect_share: Share = 0.0
-    """Clients that hang up midway through the answer."""
+    """The share of clients that disconnect in the middle of an answer."""
 
 
 class Tenant(_Part):
-    """A client with a key, and optionally a load, of its own."""
+    """A client with a key of its own, and optionally a load of its own."""
 
     name: str
     key: str | None = Field(default=None, repr=False)
@@ -174,25 +177,28 @@ class Tenant(_Part):
 
 
 class Churn(_Part):
-    """Changes during the run, per minute, on the adapters made: through the admin API, or on a
-    server like vLLM's own by unloading a name and loading it again."""
+    """Changes of the made adapters during the run, per minute.
+
+    They go through our admin API. On a server such as vLLM's own, a name is unloaded and loaded
+    again.
+    """
 
     registrations_per_minute: NonNegativeFloat = 0.0
-    """A next version with other weights, not yet live."""
+    """Each adds a version with other weights, which isn't live yet."""
     promotions_per_minute: NonNegativeFloat = 0.0
     rollbacks_per_minute: NonNegativeFloat = 0.0
     retirements_per_minute: NonNegativeFloat = 0.0
     in_place: bool = False
-    """Where names are loaded again: a version's files replace those before, under one path."""
+    """Where names are loaded again: whether a version's files replace the earlier ones in place."""
 
     @property
     def any(self) -> bool:
-        """Whether there are changes at all."""
+        """Return whether there are any changes."""
         return any(rate > 0 for rate in self.model_dump(exclude={"in_place"}).values())
 
 
 class Truth(_Part):
-    """Golden answers: how many requests are checked against them."""
+    """Which share of requests is checked against golden answers."""
 
     share: Share = 0.0
     prompts: Annotated[int, Field(ge=1, le=8)] = 4
@@ -200,12 +206,12 @@ class Truth(_Part):
     tokens: PositiveInt = 8
     """Length of a golden answer."""
     prefix_words: NonNegativeInt = 0
-    """Words before each golden prompt: a cache of prefixes keeps whole blocks only, on CPU of 128
-    tokens, and what it mixes up shows in longer prompts only."""
+    """Words before each golden prompt. A prefix cache keeps whole blocks only, of 128 tokens on
+    CPU, so that only longer prompts can show what it mixes up."""
 
 
 class Goodput(_Part):
-    """What makes an answer a good one, in milliseconds."""
+    """Limits in milliseconds. An answer within all of them counts as goodput."""
 
     ttft_ms: PositiveFloat | None = None
     tpot_ms: PositiveFloat | None = None
@@ -216,12 +222,12 @@ class Limits(_Part):
     """Bounds in time and number, so that a run ends whatever the server does."""
 
     stall_seconds: PositiveFloat = 30.0
-    """Without a byte for so long, a request has failed."""
+    """A request fails if no byte comes for so long."""
     request_seconds: PositiveFloat = 120.0
     drain_seconds: NonNegativeFloat = 30.0
     """How long open requests may go on after the last arrival."""
     max_in_flight: PositiveInt | None = None
-    """Requests open at a time; others wait in the client, which is measured."""
+    """How many requests may be open. Others wait in the client, and their wait is measured."""
 
 
 class Scenario(_Part):
@@ -231,7 +237,7 @@ class Scenario(_Part):
     seed: int = 0
     duration_seconds: PositiveFloat = 60.0
     warmup_seconds: NonNegativeFloat = 0.0
-    """The first seconds of the run that aren't counted."""
+    """The first seconds of the run aren't counted."""
     arrivals: Arrivals
     adapters: Adapters = Adapters(base_share=1.0)
     requests: Requests = Requests()
@@ -241,9 +247,9 @@ class Scenario(_Part):
     goodput: Goodput = Goodput()
     limits: Limits = Limits()
     slo: str = ""
-    """Checked if the command line names none, for example 'ttft_p99<500ms,error_rate<0.1%'."""
+    """Objectives, such as 'ttft_p99<500ms,error_rate<0.1%'. The command line's win over them."""
     server_flags: tuple[str, ...] = ()
-    """Flags of the server that is started where none is given."""
+    """Flags of the server that is started if none is given."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -259,6 +265,6 @@ class Scenario(_Part):
         return [self.requests, *(t.requests for t in self.tenants if t.requests)]
 
     def made_adapters(self) -> dict[str, Adapters]:
-        """The adapters that are registered if missing, with how they are made."""
+        """Return the adapters that are registered if missing, and how each is made."""
         parts = [self.adapters, *(t.adapters for t in self.tenants if t.adapters)]
         return {name: part for part in parts for name in part.made}

@@ -1,4 +1,4 @@
-"""Scenarios in TOML files: read, listed, and adjusted to another load."""
+"""Reads scenarios from TOML files, lists them, and adjusts them to another load."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ SCENARIOS_DIR = Path(__file__).parents[1] / "scenarios"
 
 
 def load_scenario(name: str) -> Scenario:
-    """Read a scenario file, or one of the shipped ones by name.
+    """Read a scenario file, or one that comes with the project, by its name.
 
     Raises:
-        LoadTestError: there is none, or it can't be used; says which key and why.
+        LoadTestError: there is none, or it can't be used. The message says which key and why.
     """
     path = Path(name)
     if path.suffix != ".toml":
         path = SCENARIOS_DIR / f"{name.replace('-', '_')}.toml"
     if not path.is_file():
-        raise LoadTestError(f"there is no scenario {name}: {', '.join(shipped_scenarios())}")
+        raise LoadTestError(
+            f"there is no scenario {name}; there are {', '.join(shipped_scenarios())}"
+        )
     try:
         raw = tomllib.loads(path.read_text())
         _resolve_paths(raw, path.parent)
@@ -42,10 +44,10 @@ def adjusted(
     seed: int | None = None,
     seconds: float | None = None,
 ) -> Scenario:
-    """The scenario with another load (requests a second, or clients), seed or duration.
+    """Return the scenario with another load (requests a second, or clients), seed or duration.
 
     Raises:
-        LoadTestError: they don't fit.
+        LoadTestError: the result isn't a valid scenario.
     """
     changes: dict[str, Any] = {}
     if load is not None:
@@ -61,7 +63,7 @@ def adjusted(
 
 
 def nominal_load(scenario: Scenario) -> float:
-    """Requests a second (or clients, or a trace's speed) of all tenants together."""
+    """Return the requests a second (or clients, or a trace's speed) of all tenants together."""
     parts = [t.arrivals or scenario.arrivals for t in scenario.tenants] or [scenario.arrivals]
     return sum(float(getattr(part, _LOAD_OF[part.process])) for part in parts)
 
@@ -92,12 +94,12 @@ def _scaled(scenario: Scenario, factor: float) -> dict[str, Any]:
 
 
 def shipped_scenarios() -> list[str]:
-    """Names of the scenario files that come with the project."""
+    """Return the names of the scenario files that come with the project."""
     return sorted(file.stem.replace("_", "-") for file in SCENARIOS_DIR.glob("*.toml"))
 
 
 def _resolve_paths(part: Any, parent: Path) -> None:
-    """Files are relative to the scenario that names them."""
+    """Resolve the paths of files, which are relative to the scenario that names them."""
     for child in part.values() if isinstance(part, dict) else part:
         if isinstance(child, dict | list):
             _resolve_paths(child, parent)

@@ -1,7 +1,7 @@
 """The whole load, decided before it starts: the same scenario and seed give the same schedule.
 
-Pure. Each aspect has its own stream of random numbers, so that another rate or another popularity
-leaves the rest as it was.
+Pure. Each aspect has its own stream of random numbers, so that another rate or popularity changes
+nothing else.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ class Turn:
     """One request of a conversation."""
 
     seed: int
-    """Decides the prompt."""
+    """The seed of the prompt."""
     tokens_in: int
     tokens_out: int
     think_seconds: float = 0.0
-    """Pause before it, since the last answer."""
+    """The pause between the last answer and this turn."""
     hang_up_after: int | None = None
     """Tokens after which the client disconnects."""
     golden: int | None = None
-    """Asks this golden prompt."""
+    """The golden prompt that it asks, by number."""
     sample: Sample | None = None
     """The row of a dataset that it sends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A conversation with one model; mostly a single turn."""
+    """A conversation with one model. Most have a single turn."""
 
     at: float
-    """Seconds from the start; 0 in a closed loop, where a client's next one follows its last."""
+    """Seconds from the start. It is 0 in a closed loop, where sessions follow one another."""
     tenant: str
     model: str
     turns: tuple[Turn, ...]
@@ -62,16 +62,16 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a run does; iterators are used up by it."""
+    """What a run does. The run uses the iterators up."""
 
     sessions: Iterator[Session]
-    """Of all open loops, by time."""
+    """The sessions of all open loops, by time."""
     closed_loops: tuple[ClosedLoop, ...]
     churn: tuple[ChurnEvent, ...]
 
 
 def make_schedule(scenario: Scenario) -> Schedule:
-    """Decide everything.
+    """Decide the whole load of a run.
 
     Raises:
         LoadTestError: a file that the scenario names can't be used.
@@ -92,12 +92,12 @@ def make_schedule(scenario: Scenario) -> Schedule:
 
 
 def golden_turn(truth: Truth, prompt: int) -> Turn:
-    """Asks a golden prompt."""
+    """Return the turn that asks a golden prompt."""
     return Turn(0, truth.prefix_words, truth.tokens, golden=prompt)
 
 
 def fingerprint(scenario: Scenario, first: int = 10_000) -> str:
-    """A digest over the schedule: equal for equal scenario and seed."""
+    """Return a digest of the schedule. The same scenario and seed give the same digest."""
     schedule = make_schedule(scenario)
     digest = hashlib.sha256(repr(schedule.churn).encode())
     for sessions in (schedule.sessions, *(loop.sessions for loop in schedule.closed_loops)):
@@ -107,7 +107,7 @@ def fingerprint(scenario: Scenario, first: int = 10_000) -> str:
 
 
 class _Draws:
-    """One tenant's sessions."""
+    """Draws one tenant's sessions."""
 
     def __init__(self, scenario: Scenario, tenant: Tenant, index: int) -> None:
         self.arrivals = tenant.arrivals or scenario.arrivals
@@ -127,12 +127,12 @@ class _Draws:
         self._output = length_drawer(requests.output)
 
     def endless(self) -> Iterator[Session]:
-        """Sessions without a time of their own."""
+        """Yield sessions without times, for a closed loop."""
         while True:
             yield self._session(0.0)
 
     def timed(self) -> Iterator[Session]:
-        """Sessions of an open loop, by time."""
+        """Return the sessions of an open loop, by time."""
         seconds, arrivals = self._scenario.duration_seconds, self.arrivals
         if isinstance(arrivals, Trace):
             rows = read_trace(arrivals)

@@ -40,16 +40,18 @@ class Row:
         return not self.low <= 1 <= self.high
 
 
-def compare(rounds: Sequence[tuple[Recorded, Recorded]], seed: int = 0) -> list[Row]:
-    """Every measure that both have, over one or several rounds of a run of each."""
+def compare(
+    rounds: Sequence[tuple[Recorded, Recorded]], seed: int = 0, resamples: int = RESAMPLES
+) -> list[Row]:
+    """Compare every measure that both sides have, over one or several rounds of a run of each."""
     rows = []
     for name, (value_of, statistic) in _LATENCIES.items():
         pairs = [(_sliced(a, value_of), _sliced(b, value_of)) for a, b in rounds]
         if all(any(len(_joined(pair[side])) for pair in pairs) for side in (0, 1)):
-            rows.append(_row(name, pairs, statistic, seed))
+            rows.append(_row(name, pairs, statistic, seed, resamples))
     for name, amount in _RATES.items():
         pairs = [(_rates(a, amount), _rates(b, amount)) for a, b in rounds]
-        rows.append(_row(name, pairs, lambda values: float(values.mean()), seed))
+        rows.append(_row(name, pairs, lambda values: float(values.mean()), seed, resamples))
     return rows
 
 
@@ -111,6 +113,7 @@ def _row(
     rounds: Sequence[tuple[list[Values], list[Values]]],
     statistic: Callable[[Values], float],
     seed: int,
+    resamples: int,
 ) -> Row:
     rng = np.random.default_rng(seed)
 
@@ -118,7 +121,7 @@ def _row(
         return _joined([slices[i] for i in rng.integers(0, SLICES, SLICES)])
 
     ratios = []
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         chosen = [rounds[i] for i in rng.integers(0, len(rounds), len(rounds))]
         a, b = (_joined([drawn(pair[side]) for pair in chosen]) for side in (0, 1))
         if len(a) and len(b):

@@ -20,6 +20,16 @@ def series(pages: list[tuple[float, bytes]]) -> dict[str, list[tuple[float, floa
     return found
 
 
+def total(page: bytes, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels, 0 if there are none."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+        if sample.name == name and sample.labels.items() >= labels.items()
+    )
+
+
 def _samples(page: bytes) -> list[tuple[str, float]]:
     lines = [line for line in page.decode(errors="replace").splitlines() if "_bucket" not in line]
     return [

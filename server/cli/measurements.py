@@ -18,10 +18,10 @@ from server.settings import load_settings
 
 if TYPE_CHECKING:
     from loadtest.drive.random_adapters import LlamaShape
-    from loadtest.measurements.client import Client
+    from loadtest.measurements.measured_server import MeasuredServer
 
 Report = tuple[Table, dict[str, Any]]
-Measure = Callable[["Client", "LlamaShape", Callable[[str], None]], Awaitable[Report]]
+Measure = Callable[["MeasuredServer", "LlamaShape", Callable[[str], None]], Awaitable[Report]]
 
 LORA_OVERHEAD, FOUR_BIT = "lora-overhead", "four-bit"
 HOT_SWAP, COLD_START, MANY_ADAPTERS = "hot-swap", "cold-start", "many-adapters"
@@ -66,34 +66,36 @@ def run_measurement(name: str, console: Console, options: Options) -> Report:
 
 def _many_adapters(console: Console, options: Options) -> Report:
     from loadtest.errors import LoadTestError
-    from loadtest.measurements import many_adapters
+    from loadtest.measurements import many_adapters, slot_swaps
 
     slot_wait_seconds = load_settings().slot_wait_seconds
-    server: list[StartedServer] = []
+    started: list[StartedServer] = []
 
-    async def measure(client: Client, shape: LlamaShape, progress: Callable[[str], None]) -> Report:
+    async def measure(
+        server: MeasuredServer, shape: LlamaShape, progress: Callable[[str], None]
+    ) -> Report:
         if not options.num_swaps:
             return await many_adapters.run(
-                client,
+                server,
                 shape,
                 progress,
                 num_adapters=options.num_adapters,
                 slot_wait_seconds=slot_wait_seconds,
             )
-        if not server:
+        if not started:
             raise LoadTestError("--swaps needs a server of its own, to see its memory")
-        return await many_adapters.run_swaps(
-            client,
+        return await slot_swaps.run(
+            server,
             shape,
             progress,
             num_adapters=options.num_adapters,
             num_swaps=options.num_swaps,
-            memory_bytes=server[0].own_bytes,
+            memory_bytes=started[0].own_bytes,
         )
 
-    host = many_adapters.SWAPS_HOST_BUDGET if options.num_swaps else many_adapters.HOST_BUDGET
+    host = slot_swaps.HOST_BUDGET if options.num_swaps else many_adapters.HOST_BUDGET
     slots, config = many_adapters.SLOTS, options.config
-    return _on_a_server(console, config, measure, slots, host, started=server.append)
+    return _on_a_server(console, config, measure, slots, host, started=started.append)
 
 
 def _on_a_server(
@@ -107,14 +109,14 @@ def _on_a_server(
 ) -> Report:
     """Measure LORAPLEX_URL, or a new server with so many slots and versions in host memory."""
     from loadtest.drive.random_adapters import LlamaShape
-    from loadtest.measurements.client import Client
+    from loadtest.measurements.measured_server import MeasuredServer
 
     shape = LlamaShape.from_config(json.loads(config.read_text())) if config else LlamaShape()
 
     async def at(url: str, key: str) -> Report:
         with console.status("") as status:
-            async with Client(url, key) as client:
-                return await measure(client, shape, status.update)
+            async with MeasuredServer.connect(url, key) as server:
+                return await measure(server, shape, status.update)
 
     settings = load_settings()
     if "url" in settings.model_fields_set:
@@ -130,7 +132,7 @@ def _on_a_server(
 
 def _four_bit(checkpoint: Path, console: Console) -> Report:
     from loadtest.measurements import four_bit
-    from loadtest.measurements.client import Client
+    from loadtest.measurements.measured_server import MeasuredServer
     from server.bundled_base import ensure_bundled_base
     from server.process.demo import DEMO_DIR, PROMPTS
     from training.data.recipe import load_recipe_data
@@ -141,17 +143,23 @@ def _four_bit(checkpoint: Path, console: Console) -> Report:
         examples = [(chat.messages[-2]["content"], chat.answer["content"]) for chat in held_out]
         tasks[name] = four_bit.Task(DEMO_DIR / name, examples)
     directories = {four_bit.BF16: ensure_bundled_base(), four_bit.FOUR_BIT: checkpoint}
-    servers = {}
+    started: dict[str, tuple[StartedServer, float]] = {}
     with contextlib.ExitStack() as stack:
         for name, directory in directories.items():
             flags = ("--base", str(directory), "--kv-cache-gib", "1")
             server = stack.enter_context(started_server(console, *flags))
             weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-            client = Client(server.url, server.key)
-            servers[name] = four_bit.Server(client, server.own_bytes() / _MIB, weights / _MIB)
+            started[name] = server, weights / _MIB
 
         async def measure() -> Report:
             with console.status("") as status:
-                return await four_bit.run(servers, tasks, status.update)
+                async with contextlib.AsyncExitStack() as connections:
+                    contestants = {}
+                    for name, (server, weights_mib) in started.items():
+                        connecting = MeasuredServer.connect(server.url, server.key)
+                        asked = await connections.enter_async_context(connecting)
+                        resident_mib = server.own_bytes() / _MIB
+                        contestants[name] = four_bit.Contestant(asked, resident_mib, weights_mib)
+                    return await four_bit.run(contestants, tasks, status.update)
 
         return asyncio.run(measure())

@@ -65,18 +65,18 @@ class Place:
         """The server to measure; one is started where none is named."""
         from loadtest.drive.random_adapters import LlamaShape
         from loadtest.drive.run import Target
-        from loadtest.drive.server_kind import Server
+        from loadtest.drive.server_kind import ServerKind
         from loadtest.errors import LoadTestError
 
-        if self.server not in set(Server):
-            raise LoadTestError(f"--server is one of {', '.join(Server)}")
+        if self.server not in set(ServerKind):
+            raise LoadTestError(f"--server is one of {', '.join(ServerKind)}")
         shape = LlamaShape()
         if self.config is not None:
             shape = LlamaShape.from_config(json.loads(self.config.read_text()))
         settings = load_settings()
 
         def at(url: str, key: str) -> Target:
-            return Target(url, key, Server(self.server), shape, self.weights_dir)
+            return Target(url, key, ServerKind(self.server), shape, self.weights_dir)
 
         if self.url is not None or "url" in settings.model_fields_set:
             key = settings.api_key or ""

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.drive.request import Exchange, make_call
+from loadtest.drive.request import RequestSender, make_call
 from loadtest.outcome.request_outcome import Outcome
 from loadtest.plan.scenario import Limits
 from tests.real_engine.running_server import RunningServer
@@ -40,7 +40,7 @@ PATIENT = Limits(stall_seconds=200, request_seconds=400, drain_seconds=400)
 class Tenant:
     """Whose requests are sent, and by what."""
 
-    exchange: Exchange
+    sender: RequestSender
     key: str
     words: int = 0
     """In each prompt, beside the common ones."""
@@ -80,10 +80,10 @@ async def ask(api: Tenant, ends_at: float, seen: Seen) -> None:
         "stream": True,
         "ignore_eos": True,
     }
-    now = api.exchange.now()
+    now = api.sender.now()
     outcome = Outcome(api.key, "base", now, now, now, ANSWER_TOKENS)
     seen.asked += 1
-    await api.exchange.send(make_call("/v1/completions", body, api.key), outcome)
+    await api.sender.send(make_call("/v1/completions", body, api.key), outcome)
     if not outcome.ok or outcome.first is None:
         raise RuntimeError(f"{outcome.status}: {outcome.detail}")
     seen.ttft.append(outcome.first - now)
@@ -94,7 +94,7 @@ async def ask(api: Tenant, ends_at: float, seen: Seen) -> None:
 
 async def client(api: Tenant, ends_at: float, seen: Seen) -> None:
     """Ask again and again."""
-    while api.exchange.now() < ends_at:
+    while api.sender.now() < ends_at:
         await ask(api, ends_at, seen)
 
 
@@ -102,9 +102,9 @@ async def arrivals(api: Tenant, rate: float, ends_at: float, seen: Seen) -> None
     """Ask `rate` times a second on average, whatever answers take; the same times every time."""
     gaps = random.Random(0)
     async with asyncio.TaskGroup() as requests:
-        due = api.exchange.now() + gaps.expovariate(rate)
+        due = api.sender.now() + gaps.expovariate(rate)
         while due < ends_at:
-            await asyncio.sleep(due - api.exchange.now())
+            await asyncio.sleep(due - api.sender.now())
             requests.create_task(ask(api, ends_at, seen))
             due += gaps.expovariate(rate)
 
@@ -113,18 +113,18 @@ class Fleet:
     """The tenants of one server."""
 
     def __init__(
-        self, server: RunningServer, exchange: Exchange, seconds: float, flood_words: int
+        self, server: RunningServer, sender: RequestSender, seconds: float, flood_words: int
     ) -> None:
-        self._exchange, self._seconds = exchange, seconds
+        self._sender, self._seconds = sender, seconds
         words = {FLOOD: flood_words}
         self._tenants = {
-            name: Tenant(exchange, key_of(server, name), words.get(name, 0)) for name in TENANTS
+            name: Tenant(sender, key_of(server, name), words.get(name, 0)) for name in TENANTS
         }
 
     async def phase(self, clients: dict[str, int], rate: float = 0) -> dict[str, Any]:
         """Run so many clients of each tenant, and with a rate the calm one's arrivals."""
         seen = {tenant: Seen() for tenant in (*clients, *([CALM] if rate else []))}
-        ends_at = self._exchange.now() + self._seconds
+        ends_at = self._sender.now() + self._seconds
         async with asyncio.TaskGroup() as running:
             if rate:
                 running.create_task(arrivals(self._tenants[CALM], rate, ends_at, seen[CALM]))
@@ -135,8 +135,8 @@ class Fleet:
 
 
 async def measure(server: RunningServer, given: argparse.Namespace) -> dict[str, Any]:
-    async with Exchange(server.url, PATIENT) as exchange:
-        fleet = Fleet(server, exchange, given.seconds, given.flood_words)
+    async with RequestSender(server.url, PATIENT) as sender:
+        fleet = Fleet(server, sender, given.seconds, given.flood_words)
         return await compare(fleet, given.max_running, given.rate)
 
 

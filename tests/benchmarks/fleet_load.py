@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from loadtest.drive.run import Observer, Target
 from loadtest.drive.run import run as run_load
 from loadtest.drive.runner import Runner
-from loadtest.measurements.client import Client, Generation
+from loadtest.measurements.measured_server import Generation, MeasuredServer
 from loadtest.outcome.request_outcome import UNFINISHED, WRONG, Outcome
 from loadtest.outcome.run_record import Run
 from loadtest.plan.scenario import (
@@ -144,10 +144,10 @@ async def find_homes(fleet: Fleet, url: str, prefix: str) -> dict[str, int]:
     """Which replica answers each adapter where nothing else runs, by the adapter's id."""
     before = await asyncio.to_thread(fleet.answered)
     homes: dict[str, int] = {}
-    async with Client(url, fleet.key) as client:
+    async with MeasuredServer.connect(url, fleet.key) as server:
         for number in range(NUM_ADAPTERS):
             name = f"{prefix}-{number}"
-            await client.generate(Generation(name, [1000 + number], 1))
+            await server.generate(Generation(name, [1000 + number], 1))
             after = await asyncio.to_thread(fleet.answered)
             found = f"default/{name}"
             gained = [a[found] - b[found] for a, b in zip(after, before, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.outcome.request_outcome import WRONG
-from loadtest.report.comparison import Row, compare
+from loadtest.report.comparison import RESAMPLES, Row, compare
 from loadtest.report.recorded import Recorded
 
 MEASURES = (
@@ -43,12 +43,12 @@ class Contest:
         return [(peer.run, ours.run) for peer, ours in pairs if peer.run and ours.run]
 
 
-def markdown(contests: list[Contest], ours: str, peer: str) -> str:
-    """The table, and below it what went wrong."""
+def markdown(contests: list[Contest], ours: str, peer: str, resamples: int = RESAMPLES) -> str:
+    """Return the table, and below it what went wrong."""
     lines = [f"| | | {ours} | {peer} | ratio (95 % interval) |", "|---|---|---|---|---|"]
     remarks: list[str] = []
     for contest in contests:
-        rows = list(_rows(contest))
+        rows = list(_rows(contest, resamples))
         for number, cells in enumerate(rows):
             title = f"**{contest.scenario}**" if number == 0 else ""
             lines.append("| " + " | ".join([title, *cells]) + " |")
@@ -57,14 +57,16 @@ def markdown(contests: list[Contest], ours: str, peer: str) -> str:
     return "\n".join([*lines, "", *dict.fromkeys(remarks)]).rstrip()
 
 
-def _rows(contest: Contest) -> Iterator[tuple[str, str, str, str]]:
+def _rows(contest: Contest, resamples: int) -> Iterator[tuple[str, str, str, str]]:
     """What both did, or else what ours did alone."""
     if rounds := contest.rounds():
-        compared = {row.name: row for row in compare(rounds)}
+        compared = {row.name: row for row in compare(rounds, resamples=resamples)}
         for name in MEASURES:
             yield name, *_cells(compared.get(name))
     elif alone := [part.run for part in contest.ours if part.run]:
-        compared = {row.name: row for row in compare([(run, run) for run in alone])}
+        compared = {
+            row.name: row for row in compare([(run, run) for run in alone], resamples=resamples)
+        }
         why = f"can't: {contest.refusal}" if contest.refusal else "no figures"
         for number, name in enumerate(MEASURES):
             yield name, _cells(compared.get(name))[0], "" if number else why, ""

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from loadtest.errors import LoadTestError
-from loadtest.measurements.client import Client
+from loadtest.measurements.measured_server import MeasuredServer
 from loadtest.plan.scenario import Closed, Poisson
 from tests.benchmarks.fleet import NUM_REPLICAS, START_SECONDS, Fleet, Replica, started_fleet
 from tests.benchmarks.fleet_load import (
@@ -234,23 +234,23 @@ async def register_all(fleet: Fleet, prefixes: list[str]) -> None:
     """The adapters of the phases, through Envoy, so that both replicas take in their share."""
     names = [f"{prefix}-{number}" for prefix in prefixes for number in range(NUM_ADAPTERS)]
     queue = iter(enumerate(names))
-    async with Client(fleet.envoy.url, fleet.key) as client:
+    async with MeasuredServer.connect(fleet.envoy.url, fleet.key) as server:
 
         async def work() -> None:
             for seed, name in queue:
-                await register(client, name, seed)
+                await register(server, name, seed)
 
         await asyncio.gather(*(work() for _ in range(REGISTRATIONS)))
 
 
-async def register(client: Client, name: str, seed: int) -> None:
+async def register(server: MeasuredServer, name: str, seed: int) -> None:
     """One random adapter; again where the S3 server, on a busy machine, wasn't up to it."""
     with tempfile.TemporaryDirectory() as parent:
         directory = Path(parent) / name
         await asyncio.to_thread(make_adapter, directory, LlamaShape(), rank=4, seed=seed)
         for attempts_left in reversed(range(TRIES)):
             try:
-                await client.register(name, directory)
+                await server.register(name, directory)
                 return
             except LoadTestError as error:
                 if not attempts_left or "store_unavailable" not in str(error):
@@ -260,8 +260,8 @@ async def register(client: Client, name: str, seed: int) -> None:
 
 async def register_second_version(fleet: Fleet) -> None:
     """Of the adapter that is then promoted to and fro."""
-    async with Client(fleet.envoy.url, fleet.key) as client:
-        await register(client, "envoy-0", 1000)
+    async with MeasuredServer.connect(fleet.envoy.url, fleet.key) as server:
+        await register(server, "envoy-0", 1000)
 
 
 PHASES: dict[str, Phase] = {

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from loadtest.drive.request import Exchange, make_call
+from loadtest.drive.request import RequestSender, make_call
 from loadtest.outcome.request_outcome import Outcome
 from loadtest.plan.scenario import Limits
 
@@ -64,10 +64,10 @@ async def server(
 async def ask(url: str, times: int = 1, **limits: float) -> list[Outcome]:
     call = make_call("/v1/completions", {"model": "a", "max_tokens": 1}, "key")
     found = []
-    async with Exchange(url, Limits.model_validate(limits)) as exchange:
+    async with RequestSender(url, Limits.model_validate(limits)) as sender:
         for _ in range(times):
             found.append(Outcome("t", "a", 0, 0, 0, 1))
-            await exchange.send(call, found[-1])
+            await sender.send(call, found[-1])
     return found
 
 

@@ -1,10 +1,8 @@
 """First tokens by tier."""
 
-import pytest
-
 from loadtest.drive.random_adapters import LlamaShape
 from loadtest.measurements import cold_start
-from tests.loadtest.fake_server import FakeServer
+from tests.loadtest.fake_server import FakeServer, measured
 from tests.tiny import TINY_BASE
 
 
@@ -23,13 +21,10 @@ def test_tiers_are_told_apart_and_rare_ones_left_out() -> None:
     assert "host" not in rows
 
 
-async def test_every_answer_is_counted_where_its_header_says(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(cold_start, "STREAM_TOKENS", 4)
-    server = FakeServer(slots=2)
+async def test_every_answer_is_counted_where_its_header_says() -> None:
     shape = LlamaShape.from_config(TINY_BASE)
-    _, result = await cold_start.run(server.client(), shape, lambda _: None)
+    async with measured(FakeServer(slots=2).app()) as server:
+        _, result = await cold_start.run(server, shape, lambda _: None, stream_tokens=4)
     num_asked = cold_start.ROUNDS * cold_start.NUM_ADAPTERS
     for rows in result["first_token_ms"].values():
         assert rows["base, no adapter"]["requests"] == num_asked

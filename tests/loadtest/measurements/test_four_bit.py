@@ -1,10 +1,14 @@
 """The 4-bit comparison's own arithmetic."""
 
-import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from loadtest.measurements import four_bit
-from loadtest.measurements.client import ChatAnswer, Client
+from loadtest.measurements.four_bit import ChatAnswer
+from tests.loadtest.fake_server import measured
 
 
 def test_ratios_are_medians_of_each_rounds_own() -> None:
@@ -19,16 +23,14 @@ def test_ratios_are_medians_of_each_rounds_own() -> None:
     }
 
 
-async def test_agreement_counts_the_answers_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agreement_counts_the_answers_tokens_only() -> None:
     ranks = {1: 9, 2: 9, 3: 1, 4: 2, 5: 1}
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: Request) -> Response:
         logprobs = [None, *({str(token): {"rank": rank}} for token, rank in ranks.items())]
-        return httpx.Response(200, json={"choices": [{"prompt_logprobs": logprobs}]})
+        return JSONResponse({"choices": [{"prompt_logprobs": logprobs}]})
 
-    client = Client("http://server", "key")
-    client._http = httpx.AsyncClient(
-        transport=httpx.MockTransport(answer), base_url="http://server"
-    )
     said = ChatAnswer("text", prompt=[0, 1, 2], tokens=[3, 4, 5])
-    assert await four_bit._agreement(client, "base", [said]) == pytest.approx(2 / 3)
+    app = Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])
+    async with measured(app) as server:
+        assert await four_bit._agreement(server, "base", [said]) == pytest.approx(2 / 3)

@@ -7,31 +7,36 @@ import pytest
 from loadtest.drive.random_adapters import LlamaShape
 from loadtest.errors import LoadTestError
 from loadtest.measurements import hot_swap
-from loadtest.measurements.client import Streamed
-from loadtest.measurements.hot_swap import Promotion, gaps_within, num_misdirected
-from tests.loadtest.fake_server import FakeServer
+from loadtest.measurements.hot_swap import Plan, Promotion, gaps_within, num_misdirected
+from loadtest.outcome.request_outcome import Outcome
+from tests.loadtest.fake_server import FakeServer, measured
 from tests.tiny import TINY_BASE
 
 SHAPE = LlamaShape.from_config(TINY_BASE)
 PROMOTIONS = [Promotion(1, 0.0, 1.0), Promotion(2, 5.0, 6.0), Promotion(3, 9.0, 10.0)]
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (
-        ("QUIET_SECONDS", 0.05),
-        ("PAUSE_SECONDS", 0.005),
-        ("PROMOTIONS", 20),
-        ("ROUNDS", 2),
-        ("NUM_VERSIONS", 3),
-        ("BYSTANDER_TOKENS", 4),
-        ("RANK", 1),
-    ):
-        monkeypatch.setattr(hot_swap, name, value)
+SHORT = Plan(
+    num_versions=3,
+    rank=1,
+    num_promotions=20,
+    num_rounds=2,
+    quiet_seconds=0.05,
+    pause_seconds=0.005,
+    bystander_tokens=4,
+    metrics_seconds=0,
+)
 
 
-def answered(version: int, asked_at: float, answered_at: float) -> Streamed:
-    return Streamed(f"default/bench-swap@{version}", "slot", (), asked_at, answered_at)
+def answered(version: int, sent: float, answered: float) -> Outcome:
+    named = f"default/bench-swap@{version}"
+    return Outcome("t", "bench-swap", sent, sent, sent, 1, answered=answered, version=named)
+
+
+async def measure(server: FakeServer) -> dict[str, Any]:
+    async with measured(server.app()) as connected:
+        _, result = await hot_swap.run(connected, SHAPE, lambda _: None, SHORT)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -55,15 +60,13 @@ def test_a_request_gets_who_was_live_on_its_way(
 
 def test_gaps_belong_to_the_phase_in_which_they_end() -> None:
     answer = answered(1, 0.0, 0.5)
-    answer.arrivals = [1.0, 1.5, 2.5, 2.75]
+    answer.token_times = [1.0, 1.5, 2.5, 2.75]
     assert gaps_within([answer], [(0.0, 2.0)]) == [500.0]
     assert gaps_within([answer, answer], [(2.0, 3.0)]) == [1000.0, 250.0] * 2
 
 
 async def test_all_is_well_on_a_server_that_is_right() -> None:
-    server = FakeServer()
-    _, result = await hot_swap.run(server.client(), SHAPE, lambda _: None)
-    counts = result["counts"]
+    counts = (await measure(FakeServer()))["counts"]
     assert counts["promotions"] == 20
     assert counts["requests"] > 20
     assert counts["tokens"] > 20 * hot_swap.SWAPPED_TOKENS
@@ -71,31 +74,18 @@ async def test_all_is_well_on_a_server_that_is_right() -> None:
     assert counts["of another version than live"] == 0
 
 
-async def run_with(
-    server: FakeServer, patch: pytest.MonkeyPatch, **under_load: Any
-) -> dict[str, Any]:
-    """The scenario, on a server that has these faults while the load runs."""
-    load, healthy = hot_swap._load, {name: getattr(server, name) for name in under_load}
-
-    async def faulty_load(*arguments: Any) -> None:
-        vars(server).update(under_load)
-        await load(*arguments)
-        vars(server).update(healthy)
-
-    patch.setattr(hot_swap, "_load", faulty_load)
-    _, result = await hot_swap.run(server.client(), SHAPE, lambda _: None)
-    return result
-
-
-async def test_a_refused_request_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = await run_with(FakeServer(), monkeypatch, refuse_streams=2)
+async def test_a_refused_request_is_counted() -> None:
+    server = FakeServer()
+    server.refuse_under_load = 2
+    result = await measure(server)
     assert result["counts"]["failed"] == len(result["failures"]) == 2
     assert "no slot" in result["failures"][0]
 
 
-async def test_tokens_of_other_weights_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed_up = {"default/bench-swap@2": "default/bench-swap@1"}
-    counts = (await run_with(FakeServer(), monkeypatch, answers_as=mixed_up))["counts"]
+async def test_tokens_of_other_weights_are_wrong() -> None:
+    server = FakeServer()
+    server.streams_as = {"default/bench-swap@2": "default/bench-swap@1"}
+    counts = (await measure(server))["counts"]
     assert 0 < counts["wrong tokens"] < counts["tokens"]
     assert counts["wrong tokens"] % hot_swap.SWAPPED_TOKENS == 0
     assert counts["of another version than live"] == 0, "only the tokens tell"
@@ -105,4 +95,4 @@ async def test_versions_that_answer_alike_are_no_measure() -> None:
     server = FakeServer()
     server.answers_as = {f"default/bench-swap@{n}": "base" for n in (1, 2, 3)}
     with pytest.raises(LoadTestError, match="too much alike"):
-        await hot_swap.run(server.client(), SHAPE, lambda _: None)
+        await measure(server)

@@ -8,16 +8,19 @@ import pytest
 
 from loadtest.drive.random_adapters import LlamaShape
 from loadtest.measurements import many_adapters
-from loadtest.measurements.client import Streamed
-from loadtest.measurements.many_adapters import Phase, report, report_swaps, zipf
-from tests.loadtest.fake_server import FakeServer
+from loadtest.measurements.many_adapters import Phase, report, zipf
+from loadtest.outcome.request_outcome import Outcome
+from tests.loadtest.fake_server import FakeServer, measured
 from tests.tiny import TINY_BASE
 
 SHAPE = LlamaShape.from_config(TINY_BASE)
 
 
-def answers(*first_tokens: float) -> list[Streamed]:
-    return [Streamed("a", "slot", (), 10.0, 10.0, [1], [10.0 + first]) for first in first_tokens]
+def answers(*first_tokens: float) -> list[Outcome]:
+    return [
+        Outcome("default", "a", 10.0, 10.0, 10.0, 1, tier="slot", first=10.0 + first)
+        for first in first_tokens
+    ]
 
 
 def test_popularity_falls_with_the_rank() -> None:
@@ -44,37 +47,21 @@ def test_figures_compare_phases_of_a_kind() -> None:
     assert (result["requests"], result["failed"]) == (11, 1)
 
 
-def test_memory_grows_from_the_first_tenth_on() -> None:
-    samples = [(0, 500), (100, 1000), (200, 1100), (1000, 1050)]
-    _, result = report_swaps([(n, size << 20) for n, size in samples], {"disk": 1000})
-    assert result["growth"] == 0.05
-
-
-async def test_clients_ask_all_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POPULARITY_SECONDS", "TURNS_SECONDS"):
-        monkeypatch.setattr(many_adapters, name, 0.1)
+async def test_clients_ask_all_adapters() -> None:
     server = FakeServer(slots=8)
     server.live["bench-many-3"] = server.versions["bench-many-3"] = 1
-    _, result = await many_adapters.run(
-        server.client(), SHAPE, lambda _: None, num_adapters=24, slot_wait_seconds=60
-    )
+    async with measured(server.app()) as connected:
+        _, result = await many_adapters.run(
+            connected,
+            SHAPE,
+            lambda _: None,
+            num_adapters=24,
+            slot_wait_seconds=60,
+            popularity_seconds=0.2,
+            quantum_seconds=0.2,
+        )
     assert result["registered"]["adapters"] == 23, "one was there"
     assert set(server.versions.values()) == {1}
     assert result["failed"] == 0
     assert result["requests"] >= 5 * many_adapters.CLIENTS
     assert result["throughput_by_clients"]["8"]["many"] > 0
-
-
-async def test_swaps_are_counted_not_requests() -> None:
-    server, sizes = FakeServer(slots=2), itertools.count(1000 << 20, 1 << 20)
-    _, result = await many_adapters.run_swaps(
-        server.client(),
-        SHAPE,
-        lambda _: None,
-        num_adapters=4,
-        num_swaps=40,
-        memory_bytes=lambda: next(sizes),
-    )
-    assert 40 <= result["found"]["disk"] < 40 + many_adapters.SWAP_CLIENTS
-    assert result["found"]["slot"] > 0
-    assert list(result["memory_mib"])[:3] == ["0", "4", "8"]

@@ -4,7 +4,7 @@ from loadtest.outcome.golden import (
     NEVER,
     Change,
     GoldenAnswer,
-    Truth,
+    GoldenSet,
     contradiction,
     distance,
     stale,
@@ -27,8 +27,8 @@ B = answer(("Paris", -0.9), (",", -0.2), (" a", -0.3))
 C = answer(("Rome", -0.1), ("!", -0.2), (" It", -0.9))
 
 
-def truth() -> Truth:
-    found = Truth()
+def truth() -> GoldenSet:
+    found = GoldenSet()
     for version, golden in (("t/a@1", A), ("t/b@1", B), ("t/c@1", C)):
         found.record(version, 0, [golden, golden])
     return found
@@ -63,7 +63,7 @@ def test_near_ties_may_turn_out_either_way() -> None:
 
 
 def test_without_log_probabilities_only_equal_text_is_right() -> None:
-    checked = Truth()
+    checked = GoldenSet()
     checked.record("a", 0, [GoldenAnswer("yes")])
     assert checked.judge({"a"}, 0, GoldenAnswer("yes")) is None
     assert checked.judge({"a"}, 0, GoldenAnswer("no")) == "wrong_answer"
@@ -116,7 +116,7 @@ def test_what_was_replaced_before_it_was_asked_for_is_stale() -> None:
 
 
 def test_a_name_without_versions_means_what_the_changes_say() -> None:
-    checked = Truth(changes=[Change("a", "a--1", 1.0, 1.5), Change("a", "a--2", 3.0, NEVER)])
+    checked = GoldenSet(changes=[Change("a", "a--1", 1.0, 1.5), Change("a", "a--2", 3.0, NEVER)])
     assert checked.expected(outcome("a", "a", 0.5, 0.9)) == {"a"}
     assert checked.expected(outcome("a", "a", 0.5, 1.1)) == {"a", "a--1"}
     assert checked.expected(outcome("a", "a", 2.0, 2.5)) == {"a--1"}

@@ -26,7 +26,7 @@ def test_events_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
 
 
 def test_what_is_no_event_is_garbage() -> None:
-    with pytest.raises(StreamBroken, match="no server-sent event"):
+    with pytest.raises(StreamBroken, match="not a server-sent event"):
         Events().feed(b"<html>oops</html>\n\n")
 
 

@@ -173,7 +173,7 @@ def test_a_bad_scenario_is_named_with_its_reason(tmp_path: Path, toml: str, mess
 def test_files_that_a_scenario_names_are_read_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "replay.toml"
     file.write_text("question='x?'\n[arrivals]\nprocess='trace'\nfile='trace.csv'\n")
-    with pytest.raises(LoadTestError, match="is no trace"):
+    with pytest.raises(LoadTestError, match="isn't a trace"):
         make_schedule(load_scenario(str(file)))
     (tmp_path / "trace.csv").write_text("at_seconds\n1\n")
     assert len(sessions(load_scenario(str(file)))) == 1
