@@ -41,7 +41,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 # Parts without I/O, whose tests are plain calls: their lines should be covered.
 PURE := $(addprefix loadtest/,plan outcome report)
 
-.PHONY: help serve test bench abuse check lint install base demo-adapters chart-docs docs coverage \
+.PHONY: help serve test bench abuse clients check lint install base demo-adapters chart-docs docs coverage \
 	lock hashes hashes-3.12 clean
 .DEFAULT_GOAL := help
 
@@ -59,6 +59,9 @@ bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SC
 
 abuse: $(INSTALLED_DEV) base ## Send hostile requests beside a bystander's stream; prints what they did.
 	$(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
+
+clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
+	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)
 
 lint: $(INSTALLED_DEV) ## Format, lint and types, of the tests, too.
 	$(VENV)/bin/ruff format --check .

@@ -10,15 +10,15 @@ from typing import Any
 from loadtest.outcome.run_record import Run
 from loadtest.report import plots
 from loadtest.report.measures import counted
-from loadtest.report.report import headline, remarks
+from loadtest.report.report import KINDS, column_name, headline, remarks
 from loadtest.report.slo import Objective
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 100rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 td:first-child, th:first-child { text-align: left }
-svg { max-width: 100%; height: auto } pre { overflow: auto; background: #f6f6f6; padding: 1rem }
+svg { width: 100%; height: auto } pre { overflow: auto; background: #f6f6f6; padding: 1rem }
 """
 _STATISTICS = ("count", "mean", "p50", "p90", "p95", "p99", "p999", "max")
 
@@ -33,11 +33,7 @@ def run_page(run: Run, summary: dict[str, Any], objectives: Sequence[Objective])
         ("", f"<p>{html.escape(headline(summary))}</p><ul>{notes}</ul>"),
         ("Latency, ms", _latency_table(summary)),
         ("How many requests within how long", plots.latency_cdfs(answered)),
-        (
-            "Over the run (changes: green registered, blue promoted, orange rolled back, "
-            "red retired)",
-            plots.timeline(run.outcomes, run.churn, run.seconds),
-        ),
+        (_over_the_run(run), plots.timeline(run.outcomes, run.churn, run.seconds)),
         ("First-token time of each adapter", plots.adapter_heat_map(answered, run.seconds)),
         ("Throughput against concurrency", plots.throughput_by_concurrency(points)),
         ("The server's own metrics", _server_table(summary["server"])),
@@ -65,6 +61,15 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
+def _over_the_run(run: Run) -> str:
+    """The heading over the timeline; it explains the lines of changes where there are any."""
+    kinds = dict.fromkeys("failed" if record.error else record.kind for record in run.churn)
+    legend = ", ".join(
+        f"{plots.CHANGES[kind].colour_name} {plots.CHANGES[kind].word}" for kind in kinds
+    )
+    return f"Over the run (changes: {legend})" if legend else "Over the run"
+
+
 def _latency_table(summary: dict[str, Any]) -> str:
     rows = []
     latency = summary["latency"]
@@ -75,10 +80,10 @@ def _latency_table(summary: dict[str, Any]) -> str:
         for kind, values in kinds.items():
             if name and kind not in ("ttft", "e2e"):
                 continue
-            rows.append([kind + name, *(values.get(column, "") for column in _STATISTICS)])
+            rows.append([KINDS[kind] + name, *(values.get(column, "") for column in _STATISTICS)])
     lag = summary["tester"]["lag"]
     rows.append(["tester's lag", *(lag.get(column, "") for column in _STATISTICS)])
-    return html_table(["", *_STATISTICS], rows)
+    return html_table(["", *map(column_name, _STATISTICS)], rows)
 
 
 def _server_table(server: dict[str, dict[str, float]]) -> str:

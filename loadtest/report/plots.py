@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,11 +21,24 @@ from loadtest.outcome.run_record import ChurnRecord
 WIDTH_INCHES = 9.0
 MAX_ADAPTERS = 40
 NUM_BINS = 60
-_CHURN_COLOURS = {
-    "registration": "tab:green",
-    "promotion": "tab:blue",
-    "rollback": "tab:orange",
-    "retirement": "tab:red",
+MIN_HEAT_MAP_INCHES = 2.6
+"""The colour bar's label is as long as this, and a lower figure would cut it."""
+
+
+class Change(NamedTuple):
+    """How a change of the registry is drawn, and what the legend calls it."""
+
+    colour: str
+    colour_name: str
+    word: str
+
+
+CHANGES = {
+    "registration": Change("tab:green", "green", "registered"),
+    "promotion": Change("tab:blue", "blue", "promoted"),
+    "rollback": Change("tab:orange", "orange", "rolled back"),
+    "retirement": Change("tab:red", "red", "retired"),
+    "failed": Change("black", "black", "failed"),
 }
 
 
@@ -67,13 +81,18 @@ def timeline(outcomes: Sequence[Outcome], churn: Sequence[ChurnRecord], seconds:
     _plain_ticks(bottom.yaxis)
     for record in churn:
         for axes in (top, bottom):
-            colour = "black" if record.error else _CHURN_COLOURS[record.kind]
+            colour = CHANGES["failed" if record.error else record.kind].colour
             axes.axvline(record.done, color=colour, alpha=0.6, linewidth=1)
     return _svg(figure)
 
 
 def adapter_heat_map(answered: Sequence[Outcome], seconds: float) -> str:
     """Median first-token time of each adapter over the run; busiest adapters first."""
+    return _svg(adapter_figure(answered, seconds))
+
+
+def adapter_figure(answered: Sequence[Outcome], seconds: float) -> Figure:
+    """The figure of `adapter_heat_map`."""
     by_adapter: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in answered:
         by_adapter[name_of(outcome.model)].append(outcome)
@@ -88,12 +107,13 @@ def adapter_heat_map(answered: Sequence[Outcome], seconds: float) -> str:
                 cells[cell].append(outcome.ttft * 1000)
         for cell, values in cells.items():
             grid[index, cell] = np.median(values)
-    figure, (axes,) = _figure(1.2 + 0.16 * len(names), 1)
+    height = max(MIN_HEAT_MAP_INCHES, 1.2 + 0.16 * len(names))
+    figure, (axes,) = _figure(height, 1)
     image = axes.imshow(grid, aspect="auto", extent=(0, seconds, len(names), 0))
     axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=7)
     axes.set(xlabel="s")
     figure.colorbar(image, label="median first token, ms")
-    return _svg(figure)
+    return figure
 
 
 def throughput_by_concurrency(points: Sequence[tuple[float, float]]) -> str:

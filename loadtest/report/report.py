@@ -20,21 +20,27 @@ SUMMARY, REQUESTS, PAGE = "summary.json", "requests.csv", "report.html"
 MAX_ROWS = 12
 """Adapters in the table; the others are in the files."""
 _COLUMNS = ("p50", "p90", "p95", "p99", "p999", "max")
-_KINDS = {
+KINDS = {
     "ttft": "first token",
     "gap": "inter-token gap",
     "tpot": "time per output token",
     "e2e": "end to end",
     "queue": "queue in the client",
 }
+"""What people read instead of the names that `summary.json` has."""
+
+
+def column_name(statistic: str) -> str:
+    """Return what a statistic of `summary.json` is called in a table."""
+    return {"count": "number", "p999": "p99.9"}.get(statistic, statistic)
 
 
 def table(summary: dict[str, Any]) -> Table:
     """Latencies, all together and by group."""
-    found = Table("ms", "number", *(c.replace("p999", "p99.9") for c in _COLUMNS))
+    found = Table("ms", "number", *map(column_name, _COLUMNS))
     found.title = f"{summary['question']}\n{headline(summary)}"
     latency = summary["latency"]
-    for kind, name in _KINDS.items():
+    for kind, name in KINDS.items():
         found.add_row(name, *_cells(latency["all"][kind]))
     found.add_row("tester's lag", *_cells(summary["tester"]["lag"]))
     for group in ("tier", "tenant", "adapter"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from server.residency.metrics import ResidencyMetrics
 from server.residency.states import TRANSITIONS, State
 from server.settings import Settings, flag_of, group_of, variable_of
 from server.tenancy.usage import UsageBuffer
+from tests.clients import matrix
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import TINY_BASE
 
@@ -165,6 +167,25 @@ def _help(parameter: Any) -> str:
     return text.strip()
 
 
+def client_examples() -> str:
+    """Return a table of the clients that `make clients` runs, then each one's example."""
+    results = json.loads(matrix.RESULTS.read_text())
+    rows = ["| client | versions | its example, last run |", "|---|---|---|"]
+    shown: dict[str, str] = {}
+    for client in matrix.clients():
+        result = results.get(client.name, {"outcome": "never run", "on": ""})
+        packages = ", ".join(f"`{package}`" for package in client.packages)
+        rows.append(f"| {client.title} | {packages} | {result['outcome']} {result['on']} |")
+        if client.example not in shown:
+            shown[client.example] = f"## {client.title.split(',')[0]}\n\n{client.point}"
+    language = {".py": "python", ".mjs": "js", ".sh": "bash"}
+    for example, text in shown.items():
+        file = matrix.EXAMPLES / example
+        code = file.read_text().rstrip()
+        rows += ["", text, "", f"```{language[file.suffix]}", code, "```"]
+    return "\n".join(rows)
+
+
 def version_states() -> str:
     """Return a Mermaid picture of what may happen to a version in an engine."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.ABSENT}"]
@@ -205,6 +226,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "admin-routes": lambda: routes("admin"),
     "operations-routes": lambda: routes("operations"),
     "commands": commands,
+    "clients": client_examples,
     "version-states": version_states,
     "modules": modules,
 }

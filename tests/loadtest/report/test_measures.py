@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from loadtest.errors import LoadTestError
 from loadtest.outcome.request_outcome import Outcome
 from loadtest.outcome.run_record import ChurnRecord, Run
 from loadtest.plan.arrivals import read_trace
 from loadtest.plan.scenario import Scenario, Trace
-from loadtest.report import report
+from loadtest.report import plots, report
 from loadtest.report.latencies import Latencies
 from loadtest.report.measures import jain, summarise
 from loadtest.report.page import run_page
@@ -182,3 +183,37 @@ def test_the_page_needs_nothing_else() -> None:
 def test_a_page_of_a_run_without_answers_can_be_made() -> None:
     run = run_of([outcome(0.5, 1.0, status="connect")])
     assert run_page(run, summarise(run), []).count("<svg") == 4
+
+
+def test_the_page_says_what_the_terminal_says() -> None:
+    run = run_of([outcome(i / 10, 100.0) for i in range(50)])
+    page = run_page(run, summarise(run), [])
+    cells = page[page.index("<table>") : page.index("</table>")]
+    for words in ("first token", "inter-token gap", "time per output token", "end to end", "p99.9"):
+        assert f">{words}<" in cells
+    for abbreviation in ("ttft", "tpot", "e2e"):
+        assert f">{abbreviation}" not in cells
+
+
+@pytest.mark.parametrize(
+    ("kinds", "legend"),
+    [
+        ([], "<h2>Over the run</h2>"),
+        (["promotion"], "(changes: blue promoted)"),
+        (["registration", "rollback"], "(changes: green registered, orange rolled back)"),
+    ],
+)
+def test_the_page_explains_the_changes_that_there_were(kinds: list[str], legend: str) -> None:
+    run = run_of([outcome(i / 10, 100.0) for i in range(50)])
+    run.churn += [ChurnRecord(1.0, 1.0, 1.2, kind, "a1", 2) for kind in kinds]
+    assert legend in run_page(run, summarise(run), [])
+
+
+@pytest.mark.parametrize("num_adapters", [1, 3, 40])
+def test_the_label_of_the_colour_bar_is_whole(num_adapters: int) -> None:
+    outcomes = [outcome(i / 10, 100.0, model=f"a{i % num_adapters}") for i in range(80)]
+    figure = plots.adapter_figure(outcomes, 10.0)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    label = figure.axes[-1].yaxis.label.get_window_extent(canvas.get_renderer())
+    assert 0 <= label.y0 <= label.y1 <= figure.bbox.height
