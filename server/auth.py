@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,8 +56,9 @@ class Keys:
     """The registry's keys, as requests present them. They are looked up in its catalog, in memory:
     what another server makes or revokes counts here as soon as the catalog is refreshed."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, clock: Callable[[], datetime] = now) -> None:
+        """`clock`: what decides whether a key has expired."""
+        self._registry, self._clock = registry, clock
         self._last_used: dict[str, datetime] = {}
 
     def create(self, tenant: str, scopes: list[str]) -> str:
@@ -71,7 +73,7 @@ class Keys:
         The file comes first: a crash before the record means another try, not a lost key.
         """
         keys = self._registry.catalog.keys.values()
-        if any(ADMIN in key.scopes and key.is_valid(now()) for key in keys):
+        if any(ADMIN in key.scopes and key.is_valid(self._clock()) for key in keys):
             return
         key = new_key()
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -101,7 +103,7 @@ class Keys:
         if key is None:
             message = "this API key is not valid: check that it was copied whole"
             raise Unauthenticated(message, reason="unknown")
-        at = now()
+        at = self._clock()
         tenant = catalog.tenants.get(key.tenant)
         if tenant is None or not key.is_valid(at):
             reason = "revoked" if key.revoked_at else "expired"

@@ -21,7 +21,6 @@ UPLOAD_PATH = "/admin/adapters"
 FORM_OVERHEAD_BYTES = _MIB
 MAX_HEADERS_KIB = 32
 PAUSE_SECONDS = 30.0
-"""How long a body may pause, and how long it may take beside what its size allows."""
 LEAST_BYTES_A_SECOND = 16 * 1024
 
 
@@ -29,8 +28,12 @@ class BodyLimit:
     """ASGI middleware: what is over its limit is refused (413, 431) and not read to its end; so is
     a body that pauses too long or comes too slowly (408)."""
 
-    def __init__(self, app: ASGIApp, max_upload_mib: int) -> None:
-        self.app, self.max_upload_mib = app, max_upload_mib
+    def __init__(
+        self, app: ASGIApp, max_upload_mib: int, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
+        """`pause_seconds`: how long a body may pause, and how long it may take beside what its size
+        allows."""
+        self.app, self.max_upload_mib, self.pause_seconds = app, max_upload_mib, pause_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,11 +49,11 @@ class BodyLimit:
 
         async def limited() -> Message:
             nonlocal num_bytes, complete, waited_seconds
-            left = PAUSE_SECONDS + num_bytes / LEAST_BYTES_A_SECOND - waited_seconds
+            left = self.pause_seconds + num_bytes / LEAST_BYTES_A_SECOND - waited_seconds
             asked = time.monotonic()
             try:
                 # Who has sent all of its body may be silent for as long as the answer takes.
-                async with asyncio.timeout(None if complete else min(left, PAUSE_SECONDS)):
+                async with asyncio.timeout(None if complete else min(left, self.pause_seconds)):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "the body came too slowly: send it again") from None

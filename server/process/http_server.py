@@ -47,10 +47,19 @@ class HttpServer(uvicorn.Server):
     reads. It installs no signal handlers: uvicorn's would end the engine's clients mid-stream.
     """
 
-    def __init__(self, config: uvicorn.Config, write_stall_seconds: float) -> None:
-        """`write_stall_seconds`: how long a client may read nothing of what waits to be sent."""
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        write_stall_seconds: float,
+        header_seconds: float = HEADER_SECONDS,
+    ) -> None:
+        """Serve as `config` says.
+
+        `write_stall_seconds`: how long a client may read nothing of what waits to be sent;
+        `header_seconds`: how long it may take to send a request's headers.
+        """
         super().__init__(config)
-        self._waiting = WaitingConnections(config.timeout_keep_alive)
+        self._waiting = WaitingConnections(config.timeout_keep_alive, header_seconds)
         self._stalled = StalledWrites(write_stall_seconds)
 
     @contextlib.contextmanager
@@ -70,12 +79,13 @@ class HttpServer(uvicorn.Server):
 class WaitingConnections:
     """Knows since when each connection has had no request to answer."""
 
-    def __init__(self, idle_seconds: float) -> None:
-        """`idle_seconds`: how long a connection may stay without a request after an answer.
+    def __init__(self, idle_seconds: float, header_seconds: float = HEADER_SECONDS) -> None:
+        """`idle_seconds`: how long a connection may stay without a request after an answer;
+        `header_seconds`: how long a request's headers may take.
 
         uvicorn closes idle connections itself, but not those that have sent a byte since.
         """
-        self._idle_seconds = idle_seconds
+        self._idle_seconds, self._header_seconds = idle_seconds, header_seconds
         self._since: WeakKeyDictionary[Any, tuple[Any, float]] = WeakKeyDictionary()
 
     def overdue(self, connections: Iterable[Any], now: float) -> list[Any]:
@@ -92,7 +102,7 @@ class WaitingConnections:
             seen, since = self._since.get(connection, (None, now))
             if connection not in self._since or seen is not last:
                 self._since[connection] = last, now
-            elif now - since > HEADER_SECONDS + (self._idle_seconds if last else 0):
+            elif now - since > self._header_seconds + (self._idle_seconds if last else 0):
                 late.append(connection)
         return late
 

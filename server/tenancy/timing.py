@@ -4,6 +4,7 @@ which vLLM's own times leave out."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from server import metrics
 
@@ -11,20 +12,27 @@ from server import metrics
 class Timing:
     """The times of one request, observed as its tokens come."""
 
-    def __init__(self, started: float, tenant: str, adapter: str, tier: str) -> None:
-        """`started`: on the clock of `time.monotonic`; `tier`: where its adapter was found."""
+    def __init__(
+        self,
+        started: float,
+        tenant: str,
+        adapter: str,
+        tier: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`started`: on this clock; `tier`: where its adapter was found."""
         labels = (*metrics.timed_labels.of(tenant, adapter), tier)
         self._first_token = metrics.TIME_TO_FIRST_TOKEN.labels(*labels)
         self._inter_token = metrics.INTER_TOKEN_SECONDS.labels(*labels)
         self._request = metrics.REQUEST_SECONDS.labels(*labels)
-        self._started, self._answers = started, False
+        self._started, self._answers, self._clock = started, False, clock
 
     def tokens(self, count: int, before: float | None) -> float:
         """Observe tokens of one choice that come now; the time, for the next call's `before`.
 
         Observed once a call: their mean distance from `before`, when the choice's last ones came.
         """
-        now = time.monotonic()
+        now = self._clock()
         if not self._answers:
             self._answers = True
             self._first_token.observe(now - self._started)
@@ -35,4 +43,4 @@ class Timing:
     def end(self) -> None:
         """Observe the whole, unless there was no answer."""
         if self._answers:
-            self._request.observe(time.monotonic() - self._started)
+            self._request.observe(self._clock() - self._started)

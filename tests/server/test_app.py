@@ -14,7 +14,7 @@ from server.auth import Keys
 from server.engine.interface import EngineState
 from server.lifecycle import Lifecycle
 from server.middleware.authentication import OPEN_PATHS
-from server.residency import states
+from server.residency.states import FIRST_PAUSE_SECONDS
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
 
@@ -93,12 +93,8 @@ async def test_a_restarted_engine_loads_again(
 
 
 async def test_a_failed_load_fails_its_own_requests_and_is_tried_again_after_a_pause(
-    client: httpx.AsyncClient,
-    engine: FakeEngine,
-    home: VersionRecord,
-    monkeypatch: pytest.MonkeyPatch,
+    client: httpx.AsyncClient, engine: FakeEngine, home: VersionRecord
 ) -> None:
-    monkeypatch.setattr(states, "FIRST_PAUSE_SECONDS", 0.4)
     engine.fails_to_load = {"default/home@1"}
     for _ in range(2):
         response = await client.post(CHAT, json={"model": "home"})
@@ -107,7 +103,7 @@ async def test_a_failed_load_fails_its_own_requests_and_is_tried_again_after_a_p
     assert engine.loads == ["default/home@1"], "not tried again at once"
     assert (await client.post(CHAT, json={"model": "base"})).status_code == 200
     engine.fails_to_load = set()
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(FIRST_PAUSE_SECONDS)
     assert (await client.post(CHAT, json={"model": "home"})).status_code == 200
 
 

@@ -15,7 +15,6 @@ from adapters_registry.records.keys import create_key, new_key, read_keys, revok
 from adapters_registry.records.tables import now
 from adapters_registry.records.tenants import create_tenant, delete_tenant
 from adapters_registry.registry import Registry
-from server import auth
 from server.auth import Keys
 from server.cli.client import api_key
 from server.errors import Unauthenticated
@@ -69,13 +68,12 @@ def test_a_bent_key_is_nobodys(keys: Keys, bend) -> None:  # type: ignore[no-unt
         keys.authenticate(bend(key))
 
 
-def test_a_key_ends(keys: Keys, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_ends(keys: Keys, registry: Registry) -> None:
     key, end = new_key(), now() + timedelta(hours=1)
     registry.apply(create_key, key, "default", ["inference"], expires_at=end)
     assert keys.authenticate(key).tenant == "default"
-    monkeypatch.setattr(auth, "now", lambda: end)
     with pytest.raises(Unauthenticated, match="expired"):
-        keys.authenticate(key)
+        Keys(registry, clock=lambda: end).authenticate(key)
 
 
 def test_making_and_revoking_counts_on_other_servers(

@@ -17,7 +17,6 @@ import pytest_asyncio
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
-from server.api import operations
 from server.app import build_app
 from server.auth import Keys
 from server.gate.gate import Gate
@@ -118,10 +117,8 @@ async def test_changes_through_either_are_seen_by_both(servers: list[Server]) ->
 
 
 async def test_while_the_database_is_away(
-    servers: list[Server], url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    servers: list[Server], url: str, postgres: Postgres
 ) -> None:
-    monkeypatch.setattr(operations, "STALE_SECONDS", 0.5)
-
     def reachable(server: Server, expected: bool) -> Callable[[], Awaitable[bool]]:
         async def check() -> bool:
             ready = await server.client.get("/readyz")

@@ -94,9 +94,9 @@ class Checkpoint:
 class CheckpointWriter:
     """Writes tensors to files of bounded size, and their index."""
 
-    def __init__(self, directory: Path) -> None:
-        """Write to an existing directory."""
-        self._directory = directory
+    def __init__(self, directory: Path, file_bytes: int = MAX_FILE_BYTES) -> None:
+        """Write to an existing directory; a file ends with the tensor that makes it so large."""
+        self._directory, self._file_bytes = directory, file_bytes
         self._pending: dict[str, torch.Tensor] = {}
         self._weight_map: dict[str, str] = {}
         self._num_files = 0
@@ -105,7 +105,7 @@ class CheckpointWriter:
     def add(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take tensors, and write a file as soon as there are enough of them."""
         self._pending |= tensors
-        if sum(tensor.nbytes for tensor in self._pending.values()) >= MAX_FILE_BYTES:
+        if sum(tensor.nbytes for tensor in self._pending.values()) >= self._file_bytes:
             self._flush()
 
     def finish(self) -> None:

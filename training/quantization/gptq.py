@@ -7,6 +7,8 @@ layer's inputs at hand, the errors of columns rounded are made up for in those t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from compressed_tensors.compressors import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -17,7 +19,7 @@ from training.errors import TrainingError
 NUM_BITS = 4
 LOWEST, HIGHEST = -(1 << NUM_BITS - 1), (1 << NUM_BITS - 1) - 1
 
-CLIPS = [1.0 - 0.05 * step for step in range(10)]
+CLIPS = tuple(1.0 - 0.05 * step for step in range(10))
 """Shares of a group's range that are tried: cutting outliers off leaves the others finer steps."""
 ROWS_AT_ONCE = 2048
 """Bounds the memory that the search takes, whatever the layer's size."""
@@ -36,18 +38,22 @@ def four_bit_scheme(group_size: int) -> QuantizationScheme:
 
 
 def round_weight(
-    weight: torch.Tensor, scheme: QuantizationScheme, moments: torch.Tensor | None = None
+    weight: torch.Tensor,
+    scheme: QuantizationScheme,
+    moments: torch.Tensor | None = None,
+    clips: Sequence[float] = CLIPS,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the rounded weight, and its tensors in the file: packed, scales, zero points, shape.
 
     `weight` has the shape (out, in). `moments` has the shape (in, in): the sum of the outer
-    products of the layer's inputs. Without it each weight takes the nearest value.
+    products of the layer's inputs. Without it each weight takes the nearest value. `clips` are the
+    shares of a group's range that are tried.
 
     Raises:
         TrainingError: the moments aren't finite.
     """
     args = scheme.weights
-    pieces = [_fit(rows, args) for rows in torch.split(weight, ROWS_AT_ONCE)]
+    pieces = [_fit(rows, args, clips) for rows in torch.split(weight, ROWS_AT_ONCE)]
     scale, zero_point = (torch.cat(part) for part in zip(*pieces, strict=True))
     values = weight.float()
     if moments is None:
@@ -65,13 +71,15 @@ def _nearest(values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
     return (steps - zero_point) * scale
 
 
-def _fit(weight: torch.Tensor, args: QuantizationArgs) -> tuple[torch.Tensor, torch.Tensor]:
+def _fit(
+    weight: torch.Tensor, args: QuantizationArgs, clips: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the scales (float32, exact in the weight's type) and zero points of least error."""
     groups = weight.float().view(len(weight), -1, args.group_size)
     low, high = groups.aminmax(dim=-1)
     best_error = torch.full_like(low, torch.inf)
     best_scale, best_zero = torch.ones_like(low), torch.zeros_like(low, dtype=torch.int8)
-    for clip in CLIPS:
+    for clip in clips:
         scale, zero = calculate_qparams(low * clip, high * clip, args)
         scale = scale.to(weight.dtype).float()
         error = (_nearest(groups, scale[..., None], zero[..., None]) - groups).square().sum(-1)

@@ -35,9 +35,15 @@ PLAIN_BYTES = 4096
 class GrammarTrials:
     """Tries grammars for all tenants; starts its process when the first one needs it."""
 
-    def __init__(self, tokenizer: Callable[[], str], cpu_seconds: float = CPU_SECONDS) -> None:
+    def __init__(
+        self,
+        tokenizer: Callable[[], str],
+        cpu_seconds: float = CPU_SECONDS,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
         """`tokenizer`: serialises the base's tokenizer for xgrammar; called in a thread."""
         self._tokenizer, self._cpu_seconds = tokenizer, cpu_seconds
+        self._wait_seconds = wait_seconds
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._tenants: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(MAX_TRIALS)
@@ -61,7 +67,7 @@ class GrammarTrials:
             self._known.move_to_end(key)
             return
         try:
-            async with asyncio.timeout(WAIT_SECONDS), self._turn(tenant):
+            async with asyncio.timeout(self._wait_seconds), self._turn(tenant):
                 verdict = await self._verdict(kind, spec)
         except (TimeoutError, OSError) as error:
             raise Unavailable("the grammar could not be checked in time; try again") from error

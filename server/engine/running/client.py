@@ -53,8 +53,9 @@ _WARM_UP_SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}}'
 class EngineClient:
     """One engine, from its start to its death."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self.llm = llm
+    def __init__(self, llm: AsyncLLM, poll_seconds: float = POLL_SECONDS) -> None:
+        """`poll_seconds`: how often to look whether the engine died."""
+        self.llm, self._poll_seconds = llm, poll_seconds
         self.progress = Progress()
         self._trials = GrammarTrials(lambda: _serialized_tokenizer(llm))
         self._metering = Metering(llm, self.progress, self._trials)
@@ -161,9 +162,9 @@ class EngineClient:
         """
         looked_at = time.monotonic()
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
             now = time.monotonic()
-            self.progress.tick(now - looked_at, 2 * POLL_SECONDS)
+            self.progress.tick(now - looked_at, 2 * self._poll_seconds)
             looked_at = now
             if self._condemned:
                 return self._condemned
@@ -180,7 +181,7 @@ class EngineClient:
         """Await a call to the engine, which vLLM would never end if the engine died meanwhile."""
         task = asyncio.create_task(call)
         try:
-            while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
+            while not (await asyncio.wait({task}, timeout=self._poll_seconds))[0]:
                 if self.errored:
                     raise Unavailable("the engine died; it is being restarted, try again")
             return task.result()

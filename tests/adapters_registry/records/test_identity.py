@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
+from adapters_registry.records.change import MARKS_KEPT
 from adapters_registry.records.retirement import delete_adapter, retire_version
 from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tables import Adapter, AuditEntry, Epoch, Mark, Tenant, VersionState
@@ -120,13 +121,14 @@ def test_a_restored_backup_is_noticed(
     other.close()
 
 
-def test_only_the_latest_changes_are_marked(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adapters_registry.records.change.MARKS_KEPT", 3)
-    for number in range(5):
-        registry.apply(create_tenant, f"tenant{number}")
+def test_only_the_latest_changes_are_marked(registry: Registry) -> None:
+    first = registry.catalog.epoch
+    earlier = [{"epoch": first - n, "mark": f"{n}"} for n in range(1, MARKS_KEPT + 3)]
+    with registry.session() as session:
+        session.execute(delete(Mark))
+        session.execute(insert(Mark), earlier)
+    registry.apply(create_tenant, "acme")
     with registry.session() as session:
         marked = session.scalars(select(Mark.epoch).order_by(Mark.epoch)).all()
     last = registry.catalog.epoch
-    assert marked == [last - 2, last - 1, last]
+    assert (marked[0], marked[-1]) == (last - MARKS_KEPT + 1, last)

@@ -5,10 +5,17 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from server.middleware import body_limit
+from server.middleware.body_limit import BodyLimit
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
+
+
+def impatient(app: FastAPI, client: httpx.AsyncClient, pause_seconds: float) -> httpx.AsyncClient:
+    """The same client, of a server whose bodies may pause for so long only."""
+    transport = httpx.ASGITransport(BodyLimit(app, 1, pause_seconds))
+    return httpx.AsyncClient(transport=transport, base_url=client.base_url, headers=client.headers)
 
 
 async def test_headers_that_are_too_large(client: httpx.AsyncClient) -> None:
@@ -17,10 +24,8 @@ async def test_headers_that_are_too_large(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models", headers={"x": "x" * 8000})).status_code == 200
 
 
-async def test_a_body_that_pauses_too_long(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.2)
+async def test_a_body_that_pauses_too_long(app: FastAPI, client: httpx.AsyncClient) -> None:
+    client = impatient(app, client, 0.2)
 
     async def body(pause: float) -> AsyncIterator[bytes]:
         for part in (b'{"mod', b'el": "base"}'):
@@ -33,10 +38,8 @@ async def test_a_body_that_pauses_too_long(
     assert (await client.post(CHAT, content=body(0), headers=json)).status_code == 200
 
 
-async def test_a_body_that_drips(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
+async def test_a_body_that_drips(app: FastAPI, client: httpx.AsyncClient) -> None:
+    client = impatient(app, client, 0.5)
 
     async def body() -> AsyncIterator[bytes]:
         while True:
@@ -49,9 +52,9 @@ async def test_a_body_that_drips(
 
 
 async def test_who_has_sent_its_body_may_wait_for_the_answer(
-    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.05)
+    client = impatient(app, client, 0.05)
     body = {"model": "base", "stream": True}
     answer = asyncio.create_task(client.post(CHAT, json=body))
     await asyncio.sleep(0.3)

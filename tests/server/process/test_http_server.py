@@ -16,8 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from server.auth import Keys
 from server.lifecycle import Lifecycle
-from server.middleware import body_limit
-from server.process import http_server
+from server.middleware.body_limit import BodyLimit
 from server.process.http_server import (
     HEADER_SECONDS,
     KEEP_ALIVE_SECONDS,
@@ -36,14 +35,11 @@ HEADERS = b"GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "
 
 
 @pytest_asyncio.fixture(params=["h11", "httptools"])
-async def port(
-    app: FastAPI, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[int]:
-    monkeypatch.setattr(http_server, "HEADER_SECONDS", 0.5)
-    monkeypatch.setattr(body_limit, "PAUSE_SECONDS", 0.5)
+async def port(app: FastAPI, request: pytest.FixtureRequest) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
-    config = http_config(app, http=request.param, log_config=None)
-    server = HttpServer(config, STALL_SECONDS)
+    impatient = BodyLimit(app, max_upload_mib=1, pause_seconds=0.5)
+    config = http_config(impatient, http=request.param, log_config=None)
+    server = HttpServer(config, STALL_SECONDS, header_seconds=0.5)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.01)

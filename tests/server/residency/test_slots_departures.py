@@ -10,20 +10,15 @@ import pytest
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.errors import APIError, Unavailable
-from server.residency import states
 from server.residency.slots import EngineSlots, Limits
-from server.residency.states import State, Tier
+from server.residency.states import FIRST_PAUSE_SECONDS, State, Tier
 from tests.server.fake_engine import FakeEngine
 from tests.server.residency.engine_slots import HOST, held, make, touch, until
 
 
 async def test_a_failed_load_fails_its_own_and_pauses(
-    slots: EngineSlots,
-    engine: FakeEngine,
-    versions: list[VersionRecord],
-    monkeypatch: pytest.MonkeyPatch,
+    slots: EngineSlots, engine: FakeEngine, versions: list[VersionRecord]
 ) -> None:
-    monkeypatch.setattr(states, "FIRST_PAUSE_SECONDS", 0.3)
     engine.fails_to_load, engine.load_seconds = {"default/n0@1"}, 0.01
     asked = [asyncio.create_task(touch(slots, v)) for v in [*versions[:2], versions[0]]]
     results = await asyncio.gather(*asked, return_exceptions=True)
@@ -33,7 +28,7 @@ async def test_a_failed_load_fails_its_own_and_pauses(
     assert error.value.retry_after_seconds >= 1
     assert engine.loads.count("default/n0@1") == 1
     engine.fails_to_load = set()
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(FIRST_PAUSE_SECONDS)
     await touch(slots, versions[0])
     assert slots.host.states[versions[0].version_id].failures == 0
 

@@ -24,10 +24,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("server.tenancy.timing.time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def observed(adapter: str, tier: str = "host") -> dict[str, tuple[float, float]]:
@@ -41,7 +39,7 @@ def observed(adapter: str, tier: str = "host") -> dict[str, tuple[float, float]]
 
 
 def test_a_stream(clock: Clock) -> None:
-    times = Timing(90.0, "acme", "acme/streamed", "host")
+    times = Timing(90.0, "acme", "acme/streamed", "host", clock.monotonic)
     last = times.tokens(1, None)
     clock.now += 0.5
     last = times.tokens(1, last)
@@ -62,7 +60,7 @@ def test_a_request_without_an_answer_is_not_timed() -> None:
 
 
 async def test_the_choices_of_an_answer_have_gaps_of_their_own(clock: Clock) -> None:
-    times = Timing(clock.now, "acme", "acme/choices", "host")
+    times = Timing(clock.now, "acme", "acme/choices", "host", clock.monotonic)
     meter = Meter(PromptQueue(4, 100), "acme", timing=times)
     async with meter.admission(10) as answer:
         for _ in range(3):

@@ -16,7 +16,6 @@ from training.errors import TrainingError
 from training.export import merge
 from training.export.merge import merge_adapter
 from training.export.parity import probe_texts
-from training.models import checkpoint
 from training.models.base_model import load_model
 from training.quantization.nf4 import round_checkpoint_to_nf4, round_to_nf4
 
@@ -59,14 +58,6 @@ def test_merged_in_bfloat16_is_a_whole_model_directory(tiny_llama: Path, tmp_pat
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     model = AutoModelForCausalLM.from_pretrained(out)
     assert model.dtype == torch.bfloat16
-
-
-def test_files_of_bounded_size(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 100_000)
-    merge_adapter(make_adapter(tiny_llama, tmp_path / "adapter"), tiny_llama, tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
 
 
 def test_a_qlora_adapter_is_merged_into_what_it_was_trained_over(

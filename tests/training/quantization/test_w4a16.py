@@ -12,7 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.four_bit import dequantized, weights
 from training.errors import TrainingError
-from training.models import checkpoint
 from training.quantization import w4a16
 from training.quantization.w4a16 import quantize_checkpoint
 
@@ -79,20 +78,6 @@ def test_the_copy_is_a_whole_model_directory(base: Path, tmp_path: Path) -> None
     assert config.pop("quantization_config")["quant_method"] == "compressed-tensors"
     assert config.pop("quantized_from") == base.name
     assert config == json.loads((base / "config.json").read_text())
-
-
-def test_files_of_bounded_size_get_an_index(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 10_000)
-    quantize_checkpoint(base, tmp_path / "out")
-    index = json.loads((tmp_path / "out" / checkpoint.INDEX_FILE).read_text())
-    assert len(set(index["weight_map"].values())) > 1
-    for name, file in index["weight_map"].items():
-        assert name in load_file(tmp_path / "out" / file)
-    written = weights(tmp_path / "out")
-    assert written.keys() == index["weight_map"].keys()
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in written.values())
 
 
 def test_calibration_keeps_what_the_model_says_of_such_texts(base: Path, tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ REPLY = re.compile(r"^\s*((re|fwd?|aw)(\[\d+\])?:|\[[^\]]*\])\s*", re.IGNORECASE
 """What replies and mailing lists put before a subject. Without it a thread has one subject."""
 
 
-def spam_assassin(size: int, rng: random.Random) -> Split:
+def spam_assassin(size: int, rng: random.Random, archive: Archive = SPAM_ASSASSIN) -> Split:
     """Make examples of a mail's subject and `spam` or `ham`, half of each; hold out whole threads.
 
     Only subjects are used, and none with an address in it, because real people wrote the mails.
     """
     subjects: dict[str, tuple[str, set[str]]] = {}
-    for name, content in SPAM_ASSASSIN.members("package/data/"):
+    for name, content in archive.members("package/data/"):
         if not name.endswith(".txt"):
             continue
         header = BytesHeaderParser(policy=mail_policy).parsebytes(content)

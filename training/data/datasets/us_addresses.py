@@ -22,12 +22,12 @@ ADDRESSES_FILE = "usaddress-0.5.16/training/labeled.xml"
 """The file that was labelled by hand. Others of the archive are made from OpenStreetMap."""
 
 
-def us_addresses(size: int, rng: random.Random) -> Split:
+def us_addresses(size: int, rng: random.Random, archive: Archive = ADDRESSES) -> Split:
     """Make examples of an address and the JSON object of its parts; hold out whole streets.
 
     There are about 1,300 addresses without a person's name. They repeat if more are asked for.
     """
-    [(_, content)] = ADDRESSES.members(ADDRESSES_FILE)
+    [(_, content)] = archive.members(ADDRESSES_FILE)
     streets: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for element in ElementTree.fromstring(content):
         text = " ".join("".join(element.itertext()).split())

@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from adapters_registry.content.adapter_files import WEIGHTS_FILE
 from adapters_registry.garbage import collect_garbage
 from adapters_registry.registry import Registry
-from server.residency import states
+from server.residency.states import FIRST_PAUSE_SECONDS
 from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
@@ -148,7 +148,6 @@ async def test_lost_content_is_said_and_spares_the_engine(
     make_adapter: AdapterFactory,
     registry: Registry,
     engine: FakeEngine,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     body = {"name": "new", "source": str(make_adapter())}
     digest = (await client.post(REGISTER, json=body)).json()["digest"]
@@ -156,14 +155,13 @@ async def test_lost_content_is_said_and_spares_the_engine(
     weights.chmod(0o644)
     weights.write_bytes(b"bit rot")
     registry.content._sound.clear()
-    monkeypatch.setattr(states, "FIRST_PAUSE_SECONDS", 0.4)
     engine.generation += 1  # as after a restart
     response = await client.post(CHAT, json={"model": "new"})
     error = assert_error(response, 503, "content_unavailable")
     assert "register the same files again" in str(error["message"])
     assert engine.loads == ["default/new@1"], "the canary's, and no other"
     assert (await client.post(REGISTER, json=body)).status_code == 200
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(FIRST_PAUSE_SECONDS)
     assert (await client.post(CHAT, json={"model": "new"})).status_code == 200
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from server.engine.running import client as client_module
 from server.engine.running.client import PING_SECONDS, EngineClient
 from server.engine.supervisor import pause_before_restart
 from server.errors import Unavailable
@@ -58,10 +57,9 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def client(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> EngineClient:
-    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.001)
+def client(engine: Engine) -> EngineClient:
     llm: Any = engine
-    return EngineClient(llm)
+    return EngineClient(llm, poll_seconds=0.001)
 
 
 async def test_an_idle_engine_is_ready_if_it_gives_a_token(

@@ -1,15 +1,16 @@
 """Subjects out of the package's archive: a small one of the same layout, made here."""
 
+import random
+
 import pytest
 
 from tests.training.data.made_archives import put_archive
 from training.data import archives
 from training.data.datasets import spam_assassin
-from training.data.datasets.catalog import load_dataset
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subjects() -> None:
     def mail(subject: str) -> str:
         return f"From: someone@example.com\nSubject: {subject}\n\nSubject: not this\n"
 
@@ -26,8 +27,7 @@ def test_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
         "package/README.md": mail("no mail"),
     }
     archive = put_archive(spam_assassin.SPAM_ASSASSIN, files, archives.archives_directory())
-    monkeypatch.setattr(spam_assassin, "SPAM_ASSASSIN", archive)
-    split = load_dataset("spam-assassin", size=40, seed=1)
+    split = spam_assassin.spam_assassin(40, random.Random(1), archive)
     asked, held_out = (
         {(chat.messages[0]["content"], chat.answer["content"]) for chat in side}
         for side in (split.train, split.test)

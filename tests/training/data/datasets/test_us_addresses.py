@@ -1,13 +1,13 @@
 """Addresses out of the package's archive: a small one of the same layout, made here."""
 
 import json
+import random
 
 import pytest
 
 from tests.training.data.made_archives import put_archive
 from training.data import archives
 from training.data.datasets import us_addresses
-from training.data.datasets.catalog import load_dataset
 
 STREET = (
     "<AddressString><AddressNumber>{0}</AddressNumber> <StreetName>Oak</StreetName> "
@@ -22,12 +22,11 @@ UNUSABLE = (
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses() -> None:
     text = "".join(STREET.format(number) for number in range(40)) + UNUSABLE
     files = {us_addresses.ADDRESSES_FILE: f"<AddressCollection>{text}</AddressCollection>"}
     archive = put_archive(us_addresses.ADDRESSES, files, archives.archives_directory())
-    monkeypatch.setattr(us_addresses, "ADDRESSES", archive)
-    split = load_dataset("us-addresses", size=50, seed=1)
+    split = us_addresses.us_addresses(50, random.Random(1), archive)
     assert len(split.train) == 50
     assert len(split.test) == 6
     asked, held_out = (
