@@ -26,7 +26,7 @@ OPEN_PATHS = frozenset(
         "/docs/start.js",
     }
 )
-"""What answers without a key; everything else is closed, whether it exists or not."""
+"""Paths that need no key. All other paths need one, whether they exist or not."""
 
 TENANT_PATHS = (
     "/admin/adapters",
@@ -39,7 +39,7 @@ TENANT_PATHS = (
 
 
 class Authentication:
-    """ASGI middleware: closed by default; puts the `Caller` into the request's state."""
+    """ASGI middleware that refuses requests without a valid key, and sets `state.caller`."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app, self.keys = app, keys
@@ -71,7 +71,7 @@ class Authentication:
 
 
 def _allowing(path: str) -> frozenset[str]:
-    """The scopes of which a caller needs one."""
+    """Return the scopes of which a caller needs one for a path."""
     if path.startswith("/v1/"):
         return frozenset({INFERENCE})
     if any(path == open_ or path.startswith(open_ + "/") for open_ in TENANT_PATHS):

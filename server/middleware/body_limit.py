@@ -1,6 +1,6 @@
-"""How large a request may be, and how slowly its body may come.
+"""How large a request may be, and how slowly its body may arrive.
 
-The body is counted as it arrives: a header can lie, or be missing.
+The body is counted as it arrives, because its length in the header may be wrong or missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.errors import InvalidRequest, error_response
 _MIB = 1 << 20
 
 MAX_BODY_MIB = 8
-"""For everything but uploads: a prompt of 128k tokens is half a MiB."""
+"""The limit for everything but uploads. A prompt of 128k tokens is half a MiB."""
 UPLOAD_PATH = "/admin/adapters"
 FORM_OVERHEAD_BYTES = _MIB
 MAX_HEADERS_KIB = 32
@@ -25,14 +25,14 @@ LEAST_BYTES_A_SECOND = 16 * 1024
 
 
 class BodyLimit:
-    """ASGI middleware: what is over its limit is refused (413, 431) and not read to its end; so is
-    a body that pauses too long or comes too slowly (408)."""
+    """ASGI middleware that refuses requests over the limits (413, 431) without reading the rest. It
+    also refuses a body that pauses too long or arrives too slowly (408)."""
 
     def __init__(
         self, app: ASGIApp, max_upload_mib: int, pause_seconds: float = PAUSE_SECONDS
     ) -> None:
-        """`pause_seconds`: how long a body may pause, and how long it may take beside what its size
-        allows."""
+        """`pause_seconds`: how long a body may pause, and how long it may take in addition to the
+        time for its size."""
         self.app, self.max_upload_mib, self.pause_seconds = app, max_upload_mib, pause_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +52,7 @@ class BodyLimit:
             left = self.pause_seconds + num_bytes / LEAST_BYTES_A_SECOND - waited_seconds
             asked = time.monotonic()
             try:
-                # Who has sent all of its body may be silent for as long as the answer takes.
+                # A client that has sent its whole body may be silent until the answer is complete.
                 async with asyncio.timeout(None if complete else min(left, self.pause_seconds)):
                     message = await receive()
             except TimeoutError:

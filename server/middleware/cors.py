@@ -1,4 +1,4 @@
-"""ASGI middleware for browsers: pages of which origins may call this server (CORS)."""
+"""ASGI middleware for browsers that decides which origins' pages may call this server (CORS)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXPOSED = (
 class Cors:
     """Answers preflight requests, which carry no key, and marks answers for allowed origins.
 
-    An origin that isn't allowed gets a plain 403. Cookies are never allowed: keys are sent in a
+    An origin that is not allowed gets a plain 403. Cookies are never allowed: keys are sent in a
     header.
     """
 
@@ -58,7 +58,7 @@ class Cors:
 
 class _Preflights(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Return 403, not 400, where an origin or method isn't allowed."""
+        """Return 403 instead of 400 if an origin or method is not allowed."""
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response

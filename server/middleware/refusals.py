@@ -1,4 +1,4 @@
-"""What is kept of requests that fail to authenticate: a count by reason, and a few lines of log."""
+"""Counts requests that fail to authenticate by reason, and logs a few of them."""
 
 from __future__ import annotations
 

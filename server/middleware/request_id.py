@@ -12,7 +12,7 @@ _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestId:
-    """Takes the client's `x-request-id` if it is sane, else makes one; every answer carries it.
+    """Takes the client's `x-request-id` if it is valid, or makes one, and adds it to every answer.
 
     The id is in the request's state, as `request_id`. Below /v1/messages the answer has it as
     `request-id` too, where Anthropic's clients look. The engine never sees it: a client must not

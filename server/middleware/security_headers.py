@@ -1,4 +1,4 @@
-"""Headers that keep browsers from doing with an answer what it isn't for."""
+"""Headers that keep browsers from treating an answer as something that it is not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADERS = [
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds them to every answer that doesn't say otherwise."""
+    """ASGI middleware that adds the headers to every answer that does not set them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

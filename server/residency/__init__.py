@@ -1,1 +1,1 @@
-"""Where versions are: which slot, host memory, disk; who waits for a slot, who holds one."""
+"""Where versions are (slot, host memory, disk), and which requests hold or await a slot."""

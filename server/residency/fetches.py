@@ -1,4 +1,4 @@
-"""Files on the way to the engine: read from the disk, or fetched from the origin first."""
+"""Gets the files that the engine loads: from the disk, or from the origin first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from adapters_registry.content.store import ContentStore
 from server.workers import Workers
 
 MAX_READS = 4
-"""Files that are compared with their digest at a time."""
+"""How many adapters' files are compared with their digest at a time."""
 MAX_DOWNLOADS = 8
 
 
 class Fetches:
-    """Threads for either way, so that what is on the disk never waits for an origin."""
+    """Separate threads for disk and origin, so that files on the disk never wait for the origin."""
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content

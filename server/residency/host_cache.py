@@ -1,7 +1,7 @@
-"""The versions in one engine's host memory: loaded once, and evicted when others need the place.
+"""The versions in one engine's host memory. Each is loaded once, and evicted to make room.
 
-`states.py` decides which versions may be evicted. This module carries that out. None of it happens
-inside the engine's step.
+`states.py` decides which versions may be evicted. This module evicts them. It works outside the
+engine's step.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class HostCache:
         leave_slot: Callable[[int], None],
         largest_bytes: int | None = None,
     ) -> None:
-        """`fetches` brings the files that are to be loaded.
+        """`fetches` gets the files to load.
 
-        `leave_slot` takes the slot from a version, named by its id, that no request uses.
+        `leave_slot` takes the slot from a version that no request uses. It is given the id.
         """
         self._engine, self._content, self._fetches = engine, content, fetches
         self._generation = engine.generation
@@ -63,7 +63,7 @@ class HostCache:
         seconds = entry.retry_at - time.monotonic()
         if entry.state is State.FAILED and seconds > 0:
             raise Unavailable(
-                f"{version.public_name} can't be loaded: {entry.error}",
+                f"{version.public_name} cannot be loaded: {entry.error}",
                 retry_after_seconds=int(seconds) + 1,
                 param="model",
             )
@@ -71,16 +71,16 @@ class HostCache:
         return entry
 
     def tier_of(self, version: VersionRecord) -> Tier:
-        """Return where the version is; this module knows nothing of slots."""
+        """Return where the version is, without regard to slots, which this module does not know."""
         if self.states.has(version.version_id, State.READY, State.DRAINING):
             return Tier.HOST
         return Tier.DISK if self._content.has(version.digest) else Tier.ORIGIN
 
     async def load(self, version: VersionRecord) -> None:
-        """Load a version unless it is there, once for all who want it.
+        """Load a version unless it is in memory. All callers that want it share one load.
 
         Raises:
-            APIError: it can't be loaded.
+            APIError: it cannot be loaded.
         """
         load = self._start(version)
         if load is not None:
@@ -99,12 +99,12 @@ class HostCache:
         return self.states.to_evict(coming, spare_waiting=True) is not None
 
     def _num_bytes(self, version: VersionRecord) -> int:
-        """Return what a version takes in host memory, at most. Files may hold float32."""
+        """Return the most bytes that a version takes in host memory. Files may hold float32."""
         size = version.size_bytes
         return size if self._largest_bytes is None else min(size, self._largest_bytes)
 
     async def until_loaded(self, version: VersionRecord) -> None:
-        """Wait for a load that runs, however it ends."""
+        """Wait until a running load has ended, successfully or not."""
         if load := self._loads.get(version.version_id):
             await asyncio.wait([load])
 
@@ -112,7 +112,7 @@ class HostCache:
         """Remove a draining version from the engine, as soon as no request there uses it."""
         if version_id not in self._evictions:
             metrics.EVICTIONS.labels("host", reason).inc()
-            self._leave_slot(version_id)  # at once: no request may be admitted to it any more
+            self._leave_slot(version_id)  # now, because no request may be admitted to it any more
             self._evictions[version_id] = asyncio.create_task(self._evict(version_id))
         return self._evictions[version_id]
 
@@ -127,7 +127,7 @@ class HostCache:
             raise Unavailable("the engine was restarted meanwhile; try again")
 
     def _start(self, version: VersionRecord) -> asyncio.Task[None] | None:
-        """Return the version's load, started if none runs; None if the version is in memory."""
+        """Return the version's load, and start it if needed. None if the version is in memory."""
         version_id = version.version_id
         entry = self.states[version_id]
         leaving = version_id in self._evictions
@@ -221,4 +221,4 @@ def _as_api_error(version: VersionRecord, error: BaseException, seconds: float) 
     if isinstance(error, RegistryError):
         return to_api_error(error)
     why = f"it took more than {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
-    return Unavailable(f"{version.public_name} can't be loaded: {why}", param="model")
+    return Unavailable(f"{version.public_name} cannot be loaded: {why}", param="model")

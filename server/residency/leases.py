@@ -1,8 +1,8 @@
 """Leases: a request holds its version from before the engine's first token until after its last.
 
-Also what follows from changes of the registry: versions that lose their last alias, or are retired,
-leave the engine as soon as nothing runs on them; those that an alias now points to are loaded into
-host memory before a request asks, where another version of the adapter is there.
+This module also carries out changes of the registry. Versions that lose their last alias, or are
+retired, leave the engine as soon as nothing runs on them. A version that an alias now points to is
+loaded into host memory before a request asks for it, if another version of the adapter is there.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 RESERVE_SECONDS = 600.0
 LINGER_SECONDS = 0.05
-"""Longer than a client takes from one answer to its next request; see `slot_scheduler`."""
+"""Longer than a client needs between an answer and its next request. See `slot_scheduler`."""
 
 
 class Lease:
     """A request's hold on a version in a slot."""
 
     def __init__(self, tier: Tier, slot_lease: SlotLease, label: str) -> None:
-        """`tier`: where the request found the version; `label`: the adapter's, of the metrics."""
+        """`tier` is where the request found the version. `label` names the adapter in metrics."""
         self.tier = tier
         self._slot_lease, self._label = slot_lease, label
         self._began_at, self._ended_at = time.monotonic(), math.inf
@@ -49,7 +49,7 @@ class Lease:
         return min(time.monotonic(), self._ended_at) - self._began_at
 
     def end(self) -> None:
-        """Give the slot back: the engine has done its work. May be called twice."""
+        """Give the slot back, because the engine has done its work. May be called twice."""
         if self._ended_at == math.inf:
             self._ended_at = time.monotonic()
             metrics.LEASES.labels(self._label).dec()
@@ -57,12 +57,12 @@ class Lease:
 
 
 class Leases:
-    """The registry's versions in the engine, also after the engine was restarted."""
+    """Leases on the registry's versions in the engine, across restarts of the engine."""
 
     def __init__(
         self, engine: Engine, registry: Registry, limits: Limits, drain_seconds: float
     ) -> None:
-        """`drain_seconds`: how long requests on a retired version may run on."""
+        """`drain_seconds` is how long requests on a retired version may continue."""
         self._engine, self._registry, self._limits = engine, registry, limits
         self._drain_seconds = drain_seconds
         self._catalog = registry.catalog
@@ -90,7 +90,7 @@ class Leases:
 
     @property
     def engine_slots(self) -> EngineSlots:
-        """What the engine holds; an engine that was restarted holds nothing."""
+        """The slots of the present engine. After a restart they are empty."""
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._slots_of_engine = self._new_engine_slots()
@@ -102,7 +102,7 @@ class Leases:
         """Hold a version for one request of a tenant, until `Lease.end` or the end of the context.
 
         Raises:
-            Unavailable: it can't be loaded, or no slot came free in time.
+            Unavailable: it cannot be loaded, or no slot became free in time.
         """
         slots, tier = self.engine_slots, self.tier_of(version)
         async with slots.lease(version, tenant) as slot_lease:
@@ -121,11 +121,11 @@ class Leases:
         await self.engine_slots.drain(version)
 
     def prefetch(self, version: VersionRecord) -> None:
-        """Begin to load a version into host memory; a failure is logged and counted."""
+        """Begin to load a version into host memory. A failure is logged and counted."""
         self._start(self.engine_slots.prefetch(version))
 
     def follow(self, catalog: Catalog) -> None:
-        """Carry out what a changed catalog means; cheap when nothing has changed."""
+        """Carry out what a changed catalog means. This is cheap if nothing has changed."""
         slots = self.engine_slots  # whose pins are restored after a start of the engine
         before, self._catalog = self._catalog, catalog
         if before is catalog:
@@ -140,7 +140,7 @@ class Leases:
                     self._retire(version)
 
     def check_pin(self, version: VersionRecord) -> None:
-        """Raise `slot_scheduler.TooManyPins` if pinning it would leave no slot for others."""
+        """Raise `slot_scheduler.TooManyPins` if the pin would leave no slot for other versions."""
         adapters = self._catalog.adapters.values()
         pinned = {v.version_id for a in adapters for v in a.ready.values() if v.pinned}
         if len(pinned | {version.version_id}) >= self._limits.slots:
@@ -167,7 +167,7 @@ class Leases:
         return rows
 
     async def in_engine(self) -> dict[str, list[str]] | None:
-        """Return what the engine says that it holds; None if it doesn't answer."""
+        """Return what the engine itself reports to hold, or None if it does not answer."""
         try:
             held = await self._engine.resident()
         except Unavailable:
@@ -190,7 +190,7 @@ class Leases:
     def _follow_adapter(self, before: AdapterRecord | None, now: AdapterRecord) -> None:
         was, targets = _targets(before), _targets(now)
         here = self.engine_slots.host.versions
-        # Elsewhere the first request brings it up: of many replicas few are asked for an adapter.
+        # On other servers the first request loads it: few of many replicas get its requests.
         is_asked_for = any(version.version_id in here for version in now.versions.values())
         for version in now.versions.values():
             is_left = version.number in was - targets and not version.pinned
@@ -218,11 +218,11 @@ class Leases:
         self._start(self.engine_slots.drain(version, retired=True, deadline_seconds=seconds))
 
     def _pin(self, version: VersionRecord) -> None:
-        """Load a version into a slot to stay. A server with more slots may allow more pins."""
+        """Pin a version and load it into a slot. Another server may have slots for more pins."""
         try:
             self.engine_slots.pin(version)
         except TooManyPins as error:
-            log.warning("%s isn't pinned here: %s may be", version.public_name, error)
+            log.warning("%s is not pinned here: %s may be", version.public_name, error)
         else:
             self._start(self._touch(version))
 

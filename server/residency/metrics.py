@@ -1,9 +1,9 @@
 """Metrics of where versions are, read once when Prometheus asks.
 
-`vllm:lora_requests_info` is what the endpoint picker of the Gateway API Inference Extension routes
-by (https://github.com/kubernetes-sigs/gateway-api-inference-extension, docs/proposals/
-003-model-server-protocol). vLLM's own names adapters that have requests now, so that an adapter's
-home is forgotten whenever it is idle; this one names those whose weights are in memory.
+The endpoint picker of the Gateway API Inference Extension routes by `vllm:lora_requests_info`
+(https://github.com/kubernetes-sigs/gateway-api-inference-extension, docs/proposals/
+003-model-server-protocol). vLLM's own metric names only adapters that have requests now, so the
+picker would forget where an idle adapter is. This one names adapters whose weights are in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ResidencyMetrics(Collector):
         self._snapshot, self._max_loras, self._disk_bytes = snapshot, max_loras, disk_bytes
 
     def collect(self) -> Iterable[Metric]:
-        """Yield them; a series for each version in memory, and no more."""
+        """Yield the gauges, with one series for each version in memory."""
         resident = GaugeMetricFamily(
             "loraplex_adapter_resident",
             "1 for each version whose weights are in a slot or in host memory.",
@@ -68,7 +68,7 @@ class ResidencyMetrics(Collector):
 
 
 def _asked_as(models: set[str]) -> set[str]:
-    """What requests for these versions mostly name: `tenant/name`, or the tenant's own `name`."""
+    """Return the names that most requests use: `tenant/name`, and the tenant's own `name`."""
     adapters = {model.rpartition("@")[0] for model in models}
     return adapters | {adapter.partition("/")[2] for adapter in adapters}
 
@@ -76,7 +76,7 @@ def _asked_as(models: set[str]) -> set[str]:
 def residency_metrics(
     snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int
 ) -> CollectorRegistry:
-    """A registry of metrics for one scrape."""
+    """Return a Prometheus `CollectorRegistry` with these gauges for one scrape."""
     collectors = CollectorRegistry(auto_describe=False)
     collectors.register(ResidencyMetrics(snapshot, max_loras, disk_bytes))
     return collectors

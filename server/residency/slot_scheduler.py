@@ -5,9 +5,9 @@ would overtake earlier ones without bound. So versions share the slots in time:
 
 * A version that holds a slot admits its requests at once, but at most `max_running_per_tenant` of
   each tenant, so that the version is free soon after it was closed.
-* A version without a slot waits for a free slot, or for one whose holder is idle: it has had no
-  request for `linger_seconds`. A chat that continues right after an answer keeps its slot that
-  way. The idea is anticipatory scheduling (Iyer and Druschel, SOSP 2001), made for disks.
+* A version without a slot waits for a free slot, or for one whose holder is idle, which means that
+  it has had no request for `linger_seconds`. So a chat that continues right after an answer keeps
+  its slot. The idea is anticipatory scheduling for disks (Iyer and Druschel, SOSP 2001).
 * While versions wait, holders whose *quantum* is over are *closed*, longest first: one for each
   waiting version, so that one rare adapter doesn't stop all others; and all of them once a version
   has waited for a quantum, so that one long stream doesn't stop the queue. A closed holder admits
@@ -53,12 +53,12 @@ from dataclasses import dataclass, field
 
 
 class TooManyPins(ValueError):
-    """One slot must stay without a pin, or the other adapters would wait for ever."""
+    """A pin would leave no slot for other adapters, which would then wait for ever."""
 
 
 @dataclass(eq=False)
 class SlotTicket:
-    """One request's place: waiting until a grant names it, then admitted, until it leaves."""
+    """One request. It waits until a grant names it, and is then admitted until it leaves."""
 
     version_id: int
     number: int
@@ -68,7 +68,7 @@ class SlotTicket:
 
 @dataclass(frozen=True)
 class Grant:
-    """Requests admitted together; `victim` is the version that loses its slot to theirs, if any."""
+    """Requests that are admitted together. `victim` is the version that loses its slot, if any."""
 
     version_id: int
     tickets: tuple[SlotTicket, ...]
@@ -81,7 +81,7 @@ class _Quantum:
 
     began: float
     tenant: str
-    """Whose request began it."""
+    """The tenant whose request began it."""
     leases: set[SlotTicket] = field(default_factory=set)
     num_leases: Counter[str] = field(default_factory=Counter)
     """How many of the leases each tenant has."""
@@ -104,8 +104,8 @@ class SlotScheduler:
     ) -> None:
         """Start with empty slots.
 
-        `max_running_per_tenant`: how many requests of one tenant a version admits at a time.
-        `reserve_seconds`: how long after its last request another tenant finds a slot kept.
+        `max_running_per_tenant` is how many requests of one tenant a version admits at a time.
+        `reserve_seconds` is how long after a tenant's last request a slot is kept for it.
         """
         self._num_slots, self._max_running_per_tenant = num_slots, max_running_per_tenant
         self._quantum_seconds = quantum_seconds
@@ -116,7 +116,7 @@ class SlotScheduler:
         self._numbers = itertools.count()
         self._reserve_seconds = reserve_seconds
         self._asked_at: dict[str, float] = {}
-        """When each tenant last asked, as far back as a slot is kept for that."""
+        """When each tenant last asked. Only times within `reserve_seconds` are kept."""
 
     def ask(self, version_id: int, now: float, tenant: str = "") -> SlotTicket:
         """Put a request in the queue and return its ticket.
@@ -186,10 +186,10 @@ class SlotScheduler:
         return grants
 
     def next_deadline(self, now: float = -math.inf) -> float | None:
-        """Return when to call `advance` though nothing has changed, later than `now`.
+        """Return when to call `advance` next if nothing changes; it is later than `now`.
 
-        A holder has then lingered long enough, or a slot is kept no longer. `now` must be that of
-        the last `advance`.
+        At that time a holder has lingered long enough, or a slot is no longer kept. `now` must be
+        that of the last `advance`.
         """
         if all(self.holds(version_id) for version_id in self._waiting):
             return None
@@ -294,9 +294,9 @@ class SlotScheduler:
         return set(surplus[:num_lacking])
 
     def _victim(self, closed: set[int], now: float, same_tenant: int | None = None) -> int | None:
-        """Return the holder that makes room: the longest idle of those that needn't linger.
+        """Return the holder that loses its slot: of those that may, the one that is idle longest.
 
-        `same_tenant`: a version that may only take the place of one of its own tenant's.
+        `same_tenant` is a version that may replace only a version of its own tenant.
         """
         ready = {
             version_id: quantum.idle_since

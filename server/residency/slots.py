@@ -1,7 +1,7 @@
-"""Requests lease versions in the slots of one engine; those without a slot wait for one.
+"""Requests lease versions in the slots of one engine. Versions without a slot wait for one.
 
-`slot_scheduler.py` decides who gets a slot. This module carries the decisions out, on top of
-`host_cache.py`.
+`slot_scheduler.py` decides which version gets a slot. This module carries the decisions out, with
+the help of `host_cache.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.residency.states import Event, State, Tier, VersionEntry, VersionSta
 
 @dataclass(frozen=True)
 class Limits:
-    """How many versions, and how long."""
+    """Bounds on versions, requests and waiting times."""
 
     slots: int
     max_running_per_tenant: int
@@ -40,13 +40,13 @@ class Limits:
     reserve_seconds: float = 0.0
     """How long after another tenant's last request a tenant must leave one slot free for it."""
     host_bytes: float = math.inf
-    """Bound on adapters in host memory, beside their number (`host`)."""
+    """The most bytes of adapters in host memory. `host` bounds their number."""
     largest_bytes: int | None = None
-    """What one adapter takes at most, at the largest rank; None where that isn't known."""
+    """The most bytes that one adapter takes, at the largest rank. None if that is not known."""
 
 
 OWN_WAIT_FACTOR = 10
-"""How many times `slot_wait_seconds` a request waits behind requests of its own tenant alone."""
+"""A request that waits only for its own tenant's requests waits this many times as long."""
 
 Install = asyncio.Task[None]
 
@@ -58,7 +58,7 @@ class SlotLease:
         self._on_end: Callable[[], None] | None = on_end
 
     def end(self) -> None:
-        """Give the hold back. May be called twice."""
+        """End the hold. May be called twice."""
         on_end, self._on_end = self._on_end, None
         if on_end:
             on_end()
@@ -70,7 +70,7 @@ class EngineSlots:
     def __init__(
         self, engine: Engine, content: ContentStore, fetches: Fetches, limits: Limits
     ) -> None:
-        """`fetches` brings the files that are to be loaded."""
+        """`fetches` gets the files to load."""
         self._engine, self._limits = engine, limits
         self.slots = SlotScheduler(
             limits.slots,
@@ -102,10 +102,10 @@ class EngineSlots:
 
     @contextlib.asynccontextmanager
     async def lease(self, version: VersionRecord, tenant: str) -> AsyncIterator[SlotLease]:
-        """Keep a version in a slot for one request of a tenant; load it first where needed.
+        """Keep a version in a slot for one request of a tenant. Load it first if needed.
 
         Raises:
-            APIError: it can't be loaded, or no slot came free in time.
+            APIError: it cannot be loaded, or no slot became free in time.
         """
         entry = self.host.entry(version)
         entry.used_at = time.monotonic()
@@ -126,7 +126,7 @@ class EngineSlots:
             lease.end()
 
     async def prefetch(self, version: VersionRecord) -> None:
-        """Load a version into host memory, if that evicts nothing that requests want."""
+        """Load a version into host memory, unless that would evict a version that requests want."""
         self.host.entry(version)
         if self.host.has_spare_room(version):
             await self.host.load(version)
@@ -141,7 +141,7 @@ class EngineSlots:
         self.host.states[version.version_id].pinned = True
 
     def unpin(self, version: VersionRecord) -> None:
-        """Let it lose its slot to others again."""
+        """Let a version lose its slot to others again."""
         self.slots.unpin(version.version_id)
         self.host.states[version.version_id].pinned = False
         self.host.forget(version.version_id)
@@ -149,9 +149,9 @@ class EngineSlots:
     async def drain(
         self, version: VersionRecord, *, retired: bool = False, deadline_seconds: float = 0
     ) -> None:
-        """Remove a version: at once if no request holds it, otherwise with the last one that does.
+        """Remove a version now if no request holds it, otherwise when the last one has ended.
 
-        Requests on a retired one that run on after `deadline_seconds` are ended.
+        Requests on a retired version that still run after `deadline_seconds` are ended.
         """
         await self.host.until_loaded(version)
         entry = self.host.states[version.version_id]
@@ -192,10 +192,10 @@ class EngineSlots:
     async def _granted(
         self, granted: asyncio.Future[Install], version: VersionRecord, tenant: str
     ) -> Install:
-        """Wait until the version is granted a slot; return the task that installs it.
+        """Wait until the version is granted a slot. Returns the task that installs it.
 
-        If the version holds a slot and only its own tenant's requests are ahead, then a request
-        waits longer: `OWN_WAIT_FACTOR` times as long in total.
+        If the version holds a slot and only requests of the same tenant are ahead, the request may
+        wait longer: `OWN_WAIT_FACTOR` times as long in all.
         """
         started, limit = time.monotonic(), self._limits.slot_wait_seconds
         waited = 0.0

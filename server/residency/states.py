@@ -25,7 +25,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 
 class State(enum.StrEnum):
-    """Of a version in one engine."""
+    """The state of a version in one engine."""
 
     ABSENT = "absent"
     FETCHING = "fetching"
@@ -69,7 +69,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 
 class ImpossibleTransition(Exception):
-    """An event that a version's state doesn't allow: a mistake in the program."""
+    """An event that a version's state does not allow, which is an error in the program."""
 
 
 @dataclass
@@ -78,28 +78,28 @@ class VersionEntry:
 
     state: State = State.ABSENT
     leases: int = 0
-    """Requests that have a slot for it: that run, or will once it is loaded."""
+    """The number of requests that were granted a slot: they run, or will when it is loaded."""
     waiting: int = 0
-    """Requests that wait for a slot."""
+    """The number of requests that wait for a slot."""
     pinned: bool = False
     retired: bool = False
-    """Out of service: it leaves with its last request."""
+    """Whether it is out of service. It then leaves with its last request."""
     used_at: float = 0.0
     num_bytes: int = 0
-    """What its weights take in host memory, at most."""
+    """The most bytes that its weights take in host memory."""
     error: str = ""
     failures: int = 0
     retry_at: float = 0.0
 
     def on(self, event: Event) -> None:
-        """Take the transition for an event; raise `ImpossibleTransition` if there is none."""
+        """Take the transition for an event. Raises `ImpossibleTransition` if there is none."""
         try:
             self.state = TRANSITIONS[(self.state, event)]
         except KeyError:
             raise ImpossibleTransition(f"{event} while {self.state}") from None
 
     def fail(self, error: str, now: float) -> None:
-        """Note a failed fetch or load. The pause before the next try doubles each time."""
+        """Record a failed fetch or load. The pause before the next try doubles each time."""
         self.on(Event.FAILED)
         pause = min(FIRST_PAUSE_SECONDS * 2**self.failures, LONGEST_PAUSE_SECONDS)
         self.error, self.failures, self.retry_at = error, self.failures + 1, now + pause
@@ -111,7 +111,7 @@ class VersionEntry:
 
     @property
     def in_memory(self) -> bool:
-        """Return whether it counts against the host budget: it is in memory or on its way there."""
+        """Return whether it counts against the host budget: it is in memory or being loaded."""
         if self.state is State.DRAINING:
             return self.in_use
         return self.state in (State.LOADING, State.READY)
@@ -123,7 +123,7 @@ class VersionEntry:
 
 
 class VersionStates:
-    """The versions that one engine has, had or wants, by engine id."""
+    """The versions that one engine has, had or wants, by the version's id."""
 
     def __init__(
         self, host_budget: int, in_slot: Callable[[int], bool], host_bytes: float = math.inf
@@ -160,11 +160,11 @@ class VersionStates:
         return False
 
     def to_evict(self, coming_bytes: list[int], *, spare_waiting: bool) -> list[int] | None:
-        """Choose which versions leave so that more fit, whose sizes are `coming_bytes`.
+        """Choose which versions to evict so that more fit, whose sizes are `coming_bytes`.
 
         Leased and pinned versions stay. Versions that no request waits for leave first (with
         `spare_waiting` only those), then versions without a slot, then those that were used least
-        recently. Returns None if the new ones can't fit now.
+        recently. Returns None if the new ones cannot fit now.
         """
         in_memory = [entry.num_bytes for entry in self._entries.values() if entry.in_memory]
         surplus = len(in_memory) + len(coming_bytes) - self._budget

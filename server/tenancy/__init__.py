@@ -1,1 +1,1 @@
-"""What tenants share: quotas, the prompt queue, token counts, usage."""
+"""How tenants share the server: quotas, the prompt queue, token counts, usage."""

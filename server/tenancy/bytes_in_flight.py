@@ -1,4 +1,4 @@
-"""How much memory request bodies may take: bytes from their arrival to the end of their answer."""
+"""Bounds the memory of request bodies, which count from their arrival to the end of the answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_AFTER_SECONDS = 2
 
 
 class BytesInFlight:
-    """Counts bytes, in total and by tenant. Without tasks and clock."""
+    """Counts bytes, in total and by tenant. It has no tasks and no clock."""
 
     def __init__(self, max_bytes: int, max_bytes_per_tenant: int) -> None:
         self._max_bytes, self._max_bytes_per_tenant = max_bytes, max_bytes_per_tenant
@@ -64,6 +64,6 @@ class HeldBytes:
         self.num_bytes = 0
 
     def add(self, num_bytes: int) -> None:
-        """Count more bytes; raises what `BytesInFlight.take` raises, and then counts none."""
+        """Count more bytes. Raises what `BytesInFlight.take` raises, and then counts none."""
         self._bytes_in_flight.take(self._tenant, num_bytes)
         self.num_bytes += num_bytes

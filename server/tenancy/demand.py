@@ -9,24 +9,24 @@ from typing import Any
 from server.errors import InvalidRequest
 
 _CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly: what a prompt is reserved with before it is tokenised."""
+"""The rough value for English text, by which a prompt reserves tokens before it is tokenised."""
 _TEXTS_OF_A_PROMPT = ("system", "instructions", "messages", "input", "tools", "documents")
 ANSWER_LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""The fields that bound an answer; the first that a request's type has is the preferred one."""
+"""The fields that bound an answer. The first one that a request's type has is preferred."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one request asks for."""
+    """The prompts, choices and tokens that one request asks for."""
 
     num_prompts: int
     choices_per_prompt: int
     prompt_tokens: int
-    """An estimate, of all prompts together."""
+    """An estimate for all prompts together."""
     longest_prompt_characters: int
-    """0 if the request has prompts cut to fit."""
+    """0 if the request lets long prompts be cut."""
     answer_tokens: int | None
-    """The longest answer of each choice, or None if the body doesn't bound it."""
+    """The longest answer of each choice, or None if the body does not bound it."""
 
     @property
     def choices(self) -> int:
@@ -42,7 +42,7 @@ def demand_of(request: Any, body: dict[str, Any]) -> Demand:
     """Measure a validated request and the decoded body that it was made from.
 
     Raises:
-        InvalidRequest: a number of choices or tokens that is below one, or not supported.
+        InvalidRequest: a number of choices or tokens is below one, or is not supported.
     """
     choices = _number_of_choices(request, body)
     for name in ANSWER_LENGTHS:
@@ -62,8 +62,8 @@ def demand_of(request: Any, body: dict[str, Any]) -> Demand:
 
 
 def answer_tokens_of(request: Any) -> int | None:
-    """Return the longest answer of each choice, or None if the request doesn't bound it."""
-    # Not by `getattr`: vLLM marks one of the fields as deprecated, and reading it so warns.
+    """Return the longest answer of each choice, or None if the request does not bound it."""
+    # `getattr` would warn, because vLLM marks one of the fields as deprecated.
     lengths = (vars(request).get(name) for name in ANSWER_LENGTHS)
     return next((int(length) for length in lengths if length is not None), None)
 
@@ -89,7 +89,7 @@ def _is_cut(request: Any) -> bool:
 
 
 def _prompts(prompt: Any) -> list[Any]:
-    """Return the prompts of a completions request; of the other APIs one without its own text."""
+    """Return the prompts of a completions request. Other APIs have one prompt, without its text."""
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         return prompt
     return [prompt]

@@ -36,27 +36,28 @@ from collections import deque
 from dataclasses import dataclass, field
 
 INPUT_COST, OUTPUT_COST = 1, 2
-"""Of one token, as in the paper: an answer's are computed one by one, a prompt's together."""
+"""The cost of one token, as in the paper. An answer's tokens cost more than a prompt's because they
+are computed one by one."""
 ALONE = 8
-"""While only one tenant is active its prefill budget is multiplied by this: there is nobody whose
-next token it could delay."""
+"""While only one tenant is active, its prefill budget is multiplied by this, because no other
+tenant's next token can be delayed."""
 NUM_REMEMBERED = 32
-"""The mean cost of a sequence is taken over about so many prompts."""
+"""The mean cost of a sequence is taken over about this many prompts."""
 
 
 @dataclass(eq=False)
 class PromptTicket:
-    """One prompt's place: waiting until `advance` returns it, then running, until it leaves."""
+    """One prompt. It waits until `advance` returns it, and then runs until it leaves."""
 
     tenant: str
     weight: int
     input_tokens: int
     choices: int = 1
-    """How many answers it asks for, each a sequence in the engine."""
+    """How many answers it asks for. Each is a sequence in the engine."""
     cost: float = 0.0
     """What it has added to its tenant's counter."""
     prefilled: bool = False
-    """Whether its answer has begun."""
+    """Whether the first token of its answer has arrived."""
 
 
 @dataclass
@@ -68,7 +69,7 @@ class _Account:
     cost_of_running: float = 0.0
     """The part of the counter that comes from prompts that still run."""
     prefilling: int = 0
-    """Tokens of its running prompts whose answers have not begun."""
+    """The tokens of its running prompts whose answers have not begun."""
     waiting: deque[PromptTicket] = field(default_factory=deque)
 
 
@@ -88,7 +89,7 @@ class FairQueue:
         self._level = 0.0
         """The counter of the tenant that was admitted last."""
         self._mean_cost = math.inf
-        """Of one sequence, over the prompts that ended lately; infinite until one has ended."""
+        """The mean cost of a sequence over recently ended prompts. Infinite until one has ended."""
 
     def ask(self, tenant: str, weight: int, input_tokens: int, choices: int = 1) -> PromptTicket:
         """Put a prompt in the queue.
@@ -116,7 +117,7 @@ class FairQueue:
             account.running -= ticket.choices
             self._remember(ticket.cost * ticket.weight / ticket.choices)
             self._end_prefill(ticket)
-            # Added up again, so that no rounding error stays.
+            # The sum is computed again, so that rounding errors do not add up.
             account.cost_of_running = sum(
                 t.cost for t in self._running if t.tenant == ticket.tenant
             )
@@ -183,9 +184,9 @@ class FairQueue:
         return not account.prefilling or together <= factor * self._prefill_tokens
 
     def _need_not_wait(self, account: _Account, waiting: list[_Account], active: int) -> bool:
-        """Say whether a tenant may go beyond the room.
+        """Return whether a tenant may run a prompt although the engine is full.
 
-        `waiting` is sorted by counters; `active` is the weight of all that run or wait.
+        `waiting` is sorted by counters. `active` is the weight of all tenants that run or wait.
         """
         share = self._max_running * account.weight / active
         least = waiting[0].counter
@@ -196,11 +197,11 @@ class FairQueue:
 
     @property
     def _full_engine(self) -> float:
-        """The cost of as many sequences as there is room for."""
+        """Return the cost of `max_running` sequences."""
         return self._max_running * self._mean_cost
 
     def _forget_idle(self) -> None:
-        """Forget all counters once nothing runs or waits: there is nothing to compare them with."""
+        """Forget all counters if nothing runs or waits. There is nothing to compare them with."""
         if not self._running and not any(a.waiting for a in self._accounts.values()):
             self._accounts.clear()
             self._level = 0.0

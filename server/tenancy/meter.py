@@ -1,4 +1,4 @@
-"""What a request costs: its tokens are counted at the engine and settled by the data plane."""
+"""The tokens of a request: they are counted at the engine and settled by the data plane."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Meter:
     """The tokens of one HTTP request, of all its prompts and choices together.
 
     It also knows when the engine's work for the request is over. That is when the handler has
-    handed its response over and none of its prompts is in the engine or waits to be: what remains
-    is for the client to read, and holds neither a slot nor a place in the prompt queue.
+    returned its response and none of its prompts runs or waits. The client may still read the
+    answer, but the request holds no slot and no place in the prompt queue.
     """
 
     prompt_queue: PromptQueue
@@ -39,7 +39,7 @@ class Meter:
     timing: Timing | None = None
     record: RequestRecord = field(default_factory=_running_record)
     places: Places | None = None
-    """Those that the request holds in the prompt queue."""
+    """The places that the request holds in the prompt queue."""
     _num_open: int = 0
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _num_expected: int = 0
@@ -54,10 +54,10 @@ class Meter:
         return self.input_tokens + self.output_tokens
 
     def expect_answer(self) -> None:
-        """Note that the handler will have one more prompt answered.
+        """Count one more prompt that the handler sends to the engine.
 
         Raises:
-            Unavailable: the engine's work was over, so that the adapter may have left its slot.
+            Unavailable: the engine's work was over, so the adapter may have left its slot.
         """
         if self._work_over:
             raise Unavailable("the request asked the engine again after its answer; try again")
@@ -68,7 +68,7 @@ class Meter:
         self._on_work_over.append(callback)
 
     def hand_over(self, *, complete: bool) -> None:
-        """Note that the handler has returned its response; `complete`: with the whole answer."""
+        """Record that the handler has returned its response, which may hold the whole answer."""
         self._handed_over = True
         self._end_work_if_over(complete=complete)
 
@@ -79,10 +79,10 @@ class Meter:
         choices: int = 1,
         admitted: asyncio.Future[None] | None = None,
     ) -> AsyncIterator[TokenCounter]:
-        """Wait until a prompt may run; yields the counter for the tokens of its answers.
+        """Wait until a prompt may run, and yield the counter for the tokens of its answers.
 
-        The turn ends with the counter's `end`, at the latest with the context. `admitted`: as in
-        `PromptQueue.admission`.
+        The prompt counts as running until the counter's `end`, at the latest until the end of the
+        context. `admitted` is as in `PromptQueue.admission`.
         """
         self._num_open += 1
         try:
@@ -105,7 +105,7 @@ class Meter:
     async def ended(self) -> None:
         """Wait until no prompt of the request runs any more.
 
-        When a client goes away vLLM cancels its handler, and doesn't wait for its end.
+        When a client disconnects, vLLM cancels the handler but does not wait for its end.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_COUNT_SECONDS):
@@ -114,7 +114,7 @@ class Meter:
                     await self._all_ended.wait()
 
     def answered(self) -> None:
-        """Note that the engine has given a prompt's last token."""
+        """Record that the engine has computed a prompt's last token."""
         self._num_answered += 1
         self.record.end_stage_again("last_token")
         self._end_work_if_over(complete=False)
@@ -134,18 +134,18 @@ class TokenCounter:
     meter: Meter
     ticket: PromptTicket
     _last: dict[int, float] = field(default_factory=dict)
-    """When the last tokens of each choice came."""
+    """When the latest tokens of each choice arrived."""
     _ended: bool = False
 
     def end(self) -> None:
-        """End the prompt's turn, as the engine has given its last token. May be called twice."""
+        """End the prompt, because the engine has computed its last token. May be called twice."""
         if not self._ended:
             self._ended = True
             self.meter.prompt_queue.leave(self.ticket)
             self.meter.answered()
 
     def add(self, tokens: int, choice: int = 0) -> None:
-        """Count tokens of a choice, as the engine gives them."""
+        """Count tokens of a choice as they arrive from the engine."""
         if tokens:
             self.meter.output_tokens += tokens
             self.meter.record.end_stage("first_token")

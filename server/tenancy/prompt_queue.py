@@ -16,21 +16,21 @@ from server.tenancy.fair_queue import FairQueue, PromptTicket
 
 MAX_RETRY_AFTER_SECONDS = 60
 NUM_REMEMBERED = 32
-"""The mean time between two admissions is taken over about so many."""
+"""The mean time between two admissions is taken over about this many."""
 
 
 @dataclass
 class Places:
-    """The places of one request among those that its tenant may have waiting."""
+    """The places that one request takes among the answers that its tenant may have waiting."""
 
     choices: int
 
 
 class PromptQueue:
-    """Lets `max_running` sequences run in the engine at a time; further prompts wait."""
+    """Lets `max_running` sequences run in the engine at a time. Further prompts wait."""
 
     def __init__(self, max_running: int, prefill_tokens: int, max_waiting: int = 1024) -> None:
-        """`prefill_tokens`: as in `FairQueue`. `max_waiting`: choices of one tenant that wait."""
+        """`max_waiting` bounds the waiting choices of one tenant. The rest is as in `FairQueue`."""
         self.max_running, self._max_waiting = max_running, max_waiting
         self._queue = FairQueue(max_running, prefill_tokens)
         self._admissions: dict[PromptTicket, asyncio.Future[None]] = {}
@@ -40,7 +40,7 @@ class PromptQueue:
 
     @contextmanager
     def places(self, tenant: str, choices: int) -> Iterator[Places]:
-        """Keep places for all prompts of a request, from before it asks for a slot.
+        """Take places for all prompts of a request. This happens before it asks for a slot.
 
         Each prompt gives its places back when the engine begins with it.
 
@@ -79,10 +79,10 @@ class PromptQueue:
         places: Places | None = None,
         admitted: asyncio.Future[None] | None = None,
     ) -> AsyncIterator[PromptTicket]:
-        """Wait until a prompt may run; it counts as running until `leave`, or the context's end.
+        """Wait until a prompt may run. It counts as running until `leave` or the context's end.
 
-        `places`: those that its request holds, of which it gives back its own. `admitted` is
-        resolved when the prompt may run; an exception that is set on it ends the wait.
+        `places` are those of its request, of which the prompt gives back its own. `admitted` is
+        resolved when the prompt may run. An exception that is set on it ends the wait.
         """
         ticket = self._queue.ask(tenant, weight, input_tokens, choices)
         started = time.monotonic()
@@ -102,7 +102,7 @@ class PromptQueue:
             self.leave(ticket)
 
     def leave(self, ticket: PromptTicket) -> None:
-        """Give a turn back, or leave the queue; nothing happens the second time."""
+        """End a running prompt, or take a waiting one out of the queue. May be called twice."""
         if ticket in self._open:
             self._open.discard(ticket)
             self._admissions.pop(ticket, None)
@@ -110,7 +110,7 @@ class PromptQueue:
             self._advance()
 
     def charge(self, ticket: PromptTicket, output_tokens: int) -> None:
-        """Count tokens of a running prompt's answers, as they come."""
+        """Count tokens of a running prompt's answers as they arrive."""
         is_first = not ticket.prefilled
         self._queue.charge(ticket, output_tokens)
         if is_first:

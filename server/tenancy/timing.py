@@ -28,9 +28,10 @@ class Timing:
         self._started, self._answers, self._clock = started, False, clock
 
     def tokens(self, count: int, before: float | None) -> float:
-        """Observe tokens of one choice that come now; the time, for the next call's `before`.
+        """Record that tokens of one choice arrived now. Returns now, as the next call's `before`.
 
-        Observed once a call: their mean distance from `before`, when the choice's last ones came.
+        `before` is when the choice's previous tokens arrived. The inter-token latency is recorded
+        once per call, as (now - before) / count.
         """
         now = self._clock()
         if not self._answers:
@@ -41,6 +42,6 @@ class Timing:
         return now
 
     def end(self) -> None:
-        """Observe the whole, unless there was no answer."""
+        """Record the time of the whole request, if it had an answer."""
         if self._answers:
             self._request.observe(self._clock() - self._started)

@@ -10,7 +10,7 @@ from adapters_registry.registry import Registry
 
 
 class UsageBuffer:
-    """Adds up what tenants use, and records it now and then: a request touches no disk."""
+    """Adds up what tenants use and records it from time to time, so no request waits for a disk."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -24,7 +24,7 @@ class UsageBuffer:
             self._unsaved[key] = self._unsaved.get(key, Consumption()) + used
 
     def save(self) -> None:
-        """Record it; what can't be recorded is kept for the next time."""
+        """Record the usage. If that fails, it is kept for the next time."""
         with self._lock:
             taken, self._unsaved = self._unsaved, {}
         try:
