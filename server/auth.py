@@ -1,4 +1,4 @@
-"""Who is asking: a request's key becomes a `Caller` before its body is read."""
+"""Authentication: a request's key becomes a `Caller` before the body is read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Caller:
     key_id: str = ""
     """The key's public part."""
     tenant_id: str = ""
-    """The tenant's id, which outlives no owner of the tenant's name."""
+    """The tenant's id, which is never given to another tenant, unlike the name."""
 
     @property
     def is_admin(self) -> bool:
@@ -43,18 +43,18 @@ class Caller:
         return ADMIN in self.scopes
 
     def manages(self, tenant: str) -> bool:
-        """Whether a tenant's adapters are this caller's to manage; others' don't exist for it."""
+        """Whether this caller may manage a tenant's adapters. For it, no others exist."""
         return self.is_admin or tenant == self.tenant
 
     def require_tenant(self, tenant: str) -> None:
-        """Raise `NotFound`, as for a tenant that doesn't exist, unless the caller manages it."""
+        """Raise `NotFound`, as for a tenant that does not exist, unless the caller manages it."""
         if not self.manages(tenant):
             raise no_tenant(tenant)
 
 
 class Keys:
-    """The registry's keys, as requests present them. They are looked up in its catalog, in memory:
-    what another server makes or revokes counts here as soon as the catalog is refreshed."""
+    """The registry's keys, looked up in the catalog in memory. So a key that another server
+    creates or revokes counts here as soon as the catalog is refreshed."""
 
     def __init__(self, registry: Registry, clock: Callable[[], datetime] = now) -> None:
         """`clock`: what decides whether a key has expired."""
@@ -62,15 +62,15 @@ class Keys:
         self._last_used: dict[str, datetime] = {}
 
     def create(self, tenant: str, scopes: list[str]) -> str:
-        """Make a key and return it; it can't be read again."""
+        """Create a key and return it. It cannot be read again."""
         key = new_key()
         self._registry.apply(create_key, key, tenant, scopes)
         return key
 
     def create_first_admin_key(self, file: Path) -> None:
-        """Where no admin key is valid, write a new one to `file`, readable by its owner only.
+        """If no admin key is valid, write a new one to `file`, which only its owner can read.
 
-        The file comes first: a crash before the record means another try, not a lost key.
+        The file is written before the record. After a crash between the two, a key is made again.
         """
         keys = self._registry.catalog.keys.values()
         if any(ADMIN in key.scopes and key.is_valid(self._clock()) for key in keys):
@@ -89,12 +89,12 @@ class Keys:
         """Take a key that the operator chose as an admin key. Returns False if it was revoked.
 
         Raises:
-            InvalidKey: it can't be a key.
+            InvalidKey: the text cannot be a key.
         """
         return self._registry.apply(install_admin_key, key, DEFAULT_TENANT)
 
     def authenticate(self, presented: str | None) -> Caller:
-        """Whose key this is; `Unauthenticated` if nobody's, or one that has ended."""
+        """Return the caller of a key. Raises `Unauthenticated` if the key is not valid."""
         if not presented:
             message = "no API key: send the header 'Authorization: Bearer <key>'"
             raise Unauthenticated(message, reason="missing")
@@ -113,7 +113,7 @@ class Keys:
         return Caller(key.tenant, key.scopes, key.id, tenant.id)
 
     def save_last_used(self) -> None:
-        """Record when keys were last used; not done with each request, which touches no disk."""
+        """Record when keys were last used. Requests do not do this, as they touch no disk."""
         last_used, self._last_used = self._last_used, {}
         if last_used:
             with self._registry.session() as session:

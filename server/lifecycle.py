@@ -24,8 +24,8 @@ class Lifecycle:
     def running(self) -> Iterator[Callable[[], None]]:
         """Count one inference request until the yielded function is called, or the context ends.
 
-        It is called when the engine's work is over, so that a client which reads slowly doesn't
-        hold up the end of the process.
+        The function is called when the engine's work is over, so that a client which reads slowly
+        does not delay the end of the process.
         """
         request = object()
         self._running.add(request)

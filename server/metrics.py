@@ -14,10 +14,10 @@ from prometheus_client.metrics import MetricWrapperBase
 
 MAX_ADAPTER_LABELS = 1000
 MAX_TIMED_LABELS = 100
-"""Pairs of tenant and adapter that have their own histograms, which are dozens of series each."""
+"""How many pairs of tenant and adapter have histograms of their own, of dozens of series each."""
 OTHER = "other"
 UNUSED_SECONDS = 3600.0
-"""After which a label value may give its place to another."""
+"""After this time without use a label value may give its place to another."""
 
 REQUESTS = Counter(
     "loraplex_requests_total",
@@ -79,7 +79,7 @@ ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine be
 
 
 class CappedLabels:
-    """Keeps a series for each label value until there are too many; further ones become `other`.
+    """Keeps a series for each label value until there are too many. Further values become `other`.
 
     A value that was not used for `UNUSED_SECONDS` gives its place, and its series, to a new one.
     So adapters and tenants that come and go don't use up the places.

@@ -21,7 +21,7 @@ class Workers:
         """`per_tenant`: how many of the threads one tenant may use at a time; None is all."""
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
         self._per_tenant = per_tenant or num_threads
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._limits: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread, in the caller's context. Raises what it raises."""
@@ -30,15 +30,15 @@ class Workers:
     async def run_for(
         self, tenant: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Call a function for a tenant, in a thread that is the tenant's to use.
+        """Call a function in a thread, within the number of threads that one tenant may use.
 
-        A caller that is cancelled waits for the call to end: a thread cannot be stopped, and what
-        it works on must not be cleaned up beneath it.
+        A caller that is cancelled waits for the call to end, because a thread cannot be stopped,
+        and its files must not be removed while it works on them.
         """
-        turn = self._turns.get(tenant)
-        if turn is None:
-            turn = self._turns[tenant] = asyncio.Semaphore(self._per_tenant)
-        async with turn:
+        limit = self._limits.get(tenant)
+        if limit is None:
+            limit = self._limits[tenant] = asyncio.Semaphore(self._per_tenant)
+        async with limit:
             call = asyncio.ensure_future(self._submit(function, *args, **kwargs))
             try:
                 return await asyncio.shield(call)

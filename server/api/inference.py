@@ -1,7 +1,7 @@
 """The data plane: each request is received, resolved, counted, leased, and answered by vLLM.
 
-The order matters. What can be refused is refused before anything is held for a request: its body is
-read and checked first, then its model and its quota, and only then does it ask for a slot.
+The order matters, because nothing should be held for a request that can be refused. Its body is
+read and checked first, then its model and its quota. Only then does it ask for a slot.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class DataPlane:
-    """What all inference routes share."""
+    """The parts that all inference routes share."""
 
     engine: Engine
     leases: Leases
@@ -70,7 +70,7 @@ class DataPlane:
 
     def _route(self, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
         async def admit(raw_request: Request) -> AsyncIterator[Admitted]:
-            """Admit the request; what it still holds at the end of its answer is released then."""
+            """Admit the request. What it still holds at the end of its answer is released then."""
             async with self._admitted(raw_request, endpoint) as admitted:
                 yield admitted
 
@@ -113,7 +113,7 @@ class DataPlane:
     async def _within_quota(
         self, raw_request: Request, endpoint: Endpoint, received: Received
     ) -> AsyncIterator[Meter]:
-        """Reserve what the request asks for and, when it has ended, settle what it took."""
+        """Reserve what the request asks for. When it has ended, count what it really used."""
         caller: Caller = raw_request.state.caller
         tenant = caller.tenant
         record = self.registry.catalog.tenants.get(tenant)

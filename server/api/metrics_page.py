@@ -1,4 +1,4 @@
-"""The text of `/metrics`: it is made at most once a second, however many scrape."""
+"""The text of `/metrics`, which is made at most once a second, however many clients ask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.residency.metrics import residency_metrics
 from server.workers import Workers
 
 MAX_AGE_SECONDS = 1.0
-"""Prometheus asks every few seconds. Who asks more often gets the same page again."""
+"""Prometheus asks every few seconds. Clients that ask more often get the same page again."""
 
 
 class MetricsPage:

@@ -1,4 +1,4 @@
-"""The routes that say how the server is: `/livez`, `/startupz`, `/readyz`."""
+"""The routes that report the server's state: `/livez`, `/startupz`, `/readyz`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.errors import Unavailable
 from server.lifecycle import Lifecycle
 
 STALE_SECONDS = 3
-"""The registry is read twice a second. After so long without an answer it is unreachable."""
+"""The registry is read twice a second. After this time without an answer it is unreachable."""
 
 
 def add_probes(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Lifecycle) -> None:

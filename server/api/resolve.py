@@ -1,4 +1,4 @@
-"""What the `model` string of a request means, for this caller. Pure; reads the catalog only."""
+"""Resolves the `model` string of a request for a caller. Pure: it reads only the catalog."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _DIGEST = re.compile(rf"sha256:[0-9a-f]{{{MIN_DIGEST_CHARACTERS},64}}")
 def resolve(
     model: str, caller: Caller, catalog: Catalog, base_name: str, conversation: str | None = None
 ) -> VersionRecord | None:
-    """The version that `model` names, or None for the base.
+    """Return the version that `model` names, or None for the base.
 
     Forms: the base's name, `name`, `tenant/name`, and either with `@3`, `@alias` or
-    `@sha256:<12 or more hex digits>`. What isn't the caller's doesn't exist. Of an alias that is
-    split, requests of one `conversation` get the same version; others are drawn by weight.
+    `@sha256:<12 or more hex digits>`. Adapters that the caller may not use do not exist for it. If
+    an alias is split, requests of one `conversation` get the same version. Others are drawn by
+    weight.
 
     Raises:
         ModelNotFound: it names nothing that the caller may use.
@@ -45,7 +46,7 @@ def resolve(
 
 
 def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
-    """Whether the adapter exists for this caller: its own, shared with it, or any for an admin."""
+    """Whether the caller may use an adapter: its own, a shared one, or any one as an admin."""
     is_shared = adapter.public or caller.tenant_id in adapter.shared_with_ids
     return is_shared or caller.manages(adapter.tenant)
 
@@ -69,7 +70,7 @@ def _select(
 
 
 def _share(alias: str, conversation: str | None) -> float:
-    """A point of [0, 1): the same for a conversation, however often it asks."""
+    """Return a number in [0, 1), which is always the same for a conversation."""
     if conversation is None:
         return random.random()
     digest = hashlib.sha256(f"{alias}\0{conversation}".encode(errors="replace")).digest()

@@ -36,7 +36,7 @@ from starlette.responses import JSONResponse
 
 
 class APIError(Exception):
-    """Base of all; `message` says what to do."""
+    """Base of all errors for clients. `message` says what is wrong and what to do."""
 
     status = 500
     type = "server_error"
@@ -53,7 +53,7 @@ class APIError(Exception):
 
 
 class InvalidRequest(APIError):
-    """The request can't be understood or has a value that isn't allowed."""
+    """The request cannot be understood or has a value that is not allowed."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
@@ -71,7 +71,7 @@ class SchemaTooComplex(InvalidRequest):
 
 
 class Unauthenticated(APIError):
-    """No key, or one that isn't valid."""
+    """The request has no key, or one that is not valid."""
 
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
@@ -86,13 +86,13 @@ class Unauthenticated(APIError):
 
 
 class Forbidden(APIError):
-    """A valid key without the scope."""
+    """The key is valid, but lacks the scope."""
 
     status, type, code = 403, "permission_error", "insufficient_scope"
 
 
 class NotFound(APIError):
-    """No such route or record."""
+    """There is no such route or record."""
 
     status, type, code = 404, "invalid_request_error", "not_found"
 
@@ -104,31 +104,31 @@ class ModelNotFound(NotFound):
 
 
 class Conflict(APIError):
-    """The state of things doesn't allow it."""
+    """The present state does not allow the request."""
 
     status, type, code = 409, "invalid_request_error", "conflict"
 
 
 class ChangedMeanwhile(APIError):
-    """A precondition (`If-Match`) that doesn't hold."""
+    """A precondition (`If-Match`) does not hold."""
 
     status, type, code = 412, "invalid_request_error", "changed_meanwhile"
 
 
 class TooLarge(APIError):
-    """An upload over the limit."""
+    """An upload is over the limit."""
 
     status, type, code = 413, "invalid_request_error", "too_large"
 
 
 class Rejected(APIError):
-    """An adapter that can't work on this base."""
+    """An adapter cannot work on this base."""
 
     status, type, code = 422, "invalid_request_error", "adapter_rejected"
 
 
 class OverQuota(APIError):
-    """Too many requests or tokens a minute, or at a time: wait."""
+    """There are too many requests or tokens, a minute or at a time. The client has to wait."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
@@ -149,7 +149,7 @@ class OverQuota(APIError):
 
 
 class NeverFits(OverQuota):
-    """One request that is larger than the whole quota: make it smaller."""
+    """One request is larger than the whole quota. The client has to make it smaller."""
 
     def __init__(self, message: str, *, rate_headers: Mapping[str, str], param: str) -> None:
         super().__init__(message, retry_after_seconds=0, rate_headers=rate_headers, param=param)
@@ -170,13 +170,13 @@ class QuotaExceeded(APIError):
 
 
 class ClientWentAway(APIError):
-    """The client closed the connection; the status, nginx's, stands in logs and metrics only."""
+    """The client closed the connection. The status is nginx's. Only logs and metrics show it."""
 
     status, type, code = 499, "invalid_request_error", "client_went_away"
 
 
 class Unavailable(APIError):
-    """Try again later: the engine, or this adapter in it, can't answer now."""
+    """The engine, or this adapter in it, cannot answer now. The client should try again later."""
 
     status, type, code = 503, "service_unavailable_error", "engine_unavailable"
 
@@ -190,10 +190,10 @@ class Unavailable(APIError):
 
 
 class NotServing(Unavailable):
-    """This server starts, restarts or shuts down; another one may answer now.
+    """This server starts, restarts or shuts down. Another one may answer now.
 
-    Proxies repeat a request elsewhere if they see its header, and only then: repeating what an
-    overloaded server refuses would multiply the load.
+    Proxies repeat a request on another server only if they see this error's header. To repeat what
+    an overloaded server refuses would multiply the load.
     """
 
     @property
@@ -224,13 +224,13 @@ class ContentUnavailable(Unavailable):
 
 
 class RegistryUnavailable(Unavailable):
-    """The registry's database doesn't answer; what is known of it goes on serving."""
+    """The registry's database does not answer. Known adapters are still served."""
 
     code = "registry_unavailable"
 
 
 class StoreUnavailable(Unavailable):
-    """A hub or an S3-compatible store that doesn't answer, or refuses the server."""
+    """A hub or an S3-compatible store does not answer, or refuses the server."""
 
     code = "store_unavailable"
 
@@ -242,7 +242,7 @@ class InsufficientStorage(APIError):
 
 
 def error_response(error: APIError, path: str) -> JSONResponse:
-    """Render an error in OpenAI's shape; below /v1/messages with Anthropic's types."""
+    """Render an error in OpenAI's shape, or below /v1/messages with Anthropic's types."""
     body: dict[str, Any] = {
         "error": {
             "message": error.message,
@@ -275,6 +275,6 @@ _ANTHROPIC_TYPES = {
 
 
 def rejected(reasons: list[dict[str, Any]]) -> Rejected:
-    """The 422 for an adapter that the gate refused."""
+    """Return the error, a 422, for an adapter that the gate rejected."""
     text = "; ".join(str(reason["message"]) for reason in reasons)
     return Rejected(f"the adapter can't work on this base: {text}", reasons=reasons)

@@ -32,7 +32,7 @@ OF_THE_REGISTRY: dict[type[registry_errors.RegistryError], type[APIError]] = {
     registry_errors.StoreUnavailable: errors.StoreUnavailable,
     registry_errors.RegistryError: errors.InvalidRequest,
 }
-"""What a client sees of each; of a class that is not listed, what it sees of its base."""
+"""The client's error for each registry error. A class that is not listed gets that of its base."""
 
 
 def install(app: FastAPI) -> None:
@@ -69,8 +69,8 @@ def install(app: FastAPI) -> None:
         registry_errors.RegistryError,
         RequestValidationError,
         HTTPException,
-        # By name: what only `Exception` matches is raised again behind the answer, and the server
-        # then ends the connection and logs the whole trace.
+        # Each class is registered by name. The framework raises an error that only `Exception`
+        # matches again after the answer: the connection then ends and the whole trace is logged.
         OperationalError,
         Exception,
     ):

@@ -1,4 +1,4 @@
-"""What a client reads that asks for a route which this server doesn't have."""
+"""Messages for clients that ask for a route which this server does not have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OF_OPENAI = {
 
 
 def message_for(path: str) -> str:
-    """Return one sentence: what to ask instead of a path that isn't there."""
+    """Return one sentence that says what to ask instead of a path that does not exist."""
     path = path.rstrip("/")
     for route in _UNDER_V1:
         if path.endswith(route) and path != f"/v1{route}":

@@ -25,34 +25,34 @@ from server.workers import Workers
 log = logging.getLogger(__name__)
 
 MAX_SMOKE_TESTS = 2
-"""Smoke tests at a time: each takes a slot that requests would have."""
+"""How many smoke tests run at a time. Each takes a slot that requests could use."""
 RETRY_SECONDS = 0.25
 MAX_FILE_CHECKS = 4
-"""Checks of files at a time; some wait for a download."""
+"""How many checks of files run at a time. Some wait for a download."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
-"""Before a check that was put off is tried again; the pause doubles each time."""
+"""The pause before a postponed check is tried again. It doubles each time."""
 ELSEWHERE_SECONDS = 1.0
-"""How often to look whether another server has decided."""
+"""How often to look if another server has decided."""
 TAKE_UP_SECONDS = 15.0
 MAX_DEATHS = 2
-"""How often the engine may die beside a version before the version is to blame."""
+"""How often the engine may die during a version's smoke test before the version is rejected."""
 MAX_REFUSALS = 2
-"""How often the engine may fail to load a version before the version is to blame."""
+"""How often the engine may fail to load a version before the version is rejected."""
 
 
 @dataclass
 class _Check:
-    """A check that runs, and what may be said of the version meanwhile."""
+    """A check that runs, and what callers that wait for the verdict are told meanwhile."""
 
     task: asyncio.Task[VersionRecord]
     answer: asyncio.Future[VersionRecord]
-    """The version with a verdict, or why the check was put off."""
+    """The version with its verdict, or the reason why the check was postponed."""
     again: asyncio.Event
-    """Set to end the pause of a check that was put off."""
+    """Set to end the pause of a postponed check."""
 
 
 class Gate:
-    """Checks versions, each once however many wait for its verdict."""
+    """Checks versions. Each is checked once, however many callers wait for its verdict."""
 
     def __init__(self, registry: Registry, engine: Engine, leases: Leases) -> None:
         self._registry = registry
@@ -66,7 +66,7 @@ class Gate:
         self._records = Workers("verdicts", 2)
 
     def start(self, version: VersionRecord) -> None:
-        """Begin to check a version that has no verdict yet; a check that was put off goes on."""
+        """Begin to check a version that has no verdict yet, or continue a postponed check."""
         check = self._checks.get(version.version_id)
         if check is None:
             again, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
@@ -78,7 +78,7 @@ class Gate:
             check.again.set()
 
     async def take_up(self, interval_seconds: float = TAKE_UP_SECONDS) -> None:
-        """Check, now and then, what no other server checks: left by a crash, or put off there."""
+        """Check regularly what no server checks, after a crash or a postponed check."""
         while True:
             try:
                 for version in await self._records.run(self._registry.unfinished):
@@ -94,10 +94,10 @@ class Gate:
         A version that is not being checked is returned as it is.
 
         Raises:
-            APIError, RegistryError, SQLAlchemyError: the check was put off, and goes on later.
+            APIError, RegistryError, SQLAlchemyError: the check was postponed, and continues later.
         """
         check = self._checks.get(version.version_id)
-        # Shielded: a client that goes away must not cut off the check.
+        # Shielded, because a client that disconnects must not cancel the check.
         return await asyncio.shield(check.answer) if check else version
 
     def _end(self, version: VersionRecord, task: asyncio.Task[VersionRecord]) -> None:
@@ -112,9 +112,9 @@ class Gate:
     async def _check(self, version: VersionRecord) -> VersionRecord:
         """Decide on a version, or wait until another server has.
 
-        Only `AdapterRejected` and the trial on the engine are verdicts. Any other failure is one of
-        this server or of what it depends on: the check is given up, for any server to take, and
-        tried again after a pause.
+        Only `AdapterRejected` and the smoke test's reasons are verdicts. Any other failure is one
+        of this server or of what it depends on. The check is then released, so that any server may
+        take it, and tried again after a pause.
         """
         pause_seconds = FIRST_PAUSE_SECONDS
         while version.state in UNDER_CHECK:
@@ -147,7 +147,7 @@ class Gate:
     async def _put_off(
         self, version: VersionRecord, error: Exception, pause_seconds: float
     ) -> VersionRecord:
-        """Let any server have the check; tell those who wait; return the version after a pause."""
+        """Release the check, tell callers that wait, and return the version after a pause."""
         try:
             await self._records.run(self._registry.release_check, version)
         except (RegistryError, SQLAlchemyError) as failure:
@@ -163,7 +163,7 @@ class Gate:
         return await self._reread(version)
 
     async def _reread(self, version: VersionRecord) -> VersionRecord:
-        """The version as the database has it; as it was known where that cannot be read."""
+        """Return the version from the database, or as it was known if that cannot be read."""
         try:
             return (
                 await self._records.run(self._registry.read_version, version.version_id) or version
@@ -190,9 +190,9 @@ class Gate:
     async def _try_out(self, version: VersionRecord) -> list[Reason]:
         """Return the smoke test's reasons, as soon as the engine can say.
 
-        A version beside which the engine died is tried again with no other suspect beside it, and
-        is refused if the engine dies again: one that kills must not be tried for ever. A version
-        that the engine cannot load is tried once more, too: the disk may have been at fault.
+        If the engine dies during the test, the version is tried again without other tests beside
+        it, and rejected if the engine dies again. A version that the engine cannot load is also
+        tried once more, because the disk may have caused the failure.
         """
         num_deaths = num_refusals = 0
         while num_deaths < MAX_DEATHS:
@@ -234,7 +234,7 @@ class Gate:
 
 
 def _told(version: VersionRecord, error: Exception) -> Exception:
-    """What those who wait are told when a check is put off."""
+    """Return the error for callers that wait, when a check is postponed."""
     if isinstance(error, APIError | RegistryError | SQLAlchemyError):
         return error
     message = f"{version.public_name} cannot be checked now; the server tries again by itself"

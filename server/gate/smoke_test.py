@@ -1,7 +1,7 @@
 """The smoke test: before a version may serve, it answers a probe beside the base.
 
-What files alone don't show: weights that the engine takes and that change nothing, values that
-overflow on the way through the layers, an answer that runs in circles. In doubt a version passes.
+It finds what the files alone do not show: weights that the engine accepts but that change nothing,
+values that overflow in the layers, and answers that repeat themselves. In doubt a version passes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ PROMPTS = (
 ANSWER_TOKENS = 24
 LOOP_TOKENS = 18
 LONGEST_CYCLE = 6
-"""An answer runs in circles if its last `LOOP_TOKENS` repeat a cycle of at most this many."""
+"""An answer repeats itself if its last `LOOP_TOKENS` tokens repeat a cycle of at most this many."""
 
 MARGIN = 2.0
-"""How much more than noise a version must change."""
+"""How many times the noise a version must change the log-probabilities."""
 TRIALS = 3
 
 
 async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
-    """Try a version that holds a slot; return the reasons why it may not serve.
+    """Try a version that holds a slot. Returns the reasons why it may not serve.
 
     Raises:
-        Unavailable: the engine can't say now; no fault of the version's.
+        Unavailable: the engine cannot answer now, which is not the version's fault.
     """
     for _ in range(TRIALS):
         base, again, answer = await _together(
@@ -91,9 +91,9 @@ def is_finite(answer: ProbeAnswer) -> bool:
 def changes(base: ProbeAnswer, again: ProbeAnswer, answer: ProbeAnswer) -> bool:
     """Return whether a version moves the prompt's log-probabilities by more than noise.
 
-    Noise is measured, not assumed: it is how far two answers of the base to the same prompt, given
-    beside the version's, are apart. Rows of one batch are computed alike, so that this is mostly
-    exactly nothing, and then any difference at all is the version's doing.
+    The noise is measured: it is the difference between two answers of the base to the same prompt
+    in the same batch. Rows of one batch are computed alike, so the noise is mostly zero. Then any
+    difference comes from the version.
     """
     return _distance(base, answer) > MARGIN * _distance(base, again)
 

@@ -16,7 +16,7 @@ from server.settings import Settings, SettingsError
 
 @contextmanager
 def own_data_dir(settings: Settings) -> Iterator[None]:
-    """Make the data folder and lock it: a second process would clear this one's uploads.
+    """Create the data folder and lock it, because a second process would delete running uploads.
 
     Raises:
         SettingsError: it cannot be written, or another process uses it.

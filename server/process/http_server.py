@@ -1,9 +1,9 @@
 """uvicorn, as this server runs it: the process handles signals, and slow clients are bounded.
 
 uvicorn bounds how long a connection may be idle between two requests, but not how long the headers
-of one may take to come: with some thousand sockets that send a byte now and then ("slowloris") one
-client could take all that there are. How slowly a body may come is `body_limit`'s. Nor does uvicorn
-bound how long a client may read nothing of its answer, and keep in memory what waits to be sent.
+of a request may take. So one client could occupy all connections with some thousand sockets that
+send a byte from time to time ("slowloris"). `body_limit` bounds how slowly a body may arrive.
+uvicorn also does not bound how long a client may read nothing of its answer, which stays in memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import uvicorn
 
 FORCED_CLOSE_SECONDS = 2
 KEEP_ALIVE_SECONDS = 75
-"""More than proxies keep idle connections to us (mostly 60): a request that is on its way to a
-connection as we close it fails, or is sent again."""
+"""Longer than proxies keep idle connections to us (mostly 60 s). If we closed a connection first, a
+request that is just being sent would fail or be repeated."""
 HEADER_SECONDS = 20.0
-"""How long a connection may take to send a request's headers. The time counts from its start or,
-after an answer, from the moment at which uvicorn would have closed it as idle."""
+"""How long a connection may take to send a request's headers. The time counts from the start of the
+connection or, after an answer, from the moment at which uvicorn would have closed it as idle."""
 TICKS_A_LOOK = 10
 """uvicorn ticks ten times a second."""
 
@@ -36,15 +36,15 @@ def http_config(app: Any, *, is_debug: bool = False, **more: Any) -> uvicorn.Con
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FORCED_CLOSE_SECONDS,
         ws="none",
-        # Otherwise a pipelined request runs in the context of the one before it, as its tenant.
+        # Otherwise a pipelined request would run in the context of the previous one, as its tenant.
         reset_contextvars=True,
         **more,
     )
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn that closes connections whose request headers never arrive, or whose answers nobody
-    reads. It installs no signal handlers: uvicorn's would end the engine's clients mid-stream.
+    """uvicorn that closes connections whose request headers never arrive, or whose answers are not
+    read. It installs no signal handlers, because uvicorn's would cut off running streams.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         """Serve as `config` says.
 
-        `write_stall_seconds`: how long a client may read nothing of what waits to be sent;
-        `header_seconds`: how long it may take to send a request's headers.
+        `write_stall_seconds` is how long a client may read nothing of an answer. `header_seconds`
+        is how long it may take to send a request's headers.
         """
         super().__init__(config)
         self._waiting = WaitingConnections(config.timeout_keep_alive, header_seconds)
@@ -115,9 +115,9 @@ class StalledWrites:
         self._since: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
 
     def overdue(self, connections: Iterable[Any], now: float) -> list[Any]:
-        """Return those whose unsent bytes have not become fewer for too long, at `now`.
+        """Return the connections whose unsent bytes have not decreased for too long, at `now`.
 
-        More bytes are no sign of reading: the server writes on until the buffer is full.
+        An increase does not mean that the client reads: the server writes until the buffer is full.
         """
         stalled = []
         for connection in connections:

@@ -57,10 +57,10 @@ HTTP_SETTING = "LORAPLEX_HOST, LORAPLEX_PORT (--host, --port)"
 def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     """Run the server until a signal ends it; return the exit code.
 
-    `announce` is given the lines that a person at the terminal should read.
+    `announce` is called with each line that a person at the terminal should read.
 
     Raises:
-        SettingsError: a setting cannot be used; found before anything was started.
+        SettingsError: a setting cannot be used. This is raised before anything is started.
     """
     started = time.monotonic()
     with (
@@ -159,15 +159,15 @@ class RunningServer:
 
     @property
     def books(self) -> tuple[Callable[[], None], ...]:
-        """What writes to the database what requests left in memory."""
+        """Functions that write to the database what requests left in memory."""
         return self.keys.save_last_used, self.usage_buffer.save
 
     async def run(
         self, listener: socket.socket, operations: tuple[FastAPI, socket.socket] | None = None
     ) -> int:
-        """Answer HTTP from the first moment to the end of the drain; return the exit code.
+        """Answer HTTP from the first moment to the end of the drain. Returns the exit code.
 
-        `operations` is what answers on a second port, and that port. Requests get a 503 until the
+        `operations` is the app for a second port, and its socket. Requests get a 503 until the
         engine is up.
         """
         served = [(self.app, listener), *([operations] if operations else [])]

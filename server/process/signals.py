@@ -35,7 +35,8 @@ class EndSignals(asyncio.Event):
 async def drain(lifecycle: Lifecycle, settings: Settings, signals: EndSignals) -> None:
     """Wait for the open streams to finish. A second signal ends the waiting.
 
-    After SIGTERM, routers get some time to take note first. Ctrl-C comes from a person, who waits.
+    After SIGTERM, routers first get some time to notice. After Ctrl-C they do not, because a person
+    waits.
     """
     seconds = settings.drain_seconds
     notice_seconds = settings.notice_seconds if signals.last == signal.SIGTERM else 0

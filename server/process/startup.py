@@ -62,7 +62,7 @@ def listen_for_operations(settings: Settings) -> Iterator[socket.socket | None]:
 
 
 def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
-    """Return the base's directory or hub id; the bundled base is made at its first use.
+    """Return the base's directory or hub id. The bundled base is created at its first use.
 
     Raises:
         SettingsError: the bundled base cannot be made.
@@ -102,7 +102,7 @@ def open_registry(settings: Settings, base: str) -> Registry:
 
 
 def provide_admin_key(settings: Settings, keys: Keys) -> None:
-    """See to it that there is an admin key: the operator's, or one that is made now.
+    """Ensure that there is an admin key: the operator's, or one that is created now.
 
     Raises:
         SettingsError: the operator's file cannot be read, or holds no key that can be used.
@@ -123,7 +123,7 @@ def provide_admin_key(settings: Settings, keys: Keys) -> None:
 
 
 def _try_origin(content: ContentStore) -> None:
-    """Log at once that the origin cannot be used; what the data folder has is served anyway."""
+    """Log now if the origin cannot be used. The files in the data folder are served anyway."""
     try:
         if content.origin:
             content.origin.size_of("0" * 64)

@@ -1,4 +1,4 @@
-"""What a server does beside its requests: follow others' changes, write its books, collect."""
+"""Regular work: follow the changes of other servers, record usage, remove what is not needed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Books = Sequence[Callable[[], None]]
 async def follow_changes(
     registry: Registry, leases: Leases, interval_seconds: float = FOLLOW_INTERVAL_SECONDS
 ) -> None:
-    """Take over what other servers on the same database change, within a second."""
+    """Read the changes of other servers on the same database, within a second."""
     reachable = True
     while True:
         await asyncio.sleep(interval_seconds)
@@ -64,7 +64,7 @@ async def keep_books(books: Books) -> None:
 
 
 async def collect_regularly(collector: Collector, interval_seconds: float) -> None:
-    """Remove files and records that nothing needs any more, now and then."""
+    """Remove files and records that are not needed any more, at regular times."""
     workers = Workers("collect", 1)
     while True:
         await asyncio.sleep(interval_seconds)
@@ -75,7 +75,7 @@ async def collect_regularly(collector: Collector, interval_seconds: float) -> No
 
 
 async def roll_up_regularly(registry: Registry, interval_seconds: float) -> None:
-    """Add usage that is older than 90 days up by the day, now and then."""
+    """Add up usage that is older than 90 days by the day, at regular times."""
     workers = Workers("roll-up", 1)
     while True:
         await asyncio.sleep(interval_seconds)
@@ -86,7 +86,7 @@ async def roll_up_regularly(registry: Registry, interval_seconds: float) -> None
 
 
 def roll_up_usage(registry: Registry, moment: datetime) -> None:
-    """Add usage from over 90 days before a moment up by the day; one transaction a day."""
+    """Add up usage from over 90 days before a moment by the day, in a transaction for each day."""
     end = _midnight(moment - HOURS_KEPT_FOR)
     with registry.session() as session:
         oldest = oldest_usage(session)
@@ -105,12 +105,12 @@ def _midnight(moment: datetime) -> datetime:
 
 
 def collect_interval(grace_seconds: float) -> float:
-    """Return the seconds between two collections for a time of grace: often enough to honour it."""
+    """Return the seconds between two collections, few enough to keep to the time of grace."""
     return min(MAX_COLLECT_SECONDS, max(MIN_COLLECT_SECONDS, grace_seconds / 6))
 
 
 def write_books(books: Books) -> None:
-    """Write each of the books; one that cannot be written is logged and tried again later."""
+    """Call each of the functions. A failure is logged, and the function is called again later."""
     for write in books:
         try:
             write()

@@ -13,7 +13,7 @@ from server.settings.fields import setting
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 MANY_ADAPTERS = 1 << 20
-"""Where bytes are bounded, this many adapters fit any machine."""
+"""A number of adapters that is never reached, for when only their bytes are bounded."""
 
 
 class AdapterSettings(BaseSettings):
@@ -94,7 +94,7 @@ class AdapterSettings(BaseSettings):
     gpu_lora_kernels: Literal["fused", "stock"] = setting(
         "fused",
         "Adapters",
-        "LoRA operators on a GPU. `stock` takes vLLM's, which launch half as many kernels more.",
+        "LoRA operators on a GPU. `stock` takes vLLM's, which launch 1.5 times as many kernels.",
     )
     gpu_lora_loading: Literal["step", "stream"] = setting(
         "step",
@@ -193,7 +193,7 @@ class AdapterSettings(BaseSettings):
 
     @property
     def disk_budget_bytes(self) -> int | None:
-        """The budget in bytes, None where there is none."""
+        """The budget in bytes, or None if there is none."""
         return None if self.disk_budget_gib is None else int(self.disk_budget_gib * (1 << 30))
 
     @property

@@ -13,23 +13,23 @@ RENAMED = {"other_rounding": "base_quantization_mismatch"}
 
 
 def setting(default: Any, group: str, description: str, **constraints: Any) -> Any:
-    """Declare a setting; `group` is the heading under which help lists it."""
+    """Declare a setting. `group` is the heading under which help lists it."""
     return Field(
         default=default, description=description, json_schema_extra={"group": group}, **constraints
     )
 
 
 def variable_of(field_name: str) -> str:
-    """The environment variable of a field."""
+    """Return the environment variable of a field."""
     return PREFIX + field_name.upper()
 
 
 def flag_of(field_name: str) -> str:
-    """The flag of a field, without its dashes."""
+    """Return the flag of a field, without its dashes."""
     return field_name.replace("_", "-")
 
 
 def group_of(field: FieldInfo) -> str:
-    """The heading under which help and documentation list a field."""
+    """Return the heading under which help and documentation list a field."""
     assert isinstance(field.json_schema_extra, dict)
     return str(field.json_schema_extra["group"])

@@ -36,12 +36,12 @@ class Settings(ClientSettings, WebSettings, ServerSettings, AdapterSettings, Bas
 
     @property
     def records_url(self) -> str:
-        """The database, the default resolved."""
+        """The URL of the database, also if the default is used."""
         return self.database_url or f"sqlite:///{self.data_dir / 'registry.db'}"
 
     @property
     def gpu_lora_tiles_file(self) -> Path:
-        """Where the table of tile sizes is written and read, the default resolved."""
+        """The file with the table of tile sizes, also if the default is used."""
         return self.gpu_lora_tiles or self.data_dir / "lora-tiles.json"
 
     @property

@@ -1,4 +1,4 @@
-"""`/admin`: what an operator does to the registry of a running server."""
+"""`/admin`: operators' routes to the registry of a running server."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def router(
 ) -> APIRouter:
     """Return all admin routes.
 
-    Their calls to the database have threads of their own: if it is slow, they wait for each other,
-    and nothing else waits for them.
+    Their calls to the database have threads of their own. If the database is slow, they wait for
+    each other, and nothing else waits for them.
     """
     workers = Workers("admin", NUM_THREADS)
 

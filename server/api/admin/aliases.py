@@ -22,7 +22,7 @@ _ETAG = re.compile(r'"(\d{1,9})"', re.ASCII)
 
 
 class AliasTargets(BaseModel):
-    """Where an alias shall point."""
+    """The versions that an alias is to point to."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -123,5 +123,5 @@ def _revision(if_match: str | None, if_none_match: str | None) -> int | None:
         return None
     match = _ETAG.fullmatch(if_match.strip())
     if match is None:
-        raise ChangedMeanwhile("If-Match is no ETag of this alias: read the alias again")
+        raise ChangedMeanwhile("If-Match is not an ETag of this alias: read the alias again")
     return int(match[1])

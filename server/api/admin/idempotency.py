@@ -18,10 +18,10 @@ IdempotencyHeader = Annotated[
 
 
 def idempotency(request: Request, key: str | None) -> Idempotency | None:
-    """Return the key as this tenant's; `InvalidRequest` if it is too long.
+    """Return the idempotency key of this tenant. Raises `InvalidRequest` if it is too long.
 
-    It belongs to the tenant and the scope, not to the API key: a request that is repeated after the
-    API key was replaced is still a repetition.
+    It belongs to the tenant and the scope, and not to the API key. So a request that is repeated
+    with a new API key is still a repetition.
     """
     caller: Caller = request.state.caller
     if key is None:

@@ -1,4 +1,4 @@
-"""How registrations are taken in: refused early, staged, recorded, each tenant at its own pace."""
+"""Registrations by request: refused early, staged and recorded, with threads for each tenant."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from server.workers import Workers
 
 _MIB = 1 << 20
 MAX_DOWNLOADS = 8
-"""Sources that are read at a time, from a hub, a bucket or a path."""
+"""How many sources are read at a time, from a hub, a bucket or a path."""
 MAX_COMMITS = 8
-"""Registrations at a time that reserve, hash, flush or record. Downloads do not take these."""
+"""How many registrations reserve, hash, flush or record at a time. Downloads are not counted."""
 PER_TENANT = 2
-"""Of each kind, how many one tenant has at a time; its further ones wait."""
+"""How many of each kind one tenant has at a time. Its further ones wait."""
 
 
 class Intakes:
-    """Takes registrations in, from sources that the server reads and from uploads."""
+    """Registers adapters from sources that the server reads and from uploads."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry, self._settings = registry, settings
@@ -41,7 +41,7 @@ class Intakes:
         """Register what a request asks for. Returns the version, and whether it is new.
 
         Raises:
-            APIError: the caller may not, or the body cannot be understood.
+            APIError: the caller may not register, or the body cannot be understood.
             RegistryError: as in `Intake`, or the source cannot be read.
         """
         caller: Caller = request.state.caller
@@ -93,7 +93,7 @@ class Intakes:
 
 
 class _Admission:
-    """Admits an upload as soon as its form says for whom it is, and reserves what it needs."""
+    """Admits an upload as soon as its form names the adapter, and reserves what it needs."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _Admission:
             await self._admit(asked, 0)
         elif (asked.tenant, asked.name) != (self._admitted.tenant, self._admitted.name):
             await self._workers.run_for(self._caller.tenant, self._intake.end)
-            await self._admit(asked, 0)  # a field that came after the files says otherwise
+            await self._admit(asked, 0)  # a field after the files has changed tenant or name
         return asked
 
     async def _admit(self, asked: RegistrationBody, size_bytes: int) -> None:
@@ -148,5 +148,5 @@ class _Admission:
 
 
 def _tenant_of(asked: RegistrationBody) -> str:
-    assert asked.tenant is not None, "the caller's own was put in"
+    assert asked.tenant is not None, "it was filled with the caller's own"
     return asked.tenant

@@ -1,4 +1,4 @@
-"""Pages of adapters in some order. The cursor names the last adapter seen, so none is missed."""
+"""Pages of adapters in a given order. The cursor names the last adapter, so none is left out."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _decode(cursor: str) -> tuple[Any, str]:
 
 
 def unknown_cursor() -> InvalidRequest:
-    """The error for an `after` that no page gave."""
+    """Return the error for an `after` that did not come from a page."""
     return InvalidRequest(
         "after is not a cursor: send the `next` of the page before", param="after"
     )

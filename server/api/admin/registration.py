@@ -15,7 +15,7 @@ from server.errors import Forbidden, InvalidRequest
 
 
 class RegistrationBody(BaseModel):
-    """What to register the next version of."""
+    """The adapter whose next version is registered, and how."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,12 +53,12 @@ def from_form(fields: Mapping[str, str], caller: Caller, base_name: str) -> Regi
 
 
 def _for_caller(asked: RegistrationBody, caller: Caller, base_name: str) -> RegistrationBody:
-    """Return the registration with its tenant, if it is the caller's to make."""
+    """Return the registration with its tenant, if the caller may make it."""
     tenant = caller.tenant if asked.tenant is None else asked.tenant
     caller.require_tenant(tenant)
     check_metadata(asked.metadata)
     if asked.source and not caller.is_admin:
-        # The server would read with its own rights what may be another tenant's.
+        # The server would read with its own rights, and the files may be another tenant's.
         raise Forbidden("only admins register from a source: upload the files", param="source")
     if asked.name == base_name:
         raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")

@@ -23,7 +23,7 @@ from server.middleware.body_limit import FORM_OVERHEAD_BYTES
 
 MAX_FORM_FILES = 16
 STEP_BYTES = 8 << 20
-"""Disk is reserved in steps of this size while a body arrives."""
+"""Disk space is reserved in steps of this size while a body arrives."""
 RETRY_SECONDS = 5
 
 Fields = dict[str, str]
@@ -61,9 +61,9 @@ class Reserving(Protocol):
     """Reserves what an upload needs, step by step."""
 
     async def admit(self, fields: Fields, size_bytes: int) -> None:
-        """Refuse what can be refused from the fields that have arrived, and reserve quota.
+        """Check the fields that have arrived, and reserve quota.
 
-        The files have `size_bytes` or more. It is called again until `is_admitted`.
+        The files have at least `size_bytes`. This is called again until `is_admitted`.
         """
 
     @property
@@ -71,7 +71,7 @@ class Reserving(Protocol):
         """Whether the fields that have arrived were enough."""
 
     async def grow(self, size_bytes: int, disk_bytes: int) -> None:
-        """Reserve disk for `disk_bytes`; the files have `size_bytes` or more."""
+        """Reserve `disk_bytes` of the disk. The files have at least `size_bytes`."""
 
 
 async def receive_upload(
@@ -115,7 +115,7 @@ async def receive_upload(
 async def _reserved(
     request: Request, parser: _SpoolingParser, reserving: Reserving, max_bytes: int
 ) -> AsyncGenerator[bytes, None]:
-    """The chunks of a body, each after disk was reserved for it.
+    """Yield the chunks of a body, each after disk space was reserved for it.
 
     When the generator is asked for the next chunk, the parser has read the one before: the fields
     that stand before the files are known, so a refusal comes before most of the body.
@@ -133,20 +133,20 @@ async def _reserved(
 
 
 def _announced_bytes(request: Request, max_bytes: int) -> int:
-    """The body's size as announced; at most what `BodyLimit` lets through."""
+    """Return the announced size of the body, at most what `BodyLimit` lets through."""
     announced, limit = request.headers.get("content-length", ""), max_bytes + FORM_OVERHEAD_BYTES
     return min(int(announced), limit) if announced.isdecimal() else limit
 
 
 def _least_file_bytes(request: Request, num_bytes: int) -> int:
-    """How large the files are at least, by what was announced and what has arrived."""
+    """Return the least size of the files, by what was announced and what has arrived."""
     announced = request.headers.get("content-length", "")
     body_bytes = int(announced) if announced.isdecimal() else num_bytes
     return max(0, body_bytes - FORM_OVERHEAD_BYTES)
 
 
 class _SpoolingParser(MultiPartParser):
-    """Starlette's, with files in `directory`: the system's own folder for them may be memory."""
+    """Starlette's parser, with files in `directory`. The system's folder for them may be memory."""
 
     def __init__(self, request: Request, directory: Path) -> None:
         super().__init__(request.headers, request.stream(), max_files=MAX_FORM_FILES)

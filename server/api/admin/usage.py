@@ -18,7 +18,7 @@ from server.tenancy.usage import UsageBuffer
 from server.workers import Workers
 
 DEFAULT_SPAN = timedelta(days=31)
-"""Without `since`, so much is added up: a year of many tenants would be millions of rows."""
+"""The default span. A year of many tenants would be millions of rows."""
 
 
 class UsageBody(BaseModel):
@@ -81,7 +81,7 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
 
 
 def _span_before(until: datetime) -> datetime:
-    """Return the start of the default span; the earliest time there is if it began before that."""
+    """Return the start of the default span, or the earliest possible time."""
     earliest = datetime.min.replace(tzinfo=UTC)
     return until - DEFAULT_SPAN if until - earliest > DEFAULT_SPAN else earliest
 

@@ -1,7 +1,7 @@
 """How large the parts of a decoded JSON body may be. Pure.
 
-Whatever a route does with its body, it can rely on this: no list is endless, nothing is nested
-deeply, and all text can be encoded.
+After this check a route can rely on it that lists have a bounded length, nesting has a bounded
+depth, and all text can be encoded.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 from server.errors import InvalidRequest
 
 MAX_ITEMS = 4096
-"""Of a list, and fields of an object."""
+"""The largest number of items of a list, and of fields of an object."""
 MAX_ITEMS_OF = {"tools": 512, "documents": 512}
-"""Of the lists of these names at the top of a body."""
+"""The largest number of items of the lists with these names at the top of a body."""
 MAX_TOKEN_IDS = 1 << 18
-"""Of a list of whole numbers: a prompt or allowed tokens, given as token ids."""
+"""The largest number of items of a list of token ids, such as a prompt or allowed tokens."""
 MAX_DEPTH = 64
 MAX_CONTAINERS = 1 << 17
-"""Objects and lists of a body, all together."""
+"""The largest number of objects and lists in a body."""
 
 
 class _Place(NamedTuple):
-    """Where a value stands; its path is only spelled out for an error."""
+    """The place of a value in the body. The path is written out only for an error."""
 
     outer: _Place | None
     key: str | int

@@ -1,4 +1,4 @@
-"""One clear error out of what pydantic says about a body."""
+"""Makes one clear error of what pydantic says about a body."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from server.errors import InvalidRequest
 
 _WRONG_KIND = frozenset({"literal_error", "union_tag_invalid", "union_tag_not_found"})
-"""Errors which say that an item is of another kind than the one it was tried as."""
+"""Errors which say that an item is of another kind than the one that was tried."""
 
 
 def first_error(error: ValidationError, body: dict[str, Any]) -> InvalidRequest:

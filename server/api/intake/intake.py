@@ -1,6 +1,6 @@
-"""A request's body on its way in: bytes, JSON, bounds, type; each step may refuse it.
+"""Reads and checks a request's body: bytes, JSON, bounds, type. Each step may refuse it.
 
-Nothing else is held for a request meanwhile: no quota, no slot, no place in a queue.
+A request holds nothing else meanwhile: no quota, no slot, no place in a queue.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LARGE_BODY_BYTES = 64 * 1024
 """A larger body is decoded and validated in a thread, so that streams go on meanwhile."""
 NUM_THREADS = 2
 MAX_ID_CHARACTERS = 256
-"""Of what names a conversation or a user."""
+"""The longest name of a conversation or a user."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Received:
 
 
 class Intake:
-    """Receives the bodies of all inference routes."""
+    """Reads and checks the bodies of all inference routes."""
 
     def __init__(self, bytes_in_flight: BytesInFlight) -> None:
         self._bytes_in_flight = bytes_in_flight

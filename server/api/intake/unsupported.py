@@ -1,4 +1,4 @@
-"""What the APIs know and this server does not do: refused with the reason, never ignored."""
+"""Features of the APIs that this server lacks. They are refused with the reason, never ignored."""
 
 from __future__ import annotations
 
