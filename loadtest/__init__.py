@@ -1,1 +1,1 @@
-"""Load testing over HTTP; imports nothing else of this project."""
+"""Tests servers under load over HTTP. It imports no other package of this project."""

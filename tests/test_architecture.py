@@ -94,6 +94,17 @@ def test_heavy_libraries_stay_where_they_belong(file: Path) -> None:
         assert not used & {"torch", "transformers", "fastapi", "starlette", "httpx"}
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_class_name_stands_twice_in_a_package(package: str) -> None:
+    """A search for a name finds one thing."""
+    places: dict[str, list[str]] = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name_of(file))
+    assert not {name: files for name, files in places.items() if len(files) > 1}
+
+
 def test_no_import_cycles() -> None:
     modules = {name_of(file)[:-3].replace("/", ".").removesuffix(".__init__") for file in sources()}
     graph = {}

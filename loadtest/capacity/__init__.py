@@ -1,1 +1,1 @@
-"""What other settings would do: a simulation fitted to a measured run."""
+"""Simulates what other settings would do, with times fitted to a measured run."""

@@ -1,4 +1,4 @@
-"""How long things take, learnt from a measured run, and how far a simulation of it is off. Pure."""
+"""Fits times to a measured run, and says how far a simulation of the run is off. Pure."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ Values = NDArray[np.float64]
 
 @dataclass
 class Measured:
-    """Times fitted to a run; what the fit leaves over is drawn from what was left over there."""
+    """Times fitted to a run. Residuals of the fit are bootstrapped."""
 
     first_token_of: tuple[float, float, float]
-    """Seconds: always, for each prompt token, for each request beside it."""
+    """Seconds: a constant, for each prompt token, for each other request."""
     step_of: tuple[float, float]
-    """Seconds: always, for each stream."""
+    """Seconds: a constant, for each stream."""
     residuals: Values
     loads: dict[str, Values]
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def first_token(self, tokens_in: int, running: int) -> float:
-        """From the start to the first token."""
+        """Return the seconds from the start to the first token."""
         fixed, per_token, per_request = self.first_token_of
         expected = fixed + per_token * tokens_in + per_request * running
         return max(1e-3, expected + float(self.rng.choice(self.residuals)))
 
     def step(self, running: int) -> float:
-        """Between two tokens."""
+        """Return the seconds between two tokens."""
         return max(1e-4, self.step_of[0] + self.step_of[1] * running)
 
     def load(self, tier: str) -> float:
-        """To bring an adapter into a slot."""
+        """Return the seconds to load an adapter into a slot from a tier."""
         values = self.loads.get(tier, self.loads.get(HOST, np.zeros(1)))
         return max(0.0, float(self.rng.choice(values)))
 
 
 def fit(run: Recorded) -> Measured:
-    """Learn the times of a run.
+    """Fit times to a run.
 
     Raises:
-        LoadTestError: it is too short.
+        LoadTestError: the run is too short.
     """
     answered = [r for r in run.requests if r.ok and r.ttft_ms is not None]
     resident = [r for r in answered if r.tier in ("", SLOT)]
     if len(resident) < MIN_REQUESTS:
-        raise LoadTestError(f"a run of {MIN_REQUESTS} answers of resident adapters is wanted")
+        raise LoadTestError(f"the run needs at least {MIN_REQUESTS} answers of resident adapters")
     begun, ended = _edges(answered)
     beside = _beside(resident, begun, ended)
     prompts = np.array([r.input_tokens for r in resident], dtype=float)
@@ -75,7 +75,7 @@ def fit(run: Recorded) -> Measured:
 
 
 def _fit_step(answered: Sequence[Request]) -> tuple[float, float]:
-    """Time per token against how many streams were open meanwhile, on average."""
+    """Fit the time per token to the average number of open streams."""
     begun, ended = _edges(answered)
     rows = [r for r in answered if r.tpot_ms is not None]
     if not rows:
@@ -100,14 +100,14 @@ def _edges(requests: Sequence[Request]) -> tuple[Values, Values]:
 
 
 def _beside(requests: Sequence[Request], begun: Values, ended: Values) -> Values:
-    """How many others were open when each arrived."""
+    """Return how many other requests were open when each arrived."""
     return np.array(
         [((begun < r.at_seconds) & (ended > r.at_seconds)).sum() for r in requests], dtype=float
     )
 
 
 def _fit_positive(columns: Values, values: Values) -> list[float]:
-    """Least squares without negative coefficients: what would be one is left out."""
+    """Fit non-negative least squares: drop the most negative coefficient until none is left."""
     used = list(range(columns.shape[1]))
     while used:
         found = np.linalg.lstsq(columns[:, used], values, rcond=None)[0]
@@ -119,7 +119,7 @@ def _fit_positive(columns: Values, values: Values) -> list[float]:
 
 
 def arrivals_of(run: Recorded, base: str) -> list[Arrival]:
-    """The run as a trace; requests that failed weren't served and are left out."""
+    """Return the run as a trace. Requests that failed are left out: they weren't served."""
     return [
         Arrival(
             request.at_seconds,
@@ -133,7 +133,7 @@ def arrivals_of(run: Recorded, base: str) -> list[Arrival]:
 
 
 def resident_at_first(run: Recorded) -> dict[str, str]:
-    """Adapters that their first request found in a slot or in host memory: they began there."""
+    """Return the adapters that their first request found in a slot or in host memory."""
     found: dict[str, str] = {}
     for request in run.requests:
         if request.tier:
@@ -143,7 +143,7 @@ def resident_at_first(run: Recorded) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a setting comes to; times in milliseconds, rates as shares of adapter requests."""
+    """What a setting yields. Times are in milliseconds, hits are shares of adapter requests."""
 
     setting: Setting
     slot_hits: float
@@ -156,7 +156,7 @@ class Forecast:
 def forecast(
     arrivals: Sequence[Arrival], setting: Setting, model: Measured, resident: Mapping[str, str]
 ) -> Forecast:
-    """Simulate a setting."""
+    """Simulate the requests with a setting."""
     model.rng = np.random.default_rng(0)
     return _forecast(setting, simulate(arrivals, setting, model, resident))
 
@@ -167,7 +167,7 @@ def _forecast(setting: Setting, served: Sequence[Served]) -> Forecast:
 
 
 def measured(run: Recorded, setting: Setting) -> Forecast:
-    """What the run itself had, in the same terms; nan where it doesn't tell tiers."""
+    """Return the figures of the run itself. Hits are NaN if the run doesn't record tiers."""
     answered = [r for r in run.requests if r.ok]
     ttft = [r.ttft_ms or 0.0 for r in answered]
     return _figures(setting, [r.tier for r in answered], ttft, [r.e2e_ms for r in answered])

@@ -1,4 +1,4 @@
-"""`loraplex loadtest capacity`: the settings asked about, and how far the simulation is off."""
+"""`loraplex loadtest capacity`: forecasts for settings, and how far the simulation is off."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from loadtest.plan.scenario import Trace
 from loadtest.report.recorded import Recorded
 
 DEFAULT_SLOTS, HOST_TO_SLOTS = 16, 4
-"""The server's own slots on CPU, and how many times as many versions fit its host memory: a guess,
-where a report does not say either."""
+"""Guesses where the report doesn't say: the slots of a server on CPU, and how many times as many
+versions fit its host memory."""
 _COLUMNS = ("slots", "host", "replicas", "in slot", "in host", "TTFT P50", "TTFT P99", "E2E P99")
 
 
@@ -30,7 +30,7 @@ def report(
     replicas: Sequence[int],
     trace: Path | None,
 ) -> Iterator[Table | str]:
-    """A table of forecasts, then the simulation of the run itself beside the run.
+    """Yield a table of forecasts, then the simulation of the run itself beside the run.
 
     Raises:
         LoadTestError: the run is too short, or the trace can't be used.
@@ -47,7 +47,9 @@ def report(
     ):
         table.add_row(*_cells(forecast(asked, Setting(count, cache, number), model, resident)))
     yield table
-    check = Table("this run", *_COLUMNS[3:], title="the simulation against the run it learnt from")
+    check = Table(
+        "this run", *_COLUMNS[3:], title="the simulation against the run that it was fitted to"
+    )
     simulated, real = forecast(recorded, own, model, resident), measured(run, own)
     check.add_row("simulated", *_cells(simulated)[3:])
     check.add_row("measured", *_cells(real)[3:])
@@ -55,13 +57,13 @@ def report(
     yield check
     yield error_line(simulated, real)
     if not any(request.tier for request in run.requests):
-        yield "the run doesn't tell tiers (x-adapter-tier): loads are taken to cost nothing"
+        yield "the run doesn't record tiers (x-adapter-tier): loads are assumed to take no time"
 
 
 def _own_setting(run: Recorded, ran_with: Sequence[int] | None) -> Setting:
     if ran_with is not None:
         if len(ran_with) != 2:
-            raise LoadTestError("--ran-with wants slots and host cache, as 8,32")
+            raise LoadTestError("--ran-with takes slots and host cache, such as 8,32")
         return Setting(ran_with[0], ran_with[1])
     flags = list(run.summary["scenario"]["server_flags"])
     given = dict(itertools.pairwise(flags))
@@ -70,12 +72,11 @@ def _own_setting(run: Recorded, ran_with: Sequence[int] | None) -> Setting:
 
 
 def _base(run: Recorded) -> str:
-    """What the run's base is called."""
     return str(run.summary["base"])
 
 
 def _arrivals(trace: Path, recorded: Sequence[Arrival]) -> list[Arrival]:
-    """A trace's requests; what it doesn't say is as in the run, one after the other."""
+    """Read a trace. What it leaves out is taken from the run's requests, one after the other."""
     like = itertools.cycle(recorded)
     rows = zip(read_trace(Trace(process="trace", file=trace)), like, strict=False)
     return [
@@ -98,7 +99,7 @@ def _cells(found: Forecast) -> list[str]:
 
 
 def error_line(simulated: Forecast, real: Forecast) -> str:
-    """How far off the simulation of the run itself is, in one line."""
+    """Return in one line how far off the simulation of the run itself is."""
     rows = zip(
         _COLUMNS[3:],
         _errors(simulated, real),

@@ -1,9 +1,9 @@
-"""What if there were more slots, a larger host cache, more replicas? A simulation. Pure.
+"""Simulates other numbers of slots and replicas, and other sizes of the host cache. Pure.
 
-A replica has slots and a host cache, both evicting what wasn't used for longest; a slot in use
-isn't evicted, and who finds none waits in line. Requests with a slot share the engine: each gets a
-token a step, and a step takes longer the more there are. How long things take comes from a measured
-run (`capacity_model.py`).
+A replica has slots and a host cache. Both evict the adapter that wasn't used for longest, but never
+one in use. A request that finds no free slot waits in line. Requests with a slot share the engine:
+each gets a token in every step, and a step takes longer the more requests there are. The times come
+from a measured run (`fit.py`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked about."""
+    """The setting to simulate."""
 
     max_loras: int
     host_cache: int
-    """Adapters in host memory, those in slots among them."""
+    """How many adapters fit host memory. Those in slots are among them."""
     replicas: int = 1
 
 
@@ -44,26 +44,26 @@ class Times(Protocol):
     """How long things take, in seconds."""
 
     def first_token(self, tokens_in: int, running: int) -> float:
-        """From the start to the first token, beside so many others."""
+        """Return the seconds from the start to the first token, beside `running` other requests."""
 
     def step(self, running: int) -> float:
-        """Between two tokens."""
+        """Return the seconds between two tokens."""
 
     def load(self, tier: str) -> float:
-        """To bring an adapter into a slot from there."""
+        """Return the seconds to load an adapter into a slot from a tier."""
 
 
 Route = Callable[[str, Sequence[int]], int]
-"""Which replica a request for an adapter goes to, by how many requests each has open."""
+"""Given an adapter and the open requests of each replica, returns the replica for a request."""
 
 
 @dataclass
 class Served:
-    """What became of an arrival."""
+    """How an arrival was served. Times are in seconds."""
 
     arrival: Arrival
     tier: str = ""
-    """Where its adapter was found; empty for the base."""
+    """Where its adapter was found. It is empty for the base."""
     ttft: float = 0.0
     e2e: float = 0.0
 
@@ -75,9 +75,9 @@ def simulate(
     resident: Mapping[str, str] = MappingProxyType({}),
     route: Route | None = None,
 ) -> list[Served]:
-    """Serve a trace, by time; without a `route`, an adapter's requests go to the same replica.
+    """Serve a trace, by time. Without a `route` an adapter's requests go to the same replica.
 
-    `resident` says which adapters are in slots and in host memory when it begins.
+    `resident` gives the tier of the adapters that are in a slot or in host memory at the start.
     """
     replicas = [_Replica(setting, times) for _ in range(setting.replicas)]
 
@@ -106,7 +106,7 @@ class _Slot:
     leases: int = 0
     ready: bool = False
     queue: list[Served] = field(default_factory=list)
-    """Who waits for it to be loaded."""
+    """The requests that wait until it is loaded."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class _Stream:
 
 
 class _Replica:
-    """One engine. Events are (time, number, what to do then)."""
+    """One engine. An event is a time, a number that orders equal times, and what to do then."""
 
     def __init__(self, setting: Setting, times: Times) -> None:
         self._setting, self._times = setting, times
@@ -133,13 +133,13 @@ class _Replica:
         self.num_open = 0
 
     def hold(self, adapter: str, tier: str) -> None:
-        """Begin with an adapter resident, as far as there is room."""
+        """Start with an adapter in a tier, if it has room."""
         if tier == SLOT and len(self._slots) < self._setting.max_loras:
             self._slots[adapter] = _Slot(ready=True)
         self._remember(adapter)
 
     def arrive(self, arrival: Arrival) -> None:
-        """Let a request come at its time; those of a replica come in order."""
+        """Let a request arrive at its time. The requests of a replica arrive in order."""
         self.run_until(arrival.at)
         self.num_open += 1
         served = Served(arrival)
@@ -152,12 +152,12 @@ class _Replica:
         self._serve_line(arrival.at)
 
     def finish(self) -> list[Served]:
-        """Everything, when the last one is answered."""
+        """Run until the last request is answered. Returns all requests."""
         self.run_until(float("inf"))
         return self._served
 
     def run_until(self, until: float) -> None:
-        """Let happen what happens until then."""
+        """Process all events up to a time."""
         while self._events and self._events[0][0] <= until:
             at, _, event = heapq.heappop(self._events)
             event(at)
@@ -172,7 +172,7 @@ class _Replica:
         return HOST if adapter in self._host else DISK
 
     def _serve_line(self, now: float) -> None:
-        """Everyone whose adapter has, or can get, a slot; the others keep their order."""
+        """Start the requests whose adapter has a slot or can get one. Others keep their order."""
         waiting: deque[Served] = deque()
         for served in self._line:
             if not self._try(served, now):
@@ -211,7 +211,7 @@ class _Replica:
         self._remember(adapter)
 
     def _remember(self, adapter: str) -> None:
-        """It is the latest used in host memory."""
+        """Make an adapter the most recently used one in host memory."""
         self._host[adapter] = None
         self._host.move_to_end(adapter)
         while len(self._host) > max(self._setting.host_cache, self._setting.max_loras):
@@ -238,7 +238,7 @@ class _Replica:
         self._plan_next(now)
 
     def _advance(self, now: float) -> None:
-        """Streams move on by as many tokens as there were steps."""
+        """Move streams on by as many tokens as there were steps."""
         if self._streams:
             tokens = (now - self._progress_at) / self._times.step(len(self._streams))
             for stream in self._streams:
@@ -246,7 +246,7 @@ class _Replica:
         self._progress_at = now
 
     def _plan_next(self, now: float) -> None:
-        """Come back when the next stream ends, unless something changes before."""
+        """Plan the end of the next stream. A later plan takes this one's place."""
         self._plan += 1
         plan = self._plan
         if self._streams:

@@ -1,1 +1,1 @@
-"""One runnable measurement each."""
+"""Measurements written in Python, one a module."""

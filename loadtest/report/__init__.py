@@ -1,1 +1,1 @@
-"""A run for people and programs: measures, tables, plots, comparisons."""
+"""What is reported of a run: measures, tables, plots, comparisons."""

@@ -1,9 +1,9 @@
-"""Two runs side by side: ratios with intervals. Pure.
+"""Compares two runs: ratios with confidence intervals. Pure.
 
-Latencies of neighbouring requests depend on each other, so requests aren't drawn one by one: each
-run is cut into slices of time, and whole slices are drawn (a block bootstrap, Künsch 1989). Of
-several rounds whole rounds are drawn first, both runs of one together: what changes from round to
-round is in the intervals then.
+The intervals are those of a block bootstrap (Künsch 1989). Latencies of neighbouring requests
+depend on each other. Therefore each run is cut into slices of time, and whole slices are drawn
+instead of single requests. Of several rounds, whole rounds are drawn first, with both runs of a
+round together, so that the intervals hold what changes from round to round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of both sides, and the ratio of the second to the first."""
+    """One measure of both sides, with the ratio of the second to the first and its interval."""
 
     name: str
     first: float
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out that both are equal."""
+        """Return whether the interval excludes a ratio of 1."""
         return not self.low <= 1 <= self.high
 
 
@@ -80,7 +80,7 @@ def _edges(run: Recorded) -> Values:
 
 
 def _sliced(run: Recorded, value_of: Callable[[Request], float | None]) -> list[Values]:
-    """The values of answered requests, by the slice in which they were due."""
+    """Return the values of answered requests, by the slice in which they were due."""
     parts: list[list[float]] = [[] for _ in range(SLICES)]
     edges = _edges(run)
     for request in run.counted():
@@ -92,7 +92,7 @@ def _sliced(run: Recorded, value_of: Callable[[Request], float | None]) -> list[
 
 
 def _rates(run: Recorded, amount: Callable[[Request], float]) -> list[Values]:
-    """What was done in each second of each slice; a request counts evenly over its time."""
+    """Return the rate in each slice. A request counts evenly over the time that it took."""
     edges = _edges(run)
     totals = np.zeros(SLICES)
     for request in run.requests:

@@ -16,12 +16,12 @@ class Latencies:
     """Durations of one kind."""
 
     def __init__(self, seconds: Iterable[float | None]) -> None:
-        """Take these in; None is left out."""
+        """Record durations. None is left out."""
         self._histogram = HdrHistogram(1, LARGEST_MICROSECONDS, 3)
         known = np.array([s for s in seconds if s is not None], dtype=float)
         self._mean_seconds = float(known.mean()) if len(known) else 0.0
         micros = np.clip(np.rint(known * 1e6), 1, LARGEST_MICROSECONDS).astype(np.int64)
-        # One call for all that share a bucket: a call takes 20 µs.
+        # One call for all values of a bucket, because a call takes 20 µs.
         widths = _bucket_widths(micros)
         buckets = micros // widths * widths
         for value, count in zip(*np.unique(buckets, return_counts=True), strict=True):
@@ -31,7 +31,7 @@ class Latencies:
         return int(self._histogram.get_total_count())
 
     def summary(self) -> dict[str, float]:
-        """Number, mean, percentiles and maximum, in milliseconds."""
+        """Return count, mean, percentiles and maximum, in milliseconds."""
         if not len(self):
             return {"count": 0}
         micros = self._histogram.get_percentile_to_value_dict([*PERCENTILES.values(), 100.0])
@@ -40,11 +40,11 @@ class Latencies:
         return {"count": len(self)} | {name: round(value, 3) for name, value in values.items()}
 
     def encoded(self) -> str:
-        """The histogram in HdrHistogram's own compressed form, for other tools."""
+        """Return the histogram in HdrHistogram's compressed form, for other tools."""
         return bytes(self._histogram.encode()).decode()
 
 
 def _bucket_widths(micros: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of the histogram's buckets that these values fall into: 2,048 to each power of two."""
+    """Return the width of the bucket of each value. Each power of two has 2,048 buckets."""
     exponents = np.floor(np.log2(np.maximum(micros, 1))).astype(np.int64)
     return np.asarray(2 ** np.maximum(0, exponents - 10), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a run comes to: latencies by group, throughput, errors, fairness, truth. Pure."""
+"""Sums a run up: latencies by group, throughput, errors, fairness, right answers. Pure."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ GROUPS: dict[str, Callable[[Outcome], str]] = {
 }
 LAG_MS = 5.0
 LAG_SHARE = 0.05
-"""The tester is the bottleneck if its own lag's P99 is more than both: this many milliseconds, and
+"""The tester is the bottleneck if the P99 of its lag is more than both: this many milliseconds, and
 this share of the median first-token time."""
 BUSY_SHARE = 0.9
-"""... or if it takes this share of the one core that it can use."""
+"""The tester is also the bottleneck if it takes this share of the one core that it can use."""
 
 
 def counted(run: Run) -> list[Outcome]:
-    """The requests after the warm-up."""
+    """Return the requests that were due after the warm-up."""
     return [o for o in run.outcomes if o.due >= run.scenario.warmup_seconds]
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """The whole run as JSON."""
+    """Return the summary of a run, as JSON."""
     outcomes = counted(run)
     seconds = max(run.seconds - run.scenario.warmup_seconds, 1e-9)
     answered = [outcome for outcome in outcomes if outcome.ok]
@@ -70,19 +70,19 @@ def _counts(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def _expected(outcomes: list[Outcome]) -> int:
-    """Requests that wanted an answer."""
+    """Return how many requests wanted a whole answer."""
     return sum(outcome.status != HUNG_UP for outcome in outcomes)
 
 
 def errors(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
-    """Each kind of error: how often, and an example."""
+    """Return how often each kind of error occurred, with an example."""
     numbers = Counter(outcome.status for outcome in outcomes if outcome.is_error)
     examples = {o.status: f"{o.model}: {o.detail}"[:300] for o in reversed(outcomes) if o.is_error}
     return {kind: {"count": n, "example": examples[kind]} for kind, n in numbers.most_common()}
 
 
 def latencies(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
-    """Of answered requests, in milliseconds."""
+    """Return the latencies of answered requests, in milliseconds."""
     kinds = {
         "ttft": Latencies(outcome.ttft for outcome in outcomes),
         "gap": Latencies(gap for outcome in outcomes for gap in outcome.gaps),
@@ -94,7 +94,7 @@ def latencies(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
 
 
 def by_groups(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
-    """Latencies by tenant, adapter and tier."""
+    """Return latencies by tenant, adapter and tier."""
     found: dict[str, dict[str, Any]] = {}
     for group, key in GROUPS.items():
         members: dict[str, list[Outcome]] = defaultdict(list)
@@ -119,7 +119,7 @@ def _throughput(
 
 
 def is_good(outcome: Outcome, goodput: Goodput) -> bool:
-    """Whether an answer keeps all of its limits."""
+    """Return whether an answer is within all limits."""
     return all(
         limit is None or (value or 0.0) * 1000 <= limit
         for value, limit in (
@@ -131,15 +131,18 @@ def is_good(outcome: Outcome, goodput: Goodput) -> bool:
 
 
 def jain(values: Iterable[float]) -> float:
-    """Jain's index (Jain, Chiu, Hawe 1984): 1 if all get the same, 1/n if one gets all."""
+    """Return Jain's index (Jain, Chiu, Hawe 1984): 1 if all get the same, 1/n if one gets all."""
     known = list(values)
     squares = sum(value * value for value in known)
     return sum(known) ** 2 / (len(known) * squares) if squares else 1.0
 
 
 def fairness(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
-    """Over tenants and over adapters: of tokens delivered to tokens asked, and of the speed at
-    which they came (tokens for each second of waiting)."""
+    """Return Jain's index over tenants, and over adapters.
+
+    `delivered` compares the shares of their tokens that came, `speed` the tokens that came for each
+    second of waiting.
+    """
     found = {}
     for group in ("tenant", "adapter"):
         asked: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a run, or for a sweep: inline SVG, no scripts."""
+"""Makes one self-contained HTML page of a run or a sweep: inline SVG, no scripts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATISTICS = ("count", "mean", "p50", "p90", "p95", "p99", "p999", "max")
 
 
 def run_page(run: Run, summary: dict[str, Any], objectives: Sequence[Objective]) -> str:
-    """The page of a run."""
+    """Return the page of a run."""
     outcomes = counted(run)
     answered = [outcome for outcome in outcomes if outcome.ok]
     points = plots.concurrency_points(outcomes, run.seconds)
@@ -46,7 +46,7 @@ def run_page(run: Run, summary: dict[str, Any], objectives: Sequence[Objective])
 
 
 def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
-    """A page of titled pieces of HTML."""
+    """Return a page of titled pieces of HTML."""
     parts = [f"<h2>{html.escape(name)}</h2>{body}" if name else body for name, body in sections]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -55,7 +55,7 @@ def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table."""
+    """Return a table of HTML."""
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

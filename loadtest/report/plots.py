@@ -1,4 +1,4 @@
-"""A run's plots, as SVG text: latency CDFs, timeline, adapters, throughput against concurrency."""
+"""Plots a run as SVG: latency CDFs, timeline, adapters, throughput against concurrency."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIN_HEAT_MAP_INCHES = 2.6
 """The colour bar's label is as long as this, and a lower figure would cut it."""
 
 
-class Change(NamedTuple):
+class ChangeStyle(NamedTuple):
     """How a change of the registry is drawn, and what the legend calls it."""
 
     colour: str
@@ -34,16 +34,19 @@ class Change(NamedTuple):
 
 
 CHANGES = {
-    "registration": Change("tab:green", "green", "registered"),
-    "promotion": Change("tab:blue", "blue", "promoted"),
-    "rollback": Change("tab:orange", "orange", "rolled back"),
-    "retirement": Change("tab:red", "red", "retired"),
-    "failed": Change("black", "black", "failed"),
+    "registration": ChangeStyle("tab:green", "green", "registered"),
+    "promotion": ChangeStyle("tab:blue", "blue", "promoted"),
+    "rollback": ChangeStyle("tab:orange", "orange", "rolled back"),
+    "retirement": ChangeStyle("tab:red", "red", "retired"),
+    "failed": ChangeStyle("black", "black", "failed"),
 }
 
 
 def latency_cdfs(answered: Sequence[Outcome]) -> str:
-    """First token and end to end: share of requests answered within so long; by tier if known."""
+    """Plot the share of requests answered within a time, to the first token and to the end.
+
+    There is a line for each tier, if tiers are known.
+    """
     figure, (left, right) = _figure(3.5, 2)
     tiers = sorted({outcome.tier for outcome in answered if outcome.tier})
     for axes, title in ((left, "first token"), (right, "end to end")):
@@ -63,7 +66,7 @@ def latency_cdfs(answered: Sequence[Outcome]) -> str:
 
 
 def timeline(outcomes: Sequence[Outcome], churn: Sequence[ChurnRecord], seconds: float) -> str:
-    """Over the run: tokens a second and errors, first-token times, changes as vertical lines."""
+    """Plot tokens and errors a second and first-token times over the run, and changes as lines."""
     figure, (top, bottom) = _figure(5, 1, rows=2)
     edges = np.linspace(0, max(seconds, 1e-3), NUM_BINS + 1)
     width = edges[1]
@@ -87,12 +90,12 @@ def timeline(outcomes: Sequence[Outcome], churn: Sequence[ChurnRecord], seconds:
 
 
 def adapter_heat_map(answered: Sequence[Outcome], seconds: float) -> str:
-    """Median first-token time of each adapter over the run; busiest adapters first."""
+    """Plot the median first-token time of each adapter over the run, the busiest adapters first."""
     return _svg(adapter_figure(answered, seconds))
 
 
 def adapter_figure(answered: Sequence[Outcome], seconds: float) -> Figure:
-    """The figure of `adapter_heat_map`."""
+    """Return the figure of `adapter_heat_map`."""
     by_adapter: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in answered:
         by_adapter[name_of(outcome.model)].append(outcome)
@@ -117,7 +120,7 @@ def adapter_figure(answered: Sequence[Outcome], seconds: float) -> Figure:
 
 
 def throughput_by_concurrency(points: Sequence[tuple[float, float]]) -> str:
-    """Tokens a second against requests open at the time."""
+    """Plot tokens a second against the requests open at the time."""
     figure, (axes,) = _figure(3.5, 1)
     if points:
         axes.plot(*zip(*points, strict=True), "o", markersize=4)
@@ -127,7 +130,7 @@ def throughput_by_concurrency(points: Sequence[tuple[float, float]]) -> str:
 
 
 def latency_by_load(points: Sequence[tuple[float, float]]) -> str:
-    """P99 of the first token at each load of a sweep."""
+    """Plot the P99 of the first token at each load of a sweep."""
     figure, (axes,) = _figure(3.5, 1)
     if points:
         axes.plot(*zip(*points, strict=True), "o-", markersize=4)
@@ -137,7 +140,7 @@ def latency_by_load(points: Sequence[tuple[float, float]]) -> str:
 
 
 def concurrency_points(outcomes: Sequence[Outcome], seconds: float) -> list[tuple[float, float]]:
-    """For each second of a run: requests open on average, and tokens that came."""
+    """Return for each second of a run the requests open on average, and the tokens that came."""
     num = max(1, int(seconds))
     open_seconds, tokens = np.zeros(num), np.zeros(num)
     for outcome in outcomes:
@@ -154,7 +157,7 @@ def concurrency_points(outcomes: Sequence[Outcome], seconds: float) -> list[tupl
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """1, 2, 5, 10, ... in plain numbers on a logarithmic axis."""
+    """Label a logarithmic axis with 1, 2, 5, 10, ... in plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

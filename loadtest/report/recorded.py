@@ -1,4 +1,4 @@
-"""Runs read back from the folders that reports were written to."""
+"""Reads runs back from the folders of their reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadtest.report.report import REQUESTS, SUMMARY
 
 @dataclass(frozen=True)
 class Request:
-    """A line of `requests.csv`; times in milliseconds but for `at_seconds`."""
+    """A row of `requests.csv`. Times are in milliseconds, except `at_seconds`."""
 
     at_seconds: float
     model: str
@@ -29,37 +29,37 @@ class Request:
 
     @property
     def ok(self) -> bool:
-        """Whether it was answered in full."""
+        """Return whether it was answered in full."""
         return self.status == OK
 
     @property
     def done_seconds(self) -> float:
-        """When the last byte came."""
+        """Return when the last byte came, in seconds from the start of the run."""
         return self.at_seconds + self.e2e_ms / 1000
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run: its summary, and its requests by time, those of the warm-up too."""
+    """A run: its summary, and all of its requests by time, with those of the warm-up."""
 
     summary: dict[str, Any]
     requests: list[Request]
 
     @property
     def warmup_seconds(self) -> float:
-        """What isn't counted."""
+        """Return how many seconds at the start aren't counted."""
         return float(self.summary["scenario"]["warmup_seconds"])
 
     def counted(self) -> list[Request]:
-        """The requests after the warm-up."""
+        """Return the requests that were due after the warm-up."""
         return [r for r in self.requests if r.at_seconds >= self.warmup_seconds]
 
 
 def read_run(directory: Path) -> Recorded:
-    """Read a report's folder.
+    """Read the folder of a report.
 
     Raises:
-        LoadTestError: there is no run in it.
+        LoadTestError: it holds no run.
     """
     try:
         summary = json.loads((directory / SUMMARY).read_text())

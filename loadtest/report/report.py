@@ -1,4 +1,4 @@
-"""A run for people and programs: a table, `summary.json`, `requests.csv`."""
+"""Reports a run: a table and remarks for people, `summary.json` and `requests.csv` for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loadtest.report.slo import Objective
 
 SUMMARY, REQUESTS, PAGE = "summary.json", "requests.csv", "report.html"
 MAX_ROWS = 12
-"""Adapters in the table; the others are in the files."""
+"""How many adapters the table shows. The files have all."""
 _COLUMNS = ("p50", "p90", "p95", "p99", "p999", "max")
 KINDS = {
     "ttft": "first token",
@@ -36,7 +36,7 @@ def column_name(statistic: str) -> str:
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """Latencies, all together and by group."""
+    """Return a table of latencies, of all requests and by group."""
     found = Table("ms", "number", *map(column_name, _COLUMNS))
     found.title = f"{summary['question']}\n{headline(summary)}"
     latency = summary["latency"]
@@ -61,7 +61,7 @@ def _cells(values: dict[str, float]) -> Iterable[str]:
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """Throughput in one line."""
+    """Return the throughput in one line."""
     speed, requests = summary["throughput"], summary["requests"]
     return (
         f"{requests['ok']} of {requests['total']} requests in {summary['seconds']:.1f} s: "
@@ -73,7 +73,7 @@ def headline(summary: dict[str, Any]) -> str:
 
 
 def remarks(summary: dict[str, Any], objectives: list[Objective]) -> list[str]:
-    """What a reader must know: errors, lies, objectives, and whether to trust the tester."""
+    """Return what a reader must know: errors, wrong answers, objectives, the tester's delay."""
     lines = [
         f"error {kind}: {error['count']} × ({error['example']})"
         for kind, error in summary["errors"].items()
@@ -108,7 +108,7 @@ def remarks(summary: dict[str, Any], objectives: list[Objective]) -> list[str]:
 
 
 def has_passed(summary: dict[str, Any], objectives: list[Objective]) -> bool:
-    """Whether some request was answered, none wrongly, and every objective is met."""
+    """Return whether requests were answered, none wrongly, and every objective is met."""
     truth = summary["truth"]
     return (
         summary["requests"]["ok"] > 0
@@ -135,7 +135,7 @@ def write(directory: Path, run: Run, summary: dict[str, Any]) -> None:
 
 
 def row(outcome: Outcome) -> dict[str, Any]:
-    """A request as a line of the CSV; `at_seconds` is when it was due."""
+    """Return a request as a row of the CSV. `at_seconds` is when it was due."""
 
     def ms(seconds: float | None) -> float | str:
         return "" if seconds is None else round(seconds * 1000, 3)

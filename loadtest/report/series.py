@@ -1,4 +1,4 @@
-"""Scraped metrics pages as time series."""
+"""Reads metrics pages in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def series(pages: list[tuple[float, bytes]]) -> dict[str, list[tuple[float, float]]]:
-    """Each gauge and counter over time, summed over its labels; histograms as `_sum`, `_count`."""
+    """Return each gauge and counter over time, summed over its labels.
+
+    Of a histogram these are its `_sum` and `_count`.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for at, page in pages:
         totals: dict[str, float] = {}

@@ -1,6 +1,6 @@
 """Objectives such as 'ttft_p99<500ms,error_rate<0.1%', and whether a run meets them. Pure.
 
-What is 'queue' in an objective is the time in the tester's own queue; 'lag' is how late it was.
+In an objective 'queue' is the time in the tester's own queue, and 'lag' is how late the tester was.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NAMES = (*_LATENCIES, *_LAGS, *_FIGURES)
 
 @dataclass(frozen=True)
 class Objective:
-    """One term; times in milliseconds, shares as fractions."""
+    """One term. Times are in milliseconds, shares are fractions."""
 
     text: str
     name: str
@@ -38,7 +38,7 @@ class Objective:
     limit: float
 
     def value(self, summary: dict[str, Any]) -> float | None:
-        """What the run has; None where it has nothing to say."""
+        """Return the run's value, or None if it has none."""
         if self.name in _FIGURES:
             part, key = _FIGURES[self.name]
             return float(summary[part][key]) if summary["requests"]["total"] else None
@@ -48,7 +48,7 @@ class Objective:
         return None if value is None else float(value)
 
     def is_met(self, summary: dict[str, Any]) -> bool:
-        """Whether the run keeps it; one without a value doesn't."""
+        """Return whether the run meets the objective. A run without a value doesn't."""
         value = self.value(summary)
         return value is not None and bool(_COMPARE[self.comparison](value, self.limit))
 
@@ -57,7 +57,7 @@ def parse_slo(text: str) -> list[Objective]:
     """Read comma-separated terms.
 
     Raises:
-        LoadTestError: a term can't be read; says what can.
+        LoadTestError: a term can't be read. The message says what can.
     """
     return [_parse(term) for term in text.split(",") if term.strip()]
 
@@ -72,6 +72,8 @@ def _parse(term: str) -> Objective:
         raise LoadTestError(f"objective {name!r}: there are {known}; {', '.join(_FIGURES)}")
     is_time = name not in _FIGURES
     if is_time != (unit in _MILLISECONDS) or number.count(".") > 1:
-        raise LoadTestError(f"objective {term.strip()!r}: times want us, ms or s; others % or none")
+        raise LoadTestError(
+            f"objective {term.strip()!r}: give times in us, ms or s, others in % or without a unit"
+        )
     factor = _MILLISECONDS[unit] if is_time else 0.01 if unit == "%" else 1.0
     return Objective(term.strip(), name, comparison, float(number) * factor)

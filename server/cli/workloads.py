@@ -28,32 +28,39 @@ COMPARE_EXAMPLE = "Example: loraplex loadtest compare loadtest-runs/before loadt
 CAPACITY_EXAMPLE = "Example: loraplex loadtest capacity loadtest-runs/a --slots 4,8 --replicas 1,2"
 
 Url = Annotated[
-    str | None, typer.Option(help="The server; default: LORAPLEX_URL, or one started for it.")
+    str | None,
+    typer.Option(help="The server's URL. Default: LORAPLEX_URL, or a server is started."),
 ]
 Kind = Annotated[
-    str, typer.Option("--server", help="How it is told the adapter: openai or llama-cpp.")
+    str, typer.Option("--server", help="How requests name the adapter: openai or llama-cpp.")
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(help="The base's config.json, to make adapters for; default: the bundled base's."),
+    typer.Option(
+        help="The config.json of the base that random adapters must fit. Default: the bundled."
+    ),
 ]
 WeightsDir = Annotated[
-    Path | None, typer.Option(help="Where adapters are made: vLLM's own server reads them there.")
+    Path | None,
+    typer.Option(help="Where random adapters are written: vLLM's own server reads them there."),
 ]
 Slo = Annotated[
-    str | None, typer.Option(help="'ttft_p99<500ms,error_rate<0.1%'; default: the scenario's.")
+    str | None,
+    typer.Option(help="Such as 'ttft_p99<500ms,error_rate<0.1%'. Default: the scenario's."),
 ]
-Out = Annotated[Path | None, typer.Option(help=f"Folder of the report; default: in {RUNS_DIR}/.")]
+Out = Annotated[
+    Path | None, typer.Option(help=f"Folder for the report. Default: a new one in {RUNS_DIR}/.")
+]
 Load = Annotated[
-    float | None, typer.Option(help="Requests/s, or clients; default: the scenario's.")
+    float | None, typer.Option(help="Requests a second, or clients. Default: the scenario's.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Default: the scenario's.")]
-Duration = Annotated[float | None, typer.Option(help="Seconds; default: the scenario's.")]
+Seed = Annotated[int | None, typer.Option(help="The seed. Default: the scenario's.")]
+Duration = Annotated[float | None, typer.Option(help="Seconds of load. Default: the scenario's.")]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where to measure: what the flags say."""
+    """Where to measure, as the flags say."""
 
     url: str | None = None
     server: str = "openai"
@@ -62,7 +69,7 @@ class Place:
 
     @contextlib.contextmanager
     def target(self, scenario: Scenario, console: Console) -> Iterator[Target]:
-        """The server to measure; one is started where none is named."""
+        """Provide the server to measure. One is started if none is named."""
         from loadtest.drive.random_adapters import LlamaShape
         from loadtest.drive.run import Target
         from loadtest.drive.server_kind import ServerKind
@@ -97,7 +104,7 @@ def run_workload(
     seed: int | None,
     duration: float | None,
 ) -> int:
-    """Run a TOML scenario; the exit code."""
+    """Run a TOML scenario. Returns the exit code."""
     from loadtest.command.run import run_and_report
     from loadtest.plan.scenario_file import adjusted, load_scenario
     from loadtest.report.slo import parse_slo
@@ -126,7 +133,7 @@ def sweep(
     duration: Duration = None,
     precision: Annotated[float, typer.Option(help="Relative width of the answer.")] = 0.1,
 ) -> None:
-    """Find the highest load that keeps the objectives: double, then bisect, a run for each."""
+    """Find the highest load that meets the objectives: double the load, then bisect, a run each."""
     from loadtest.command import sweep as sweeping
     from loadtest.plan.scenario_file import adjusted, load_scenario
     from loadtest.report.slo import parse_slo
@@ -193,7 +200,7 @@ def capacity(
 
 
 def new_folder(name: str) -> Path:
-    """A folder for a report, named after the scenario and the time."""
+    """Return a folder for a report, named after the scenario and the time."""
     return RUNS_DIR / f"{Path(name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
