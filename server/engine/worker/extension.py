@@ -1,8 +1,8 @@
-"""Added to vLLM's workers: adapters come and go on our word, and are read outside the step.
+"""Methods added to vLLM's workers: the server loads and evicts adapters, outside the engine's step.
 
-vLLM reads an adapter inside its loop, and its own LRU decides who leaves. Here a thread reads and
-converts (`prepare`); what the loop still does is to note the result and to fill the slot. With
-several workers each has its own part of every adapter; a call reaches all.
+vLLM reads an adapter inside its loop, and its own LRU decides which one is evicted. Here a thread
+reads and converts (`prepare`). The loop only takes the result and fills the slot. If there are
+several workers, each has its own part of every adapter, and a call reaches all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerReply(enum.StrEnum):
-    """What the calls answer; `loraplex_prepared` may also answer with an error's text."""
+    """The answers of the calls. `loraplex_prepared` may also answer with the text of an error."""
 
     READING = "reading"
     READY = "ready"
@@ -34,17 +34,17 @@ class WorkerReply(enum.StrEnum):
 
 
 class Filling(Protocol):
-    """How an adapter in host memory gets into a slot."""
+    """Fills a slot with an adapter from host memory."""
 
     def begin(self, version_id: int) -> Future[None] | None:
-        """Give it a free slot and begin to fill that; None: it is filled already."""
+        """Give the adapter a free slot and begin to fill it. Returns None if it is full already."""
 
     def finish(self, version_id: int) -> None:
-        """Make it usable, once the future has its result."""
+        """Make the adapter usable, after the future has its result."""
 
 
 class AtOnce:
-    """vLLM's way: within the engine's loop."""
+    """Fills slots within the engine's loop, as vLLM does."""
 
     def __init__(self, manager: Any) -> None:
         """Take vLLM's `LoRAModelManager`."""
@@ -77,7 +77,7 @@ class WorkerAdapters:
         self._clear_slot = clear_slot
         self._read = read
         self._ids_in_batch = ids_in_batch
-        # One thread: what is read at the same time would only slow the step further.
+        # There is one thread, because reading several adapters at a time would slow the step more.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-reader")
         self._reads: dict[int, Future[Any]] = {}
         self._filling = filling or AtOnce(manager)
@@ -91,7 +91,7 @@ class WorkerAdapters:
         self._reads[version_id] = self._reader.submit(self._read, version_id, name, path)
 
     def prepared(self, version_id: int) -> str:
-        """`READING`, `READY`, `UNKNOWN`, or why it can't be read."""
+        """Return `READING`, `READY`, `UNKNOWN`, or the reason why it cannot be read."""
         if (read := self._reads.get(version_id)) is not None:
             if not read.done():
                 return WorkerReply.READING
@@ -126,7 +126,7 @@ class WorkerAdapters:
         return self._filled(version_id)
 
     def _filled(self, version_id: int) -> WorkerReply:
-        """Whether an adapter's slot is ready to be used; if it can't be filled, it has none."""
+        """Return whether an adapter's slot can be used. If filling fails, it has no slot."""
         fill = self._fills.get(version_id)
         if fill is None:
             return WorkerReply.DONE
@@ -141,7 +141,7 @@ class WorkerAdapters:
         return WorkerReply.DONE
 
     def evict(self, version_id: int) -> WorkerReply:
-        """Free an adapter's slot and host memory; nothing happens while the batch uses it."""
+        """Free an adapter's slot and host memory, unless the batch uses it."""
         if version_id in self._ids_in_batch() or self._filled(version_id) == WorkerReply.FILLING:
             return WorkerReply.IN_USE
         if (read := self._reads.pop(version_id, None)) is not None:
@@ -152,7 +152,7 @@ class WorkerAdapters:
         return WorkerReply.DONE
 
     def residency(self) -> dict[str, list[int]]:
-        """The ids in slots, and those in host memory (the former are there too)."""
+        """Return the ids in slots, and those in host memory, which include the former."""
         for version_id in list(self._reads):
             self.prepared(version_id)
         slots = [
@@ -167,7 +167,7 @@ class WorkerAdapters:
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker class (`--worker-extension-cls`); called by name from outside."""
+    """A mixin of vLLM's worker class (`--worker-extension-cls`). Its methods are called by name."""
 
     model_runner: Any
 
@@ -208,7 +208,7 @@ class WorkerExtension:
 
 
 def _stream_filling(manager: Any) -> SlotFilling | None:
-    """Return the GPU's way to fill slots beside the steps, or None where it can't be used."""
+    """Return the GPU's way to fill slots beside the steps, or None if it cannot be used."""
     followed = getattr(manager, "loraplex_layers", None)
     if followed is None or not followed.layers:  # not CUDA, or vLLM's operators
         return None
@@ -227,7 +227,7 @@ def _stream_filling(manager: Any) -> SlotFilling | None:
 
 
 def _ids_in_batch(runner: Any) -> set[int]:
-    """The adapters of requests that the last step ran and that aren't known to have ended."""
+    """Return the adapters of requests in the last step that are not known to have ended."""
     if (state := getattr(runner, "lora_state", None)) is not None:  # vLLM's second model runner
         return {request.lora_int_id for request in state.lora_requests.values()}
     return set(runner.input_batch.lora_id_to_lora_request)

@@ -1,4 +1,4 @@
-"""Wrapped linear layers that do little in Python.
+"""Wrapped linear layers that run less Python code at each call.
 
 vLLM's wrapper repeats what the layer itself does around its product, at each of 120 calls a step
 on the bundled base. Here the layer does its own work, and the adapters' part is added to that.
@@ -18,7 +18,7 @@ Forward = Callable[[Any, torch.Tensor], Any]
 
 @functools.cache
 def shorten_wrapped_layers(operators: type[Any]) -> None:
-    """Let wrapped layers with these LoRA operators go the short way, in this process.
+    """Make wrapped layers with these LoRA operators use the short way, in this process.
 
     `operators` has two members that are used here: `step`, the rows of the present batch, and
     `add_lora_linear`.
@@ -28,7 +28,7 @@ def shorten_wrapped_layers(operators: type[Any]) -> None:
 
 
 def shortened(forward: Forward, operators: type[Any]) -> Forward:
-    """A wrapper's `forward`, with the short way where that gives the same.
+    """Return a wrapper's `forward` that takes the short way if the result is the same.
 
     With weights shared out over several processes (`tp_size`), adapters are added before the
     processes' parts are: only a step without adapters can go the short way then.

@@ -25,11 +25,11 @@ def register() -> None:
 
 
 def _clear_kv_blocks_before_reuse() -> None:
-    """Turn vLLM's own clearing on, which it keeps for models that couldn't do without.
+    """Turn on vLLM's own clearing, which it otherwise uses only for models that need it.
 
     A block keeps what its last request wrote. Attention masks what is behind a prompt's end by
-    multiplying with 0, and 0 x NaN is NaN: one adapter that overflows would spoil the answers of
-    every later request, the base's too, for good (vLLM issue 35219).
+    multiplying with 0, and 0 x NaN is NaN. So one adapter that overflows would spoil the answers of
+    all later requests for good, also those of the base (vLLM issue 35219).
     """
     from vllm.v1.kv_cache_interface import KVCacheConfig
 

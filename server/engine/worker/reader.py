@@ -1,4 +1,4 @@
-"""From an adapter's files to weights in host memory, in any thread, while the engine runs."""
+"""Reads an adapter's files into weights in host memory, in any thread, while the engine runs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ Layers = dict[str, list[Projection | None]]
 
 
 class FastWay(Protocol):
-    """What makes an adapter of a file in memory without making tensors of its matrices."""
+    """Makes an adapter from a file in memory, without making tensors of its matrices."""
 
     places: Places
 
     def model(
         self, version_id: int, rank: int, file: AdapterFile, layers: Layers
     ) -> LoRAModel | None:
-        """Return the adapter, or None for what only vLLM's way can load.
+        """Return the adapter, or None if only vLLM's way can load it.
 
         Raises:
-            ValueError: matrices that don't fit.
+            ValueError: matrices do not fit.
         """
 
 
 class PackedWay:
-    """On CPU: packed for our kernel, by compiled code."""
+    """The way on CPU: compiled code packs the adapter for our kernel."""
 
     def __init__(self, manager: LoRAModelManager, pack_parts: PackParts) -> None:
         """Find the layers that the kernel reads."""
@@ -74,10 +74,10 @@ class AdapterReader:
         self._fast_way = fast_way or _packed_way(self._manager)
 
     def read(self, version_id: int, name: str, path: str) -> LoRAModel:
-        """Read an adapter; its files aren't needed afterwards.
+        """Read an adapter. Its files are not needed afterwards.
 
         Raises:
-            ValueError: it can't be used; the message doesn't show the path.
+            ValueError: it cannot be used. The message does not show the path.
         """
         try:
             return self._read_fast(version_id, path) or self._read_as_vllm(version_id, name, path)
@@ -85,7 +85,7 @@ class AdapterReader:
             raise ValueError((str(error) or repr(error)).replace(path, name)) from None
 
     def _read_fast(self, version_id: int, path: str) -> LoRAModel | None:
-        """The fast way; None where it doesn't know a projection of the adapter."""
+        """Read by the fast way. Returns None if it does not know a projection of the adapter."""
         model = self._manager.model
         if self._fast_way is None or getattr(model, "lora_skip_prefixes", None):
             return None

@@ -44,17 +44,17 @@ def pack_adapter(manager: LoRAModelManager, adapter: LoRAModel) -> None:
 
 
 def clear_slot(manager: LoRAModelManager, slot: int) -> None:
-    """Let go of the packed weights in a slot."""
+    """Release the packed weights in a slot."""
     for module in manager.modules.values():
         if (layer := packed_layer(manager, module)) is not None:
             layer.place(slot, None)
 
 
 def _activate_adapter(manager: LoRAModelManager, version_id: int) -> bool:
-    """Put a registered adapter into a free slot; False: it has one.
+    """Put a registered adapter into a free slot. Returns False if it has one already.
 
     Raises:
-        ValueError: no slot is free, or weights that can't be packed.
+        ValueError: no slot is free, or weights cannot be packed.
     """
     if version_id in manager._active_adapters:
         return False
@@ -77,7 +77,7 @@ def _activate_adapter(manager: LoRAModelManager, version_id: int) -> bool:
 
 
 def packed_layer(manager: LoRAModelManager, module: BaseLayerWithLoRA) -> PackedLayer | None:
-    """The slots of a linear layer; None: this layer reads vLLM's padded tensors."""
+    """Return the slots of a linear layer, or None if the layer reads vLLM's padded tensors."""
     if (
         not isinstance(module, BaseLinearLayerWithLoRA)
         or isinstance(module, ClassificationHeadWithLoRA)
@@ -94,7 +94,7 @@ def packed_layer(manager: LoRAModelManager, module: BaseLayerWithLoRA) -> Packed
 
 
 def _parts(module: BaseLinearLayerWithLoRA, weights: Any) -> tuple[list[Any], list[Any]]:
-    """A and B of each projection, this worker's part of them, as vLLM's `set_lora` has them."""
+    """Return this worker's part of A and B of each projection, as vLLM's `set_lora` does."""
     a, b = weights.lora_a, weights.lora_b
     if isinstance(b, list) and len(b) != module.n_slices:
         a, b = module.expand_packed_lora(a, b)

@@ -1,8 +1,8 @@
-"""An adapter's file, read whole and packed by one call of compiled code (`pack.c`).
+"""Reads an adapter's whole file and packs it by one call of compiled code (`pack.c`).
 
 A step of the engine takes Python's lock thousands of times. A reader that takes it for each tensor
-and each conversion makes running steps several times as long; this one holds it once, while it
-looks at the file's header.
+and each conversion would make running steps several times as long. This one takes it once, to read
+the file's header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from server.engine.worker.lora_cpu.packing import (
 )
 
 _TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (2, 2)}
-"""safetensors' names: `pack.c`'s number, and bytes."""
+"""By safetensors' name of a type: `pack.c`'s number for it, and its size in bytes."""
 _LINE_BYTES = 64
 
 PackParts = Callable[[object, int], int]
@@ -60,7 +60,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Projection:
-    """A and B of one projection of a layer, and what B is multiplied with."""
+    """A and B of one projection of a layer, and the factor of B."""
 
     a: Matrix
     b: Matrix
@@ -68,14 +68,15 @@ class Projection:
 
 
 class AdapterFile:
-    """A safetensors file in memory: a header of JSON behind its length, then the numbers."""
+    """A safetensors file in memory: the length of the header, the header in JSON, the numbers."""
 
     def __init__(self, path: Path) -> None:
-        """Read it all; what happens to the file later doesn't matter.
+        """Read the whole file, which is not needed afterwards.
 
         Raises:
-            OSError: it can't be read.
-            ValueError: it isn't one, or holds what isn't a matrix of floating-point numbers.
+            OSError: it cannot be read.
+            ValueError: it is not a safetensors file, or a tensor is not a matrix of floating-point
+                numbers.
         """
         self._bytes = np.fromfile(path, np.uint8)
         self._start = 8 + int.from_bytes(self._bytes[:8].tobytes(), "little")
@@ -88,7 +89,7 @@ class AdapterFile:
 
     @property
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The bytes of all matrices, in the file's order."""
+        """Return the bytes of all matrices, in the file's order."""
         return self._bytes[self._start :]
 
     def offset(self, matrix: Matrix) -> int:
@@ -116,10 +117,10 @@ class AdapterFile:
 def pack_file(
     layers: dict[str, tuple[PackedLayer, list[Projection | None]]], pack_parts: PackParts
 ) -> dict[str, PackedAdapter]:
-    """Pack an adapter whose file is in memory, all layers into one block.
+    """Pack all layers of an adapter whose file is in memory into one block.
 
     Raises:
-        ValueError: shapes that don't fit a layer, or weights that aren't finite.
+        ValueError: shapes do not fit a layer, or weights are not finite.
     """
     layouts = {name: _layout(name, *layer) for name, layer in layers.items()}
     num_bytes = 2 * sum(layout.numbers for layout in layouts.values())

@@ -1,6 +1,6 @@
 """`rows.c` and `pack.c`, compiled by the machine's C compiler when the engine starts (0.2 s).
 
-Not cached: what was compiled for this processor is for this process only.
+The result is not cached, because it is compiled for this very processor.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 
 
 class KernelUnavailable(Exception):
-    """No compiler, or it can't compile the kernel, or the result can't be loaded."""
+    """There is no compiler, it cannot compile the kernel, or the result cannot be loaded."""
 
 
 class RowsKernel:
-    """Adds each row's own adapter, for bfloat16; and packs adapters for that."""
+    """Adds each row's own adapter in bfloat16, and packs adapters for that."""
 
     def __init__(self) -> None:
-        """Compile.
+        """Compile and load the kernel.
 
         Raises:
-            KernelUnavailable: see there.
+            KernelUnavailable: there is no compiler, or compiling or loading fails.
         """
         # After torch, whose OpenMP library (libgomp.so.1) the kernel then shares with it.
         library, unlocked = _compile()
@@ -55,7 +55,7 @@ class RowsKernel:
         blocks: ctypes.Array[Block],
         scale: float,
     ) -> None:
-        """`y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`.
+        """Compute `y[row] += scale * B @ (A @ x[row])` for the rows (rows, features) in `blocks`.
 
         Raises:
             ValueError: a block's slot is empty.
@@ -78,7 +78,7 @@ class RowsKernel:
 
 
 def _compile() -> tuple[ctypes.PyDLL, ctypes.CDLL]:
-    """The library twice: holding Python's lock while it runs, and not."""
+    """Return the library twice: one keeps Python's lock during calls, and one releases it."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise KernelUnavailable("there is no C compiler (gcc or cc)")

@@ -1,7 +1,7 @@
 """One layer's adapters at their own rank, packed as the kernel reads them.
 
-An adapter is packed once, before it gets a slot: what a slot holds is a pointer to it. Packed,
-its A of all projections that the layer fuses is one matrix, and both products read memory in order.
+An adapter is packed once, before it gets a slot. A slot holds only a pointer to it. In packed form
+A of all projections that the layer fuses is one matrix, and both products read memory in order.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Layout:
 
     @classmethod
     def of(cls, ranks: Sequence[int], features: int, widths: Sequence[int]) -> Layout:
-        """The layout for these ranks."""
+        """Return the layout for these ranks."""
         padded = [round_up(rank, 2) for rank in ranks]
         a_numbers = round_up(sum(padded), LANES) * round_up(features, 2)
         b_numbers = [r * round_up(w, LANES) for r, w in zip(padded, widths, strict=True)]
@@ -70,14 +70,14 @@ class PackedAdapter:
     def __init__(
         self, parts: list[tuple[torch.Tensor, torch.Tensor]], struct: _Adapter | None = None
     ) -> None:
-        """Keep A (rank, in) and B (out, rank) of each projection, or where they are packed."""
+        """Keep A (rank, in) and B (out, rank) of each projection, or their packed place."""
         self.parts = parts
         self.struct = struct
         self._owner: object = None
 
     @classmethod
     def in_memory(cls, a: int, b: int, layout: Layout, owner: object) -> PackedAdapter:
-        """A and B at these addresses, in memory that lives as long as its owner."""
+        """Return an adapter whose A and B are at these addresses, in memory that `owner` keeps."""
         ranks = (ctypes.c_int64 * len(layout.ranks))(*layout.ranks)
         all_ranks = round_up(sum(layout.ranks), LANES)
         adapter = cls([], _Adapter(a, b, layout.numbers, all_ranks, ranks))
@@ -96,14 +96,14 @@ class PackedLayer:
         *,
         for_kernel: bool,
     ) -> None:
-        """Empty slots, of the shape of vLLM's tensors for this layer.
+        """Make empty slots with the shapes of vLLM's tensors for this layer.
 
         These have all slots padded to `max_lora_rank`, for each projection that the layer fuses:
         A (slots, 1, rank, in) and B (slots, 1, out, rank). They are never written, and so take no
         memory.
 
         Raises:
-            ValueError: tensors that don't belong together.
+            ValueError: the tensors do not belong together.
         """
         _check_shapes(lora_a_stacked, lora_b_stacked, widths)
         self.stacked = (lora_a_stacked, lora_b_stacked)
@@ -123,17 +123,17 @@ class PackedLayer:
     def pack(
         self, a: Sequence[torch.Tensor | None], b: Sequence[torch.Tensor | None]
     ) -> PackedAdapter:
-        """Pack an adapter's A (rank, in) and B (out, rank) of each projection; None: it has none.
+        """Pack an adapter's A (rank, in) and B (out, rank) of each projection; None if missing.
 
-        NaN among its weights is packed like anything else: it spoils its own rows, where raising
-        inside a step would end the engine for everyone.
+        NaN among the weights is packed like any value. It spoils only the adapter's own rows. An
+        error inside a step would end the engine for all requests.
 
         Raises:
-            ValueError: shapes that don't fit this layer.
+            ValueError: the shapes do not fit this layer.
         """
         parts = []
         for part_a, part_b, width in zip(a, b, self.widths, strict=True):
-            # A projection whose B is zero changes nothing: it needn't cost anything.
+            # A projection whose B is zero changes nothing, so it is left out.
             if part_a is None or part_b is None or not part_b.any():
                 part_a = torch.empty(0, self.features)
                 part_b = torch.empty(width, 0)
@@ -150,7 +150,7 @@ class PackedLayer:
         return PackedAdapter.in_memory(a.data_ptr(), b.data_ptr(), layout, (a, b))
 
     def check_shapes(self, a: tuple[int, ...], b: tuple[int, ...], width: int) -> None:
-        """Raise ValueError for an A and a B that don't fit a projection of this layer."""
+        """Raise ValueError if A and B do not fit a projection of this layer."""
         if a != (a[0], self.features) or b != (width, a[0]) or a[0] > self.max_rank:
             raise ValueError(
                 f"A {a} and B {b} in a layer of {self.features} features in, {width} out and "
@@ -164,10 +164,10 @@ class PackedLayer:
         self._adapters[slot] = adapter
 
     def adapter(self, slot: int) -> PackedAdapter:
-        """The adapter in a slot.
+        """Return the adapter in a slot.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the slot is empty.
         """
         adapter = self._adapters[slot]
         if adapter is None:
@@ -176,25 +176,25 @@ class PackedLayer:
 
 
 def round_up(value: int, multiple: int) -> int:
-    """To the next multiple."""
+    """Return a value rounded up to the next multiple."""
     return -(-value // multiple) * multiple
 
 
 def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
-    """A's rows, all projections', in groups of lanes: (group, pair of features, lane, 2)."""
+    """Return A's rows of all projections in groups: (group, pair of features, lane, 2)."""
     rows, features = sum(len(part) for part in parts), parts[0].shape[1]
     a = _padded(torch.cat(parts), round_up(rows, LANES), round_up(features, 2))
     return a.view(-1, LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
 
 
 def _pack_b(part: torch.Tensor) -> torch.Tensor:
-    """One projection's B, flat: (pair of ranks, width, 2)."""
+    """Return one projection's B as flat numbers in the order (pair of ranks, width, 2)."""
     b = _padded(part, round_up(len(part), LANES), 0)
     return b.view(len(b), b.shape[1] // 2, 2).transpose(0, 1).reshape(-1)
 
 
 def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """With zeros up to so many rows and columns; 0: as they are."""
+    """Return a matrix padded with zeros to `rows` and `columns`. 0 keeps the present number."""
     right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
     return torch.nn.functional.pad(part, (0, right, 0, below))
 

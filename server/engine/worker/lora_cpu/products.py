@@ -1,4 +1,4 @@
-"""The same without the compiled kernel: two matrix products for each group and projection."""
+"""LoRA without the compiled kernel: two matrix products for each group and projection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_products(
     rows: slice | torch.Tensor,
     scale: float,
 ) -> None:
-    """`y[rows] += scale * (x[rows] @ A.T) @ B.T`, for x (rows, in) and y (rows, sum of outs)."""
+    """Compute `y[rows] += scale * (x[rows] @ A.T) @ B.T`; x: (rows, in), y: (rows, sum of outs)."""
     x = x[rows]
     for (a, b), offset, width in zip(adapter.parts, layer.offsets, layer.widths, strict=True):
         if not len(a):

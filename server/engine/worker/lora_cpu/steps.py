@@ -1,4 +1,4 @@
-"""Which rows of a batch belong to which slot, worked out once a step for all layers."""
+"""Finds which rows of a batch belong to which slot, once a step for all layers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 BLOCK_ROWS = 8
-"""Rows of one slot that the kernel takes at once (`rows.c`)."""
+"""How many rows of one slot the kernel computes together (`rows.c`)."""
 
 Group = tuple[int, slice | torch.Tensor]
-"""A slot, and rows that use it: a slice where they are neighbours."""
+"""A slot and the rows that use it, as a slice if the rows are contiguous."""
 
 
 class Block(ctypes.Structure):
@@ -36,10 +36,10 @@ class Step:
 
 
 def make_step(slots: list[int], max_loras: int) -> Step:
-    """Share out the rows whose slots are given, -1 for none.
+    """Group rows by their slots, of which -1 means none.
 
     Raises:
-        ValueError: a slot that doesn't exist.
+        ValueError: a slot does not exist.
     """
     wrong = [slot for slot in slots if not -1 <= slot < max_loras]
     if wrong:

@@ -1,6 +1,7 @@
-"""Adapters into slots beside the running step: from their file's image, on a stream of its own.
+"""Fills slots beside the running step, from an image of the adapter's file, on a separate stream.
 
-What this can't do (weights shared out over several cards, files of several types) goes vLLM's way.
+It cannot load weights that are divided among several GPUs, or files with several types. vLLM's own
+way loads these.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ log = logging.getLogger(__name__)
 
 
 class ImageAdapter(LoRAModel):  # type: ignore[misc]
-    """An adapter that vLLM keeps for us; its weights are an image."""
+    """An adapter in vLLM's table whose weights are an image."""
 
     def __init__(self, version_id: int, rank: int, image: AdapterImage) -> None:
-        """Hold the image; vLLM sees no weights."""
+        """Hold the image. vLLM sees no weights."""
         super().__init__(version_id, rank, {})
         self.image = image
 
 
 class SlotFilling:
-    """Fills a manager's slots; also the reader's fast way to images (`reader.FastWay`)."""
+    """Fills a manager's slots. It is also the reader's fast way to images (`reader.FastWay`)."""
 
     def __init__(self, manager: LoRAModelManager, followed: FollowedLayers, lane: Lane) -> None:
         """Make the stream's buffers."""
@@ -62,7 +63,7 @@ class SlotFilling:
         return ImageAdapter(version_id, rank, image) if image is not None else None
 
     def begin(self, version_id: int) -> Future[None] | None:
-        """Give an adapter a free slot and begin to fill it; None: it is filled already.
+        """Give an adapter a free slot and begin to fill it. Returns None if it is filled already.
 
         Raises:
             ValueError: no slot is free.
@@ -87,7 +88,7 @@ class SlotFilling:
             self._followed.set_image_ranks(slot, adapter.image.ranks)
 
     def fill_now(self, version_id: int) -> bool:
-        """Do both and wait, where vLLM itself wants the adapter in a slot; False: it is there."""
+        """Fill a slot for vLLM itself, and wait. Returns False if the adapter has one."""
         if version_id in self._manager._active_adapters:
             return False
         if (filling := self.begin(version_id)) is not None:
@@ -96,7 +97,7 @@ class SlotFilling:
         return True
 
     def works(self) -> bool:
-        """Fill a slot that nobody has with an adapter of the first layer, and compare.
+        """Fill an unused slot with an adapter of the first layer, and compare the result.
 
         The slot is zero afterwards, as it was.
         """

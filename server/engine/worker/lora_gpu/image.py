@@ -1,7 +1,7 @@
-"""An adapter in host memory as its file has it, and what is needed to put it into any slot.
+"""An adapter in host memory in the form of its file, with what is needed to fill a slot with it.
 
-Reading it is one call; no tensor is made of its matrices. The GPU converts, scales and pads them
-when they are copied into a slot (`transfer`).
+It is read by one call, without making tensors of its matrices. The GPU converts, scales and pads
+them when they are copied into a slot (`transfer`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Chunk:
-    """Matrices that lie together in the file, and are copied together."""
+    """Matrices that are contiguous in the file and are copied together."""
 
     begin: int
     """In bytes of the file's numbers."""
@@ -59,12 +59,12 @@ def make_image(
     projections: Mapping[int, Sequence[Projection | None]],
     chunk_bytes: int = CHUNK_BYTES,
 ) -> AdapterImage | None:
-    """Make the image of a file; `projections` has those of each layer that it touches.
+    """Make the image of a file. `projections` has the projections of each layer that it changes.
 
-    Returns None for what only vLLM's way can load: matrices of several types.
+    Returns None if only vLLM's way can load the file, because its matrices are of several types.
 
     Raises:
-        ValueError: matrices that don't fit a layer.
+        ValueError: matrices do not fit a layer.
     """
     types = {matrix.type for matrix in file.matrices.values()}
     if len(types) != 1:
@@ -84,7 +84,7 @@ def make_image(
 
 
 def _check(projection: Projection, layer: LayerWeights, i: int) -> int:
-    """The projection's rank."""
+    """Return the projection's rank, after checking its shapes."""
     shape, (rank, features) = layer.shape, projection.a.shape
     if projection.b.shape != (shape.outputs[i], rank) or features != shape.features:
         raise ValueError(
@@ -127,7 +127,7 @@ def _segments(
 
 
 def _groups(segments: Sequence[_Segment], chunk_bytes: int) -> Iterator[list[_Segment]]:
-    """Matrices in the file's order, together no longer than a chunk; a longer one stands alone."""
+    """Yield groups of matrices in the file's order, of at most a chunk, or of one longer matrix."""
     group: list[_Segment] = []
     for segment in segments:
         if group and segment.end - group[0].begin > chunk_bytes:

@@ -1,4 +1,4 @@
-"""Whether the kernels compute the right thing on this card, before anyone is served by them.
+"""Checks that the kernels compute correctly on this GPU, before any request uses them.
 
 Each wrapped shape is tried with every choice of tile sizes that it can get, and compared with a
 plain product in float32. Everything that the kernels must not read (a slot without rows, what is
@@ -51,7 +51,7 @@ def failure(
     device: torch.device | str,
     run: Launch = launch,
 ) -> str | None:
-    """What is wrong, in a sentence's part; None if every shape comes out right."""
+    """Return what is wrong, as part of a sentence, or None if every shape is correct."""
     for shape in shapes:
         tried: set[Tiles] = set()
         for num_rows, chosen in table.variants(shape).items():

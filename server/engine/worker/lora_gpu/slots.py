@@ -60,7 +60,7 @@ class FollowedLayers:
 
 
 def ranks_of(module: BaseLinearLayerWithLoRA, weights: Any) -> list[int]:
-    """An adapter's rank in each slice of a layer; the largest where its weights don't tell."""
+    """Return an adapter's rank in each slice of a layer, or the largest rank if it is not known."""
     num_slices = len(module.lora_a_stacked)
     if weights is None:
         return [0] * num_slices
@@ -76,7 +76,7 @@ def ranks_of(module: BaseLinearLayerWithLoRA, weights: Any) -> list[int]:
 
 
 def wrapped_layers(manager: LoRAModelManager) -> dict[str, BaseLinearLayerWithLoRA]:
-    """The layers whose adapters our operator applies, by name."""
+    """Return the layers whose adapters our operator applies, by name."""
     if manager.lora_config.fully_sharded_loras:  # vLLM gathers between shrink and expand then
         return {}
     return {
@@ -88,7 +88,7 @@ def wrapped_layers(manager: LoRAModelManager) -> dict[str, BaseLinearLayerWithLo
 
 
 def choose_table(known: Operators, device: str, tuned: Path | None) -> None:
-    """Take the tile sizes for a card; an unreadable table is as good as none, but is said."""
+    """Take the tile sizes for a GPU. An unreadable table is logged and then ignored."""
     try:
         known.table = load_table(tuned, device)
     except ValueError as error:
@@ -102,7 +102,7 @@ def _card(device: torch.device) -> str:
 
 
 def check_kernels(layers: Sequence[LayerWeights], known: Operators, device: Any) -> None:
-    """Try the kernels on every shape; where one comes out wrong, vLLM's compute from now on."""
+    """Try the kernels on every shape. If a result is wrong, use vLLM's from now on."""
     kinds = {(layer.shape, layer.dtype): None for layer in layers}
     for shape, dtype in kinds:
         wrong = failure(known.table, [shape], dtype, device)
@@ -115,7 +115,7 @@ def check_kernels(layers: Sequence[LayerWeights], known: Operators, device: Any)
 
 
 def heights_of(layers: Sequence[LayerWeights], table: TileTable) -> frozenset[int]:
-    """The heights of tiles that these layers can ask for: a step makes no others."""
+    """Return the heights of tiles that these layers can ask for. A step makes only these."""
     shapes = {layer.shape for layer in layers}
     return frozenset(
         tiles.tile_rows for shape in shapes for tiles in table.variants(shape).values()
@@ -132,7 +132,7 @@ def use_vllms_kernels(known: Operators, why: str) -> None:
 
 @functools.cache
 def follow_slots() -> None:
-    """Have every manager of slots in this process prepare the kernels and tell them ranks."""
+    """Make every manager of slots in this process prepare the kernels and set their ranks."""
     LoRAModelManager._create_lora_modules = _then_prepare(LoRAModelManager._create_lora_modules)
     LoRAModelManager.activate_adapter = _then_set_ranks(LoRAModelManager.activate_adapter)
 

@@ -1,4 +1,4 @@
-"""vLLM's own kernels behind our operator, for when ours can't be trusted."""
+"""vLLM's own kernels behind our operator, used if our kernels have failed their self-check."""
 
 from __future__ import annotations
 
