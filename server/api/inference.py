@@ -44,6 +44,7 @@ class Admitted:
     request: Any
     version: VersionRecord | None
     """None for the base."""
+    tools_left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class DataPlane:
                 meter.on_work_over(lease.end)
                 tier = lease.tier.value
             meter.timing = Timing(started, caller.tenant, raw_request.state.adapter, tier)
-            yield Admitted(received.request, version)
+            yield Admitted(received.request, version, received.tools_left_out)
 
     @asynccontextmanager
     async def _within_quota(
@@ -179,6 +180,8 @@ class DataPlane:
         if meter := current_meter.get():
             meter.hand_over(complete=not isinstance(response, StreamingResponse))
         response.headers.update(self.quotas.headers(caller.tenant_id, quota, time.monotonic()))
+        if left_out := ", ".join(admitted.tools_left_out):
+            response.headers["x-tools-left-out"] = f"{left_out}; this server does not run them"
         if version is not None:
             response.headers["x-adapter-id"] = version.adapter_id
             response.headers["x-adapter-version"] = str(version.number)

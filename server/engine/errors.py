@@ -14,6 +14,7 @@ from server.errors import (
     SchemaTooComplex,
     Unavailable,
 )
+from server.errors.own_words import in_own_words
 
 TOO_COMPLEX = "the grammar takes"
 """How the message of `GrammarTrials` begins; vLLM's handlers pass on no codes."""
@@ -57,6 +58,7 @@ def map_response(response: Response | None) -> Response:
 
 
 def _translate(status: int, message: str, param: str | None) -> APIError:
+    message = in_own_words(message)
     if status == 503:
         return Unavailable(message)
     if status >= 500 and status != 501:

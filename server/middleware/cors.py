@@ -20,6 +20,7 @@ EXPOSED = (
     "x-adapter-version",
     "x-adapter-digest",
     "x-adapter-tier",
+    "x-tools-left-out",
     "retry-after",
     "x-should-retry",
     *_RATES,

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from server.api.intake.bounds import MAX_CONTAINERS, check_bounds
 from server.api.intake.first_error import first_error
+from server.api.intake.hosted_tools import leave_out_hosted_tools
 from server.api.intake.unsupported import refuse_unsupported
 from server.engine.interface import Endpoint
 from server.errors import ClientWentAway, InvalidRequest
@@ -24,6 +25,7 @@ from server.tenancy.bytes_in_flight import BytesInFlight, HeldBytes
 from server.tenancy.demand import Demand, demand_of
 from server.workers import Workers
 
+RESPONSES = "/v1/responses"
 LARGE_BODY_BYTES = 64 * 1024
 """A larger body is decoded and validated in a thread, so that streams go on meanwhile."""
 NUM_THREADS = 2
@@ -40,6 +42,8 @@ class Received:
     model: str
     conversation: str | None
     demand: Demand
+    tools_left_out: tuple[str, ...] = ()
+    """The types of tools that were offered and that this server doesn't run."""
 
 
 class Intake:
@@ -61,12 +65,15 @@ class Intake:
         """
         _require_json(request)
         header = request.headers.get("x-conversation-id")
+        takes_hosted_tools = request.url.path == RESPONSES
         with self._bytes_in_flight.held(tenant) as held:
             raw = await _read(request, held)
             if len(raw) > LARGE_BODY_BYTES:
-                received = await self._workers.run(_understand, raw, endpoint, header)
+                received = await self._workers.run(
+                    _understand, raw, endpoint, header, takes_hosted_tools
+                )
             else:
-                received = _understand(raw, endpoint, header)
+                received = _understand(raw, endpoint, header, takes_hosted_tools)
             del raw  # the answer may take minutes, and needs only what was made of it
             yield received
 
@@ -90,7 +97,9 @@ async def _read(request: Request, held: HeldBytes) -> bytearray:
     return body
 
 
-def _understand(raw: bytearray, endpoint: Endpoint, conversation_header: str | None) -> Received:
+def _understand(
+    raw: bytearray, endpoint: Endpoint, conversation_header: str | None, takes_hosted_tools: bool
+) -> Received:
     body = _decode(raw)
     check_bounds(body)
     model = body.get("model")
@@ -98,11 +107,12 @@ def _understand(raw: bytearray, endpoint: Endpoint, conversation_header: str | N
         raise InvalidRequest("name a model: the base or an adapter", param="model")
     conversation = _conversation_of(body, conversation_header)
     refuse_unsupported(body)
+    left_out = leave_out_hosted_tools(body) if takes_hosted_tools else ()
     try:
         parsed = endpoint.parse(body)
     except ValidationError as error:
         raise first_error(error, body) from None
-    return Received(parsed, model, conversation, demand_of(parsed, body))
+    return Received(parsed, model, conversation, demand_of(parsed, body), left_out)
 
 
 def _decode(raw: bytearray) -> dict[str, Any]:

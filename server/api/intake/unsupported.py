@@ -14,8 +14,16 @@ _UNSUPPORTED = {
 }
 
 
+MAX_STOP_STRINGS = 4
+"""As many as OpenAI's API takes."""
+
+
 def refuse_unsupported(body: dict[str, Any]) -> None:
     """Raise `InvalidRequest` if a body asks for one of these."""
     for name, reason in _UNSUPPORTED.items():
         if body.get(name):
             raise InvalidRequest(f"{name}: {reason}", param=name)
+    stop = body.get("stop")
+    if isinstance(stop, list) and len(stop) > MAX_STOP_STRINGS:
+        reason = f"at most {MAX_STOP_STRINGS} strings, not {len(stop)}"
+        raise InvalidRequest(f"stop: {reason}", param="stop")

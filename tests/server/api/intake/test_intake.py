@@ -59,6 +59,7 @@ def chat(**more: Any) -> dict[str, Any]:
         ({"best_of": 2}, "best_of"),
         ({"background": True}, "background"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"use_beam_search": True}, "use_beam_search"),
         ({"user": "x" * 257}, "user"),
         ({"metadata": {"user_id": "x" * 257}}, "metadata.user_id"),

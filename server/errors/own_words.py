@@ -1,0 +1,45 @@
+"""What a library says about a request, in this server's own words.
+
+A tenant can set no switch of the engine, and a validator's web site helps nobody: neither belongs
+in an answer. What isn't known here loses the sentences that name such a thing.
+"""
+
+from __future__ import annotations
+
+import re
+
+_KNOWN = [
+    (
+        r"prompt list length (\d+) exceeds the maximum allowed count of (\d+)",
+        r"prompt: at most \2 prompts, not \1",
+    ),
+    (r"(\w+) must be at most (\d+), got (\d+)", r"\1: at most \2, not \3"),
+    (
+        r"trust-request-chat-template",
+        "chat_template: templates of requests aren't used here: leave it out",
+    ),
+    (r"enable-prompt-embeds", "prompt_embeds: embeddings aren't taken as prompts here: send text"),
+    (r"enable-mm-embeds", "embeddings of images, audio and video aren't taken here"),
+    (
+        r"reasoning.?parser",
+        "thinking: this model doesn't think apart from its answer: leave it out",
+    ),
+    (r"tool-call-parser", "tools: this model can't call tools here: leave `tools` out"),
+    (r"max-logprobs", "logprobs: that is more than this server returns"),
+    (r"RENDER_TIMEOUT", "messages: the model's chat template took too long for them"),
+    (r"RESPONSES_API_STORE", "answers aren't kept here: send the earlier items as `input`"),
+]
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_FOREIGN = re.compile(r"VLLM_|\bvLLM\b|(?<![\w-])--[a-z]|https?://")
+_NOTHING_LEFT = "the request asks for something that isn't offered here"
+
+
+def in_own_words(message: str) -> str:
+    """Return the message without switches, variables and addresses that a client can't use."""
+    if not _FOREIGN.search(message):
+        return message
+    for pattern, words in _KNOWN:
+        if match := re.search(pattern, message):
+            return match.expand(words)
+    kept = [part for part in _SENTENCE.split(message) if not _FOREIGN.search(part)]
+    return " ".join(kept).strip() or _NOTHING_LEFT
