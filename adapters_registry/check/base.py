@@ -35,6 +35,8 @@ class BaseSpec:
     """Full module name, as in PEFT's keys (`model.layers.0.self_attn.q_proj`), to its shape."""
     max_rank: int
     norms: WeightNorms = field(default_factory=WeightNorms, compare=False)
+    directory: Path | None = field(default=None, compare=False)
+    """Where its files are, if it was read from there."""
     made_from: str = ""
     """The base that this one was quantised from. An adapter of that base may run on it."""
     quantization: str = ""
@@ -104,7 +106,7 @@ class BaseSpec:
             spec = cls.from_config(name, config, max_rank)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{directory}/config.json is not a model configuration") from error
-        return replace(spec, norms=WeightNorms(directory))
+        return replace(spec, norms=WeightNorms(directory), directory=directory)
 
 
 def quantization_of(config: dict[str, Any]) -> str:

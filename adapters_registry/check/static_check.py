@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.companions import check_companions
 from adapters_registry.check.peft_config import PeftConfig
+from adapters_registry.check.serving_defaults import ServingDefaults
 from adapters_registry.check.weights import (
     TRAINED_QUANTIZATION,
     Tensor,
@@ -27,7 +29,12 @@ from adapters_registry.check.weights import (
     read_header,
     trained_quantization,
 )
-from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    ALL_FILES,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+)
 from adapters_registry.errors import AdapterRejected, Reason
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -54,7 +61,9 @@ class AdapterFacts:
     trained_quantization: str | None
     """The base's quantization in training. Empty: none. None: the file does not say."""
     warnings: list[str]
-    """What may make its answers worse, but does not keep it from serving."""
+    """What may make its answers worse, or is used in place of the base's; it may serve."""
+    serving: ServingDefaults = field(default_factory=ServingDefaults)
+    """What it brings for its requests, where that is not the base's."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts under the names that the API shows."""
@@ -106,6 +115,10 @@ def check_adapter(
         _check_base(config, base, findings)
     over = trained_quantization(directory / WEIGHTS_FILE)
     _check_quantization(over, base, findings, is_allowed=allow_base_mismatch)
+    beside = check_companions(directory, base.directory)
+    for reason in beside.reasons:
+        findings.refuse(reason.code, reason.message, reason.key)
+    findings.warnings += map(_clean, beside.warnings)
     pairs = _pair_up(tensors, base, findings)
     if not any(fault.code == "bad_rank" for fault in faults):
         _check_ranks(config, pairs, base, findings)
@@ -120,6 +133,7 @@ def check_adapter(
         base_model=_clean(config.base_model) or None,
         trained_quantization=over and _clean(over),
         warnings=findings.warnings,
+        serving=beside.defaults,
     )
 
 
@@ -128,7 +142,7 @@ def _check_files(directory: Path, findings: _Findings) -> None:
     for entry in sorted(directory.iterdir()):
         if not stat.S_ISREG(entry.lstat().st_mode):
             findings.refuse("not_a_file", f"{entry.name} is not a regular file", entry.name)
-        elif entry.name not in ADAPTER_FILES and entry.suffix not in _TEXTS:
+        elif entry.name not in ALL_FILES and entry.suffix not in _TEXTS:
             kept = " and ".join(ADAPTER_FILES)
             message = f"{entry.name} does not belong to an adapter: keep only {kept}"
             findings.refuse("unexpected_file", message, entry.name)

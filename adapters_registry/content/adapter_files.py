@@ -1,4 +1,4 @@
-"""An adapter's two files: their names, their digest, and how they are made durable."""
+"""An adapter's files: their names, their digest, and how they are made durable."""
 
 from __future__ import annotations
 
@@ -10,17 +10,36 @@ from pathlib import Path
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+"""Every adapter has these two."""
+
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+GENERATION_FILE = "generation_config.json"
+COMPANION_FILES = (
+    TEMPLATE_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    ADDED_TOKENS_FILE,
+    SPECIAL_TOKENS_FILE,
+    GENERATION_FILE,
+)
+"""These may stand beside the two, as trainers save them, and belong to the content then."""
+ALL_FILES = (*ADAPTER_FILES, *COMPANION_FILES)
 
 _CHUNK_BYTES = 1 << 20
 
 
 def digest_of(directory: Path) -> tuple[str, int]:
-    """Return the sha256 over both files, in hex, and their size in bytes.
+    """Return the sha256 over an adapter's files, in hex, and their size in bytes.
 
-    Name, length and bytes of each file are hashed, in a fixed order.
+    Name, length and bytes of each file are hashed, in a fixed order: the two that every adapter
+    has, then those companions that are there.
     """
     digest, size_bytes = hashlib.sha256(), 0
-    for name in ADAPTER_FILES:
+    for name in (*ADAPTER_FILES, *companions_in(directory)):
         file = directory / name
         length = file.stat().st_size
         size_bytes += length
@@ -31,14 +50,19 @@ def digest_of(directory: Path) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
+def companions_in(directory: Path) -> list[str]:
+    """Return the names of the companion files that are in a directory."""
+    return [name for name in COMPANION_FILES if (directory / name).is_file()]
+
+
 def make_durable(staged: Path) -> tuple[str, int]:
-    """Flush the two files to disk, make them read-only and remove everything else.
+    """Flush an adapter's files to disk, make them read-only and remove everything else.
 
     Returns their digest and size, as `digest_of` does.
     """
     digest, size_bytes = digest_of(staged)
     for file in staged.iterdir():
-        if file.name not in ADAPTER_FILES:
+        if file.name not in ALL_FILES:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
             continue
         with file.open("rb") as handle:

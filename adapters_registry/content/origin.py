@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, companions_in
 from adapters_registry.content.circuit_breaker import CircuitBreaker
 from adapters_registry.content.s3 import Bucket, File
 from adapters_registry.errors import StoreUnavailable
@@ -26,12 +26,15 @@ class Origin:
 
     def size_of(self, digest: str) -> int | None:
         """Return the bytes of a digest's files, or None if one of them is missing."""
-        files = [self._bucket.find(_key(digest, name)) for name in ADAPTER_FILES]
-        return None if None in files else sum(file.size_bytes for file in files if file)
+        files = self._files(digest)
+        return sum(file.size_bytes for file in files.values()) if files else None
 
     def put(self, digest: str, directory: Path) -> None:
-        """Write the files that are missing or damaged at the origin. It then has all of them."""
-        for name in ADAPTER_FILES:
+        """Write the files that are missing or damaged at the origin. It then has all of them.
+
+        The two files of every adapter come last: where they are, the companions are, too.
+        """
+        for name in (*companions_in(directory), *ADAPTER_FILES):
             there = self._bucket.find(_key(digest, name))
             if there is None or not self._holds(there, directory / name):
                 self._bucket.upload(directory / name, _key(digest, name))
@@ -41,11 +44,11 @@ class Origin:
 
         After several failures in a row the origin is not called for a while.
         """
-        for name in ADAPTER_FILES:
-            with self._breaker.calling():
-                file = self._bucket.find(_key(digest, name))
-            if file is None:
-                raise StoreUnavailable(f"{self.url} has no content sha256:{digest[:12]}")
+        with self._breaker.calling():
+            files = self._files(digest)
+        if not files:
+            raise StoreUnavailable(f"{self.url} has no content sha256:{digest[:12]}")
+        for name, file in files.items():
             with self._breaker.calling():
                 self._bucket.download(file, directory / name)
 
@@ -59,8 +62,15 @@ class Origin:
 
     def remove(self, digests: Collection[str]) -> None:
         """Delete the files of some digests, for every replica."""
-        if keys := [_key(digest, name) for digest in digests for name in ADAPTER_FILES]:
+        if keys := [_key(digest, name) for digest in digests for name in ALL_FILES]:
             self._bucket.delete(keys)
+
+    def _files(self, digest: str) -> dict[str, File]:
+        """Return a content's files by name; none, unless the two of every adapter are there."""
+        if any(self._bucket.find(_key(digest, name)) is None for name in ADAPTER_FILES):
+            return {}
+        found = {file.key.rpartition("/")[2]: file for file in self._bucket.list(_key(digest, ""))}
+        return {name: found[name] for name in ALL_FILES if name in found}
 
     def _holds(self, there: File, file: Path) -> bool:
         """Whether an object has the same bytes as a file. Reads up to the first difference."""
@@ -77,6 +87,6 @@ def _key(digest: str, name: str) -> str:
 def _digest(file: File) -> str | None:
     """Return the digest that a file belongs to, or None for files of others."""
     match file.key.split("/"):
-        case ["sha256", digest, name] if name in ADAPTER_FILES:
+        case ["sha256", digest, name] if name in ALL_FILES:
             return digest
     return None

@@ -71,10 +71,10 @@ class Bucket:
                 return None
         return File(key, meta["size"], meta["e_tag"])
 
-    def list(self) -> Iterator[File]:
-        """Yield every file below the prefix. Raises `StoreUnavailable` if there is no answer."""
+    def list(self, below: str = "") -> Iterator[File]:
+        """Yield every file whose key begins so. Raises `StoreUnavailable` if there is no answer."""
         with self._errors():
-            for page in obstore.list(self._store):
+            for page in obstore.list(self._store, prefix=below or None):
                 for meta in page:
                     yield File(meta["path"], meta["size"], meta["e_tag"])
 

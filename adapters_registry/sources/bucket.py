@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
 from adapters_registry.content.s3 import Bucket
 from adapters_registry.sources.source import Source, missing_file
 
@@ -18,11 +18,11 @@ def find_in_bucket(source: str) -> Source:
     """
     bucket = Bucket(source)
     files = []
-    for name in ADAPTER_FILES:
-        file = bucket.find(name)
-        if file is None:
+    for name in ALL_FILES:
+        if file := bucket.find(name):
+            files.append(file)
+        elif name in ADAPTER_FILES:
             raise missing_file(name)
-        files.append(file)
 
     def stage(staged: Path) -> None:
         for file in files:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
 from adapters_registry.errors import SourceRefused, StoreUnavailable
-from adapters_registry.sources.source import Source, missing_file
+from adapters_registry.sources.source import MissingFile, Source, missing_file
 
 HUB_SCHEME = "hf://"
 
@@ -37,14 +37,20 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
         raise SourceRefused(f"{source[:200]!r} is no hf://org/repo@revision")
     repo, commit = match["repo"], match["revision"] or "main"
     sizes: dict[str, int] = {}
-    for name in ADAPTER_FILES:
-        with _errors(source, name):
-            file = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
+    for name in ALL_FILES:
+        try:
+            with _errors(source, name):
+                url = hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
+                file = get_hf_file_metadata(url)
+        except MissingFile:
+            if name in ADAPTER_FILES:
+                raise
+            continue
         if file.commit_hash is None or file.size is None:
             raise StoreUnavailable(
                 f"{source}: the hub doesn't say which commit it is, or how large"
             )
-        # The second file is that of the first one's commit, whatever is pushed between.
+        # The other files are those of the first one's commit, whatever is pushed between.
         commit, sizes[name] = file.commit_hash, file.size
 
     def stage(staged: Path) -> None:

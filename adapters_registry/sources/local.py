@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, companions_in
 from adapters_registry.errors import SourceRefused
 from adapters_registry.sources.source import Source, missing_file
 
@@ -32,7 +32,8 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
             raise SourceRefused(f"{source} is not below LORAPLEX_LOCAL_ROOTS")
         if not path.is_dir():
             raise SourceRefused(f"{source} is not a directory on the server")
-        sizes = {name: size_of(path / name) for name in ADAPTER_FILES}
+        names = (*ADAPTER_FILES, *companions_in(path))
+        sizes = {name: size_of(path / name) for name in names}
     except (OSError, ValueError) as error:
         raise SourceRefused(f"the source cannot be read: {error}") from error
 

@@ -14,13 +14,13 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter's two files, whose size is known, and which are not read yet."""
+    """An adapter's files, whose size is known, and which are not read yet."""
 
     name: str
     """The source's name in the version's record. It is exact if possible (a hub's commit)."""
     size_bytes: int
     stage: Callable[[Path], None]
-    """Writes the two files, at most `size_bytes`, to a directory. Raises `SourceRefused` or
+    """Writes the files, at most `size_bytes`, to a directory. Raises `SourceRefused` or
     `StoreUnavailable` if it cannot."""
 
     def limited(self, max_bytes: int) -> Source:
@@ -38,8 +38,12 @@ def check_size(size_bytes: int, max_bytes: int) -> None:
         )
 
 
-def missing_file(name: str) -> SourceRefused:
+class MissingFile(SourceRefused):
+    """A source lacks a file."""
+
+
+def missing_file(name: str) -> MissingFile:
     """Return the error for an adapter that lacks one of its two files."""
-    return SourceRefused(
+    return MissingFile(
         f"{name} is missing: an adapter is {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT saves them"
     )

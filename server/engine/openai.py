@@ -22,6 +22,7 @@ from server.engine.errors import map_exception, map_response
 from server.engine.grammar.budget import check_grammars
 from server.engine.interface import Endpoint
 from server.engine.log_filter import hide_exception_texts
+from server.engine.own_defaults import OwnTemplates, add_stop_tokens, current_own
 from server.engine.request_fields import ALLOWED, allowed_part
 from server.engine.validation import fail_fast_validator
 from server.errors import InvalidRequest
@@ -61,8 +62,13 @@ def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
     )
 
 
-def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
-    """The embedded routes; `content_path` gives the directory of a digest."""
+def make_endpoints(
+    content_path: Callable[[str], Path], fetch: Callable[[str], Path] | None = None
+) -> dict[str, Endpoint]:
+    """The embedded routes; `content_path` gives the directory of a digest.
+
+    `fetch` does so, too, after it has made sure that the files are there.
+    """
     from vllm.entrypoints.anthropic import api_router as anthropic
     from vllm.entrypoints.anthropic.protocol import (
         AnthropicCountTokensRequest,
@@ -75,6 +81,7 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
     from vllm.entrypoints.openai.responses import api_router as responses
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
+    templates = OwnTemplates(fetch or content_path)
     hide_exception_texts(logging.getLogger("vllm"))
 
     def embed(
@@ -88,13 +95,17 @@ def make_endpoints(content_path: Callable[[str], Path]) -> dict[str, Endpoint]:
             if "cache_salt" in body.model_fields:
                 request.cache_salt = cache_salt(raw.state.caller.tenant_id, request.cache_salt)
             leased = lora_request(version, content_path(version.digest)) if version else None
-            token = current_lora.set(leased)
+            own = await templates.of(version, raw.state.caller.tenant)
+            if own is not None:
+                add_stop_tokens(request, own)
+            token, own_token = current_lora.set(leased), current_own.set(own)
             try:
                 response = await handler(request, _without_engine_headers(raw))
             except Exception as error:
                 raise map_exception(error) from error
             finally:
                 current_lora.reset(token)
+                current_own.reset(own_token)
             return map_response(response)
 
         return Endpoint(body, _parser(body, ALLOWED[path]), answer, generates)

@@ -25,6 +25,7 @@ from server.engine.interface import Endpoint, EngineFailed, EngineState, ProbeAn
 from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
 from server.engine.openai import LeasedAdapters, longest_prompt_characters, make_endpoints
+from server.engine.own_defaults import follow_versions
 from server.engine.running.client import EngineClient
 from server.errors import NotServing, Unavailable
 from server.settings import Settings
@@ -51,12 +52,18 @@ _WHY_NOT = {
 class EngineSupervisor(AdapterLoading):
     """The `Engine` of `interface`, made of vLLM's AsyncLLM and its OpenAI handlers."""
 
-    def __init__(self, settings: Settings, base: str, content_path: Callable[[str], Path]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        base: str,
+        content_path: Callable[[str], Path],
+        fetch: Callable[[str], Path] | None = None,
+    ) -> None:
         """Parse the arguments (`SettingsError` if one is wrong); nothing is started yet."""
         self.state = EngineState.STARTING
         self.generation = 0
         self.app_state = State()
-        self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path)
+        self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path, fetch)
         device = read_device()
         self._arguments: Namespace = engine_arguments(settings, base, device)
         tokens = step_tokens(self._arguments, device)
@@ -221,6 +228,7 @@ async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) 
     await client.reset_mm_cache()
     await init_app_state(client, state, arguments, await client.get_supported_tasks())
     state.openai_serving_models.lora_requests = LeasedAdapters()
+    follow_versions(state)
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:

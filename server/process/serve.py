@@ -89,7 +89,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         from server.app import build_app, build_operations_app
         from server.engine.supervisor import EngineSupervisor
 
-        engine = EngineSupervisor(settings, base, registry.content.path)
+        engine = EngineSupervisor(settings, base, registry.content.path, registry.content.fetch)
         registry.on_restored = partial(engine.condemn, RESTORED)
         for choice in choices:
             announce(choice)

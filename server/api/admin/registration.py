@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, COMPANION_FILES
 from adapters_registry.registration import check_metadata
 from server.auth import Caller
 from server.errors import Forbidden, InvalidRequest
@@ -109,7 +109,8 @@ REQUEST_BODY: dict[str, Any] = {
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": " and ".join(ADAPTER_FILES),
+                            "description": f"{' and '.join(ADAPTER_FILES)}; where they are there: "
+                            f"{', '.join(COMPANION_FILES)}",
                         },
                     },
                 }

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
 from adapters_registry.sources.source import check_size, missing_file
 from server.errors import InvalidRequest, OverQuota
 from server.middleware.body_limit import FORM_OVERHEAD_BYTES
@@ -105,6 +105,9 @@ async def receive_upload(
         for name in ADAPTER_FILES:
             if name not in uploads:
                 raise missing_file(name)
+        for name in ALL_FILES:
+            if name not in uploads:
+                continue
             uploads[name].file.flush()
             Path(str(uploads[name].file.name)).rename(directory / name)
     finally:

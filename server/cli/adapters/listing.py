@@ -65,12 +65,12 @@ def list_adapters(
 
 
 def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
-    """Show an adapter with all its versions, and why the rejected ones were."""
+    """Show an adapter with all its versions, and what the gate says of them."""
     adapter = call("GET", path_of(tenant, name)).json()
     if as_json:
         print(json.dumps(adapter))
         return
-    heads = "version", "state", "aliases", "pinned", "rank", "size", "digest", "created", "reasons"
+    heads = "version", "state", "aliases", "pinned", "rank", "size", "digest", "created", "remarks"
     table = Table(*heads)
     for version in adapter["versions"]:
         aliases = [
@@ -88,9 +88,15 @@ def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None
             _size(version["size_bytes"]),
             version["digest"][:12],
             local_time(version["created_at"]),
-            "\n".join(reason["message"] for reason in version["reasons"]),
+            "\n".join([*(each["message"] for each in version["reasons"]), *warnings_of(version)]),
         )
     print_table(table)
+
+
+def warnings_of(version: dict[str, Any]) -> list[str]:
+    """Return what the gate warns of, and what a version uses in place of the base's."""
+    warnings: list[str] = version.get("metadata", {}).get("checked", {}).get("warnings", [])
+    return warnings
 
 
 def _live(adapter: dict[str, Any]) -> str:

@@ -12,7 +12,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    ALL_FILES,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+)
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
@@ -130,7 +135,7 @@ def upload(directory: Path, form: dict[str, Any]) -> Any:
     with ExitStack() as open_files, bars as progress:
         files = [
             ("files", (name, open_files.enter_context(progress.open(path, "rb", description=name))))
-            for name in ADAPTER_FILES
+            for name in ALL_FILES
             if (path := directory / name).is_file()
         ]
         # An empty part keeps the body multipart when both files are missing.

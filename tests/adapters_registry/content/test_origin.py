@@ -67,6 +67,21 @@ def test_a_version_is_at_the_origin_before_it_is_acknowledged(
     assert digest_of(path)[0] == version.digest
 
 
+def test_what_stands_beside_the_weights_travels(
+    replica: Replica, make_adapter: AdapterFactory
+) -> None:
+    here, there, source = replica(), replica(), make_adapter()
+    plain, _ = take_in(here, source, name="plain")
+    (source / "generation_config.json").write_text('{"temperature": 0.5}')
+    version, _ = take_in(here, source)
+    assert version.digest != plain.digest
+    path = there.content.fetch(version.digest)
+    assert (path / "generation_config.json").read_text() == '{"temperature": 0.5}'
+    assert origin_of(here).size_of(version.digest) == version.size_bytes
+    origin_of(here).remove([version.digest])
+    assert origin_of(here).sizes() == {plain.digest: plain.size_bytes}
+
+
 def test_no_version_without_the_origin(
     replica: Replica, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    ALL_FILES,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+)
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.hub import find_on_hub
 from tests.hub_server import HubServer
@@ -48,7 +53,7 @@ def test_a_branch_is_pinned_to_its_commit(
     assert files_of(staged) == files
     assert sorted(file.name for file in staged.iterdir()) == sorted(ADAPTER_FILES)
     asked = {request.rsplit("/", 1)[1] for request in hub.requests}
-    assert asked == set(ADAPTER_FILES), "no other file is fetched"
+    assert asked == set(ALL_FILES), "no other file is asked for"
 
 
 @pytest.mark.parametrize("by", ["tag", "commit", "refs/pr/1"])

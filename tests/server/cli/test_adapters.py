@@ -214,3 +214,12 @@ def _count_posts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(httpx, "request", request)
     return sent
+
+
+def test_what_stands_beside_the_weights_is_sent_and_shown(make_adapter: AdapterFactory) -> None:
+    directory = make_adapter()
+    (directory / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    assert "its own chat template" in run("adapters", "register", "rooms", str(directory))
+    assert "its own chat" in run("adapters", "show", "rooms")
