@@ -108,9 +108,8 @@ def callers(
     registry: Registry,
     keys: Keys,
     restore: Callable[[], dict[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, str]:
-    return make_callers(registry, keys, monkeypatch)
+    return make_callers(registry, keys)
 
 
 @pytest.fixture
