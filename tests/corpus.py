@@ -69,7 +69,13 @@ MALFORMED: dict[str, Recipe] = {
     "bias": config("unsupported_feature", bias="all"),
     "bias of another type": config("unsupported_feature", bias=None),
     "LoRA bias": config("unsupported_feature", lora_bias=True),
-    "a trained head": config("unsupported_feature", modules_to_save=["lm_head"]),
+    "a trained head": Recipe(
+        "unsupported_feature",
+        config={"modules_to_save": ["lm_head"]},
+        bend=lambda tensors: (
+            tensors | {"base_model.model.lm_head.weight": np.zeros((2, 2), np.float32)}
+        ),
+    ),
     "transposed weights": config("unsupported_feature", fan_in_fan_out=True),
     "replicated layers": config("unsupported_feature", layer_replication=[[0, 2]]),
     "trained tokens": config("unsupported_feature", trainable_token_indices=[1]),

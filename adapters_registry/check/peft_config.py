@@ -19,7 +19,11 @@ _UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_dora": (bool, "DoRA can't be served"),
     "lora_bias": (bool, "LoRA biases can't be served"),
     "bias": (lambda value: value != "none", "trained biases can't be served"),
-    "modules_to_save": (bool, "fully trained modules can't be served"),
+    "modules_to_save": (
+        bool,
+        "fully trained modules can't be served: train without modules_to_save, or merge the "
+        "adapter with PEFT and serve the result as a base",
+    ),
     "fan_in_fan_out": (bool, "the engine ignores transposed weights"),
     "layer_replication": (bool, "replicated layers can't be served"),
     "trainable_token_indices": (bool, "trained token embeddings can't be served"),

@@ -109,7 +109,13 @@ def check_adapter(
     findings.raise_if_any()
     config = PeftConfig(values)
     faults = list(config.faults())
+    trained = _fully_trained(tensors, values.get("modules_to_save"))
     for fault in faults:
+        if fault.key == "modules_to_save" and not trained:
+            findings.warnings.append(
+                "modules_to_save names modules that the file does not hold: the base's are used"
+            )
+            continue
         findings.refuse(fault.code, fault.message, fault.key)
     if not allow_base_mismatch:
         _check_base(config, base, findings)
@@ -119,6 +125,7 @@ def check_adapter(
     for reason in beside.reasons:
         findings.refuse(reason.code, reason.message, reason.key)
     findings.warnings += map(_clean, beside.warnings)
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in trained}
     pairs = _pair_up(tensors, base, findings)
     if not any(fault.code == "bad_rank" for fault in faults):
         _check_ranks(config, pairs, base, findings)
@@ -223,6 +230,13 @@ def _check_ranks(
         if rank > base.max_rank:
             message = f"rank {rank} is over this server's limit of {base.max_rank}"
             findings.refuse("rank_too_large", f"{message} (LORAPLEX_MAX_LORA_RANK)", key)
+
+
+def _fully_trained(tensors: dict[str, Tensor], modules: Any) -> set[str]:
+    """Return the keys of tensors that are whole weights of the modules named `modules_to_save`."""
+    names = set(map(str, modules)) if isinstance(modules, list) else set()
+    others = (key for key in tensors if not _KEY.fullmatch(key))
+    return {key for key in others if not names.isdisjoint(key.split("."))}
 
 
 def _pair_up(tensors: dict[str, Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
