@@ -41,7 +41,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 # The packages whose lines `make coverage` counts.
 COVERED := server adapters_registry loadtest training
 
-.PHONY: help serve test bench abuse clients check lint install base demo-adapters chart-docs docs coverage \
+.PHONY: help serve test bench abuse chaos clients check lint install base demo-adapters chart-docs docs coverage \
 	lock hashes hashes-3.12 clean
 .DEFAULT_GOAL := help
 
@@ -59,6 +59,9 @@ bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SC
 
 abuse: $(INSTALLED_DEV) base ## Send hostile requests beside a bystander's stream; prints what they did.
 	$(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
+
+chaos: $(INSTALLED_DEV) ## Two servers, one database, one bucket, in random trouble for ten minutes.
+	CHAOS_SECONDS=$(or $(SECONDS),600) $(VENV)/bin/python -m pytest -q -s tests/deploy/test_chaos.py
 
 clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
 	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)

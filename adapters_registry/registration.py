@@ -92,15 +92,17 @@ class Intake:
         self.directory = directory
         self._records = records
         self._reservation: str | None = None
-        self._tenant, self._reserved_bytes = "", 0
+        self._refusal: QuotaExceeded | None = None  # set: only known files may come
+        self._tenant, self._reserved_bytes, self._known_bytes = "", 0, 0
 
     def admit(
         self, tenant: str, name: str, size_bytes: int = 0, idempotency: Idempotency | None = None
     ) -> None:
         """Check the name, the tenant and the quota, and reserve the quota.
 
-        `size_bytes` is what is known of the files' size so far. A request that repeats a known
-        idempotency key reserves nothing, because it usually adds nothing.
+        `size_bytes` is what is known of the files' size so far. A repetition with a known
+        idempotency key reserves nothing: most often it adds nothing. Over the quota, files no larger
+        than this adapter's largest version may be known ones: `commit` refuses them if they aren't.
 
         Raises:
             InvalidName, NotFound: the name is not allowed, or there is no such tenant.
@@ -120,7 +122,14 @@ class Intake:
                 return None
             return reservations.reserve(change, tenant, name, size_bytes, self._records.server_id)
 
-        self._reservation = self._within_quota(reserve)
+        try:
+            self._reservation = self._within_quota(reserve)
+        except QuotaExceeded as refusal:
+            adapter = catalog.adapters.get((tenant, name))
+            self._known_bytes = adapter.largest_bytes if adapter else 0
+            if size_bytes > self._known_bytes or not self._known_bytes:
+                raise
+            self._refusal = refusal
 
     def reserve_quota(self, size_bytes: int) -> None:
         """Reserve quota for files of `size_bytes` in all, if that is more than was announced.
@@ -128,6 +137,8 @@ class Intake:
         Raises:
             QuotaExceeded: the tenant may have no more.
         """
+        if self._refusal and size_bytes > self._known_bytes:
+            raise self._refusal
         if (reservation := self._reservation) and size_bytes > self._reserved_bytes:
             self._within_quota(lambda change: reservations.enlarge(change, reservation, size_bytes))
             self._reserved_bytes = size_bytes
@@ -172,6 +183,8 @@ class Intake:
             return add_registration(change, content, asked, files, idempotency)
 
         try:
+            if self._refusal:
+                self._require_known(asked, digest, self._refusal)
             self._put_to_origin(files)
             version, is_new = self._within_quota(record)
         except BaseException as error:
@@ -188,6 +201,11 @@ class Intake:
             with self._records.change() as change:
                 reservations.release(change, self._reservation)
             self._reservation = None
+
+    def _require_known(self, asked: Registration, digest: str, refusal: QuotaExceeded) -> None:
+        with self._records.change() as change:
+            if _same_content(change, asked.tenant, asked.name, digest) is None:
+                raise refusal
 
     def _put_to_origin(self, files: StagedFiles) -> None:
         origin = self._records.content.origin
@@ -225,8 +243,7 @@ class Intake:
 def open_intake(records: Records) -> Iterator[Intake]:
     """Open a registration. At the end its directory is removed and its reservations end.
 
-    Raises:
-        InsufficientStorage: the disk was full for anything done within the context.
+    Raises `InsufficientStorage` if the disk was full for anything done within the context.
     """
     with records.content.staging() as directory:
         intake = Intake(records, directory)

@@ -77,13 +77,15 @@ class Registry:
         base: BaseSpec,
         *,
         server_id: str = "",
+        former_id: str = "",
         writer_seconds: float = WRITER_SECONDS,
     ) -> None:
         """Open the database and bring its schema up to date. Raises what `open_database` raises.
 
-        `server_id` names this server in the leases on checks. A server that restarts with the same
-        id continues its checks at once. By default the id is new. `writer_seconds` is how long a
-        change waits for the other changes of this process.
+        `server_id` says which server this is in the leases on checks; by default the id is new.
+        A server that comes back inherits the checks of `former_id`, the id of its earlier life, and
+        continues them at once; what that one had reserved is free.
+        `writer_seconds` is how long a change waits for the other changes of this process.
         """
         self._writer_seconds = writer_seconds
         self.server_id = server_id or uuid.uuid4().hex
@@ -99,7 +101,9 @@ class Registry:
         self._refreshed_at = time.monotonic()
         content.clear_staging()
         with self.change() as change:
-            release_all(change, self.server_id)
+            for former in {former_id, self.server_id} - {""}:
+                release_all(change, former)
+                verdicts.inherit(change, former, self.server_id)
             if change.session.get(Tenant, DEFAULT_TENANT) is None:
                 change.session.add(Tenant(name=DEFAULT_TENANT, epoch=change.epoch))
 

@@ -65,6 +65,15 @@ def release(change: Change, version_id: int, server_id: str) -> None:
         row.adapter.epoch = change.epoch
 
 
+def inherit(change: Change, former_id: str, server_id: str) -> None:
+    """Make this server the owner of the checks of another one, which it was before a restart.
+
+    If that one lives, since this one's data folder is a copy of its, it has lost these checks.
+    """
+    owned = Version.checked_by == former_id, Version.state == VersionState.CHECKING
+    change.session.execute(update(Version).where(*owned).values(checked_by=server_id))
+
+
 def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts) -> Version:
     """Make a version ready. `live` points to it if it is the first, or if that was asked for.
 

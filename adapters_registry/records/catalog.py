@@ -121,6 +121,11 @@ class AdapterRecord:
         return f"{self.tenant}/{self.name}"
 
     @cached_property
+    def largest_bytes(self) -> int:
+        """The size of its largest version; 0 if it has none."""
+        return max((version.size_bytes for version in self.versions.values()), default=0)
+
+    @cached_property
     def ready(self) -> Mapping[int, VersionRecord]:
         """The versions that can be served."""
         return {n: v for n, v in self.versions.items() if v.state is VersionState.READY}

@@ -10,20 +10,24 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, update
 
 from adapters_registry.errors import QuotaExceeded
 from adapters_registry.records.change import Change
 from adapters_registry.records.tables import Adapter, Reservation, Version, now
 from adapters_registry.records.tenants import Quota, TenantRecord, require_tenant
 
+Conditions = tuple[ColumnElement[bool], ...]
+
+MINUTE = timedelta(minutes=1)
 RESERVED_FOR = timedelta(hours=2)
 """A registration that takes longer loses its reservation: the quota is then checked at its end."""
 
 
 def limits_storage(quota: Quota) -> bool:
     """Whether a quota limits what is stored."""
-    return quota.adapters is not None or quota.adapter_bytes is not None
+    limits = quota.adapters, quota.adapter_bytes, quota.versions, quota.registrations_per_minute
+    return any(limit is not None for limit in limits)
 
 
 def reserve(change: Change, tenant: str, adapter: str, size_bytes: int, server: str) -> str:
@@ -50,9 +54,7 @@ def enlarge(change: Change, reservation: str, size_bytes: int) -> None:
     row = change.session.get(Reservation, reservation)
     if row is None:  # The registration took too long. The quota is checked again at its end.
         return
-    row.size_bytes = 0
-    change.session.flush()
-    check_quota(change, row.tenant, row.adapter, size_bytes)
+    check_quota(change, row.tenant, row.adapter, size_bytes, besides=reservation)
     row.size_bytes = size_bytes
 
 
@@ -78,35 +80,64 @@ def protected_digests() -> Select[Any]:
     return select(Reservation.digest).where(Reservation.digest.is_not(None), running)
 
 
-def check_quota(change: Change, tenant: str, adapter: str, size_bytes: int) -> None:
-    """Check that a tenant may have one more version of this adapter, besides what is reserved.
+def check_quota(
+    change: Change, tenant: str, adapter: str, size_bytes: int, *, besides: str = ""
+) -> None:
+    """Check that a tenant may have one more version of this adapter, beside what is reserved.
 
-    Files count until they are removed, also those of rejected and retired versions.
+    Files count until they are removed, those of rejected and retired versions too. The reservation
+    `besides` is this version's own, and does not count.
 
     Raises:
         NotFound: there is no such tenant.
         QuotaExceeded: the tenant may have no more.
     """
     quota = TenantRecord.of(require_tenant(change, tenant)).quota
-    session = change.session
-    reserved = (Reservation.tenant == tenant, Reservation.expires_at >= now())
+    running = Reservation.expires_at >= now()
+    coming = (Reservation.tenant == tenant, running, Reservation.id != besides)
     if quota.adapters is not None:
-        owned = select(Adapter.name).where(Adapter.tenant == tenant, Adapter.deleted.is_(False))
-        names = {
-            *session.scalars(owned),
-            *session.scalars(select(Reservation.adapter).where(*reserved)),
-        }
-        if len(names - {adapter}) >= quota.adapters:
-            raise QuotaExceeded(f"the tenant {tenant} may have {quota.adapters} adapters")
-    if quota.adapter_bytes is not None:
-        of_versions = select(func.sum(Version.size_bytes)).join(Adapter)
-        stored = session.scalar(
-            of_versions.where(Adapter.tenant == tenant, Version.collected.is_(False))
+        _check_adapters(change, tenant, adapter, quota.adapters, coming)
+    if quota.versions is not None or quota.adapter_bytes is not None:
+        _check_stored(change, tenant, quota, size_bytes, coming)
+    if quota.registrations_per_minute is not None:
+        _check_rate(change, tenant, quota.registrations_per_minute, coming)
+
+
+def _check_adapters(
+    change: Change, tenant: str, adapter: str, most: int, coming: Conditions
+) -> None:
+    session = change.session
+    owned = select(Adapter.name).where(Adapter.tenant == tenant, Adapter.deleted.is_(False))
+    reserved = select(Reservation.adapter).where(*coming)
+    names = {*session.scalars(owned), *session.scalars(reserved)}
+    if len(names - {adapter}) >= most:
+        raise QuotaExceeded(f"the tenant {tenant} may have {most} adapters")
+
+
+def _check_stored(
+    change: Change, tenant: str, quota: Quota, size_bytes: int, coming: Conditions
+) -> None:
+    sums = select(func.count(), func.sum(Version.size_bytes)).select_from(Version).join(Adapter)
+    kept = sums.where(Adapter.tenant == tenant, Version.collected.is_(False))
+    reserved = select(func.count(), func.sum(Reservation.size_bytes)).where(*coming)
+    rows = [change.session.execute(query).one() for query in (kept, reserved)]
+    num_versions, num_bytes = (sum(int(row[i] or 0) for row in rows) for i in (0, 1))
+    if quota.versions is not None and num_versions >= quota.versions:
+        raise QuotaExceeded(
+            f"the tenant {tenant} may have {quota.versions} versions whose files are kept, and has "
+            f"{num_versions} with those that are being registered: retire some"
         )
-        coming = session.scalar(select(func.sum(Reservation.size_bytes)).where(*reserved))
-        used = int(stored or 0) + int(coming or 0)
-        if used + size_bytes > quota.adapter_bytes:
-            raise QuotaExceeded(
-                f"the tenant {tenant} may have {quota.adapter_bytes} bytes of adapters, has {used} "
-                f"with those that are being registered, and this one has {size_bytes}"
-            )
+    if quota.adapter_bytes is not None and num_bytes + size_bytes > quota.adapter_bytes:
+        raise QuotaExceeded(
+            f"the tenant {tenant} may have {quota.adapter_bytes} bytes of adapters, has "
+            f"{num_bytes} with those that are being registered, and this one is of {size_bytes}"
+        )
+
+
+def _check_rate(change: Change, tenant: str, most: int, coming: Conditions) -> None:
+    lately = Version.created_at > now() - MINUTE
+    registered = select(func.count()).select_from(Version).join(Adapter)
+    done = change.session.scalar(registered.where(Adapter.tenant == tenant, lately)) or 0
+    reserved = change.session.scalar(select(func.count(Reservation.id)).where(*coming)) or 0
+    if done + reserved >= most:
+        raise QuotaExceeded(f"the tenant {tenant} may register {most} versions a minute: wait")

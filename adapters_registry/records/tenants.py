@@ -23,7 +23,7 @@ from adapters_registry.records.tables import Adapter, Tenant, new_id, now
 
 @dataclass(frozen=True)
 class Quota:
-    """What a tenant may use. None means no limit. Rates and numbers hold for each server alone."""
+    """What a tenant may use; None is without limit. Rates of requests hold on each server."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -34,7 +34,11 @@ class Quota:
     """How many answers one request may ask for: `n` times the number of its prompts."""
     adapters: int | None = None
     adapter_bytes: int | None = None
-    """The bytes of all versions whose files are still kept."""
+    """Of all its versions whose files are still kept."""
+    versions: int | None = None
+    """All its versions whose files are still kept."""
+    registrations_per_minute: int | None = None
+    """New versions, whatever the gate says of them; on all servers together."""
     weight: int = 1
     """The tenant's share when tenants wait for each other: twice the weight, twice the tokens."""
 

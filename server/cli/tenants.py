@@ -98,6 +98,12 @@ def set_quota(
     adapter_bytes: Annotated[
         str | None, _quota("How many bytes the files of its versions may have together.")
     ] = None,
+    versions: Annotated[
+        str | None, _quota("How many of its versions may have their files kept.")
+    ] = None,
+    registrations_per_minute: Annotated[
+        str | None, _quota("How many versions it may register in a minute, on all servers.")
+    ] = None,
     weight: Annotated[
         int | None,
         typer.Option(
@@ -116,6 +122,8 @@ def set_quota(
         "choices": choices,
         "adapters": adapters,
         "adapter_bytes": adapter_bytes,
+        "versions": versions,
+        "registrations_per_minute": registrations_per_minute,
         "weight": weight,
     }
     path = f"/admin/tenants/{quote(name, safe='')}"

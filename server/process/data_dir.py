@@ -6,6 +6,7 @@ import fcntl
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
@@ -39,17 +40,26 @@ def own_data_dir(settings: Settings) -> Iterator[None]:
         yield
 
 
-def read_server_id(settings: Settings) -> str:
-    """Return the id of this data folder's server. It is made at the first start, and stays.
+class ServerIds(NamedTuple):
+    """By which id a server leases what it works on, and by which one it did before it restarted."""
+
+    own: str
+    before: str
+
+
+def take_server_id(settings: Settings) -> ServerIds:
+    """Give this life of the server an id, and keep it for the next one to inherit from.
+
+    No two servers have the same id, also if the folder of one is a copy of the other's.
 
     Raises:
         OSError: the file can be neither read nor written.
     """
     file = settings.data_dir / "server.id"
-    if file.is_file() and (known := file.read_text().strip()):
-        return known[:64]
-    file.write_text(f"{(new := uuid.uuid4().hex)}\n")
-    return new
+    before = file.read_text().strip()[:64] if file.is_file() else ""
+    ids = ServerIds(uuid.uuid4().hex, before)
+    file.write_text(f"{ids.own}\n")
+    return ids
 
 
 def open_content(settings: Settings) -> ContentStore:

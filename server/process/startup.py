@@ -18,7 +18,7 @@ from adapters_registry.errors import InvalidKey, StoreUnavailable
 from adapters_registry.registry import Registry
 from server import bundled_base
 from server.auth import Keys
-from server.process.data_dir import open_content, read_server_id
+from server.process.data_dir import open_content, take_server_id
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ def open_registry(settings: Settings, base: str) -> Registry:
     try:
         content = open_content(settings)
         _try_origin(content)
-        return Registry(settings.records_url, content, spec, server_id=read_server_id(settings))
+        own, before = take_server_id(settings)
+        return Registry(settings.records_url, content, spec, server_id=own, former_id=before)
     except (OSError, ImportError, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0]
         raise SettingsError(

@@ -176,3 +176,19 @@ def test_faults_of_the_machine_are_no_verdict(
         with pytest.raises(type(fault)):
             registry.check_files(version)
     assert check(registry, version).state is VersionState.READY
+
+
+def test_a_server_inherits_the_checks_of_its_earlier_life(
+    registry: Registry, make_adapter: AdapterFactory, tmp_path: Path, tiny_base: BaseSpec
+) -> None:
+    """Also if that one lives, as the data folder is a copy: then it has lost them."""
+    version, _ = take_in(registry, make_adapter())
+    facts = registry.check_files(version)
+    url, content = str(registry.engine.url), ContentStore(tmp_path / "copy")
+    copy = Registry(url, content, tiny_base, former_id=registry.server_id)
+    assert copy.server_id != registry.server_id
+    with pytest.raises(CheckedElsewhere):
+        registry.accept(version, facts)
+    assert [each.version_id for each in copy.unfinished()] == [version.version_id]
+    assert copy.accept(version, facts).state is VersionState.READY
+    copy.close()

@@ -1,17 +1,18 @@
 """A server of ours as a process of its own, but for the engine: real sockets, signals, registry.
 
-python -m tests.deploy.replica PORT DATABASE_URL CONTENT_FOLDER
+python -m tests.deploy.replica PORT DATABASE_URL CONTENT_FOLDER [ORIGIN]
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
@@ -27,6 +29,7 @@ from server.auth import Keys
 from server.engine.interface import Endpoint
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
+from server.process.data_dir import take_server_id
 from server.process.serve import HTTP_SETTING, RunningServer
 from server.process.startup import listen
 from server.residency.leases import Leases
@@ -38,20 +41,29 @@ from tests.tiny import TINY_BASE
 NUM_TOKENS, TOKEN_SECONDS = 8, 0.02
 START_SECONDS = 60
 NOTICE_SECONDS = 4
+TAKE_UP_SECONDS = 2.0
 
 
 class Replica:
     """One such process; it may end and start again at the same address."""
 
-    def __init__(self, port: int, database_url: str, content: Path) -> None:
+    def __init__(
+        self,
+        port: int,
+        database_url: str,
+        content: Path,
+        origin: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
         self.port, self.url = port, f"http://127.0.0.1:{port}"
         self._command = [sys.executable, "-m", "tests.deploy.replica", str(port), database_url]
-        self._command.append(str(content))
+        self._command += [str(content), *([origin] if origin else [])]
         self.start()
 
     def start(self) -> None:
         """Start the process; returns before it answers."""
-        self.process = subprocess.Popen(self._command)
+        self.process = subprocess.Popen(self._command, env=self._environment)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -105,11 +117,15 @@ class StreamingEngine(FakeEngine):
         return StreamingResponse(tokens(), media_type="text/event-stream")
 
 
-def serve(port: int, database_url: str, content: Path) -> int:
+def serve(port: int, database_url: str, content: Path, origin: str = "") -> int:
     """Until a signal ends it; the exit code."""
-    settings = Settings(port=port, notice_seconds=NOTICE_SECONDS)
+    data_dir = content.parent / f"replica-{port}"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    settings = Settings(port=port, notice_seconds=NOTICE_SECONDS, data_dir=data_dir)
     base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
-    registry = Registry(database_url, ContentStore(content), base)
+    store = ContentStore(content, origin=Origin(origin) if origin else None)
+    own, before = take_server_id(settings)
+    registry = Registry(database_url, store, base, server_id=own, former_id=before)
     keys, engine, lifecycle = Keys(registry), StreamingEngine(), Lifecycle()
     adapters = Leases.of(settings, engine, registry)
     gate, showback = Gate(registry, engine, adapters), UsageBuffer(registry)
@@ -117,6 +133,7 @@ def serve(port: int, database_url: str, content: Path) -> int:
 
     async def prepare(engine_is_up: asyncio.Event) -> None:
         await engine_is_up.wait()
+        await gate.take_up(TAKE_UP_SECONDS)
 
     running = RunningServer(
         settings, app, registry, keys, adapters, engine, lifecycle, showback, prepare
@@ -126,5 +143,5 @@ def serve(port: int, database_url: str, content: Path) -> int:
 
 
 if __name__ == "__main__":
-    port, database_url, content = sys.argv[1:]
-    sys.exit(serve(int(port), database_url, Path(content)))
+    port, database_url, content, *origin = sys.argv[1:]
+    sys.exit(serve(int(port), database_url, Path(content), *origin))

@@ -56,6 +56,10 @@ class QuotaBody(BaseModel):
     adapter_bytes: Number = Field(
         None, description="Bytes of its versions' files, until they are removed."
     )
+    versions: Number = Field(None, description="Versions whose files are kept.")
+    registrations_per_minute: Rate = Field(
+        None, description="New versions, on all servers together."
+    )
     weight: int = Field(
         1,
         ge=1,

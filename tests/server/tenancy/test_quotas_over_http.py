@@ -1,11 +1,17 @@
 """What clients see of their tenants' quotas."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import update
 
+from adapters_registry.content.origin import Origin
+from adapters_registry.records.tables import Version, now
 from adapters_registry.records.tenants import Quota, create_tenant, set_quota
 from adapters_registry.registry import Registry
 from server.api import inference
@@ -128,6 +134,70 @@ async def test_the_longest_answer_over_http(
     assert (await acme.post(CHAT, json={"model": "base", "max_tokens": 100})).status_code == 200
 
 
+async def test_versions_and_registrations(
+    acme: httpx.AsyncClient, registry: Registry, make_adapter: AdapterFactory
+) -> None:
+    async def register(seed: int, **recipe: object) -> httpx.Response:
+        files = files_of(make_adapter(seed=seed, **recipe))
+        return await acme.post("/admin/adapters?wait=true", data={"name": "one"}, files=files)
+
+    registry.apply(set_quota, "acme", Quota(versions=2))
+    for seed in (1, 2):
+        assert (await register(seed)).status_code == 201
+    assert_error(await register(3), 429, "insufficient_quota")
+    await acme.delete("/admin/adapters/acme/one/versions/2")
+    assert (await register(3)).status_code == 201
+    registry.apply(set_quota, "acme", Quota(registrations_per_minute=5))
+    assert (await register(4, rank=9)).status_code == 422
+    assert (await register(5)).status_code == 201
+    refused = await register(6)
+    assert "5 versions a minute" in assert_error(refused, 429, "insufficient_quota")["message"]
+    with registry.session() as session:
+        hour_ago = now() - timedelta(hours=1)
+        session.execute(update(Version).values(created_at=hour_ago))
+    assert (await register(6)).status_code == 201
+
+
+async def test_over_its_quota_a_tenant_leaves_no_byte(
+    acme: httpx.AsyncClient, registry: Registry, make_adapter: AdapterFactory, s3: str
+) -> None:
+    """Neither on the disk nor in the bucket, whichever quota it is and however it is sent."""
+    registry.content.origin = Origin(s3)
+
+    async def register(seed: int, *, chunked: bool = False) -> httpx.Response:
+        request = acme.build_request(
+            "POST", "/admin/adapters", data={"name": "one"}, files=files_of(make_adapter(seed=seed))
+        )
+        body = request.read()
+        headers = {"content-type": request.headers["content-type"]}
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), 1000):
+                yield body[start : start + 1000]
+
+        content = pieces() if chunked else body
+        return await acme.post("/admin/adapters", content=content, headers=headers)
+
+    assert (await register(0)).status_code == 202
+    kept = _files_below(registry.content.root), registry.content.origin.sizes()
+    assert kept[0]
+    assert kept[1]
+    for quota in (
+        Quota(adapter_bytes=1),
+        Quota(versions=1),
+        Quota(registrations_per_minute=1),
+        Quota(adapter_bytes=registry.get_version("acme", "one", 1).size_bytes + 1),
+    ):
+        registry.apply(set_quota, "acme", quota)
+        for chunked in (False, True):
+            assert_error(await register(1, chunked=chunked), 429, "insufficient_quota")
+            assert (_files_below(registry.content.root), registry.content.origin.sizes()) == kept
+
+
+def _files_below(folder: Path) -> dict[str, int]:
+    return {str(file): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+
+
 async def test_adapters_and_their_bytes(
     acme: httpx.AsyncClient,
     client: httpx.AsyncClient,
@@ -147,6 +217,10 @@ async def test_adapters_and_their_bytes(
     assert (await register("one", 2)).status_code == 201
     assert_error(await register("one", 3), 429, "insufficient_quota")
     assert (await register("one", 2)).status_code == 200, "nothing new"
+    registry.apply(set_quota, "acme", Quota(adapter_bytes=1))
+    assert (await register("one", 2)).status_code == 200, "nor where the quota is used up"
+    assert_error(await register("one", 3), 429, "insufficient_quota")
+    registry.apply(set_quota, "acme", Quota(adapters=1, adapter_bytes=2 * size_bytes + 100))
     await acme.delete("/admin/adapters/acme/one/versions/2")
     assert (await register("one", 3)).status_code == 201
     await acme.delete("/admin/adapters/acme/one?force=true")

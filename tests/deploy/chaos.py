@@ -1,0 +1,281 @@
+"""Random events on two servers with one PostgreSQL and one bucket, and what must come of them.
+
+Each adapter has a driver that registers, promotes, rolls back and retires, and keeps a model of
+what was acknowledged. Meanwhile servers are killed and restarted, and the bucket goes away. After
+every answer the driver compares what a server says with its model.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.adapter_files import ADAPTER_FILES
+from tests.corpus import Recipe
+from tests.deploy.outage import Switch
+from tests.deploy.replica import Replica
+from tests.tiny import TINY_BASE
+
+SECONDS = 60
+"""How long one request may take, and the end of everything."""
+ENDED, BAD_RANK = ("retired", "rejected"), 9
+
+
+@dataclass
+class Known:
+    """What a driver knows of one version."""
+
+    good: bool
+    promote: bool
+    state: str = "pending"
+
+
+@dataclass
+class Counts:
+    """What was done, for the report."""
+
+    operations: dict[str, int] = field(default_factory=dict)
+    retries: int = 0
+    comparisons: int = 0
+
+    def add(self, name: str) -> None:
+        self.operations[name] = self.operations.get(name, 0) + 1
+
+
+class Driver:
+    """Works on one adapter through either server; raises `AssertionError` at the first wrong."""
+
+    def __init__(
+        self, name: str, key: str, urls: list[str], folder: Path, seed: int, until: float
+    ) -> None:
+        self.path, self.name = f"/admin/adapters/default/{name}", name
+        self.random, self.until = random.Random(seed), until
+        self.counts = Counts()
+        self.versions: dict[int, Known] = {}
+        self.live: int | None = None
+        """What an operator, or a verdict that was seen, has pointed it to last."""
+        self.moved_at = 0
+        """The last version that was registered when an operator moved `live`."""
+        self._urls, self._folder = urls, folder
+        self._http = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
+        self._base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
+
+    def run(self) -> None:
+        while time.monotonic() < self.until:
+            ready = [n for n, version in self.versions.items() if version.state == "ready"]
+            operation = self.random.choice(
+                [self.register, self.register, self.promote, self.roll_back, self.retire]
+                if ready
+                else [self.register]
+            )
+            operation()
+            self.compare(self.random.choice(self._urls))
+            time.sleep(self.random.uniform(0, 0.3))
+
+    def register(self) -> None:
+        good, promote = self.random.random() < 0.8, self.random.random() < 0.5
+        seed = self.random.randrange(1 << 30)
+        recipe = Recipe() if good else Recipe(rank=BAD_RANK)
+        directory = recipe.make(self._folder / uuid.uuid4().hex, self._base, seed)
+        files = [("files", (name, (directory / name).read_bytes())) for name in ADAPTER_FILES]
+        form = {"name": self.name, "promote": str(promote).lower()}
+        answer = self.until_answered("POST", "/admin/adapters", data=form, files=files)
+        number = len(self.versions) + 1
+        if answer.status_code == 422:  # a repetition, and the verdict is there
+            assert not good, answer.text
+        else:
+            assert answer.status_code in (200, 201, 202), answer.text
+            assert answer.json()["version"] == number, "one registration, one version"
+        self.versions[number] = Known(good, promote)
+        self.counts.add("register")
+
+    def promote(self) -> None:
+        ready = [n for n, version in self.versions.items() if version.state == "ready"]
+        number = self.random.choice(ready)
+        targets = {"targets": [{"version": number, "weight": 100}]}
+        answer = self.until_answered("PUT", f"{self.path}/aliases/live", json=targets)
+        assert answer.status_code == 200, answer.text
+        self.moved(answer)
+        assert self.live == number
+        self.counts.add("promote")
+
+    def roll_back(self) -> None:
+        answer = self.until_answered("POST", f"{self.path}/rollback")
+        if answer.status_code == 409:  # there was none before, or it was retired
+            return
+        assert answer.status_code == 200, answer.text
+        self.moved(answer)
+        self.counts.add("roll back")
+
+    def retire(self) -> None:
+        old = [n for n, v in self.versions.items() if v.state == "ready" and n != self.live]
+        if not old:
+            return
+        number = self.random.choice(old)
+        answer = self.until_answered("DELETE", f"{self.path}/versions/{number}")
+        if answer.status_code == 409:  # a verdict has made it live meanwhile
+            return
+        assert answer.status_code == 204, answer.text
+        self.versions[number].state = "retired"
+        self.counts.add("retire")
+
+    def moved(self, answer: httpx.Response) -> None:
+        """From here only versions that are registered later may be promoted by their verdict.
+
+        Pointing it to where it points already is no move, and cancels nothing.
+        """
+        (target,) = answer.json()["targets"]
+        if target["version"] != self.live:
+            self.live, self.moved_at = target["version"], len(self.versions)
+
+    def compare(self, url: str) -> None:
+        """Compare all that is known with what a server says, if it answers."""
+        try:
+            answer = self._http.get(f"{url}{self.path}", params={"limit": 1000})
+        except httpx.TransportError:
+            return
+        if answer.status_code >= 500 or (answer.status_code == 404 and self.live is None):
+            return
+        assert answer.status_code == 200, answer.text
+        said = answer.json()
+        states = {version["version"]: version["state"] for version in said["versions"]}
+        assert states.keys() == self.versions.keys(), "nothing acknowledged is lost or doubled"
+        for number, state in states.items():
+            self.check_state(number, state)
+        self.check_live(url, said)
+        self.counts.comparisons += 1
+
+    def check_state(self, number: int, state: str) -> None:
+        known = self.versions[number]
+        allowed = ("pending", "checking", "ready" if known.good else "rejected")
+        if known.state in ("ready", *ENDED):
+            allowed = (known.state,)
+        what = f"{self.name}@{number} was {known.state} and is {state}"
+        assert state in allowed, what
+        known.state = state
+
+    def check_live(self, url: str, said: dict[str, Any]) -> None:
+        """`live` is what the last mover said, or a later version that was to be promoted."""
+        targets = [alias["targets"] for alias in said["aliases"] if alias["alias"] == "live"]
+        live = targets[0][0]["version"] if targets else None
+        if live == self.live:
+            return
+        assert live is not None, f"live of {self.name} is gone"
+        if live in self.promotable():
+            self.live = live
+            return
+        # The catalog of the other server follows within a second.
+        time.sleep(1.5)
+        again = self._http.get(f"{url}{self.path}").json()["aliases"]
+        (target,) = [a["targets"][0]["version"] for a in again if a["alias"] == "live"]
+        assert target in (self.live, *self.promotable()), (
+            f"live of {self.name} is {target} without cause: it was {self.live}"
+        )
+        self.live = target
+
+    def promotable(self) -> list[int]:
+        """Return the versions whose verdict may have moved `live` since it was seen last."""
+        first = self.live is None
+        return [
+            number
+            for number, version in self.versions.items()
+            if version.good
+            and (first or (version.promote and number > max(self.moved_at, self.live or 0)))
+        ]
+
+    def until_answered(self, method: str, path: str, **body: Any) -> httpx.Response:
+        """Send a request to either server until one answers; repetitions have the same key."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        deadline = time.monotonic() + 2 * SECONDS
+        while time.monotonic() < deadline:
+            url = self.random.choice(self._urls)
+            try:
+                answer = self._http.request(method, url + path, headers=headers, **body)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code < 500 and answer.status_code != 429:
+                return answer
+            self.counts.retries += 1
+            time.sleep(0.2)
+        raise AssertionError(f"no server answers {method} {path}: {answer and answer.text}")
+
+    def settle(self) -> None:
+        """When all is well again: every version has its verdict, and every server agrees."""
+        deadline = time.monotonic() + 2 * SECONDS
+        while any(version.state in ("pending", "checking") for version in self.versions.values()):
+            assert time.monotonic() < deadline, f"versions of {self.name} have no verdict"
+            self.compare(self._urls[0])
+            time.sleep(0.2)
+        time.sleep(1.5)
+        for url in self._urls:
+            self.compare(url)
+            for number, version in self.versions.items():
+                if version.state == "ready":
+                    body = {"model": f"{self.name}@{number}", "stream": True}
+                    answer = self._http.post(f"{url}/v1/completions", json=body)
+                    assert answer.status_code == 200, answer.text
+
+
+class Trouble:
+    """Kills and restarts servers and takes the bucket away, at random, one thing at a time."""
+
+    def __init__(self, replicas: list[Replica], bucket: Switch, seed: int, until: float) -> None:
+        self.counts = Counts()
+        self._replicas, self._bucket, self.until = replicas, bucket, until
+        self._random = random.Random(seed)
+
+    def run(self) -> None:
+        while time.monotonic() < self.until:
+            self._random.choice([self._kill, self._kill, self._stop, self._outage])()
+            time.sleep(self._random.uniform(0.5, 3))
+
+    def _kill(self) -> None:
+        replica = self._random.choice(self._replicas)
+        replica.kill()
+        self._return(replica)
+        self.counts.add("kill -9")
+
+    def _stop(self) -> None:
+        replica = self._random.choice(self._replicas)
+        assert replica.terminate() == 0
+        self._return(replica)
+        self.counts.add("SIGTERM")
+
+    def _return(self, replica: Replica) -> None:
+        time.sleep(self._random.uniform(0, 1))
+        replica.start()
+        replica.wait_until_ready()
+
+    def _outage(self) -> None:
+        with self._bucket.off():
+            time.sleep(self._random.uniform(1, 6))
+        self.counts.add("bucket away")
+
+
+def run_all(parts: list[Driver | Trouble]) -> None:
+    """Run the parts at the same time; raise the first of their errors."""
+    errors: list[BaseException] = []
+
+    def run(part: Driver | Trouble) -> None:
+        try:
+            part.run()
+        except BaseException as error:
+            errors.append(error)
+            for each in parts:
+                each.until = 0.0
+
+    threads = [threading.Thread(target=run, args=(part,)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
