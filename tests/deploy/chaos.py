@@ -150,7 +150,7 @@ class Driver:
         assert states.keys() == self.versions.keys(), "nothing acknowledged is lost or doubled"
         for number, state in states.items():
             self.check_state(number, state)
-        self.check_live(url, said)
+        self.check_live(said)
         self.counts.comparisons += 1
 
     def check_state(self, number: int, state: str) -> None:
@@ -162,7 +162,7 @@ class Driver:
         assert state in allowed, what
         known.state = state
 
-    def check_live(self, url: str, said: dict[str, Any]) -> None:
+    def check_live(self, said: dict[str, Any]) -> None:
         """`live` is what the last mover said, or a later version that was to be promoted."""
         targets = [alias["targets"] for alias in said["aliases"] if alias["alias"] == "live"]
         live = targets[0][0]["version"] if targets else None
@@ -174,7 +174,7 @@ class Driver:
             return
         # The catalog of the other server follows within a second.
         time.sleep(1.5)
-        again = self._http.get(f"{url}{self.path}").json()["aliases"]
+        again = self.until_answered("GET", self.path).json()["aliases"]
         (target,) = [a["targets"][0]["version"] for a in again if a["alias"] == "live"]
         assert target in (self.live, *self.promotable()), (
             f"live of {self.name} is {target} without cause: it was {self.live}"
