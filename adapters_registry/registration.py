@@ -101,7 +101,7 @@ class Intake:
         """Check the name, the tenant and the quota, and reserve the quota.
 
         `size_bytes` is what is known of the files' size so far. A repetition with a known
-        idempotency key reserves nothing: most often it adds nothing. Over the quota, files no larger
+        idempotency key reserves nothing: most often it adds nothing. Over quota, files no larger
         than this adapter's largest version may be known ones: `commit` refuses them if they aren't.
 
         Raises:
