@@ -19,7 +19,7 @@ import httpx
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.adapter_files import ADAPTER_FILES
-from tests.corpus import Recipe
+from tests.adapter_recipe import Recipe
 from tests.deploy.outage import Switch
 from tests.deploy.replica import Replica
 from tests.tiny import TINY_BASE
@@ -155,7 +155,7 @@ class Driver:
 
     def check_state(self, number: int, state: str) -> None:
         known = self.versions[number]
-        allowed = ("pending", "checking", "ready" if known.good else "rejected")
+        allowed: tuple[str, ...] = ("pending", "checking", "ready" if known.good else "rejected")
         if known.state in ("ready", *ENDED):
             allowed = (known.state,)
         what = f"{self.name}@{number} was {known.state} and is {state}"

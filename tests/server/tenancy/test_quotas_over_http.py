@@ -151,7 +151,7 @@ async def test_versions_and_registrations(
     assert (await register(4, rank=9)).status_code == 422
     assert (await register(5)).status_code == 201
     refused = await register(6)
-    assert "5 versions a minute" in assert_error(refused, 429, "insufficient_quota")["message"]
+    assert "5 versions a minute" in str(assert_error(refused, 429, "insufficient_quota")["message"])
     with registry.session() as session:
         hour_ago = now() - timedelta(hours=1)
         session.execute(update(Version).values(created_at=hour_ago))
