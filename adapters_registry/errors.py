@@ -21,7 +21,7 @@ RegistryError
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class RegistryError(Exception):
@@ -124,11 +124,16 @@ class InsufficientStorage(RegistryError):
 
 @dataclass(frozen=True)
 class Reason:
-    """Why content was refused: a stable code, a sentence, and the offending key, if any."""
+    """One cause why content was refused: a stable code, a sentence with the remedy, and where."""
 
     code: str
     message: str
     key: str | None = None
+    """The first tensor, module or configuration key of which it holds, if any."""
+    count: int = 1
+    """Of how many it holds."""
+    keys: list[str] = field(default_factory=list)
+    """The first few of them."""
 
 
 class AdapterRejected(RegistryError):

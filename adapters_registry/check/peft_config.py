@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from adapters_registry.check.findings import counted
 from adapters_registry.errors import Reason
 
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
@@ -71,11 +72,14 @@ class PeftConfig:
         for key, (is_used, message) in _UNSUPPORTED.items():
             if key in self._values and is_used(self._values[key]):
                 yield Reason("unsupported_feature", f"{key}: {message}", key)
-        for key, value in self._values.items():
-            # Numbers and names only tune features. A switch or a structure may be a feature.
-            if key not in _KNOWN and key not in _UNSUPPORTED and _is_switched_on(value):
-                message = f"{key} is unknown here: remove it if answers don't depend on it"
-                yield Reason("unknown_feature", message, key)
+        unknown = [key for key, value in self._values.items() if _is_unknown(key, value)]
+        if unknown:
+            first = unknown[0][:200]
+            which = (
+                f"{first} is" if len(unknown) == 1 else f"{len(unknown)} keys, such as {first}, are"
+            )
+            message = f"{which} unknown here: remove what answers don't depend on"
+            yield counted("unknown_feature", message, unknown)
 
     def _numbers(self) -> Iterator[Reason]:
         peft_type = self._values.get("peft_type")
@@ -124,6 +128,14 @@ class PeftConfig:
             if module == pattern or module.endswith(f".{pattern}"):
                 return value
         return self._values.get(default)
+
+
+def _is_unknown(key: str, value: Any) -> bool:
+    """Return whether a key may be a feature that is not known here.
+
+    Numbers and names only tune features. A switch or a structure may be a feature.
+    """
+    return key not in _KNOWN and key not in _UNSUPPORTED and _is_switched_on(value)
 
 
 def _is_switched_on(value: Any) -> bool:

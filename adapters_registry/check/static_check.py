@@ -2,16 +2,15 @@
 
 The engine accepts many adapters that cannot work or that harm other requests: features that it
 silently ignores, keys that match nothing (the answers equal the base's), NaN that spreads through
-the shared KV cache. All reasons are collected, so that the adapter can be corrected in one step.
+the shared KV cache. Every cause is collected once, with how often it holds and
+what mends it, so that the adapter can be corrected in one step.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import stat
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,11 @@ import numpy as np
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.companions import check_companions
+from adapters_registry.check.findings import Findings, clean
+from adapters_registry.check.key_names import KEY
 from adapters_registry.check.peft_config import PeftConfig
 from adapters_registry.check.serving_defaults import ServingDefaults
+from adapters_registry.check.shapes import Pair, check_ranks, check_shapes, pair_up
 from adapters_registry.check.weights import (
     TRAINED_QUANTIZATION,
     Tensor,
@@ -35,10 +37,8 @@ from adapters_registry.content.adapter_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
 )
-from adapters_registry.errors import AdapterRejected, Reason
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_REASONS = 100
 MAX_CHANGE = 1.0
 """The bound on |scale * B * A| / |W| (Frobenius) of a module. Trained ones have 0.02 to 0.09."""
 NF4_COST = "exact match 0.72 and 0.70 over the NF4 base, 0.45 and 0.68 over the unrounded one"
@@ -47,7 +47,6 @@ MAX_ENTRY = 65504.0
 """The bound on entries of A, B and scale * B: the largest of float16, so that no cast overflows."""
 
 _TEXTS = {".json", ".md", ".txt"}
-_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 @dataclass(frozen=True)
@@ -71,26 +70,6 @@ class AdapterFacts:
         return {"trained_over": facts.pop("trained_quantization"), **facts}
 
 
-@dataclass
-class _Findings:
-    reasons: list[Reason] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def refuse(self, code: str, message: str, key: str | None = None) -> None:
-        if len(self.reasons) < MAX_REASONS:
-            self.reasons.append(Reason(code, _clean(message), key and _clean(key)))
-
-    def raise_if_any(self) -> None:
-        if self.reasons:
-            raise AdapterRejected(self.reasons)
-
-
-@dataclass
-class _Pair:
-    a: Tensor | None = None
-    b: Tensor | None = None
-
-
 def check_adapter(
     directory: Path, base: BaseSpec, *, allow_base_mismatch: bool = False
 ) -> AdapterFacts:
@@ -102,7 +81,7 @@ def check_adapter(
     Raises:
         AdapterRejected: it cannot work on this base. The error holds every reason found.
     """
-    findings = _Findings()
+    findings = Findings()
     _check_files(directory, findings)
     values = _read_config(directory / CONFIG_FILE, findings)
     tensors = _read_tensors(directory / WEIGHTS_FILE, findings)
@@ -116,20 +95,20 @@ def check_adapter(
                 "modules_to_save names modules that the file does not hold: the base's are used"
             )
             continue
-        findings.refuse(fault.code, fault.message, fault.key)
+        findings.add(fault)
     if not allow_base_mismatch:
         _check_base(config, base, findings)
     over = trained_quantization(directory / WEIGHTS_FILE)
     _check_quantization(over, base, findings, is_allowed=allow_base_mismatch)
     beside = check_companions(directory, base.directory)
     for reason in beside.reasons:
-        findings.refuse(reason.code, reason.message, reason.key)
-    findings.warnings += map(_clean, beside.warnings)
+        findings.add(reason)
+    findings.warnings += map(clean, beside.warnings)
     tensors = {key: tensor for key, tensor in tensors.items() if key not in trained}
-    pairs = _pair_up(tensors, base, findings)
+    pairs = pair_up(tensors, base, findings)
     if not any(fault.code == "bad_rank" for fault in faults):
-        _check_ranks(config, pairs, base, findings)
-        _check_shapes(pairs, config, base, findings)
+        check_ranks(config, pairs, base, findings)
+        check_shapes(pairs, config, base, findings)
     findings.raise_if_any()
     _check_values(pairs, config, base, findings)
     findings.raise_if_any()
@@ -137,14 +116,14 @@ def check_adapter(
         rank=max(pair.a.shape[0] for pair in pairs.values() if pair.a),
         target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
-        base_model=_clean(config.base_model) or None,
-        trained_quantization=over and _clean(over),
+        base_model=clean(config.base_model) or None,
+        trained_quantization=over and clean(over),
         warnings=findings.warnings,
         serving=beside.defaults,
     )
 
 
-def _check_files(directory: Path, findings: _Findings) -> None:
+def _check_files(directory: Path, findings: Findings) -> None:
     """Allow only regular files: the two of an adapter, and texts. No pickle, no code, no links."""
     for entry in sorted(directory.iterdir()):
         if not stat.S_ISREG(entry.lstat().st_mode):
@@ -155,7 +134,7 @@ def _check_files(directory: Path, findings: _Findings) -> None:
             findings.refuse("unexpected_file", message, entry.name)
 
 
-def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
+def _read_config(path: Path, findings: Findings) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise ValueError("it is not there")
@@ -171,7 +150,7 @@ def _read_config(path: Path, findings: _Findings) -> dict[str, Any]:
         return {}
 
 
-def _read_tensors(path: Path, findings: _Findings) -> dict[str, Tensor]:
+def _read_tensors(path: Path, findings: Findings) -> dict[str, Tensor]:
     try:
         if not path.is_file():
             raise ValueError("it is not there")
@@ -185,7 +164,7 @@ def _read_tensors(path: Path, findings: _Findings) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None:
+def _check_base(config: PeftConfig, base: BaseSpec, findings: Findings) -> None:
     if config.base_model and not base.is_named(config.base_model):
         findings.refuse(
             "base_mismatch",
@@ -197,7 +176,7 @@ def _check_base(config: PeftConfig, base: BaseSpec, findings: _Findings) -> None
 
 
 def _check_quantization(
-    over: str | None, base: BaseSpec, findings: _Findings, *, is_allowed: bool
+    over: str | None, base: BaseSpec, findings: Findings, *, is_allowed: bool
 ) -> None:
     """Compare the base's quantization with that in training: rounding changes the weights."""
     if over is None or over == base.quantization:
@@ -215,101 +194,55 @@ def _check_quantization(
     if base.refuses_quantization_mismatch and not is_allowed:
         findings.refuse("rounding_mismatch", message, TRAINED_QUANTIZATION)
     else:
-        findings.warnings.append(_clean(message))
-
-
-def _check_ranks(
-    config: PeftConfig, pairs: dict[str, _Pair], base: BaseSpec, findings: _Findings
-) -> None:
-    """Refuse ranks over the limit, in configuration and tensors: the engine reads both."""
-    ranks = list(config.claimed_ranks())
-    for module, pair in pairs.items():
-        if pair.a and pair.b and len(pair.a.shape) == len(pair.b.shape) == 2:
-            ranks.append((module, min(pair.a.shape[0], pair.b.shape[1])))
-    for key, rank in ranks:
-        if rank > base.max_rank:
-            message = f"rank {rank} is over this server's limit of {base.max_rank}"
-            findings.refuse("rank_too_large", f"{message} (LORAPLEX_MAX_LORA_RANK)", key)
+        findings.warnings.append(clean(message))
 
 
 def _fully_trained(tensors: dict[str, Tensor], modules: Any) -> set[str]:
     """Return the keys of tensors that are whole weights of the modules named `modules_to_save`."""
     names = set(map(str, modules)) if isinstance(modules, list) else set()
-    others = (key for key in tensors if not _KEY.fullmatch(key))
+    others = (key for key in tensors if not KEY.fullmatch(key))
     return {key for key in others if not names.isdisjoint(key.split("."))}
 
 
-def _pair_up(tensors: dict[str, Tensor], base: BaseSpec, findings: _Findings) -> dict[str, _Pair]:
-    """Return the tensors by module, A and B together. Refuse keys that name no module."""
-    pairs: dict[str, _Pair] = defaultdict(_Pair)
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        if not match or match["module"] not in base.modules:
-            message = f"{key} is not a LoRA weight of a linear layer of {base.name}"
-            findings.refuse("unknown_key", message, key)
-            continue
-        if not tensor.is_float:
-            findings.refuse("bad_dtype", f"{key} is {tensor.dtype}; use F32, F16 or BF16", key)
-        pair, side = pairs[match["module"]], match["side"].lower()
-        if getattr(pair, side) is not None:
-            findings.refuse("duplicate_key", f"{key} is there with and without its prefix", key)
-        setattr(pair, side, tensor)
-    for module, pair in pairs.items():
-        if pair.a is None or pair.b is None:
-            missing = "lora_A" if pair.a is None else "lora_B"
-            findings.refuse("unpaired", f"{module} has no {missing}", module)
-    return pairs
-
-
-def _check_shapes(
-    pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
-) -> None:
-    for module, pair in pairs.items():
-        if pair.a is None or pair.b is None:
-            continue
-        shape, rank = base.modules[module], config.rank_of(module)
-        expected = (rank, shape.in_features), (shape.out_features, rank)
-        if (pair.a.shape, pair.b.shape) != expected:
-            findings.refuse(
-                "bad_shape",
-                f"{module} has A {list(pair.a.shape)} and B {list(pair.b.shape)}; with r={rank} "
-                f"this base needs {list(expected[0])} and {list(expected[1])}",
-                module,
-            )
-
-
 def _check_values(
-    pairs: dict[str, _Pair], config: PeftConfig, base: BaseSpec, findings: _Findings
+    pairs: dict[str, Pair], config: PeftConfig, base: BaseSpec, findings: Findings
 ) -> None:
-    """Refuse values that would do harm or nothing. One module at a time is in memory."""
+    """Values that would do harm, or nothing at all; module by module, so that little is held."""
     any_change = False
+    not_finite: dict[str, str] = {}
+    overflowing: dict[str, str] = {}
+    too_large: dict[str, str] = {}
     for module, pair in pairs.items():
         assert pair.a is not None
         assert pair.b is not None
         a, b, scale = pair.a.load(), pair.b.load(), config.scale_of(module)
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            findings.refuse("not_finite", f"{module} holds NaN or infinite values", module)
+            not_finite[module] = ""
             continue
         largest = max(_largest(a), _largest(b), abs(scale) * _largest(b))
         if largest > MAX_ENTRY:
-            findings.refuse(
-                "overflow",
-                f"{module} holds values (B times the scale) up to {largest:.3g}: more than "
-                f"{MAX_ENTRY:g} overflows in the engine",
-                module,
-            )
+            overflowing[module] = f"{largest:.3g}"
             continue
         shape = base.modules[module]
         weight = base.norms.of(module, shape.in_features * shape.out_features)
         change = abs(scale) * _product_norm(a, b) / weight
         if change > MAX_CHANGE:
-            findings.refuse(
-                "too_large",
-                f"{module} would change the base's weight by {change:.3g} times its size, more "
-                f"than {MAX_CHANGE:g}: nothing of the base would be left",
-                module,
-            )
+            too_large[module] = f"{change:.3g} times its size"
         any_change = any_change or bool(scale and a.any() and b.any())
+    findings.refuse_all("not_finite", "NaN or infinite values", not_finite, "module")
+    findings.refuse_all(
+        "overflow",
+        f"values (B times the scale) over {MAX_ENTRY:g}, which overflow in the engine",
+        overflowing,
+        "module",
+    )
+    findings.refuse_all(
+        "too_large",
+        f"it would change the base's weight by more than {MAX_CHANGE:g} times its size: nothing "
+        "of the base would be left",
+        too_large,
+        "module",
+    )
     if not any_change and not findings.reasons:
         findings.refuse("no_effect", "every module's update is zero: it would answer as the base")
 
@@ -321,8 +254,3 @@ def _largest(values: Values) -> float:
 def _product_norm(a: Values, b: Values) -> float:
     """Return the Frobenius norm of B A, computed from the small matrices A A' and B' B."""
     return math.sqrt(max(0.0, float(np.sum((a @ a.T) * (b.T @ b), dtype=np.float64))))
-
-
-def _clean(text: str) -> str:
-    """Return a text of bounded length that can be stored and sent as UTF-8."""
-    return text[:500].encode("utf-8", "replace").decode()

@@ -4,7 +4,7 @@ Each field is an environment variable (`LORAPLEX_` and its name in capitals) and
 server, a flag of `loraplex serve`.
 """
 
-from server.settings.adapters import RANK_LIMITS
+from adapters_registry.check.ranks import RANK_LIMITS
 from server.settings.fields import PREFIX, RENAMED, flag_of, group_of, variable_of
 from server.settings.loading import SettingsError, load_settings
 from server.settings.settings import Settings

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from adapters_registry.check.ranks import RANK_LIMITS
 from server.settings.fields import setting
 
-RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 MANY_ADAPTERS = 1 << 20
 """A number of adapters that is never reached, for when only their bytes are bounded."""
 

@@ -14,11 +14,13 @@ DIGEST_EXAMPLE = "9f2b" * 16
 
 
 class ReasonBody(BaseModel):
-    """Why the gate refused a version."""
+    """One cause why the gate refused a version."""
 
     code: str = Field(examples=["bad_shape"])
-    message: str
-    key: str | None = Field(description="The offending tensor, module or configuration key.")
+    message: str = Field(description="The cause, how often it holds, and what to do.")
+    key: str | None = Field(description="The first tensor, module or configuration key it is in.")
+    count: int = Field(1, description="In how many of them it is.", examples=[60])
+    keys: list[str] = Field(default_factory=list, description="The first few of them.")
 
 
 class VersionBody(BaseModel):
@@ -34,7 +36,7 @@ class VersionBody(BaseModel):
     state: VersionState
     rank: int | None = Field(description="The largest rank of a module.", examples=[8])
     size_bytes: int = Field(examples=[495_000])
-    reasons: list[ReasonBody] = Field(description="Why it was rejected: every reason.")
+    reasons: list[ReasonBody] = Field(description="Why it was rejected: one reason a cause.")
     source: str = Field(examples=["hf://acme/smart-home@4f1c2d7"])
     metadata: dict[str, Any] = Field(description="What the client sent, and what the gate found.")
     created_at: datetime

@@ -134,10 +134,10 @@ def _config(base: Path | None) -> dict[str, Any]:
 
 def _serving(shape: Shape, rank: int, slots: int, memory: int | None) -> dict[str, Any]:
     """Return the bytes of a slot at the engine's limit for this rank, and the context that fits."""
-    from server.settings import RANK_LIMITS
+    from adapters_registry.check.ranks import RANK_LIMITS, limit_for
     from training.plan.planner import slots_and_context
 
-    limit = next((limit for limit in RANK_LIMITS if limit >= rank), RANK_LIMITS[-1])
+    limit = limit_for(rank) or RANK_LIMITS[-1]
     weights = {
         "bfloat16": 2 * shape.num_parameters,
         "4-bit": shape.num_linear * 9 // 16 + 2 * shape.num_other,
