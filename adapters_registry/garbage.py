@@ -27,7 +27,12 @@ from adapters_registry.records.tables import Adapter, IdempotencyKey, Version, V
 
 log = logging.getLogger(__name__)
 
-NEEDS_CONTENT = (VersionState.PENDING, VersionState.CHECKING, VersionState.READY)
+NEEDS_CONTENT = (
+    VersionState.PENDING,
+    VersionState.CHECKING,
+    VersionState.READY,
+    VersionState.INCOMPATIBLE,
+)
 MAX_REJECTED = 20
 """Rejected versions that an adapter keeps, for their reasons."""
 _ROWS_AT_A_TIME = 500

@@ -6,21 +6,16 @@ sealed. Then one transaction records the version and publishes its files. The ga
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import (
     InsufficientStorage,
-    InvalidMetadata,
     QuotaExceeded,
     RegistryError,
     StoreUnavailable,
@@ -32,54 +27,20 @@ from adapters_registry.garbage import (
     drop_content,
     uncollected_digests,
 )
-from adapters_registry.names import LIVE, check_name
+from adapters_registry.names import check_name
+from adapters_registry.recording import Registration, StagedFiles, add_registration
 from adapters_registry.records import reservations
-from adapters_registry.records.aliases import point
-from adapters_registry.records.catalog import VersionRecord, version_record
+from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.change import Change
 from adapters_registry.records.idempotency import (
     Idempotency,
-    find_result,
-    fingerprint_of,
     is_known,
-    keep_result,
 )
-from adapters_registry.records.tables import Adapter, Version, VersionState
-from adapters_registry.records.tenants import no_tenant, require_tenant
+from adapters_registry.records.tenants import no_tenant
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-MAX_METADATA_BYTES = 16 << 10
-"""Metadata is bounded because every server keeps the metadata of all versions in memory."""
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What a client asks to register, apart from the files.
-
-    Raises:
-        InvalidMetadata: the metadata is over `MAX_METADATA_BYTES` as JSON.
-    """
-
-    tenant: str
-    name: str
-    source: str
-    promote: bool
-    metadata: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        check_metadata(self.metadata)
-
-
-def check_metadata(metadata: dict[str, Any]) -> None:
-    """Raise `InvalidMetadata` if the metadata is over `MAX_METADATA_BYTES` as JSON."""
-    size_bytes = len(json.dumps(metadata).encode())
-    if size_bytes > MAX_METADATA_BYTES:
-        raise InvalidMetadata(
-            f"metadata has {size_bytes:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are kept"
-        )
 
 
 class Intake:
@@ -252,99 +213,3 @@ def open_intake(records: Records) -> Iterator[Intake]:
         finally:
             with suppress(SQLAlchemyError, RegistryError):  # it ends by itself after some time
                 intake.end()
-
-
-@dataclass(frozen=True)
-class StagedFiles:
-    """An adapter's two files, sealed in a staging directory, with digest and size in bytes."""
-
-    directory: Path
-    digest: str
-    size_bytes: int
-
-
-def add_registration(
-    change: Change,
-    content: ContentStore,
-    asked: Registration,
-    files: StagedFiles,
-    idempotency: Idempotency | None,
-) -> tuple[VersionRecord, bool]:
-    """Add the adapter's next version and publish its files. Returns it, and whether it is new.
-
-    If the adapter has a version with the same content already, that version is returned.
-
-    Raises:
-        NotFound: the tenant is gone.
-        QuotaExceeded: the tenant may have no more.
-        KeyReused: the idempotency key came with another request before.
-    """
-    tenant, name, digest = asked.tenant, asked.name, files.digest
-    fingerprint = fingerprint_of("register", tenant, name, digest, asked.promote, asked.metadata)
-    require_tenant(change, tenant)  # it may have gone meanwhile
-    done = find_result(change, idempotency, fingerprint) if idempotency else None
-    if done is not None:
-        version = change.session.get_one(Version, done.version_id)
-        return _published(content, files, version), False
-    found = _same_content(change, tenant, name, digest)
-    version = found or _next_version(change, asked, files)
-    if found and asked.promote:
-        found.promote, found.live_revision = True, found.adapter.live_revision
-        found.adapter.epoch = change.epoch
-        if found.state == VersionState.READY:
-            point(change, found.adapter, LIVE, [[found.number, 100]])
-    change.session.flush()
-    if idempotency:
-        keep_result(change, idempotency, fingerprint, version.id)
-        change.session.flush()
-    return _published(content, files, version), found is None
-
-
-def _published(content: ContentStore, files: StagedFiles, version: Version) -> VersionRecord:
-    """Publish the files and return the version's record. Nothing can refuse it after this step."""
-    if version.state in NEEDS_CONTENT:
-        content.publish(files.directory, files.digest)
-    return version_record(version)
-
-
-def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Version:
-    reservations.check_quota(change, asked.tenant, asked.name, files.size_bytes)
-    version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
-    version.source, version.details = asked.source[:1024], asked.metadata
-    version.promote, version.live_revision = asked.promote, version.adapter.live_revision
-    state = VersionState.PENDING
-    after = {"state": state, "digest": files.digest, "source": version.source}
-    change.log("version.register", version.adapter, str(version.number), None, after)
-    return version
-
-
-def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
-    """Return the version of this adapter with the same content that is or may become ready."""
-    adapter = change.find_adapter(tenant, name)
-    gone = (VersionState.REJECTED, VersionState.RETIRED)
-    if adapter is None:
-        return None
-    same = select(Version).where(Version.adapter_id == adapter.id, Version.digest == digest)
-    return change.session.scalar(same.where(Version.state.not_in(gone)).limit(1))
-
-
-def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes: int) -> Version:
-    adapter = change.find_adapter(tenant, name)
-    if adapter is None:
-        earlier = select(func.max(Adapter.last_number)).where(
-            Adapter.tenant == tenant, Adapter.name == name
-        )
-        last_number = change.session.scalar(earlier) or 0
-        adapter = Adapter(tenant=tenant, name=name, last_number=last_number, live_revision=0)
-        change.session.add(adapter)
-    adapter.epoch = change.epoch
-    adapter.last_number += 1
-    version = Version(
-        adapter=adapter,
-        number=adapter.last_number,
-        digest=digest,
-        size_bytes=size_bytes,
-        state=VersionState.PENDING,
-    )
-    change.session.add(version)
-    return version

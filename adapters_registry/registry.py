@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, joinedload, sessionmaker
 from adapters_registry import history, verdicts
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.static_check import AdapterFacts, check_adapter
+from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, ServedBase
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import (
     AdapterRejected,
@@ -32,6 +33,7 @@ from adapters_registry.errors import (
 )
 from adapters_registry.garbage import drop_content
 from adapters_registry.names import DEFAULT_TENANT
+from adapters_registry.recording import Registration
 from adapters_registry.records.audit import read_entries
 from adapters_registry.records.catalog import (
     AdapterRecord,
@@ -47,16 +49,9 @@ from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.reservations import release_all
 from adapters_registry.records.tables import AuditEntry, Tenant, Version, VersionState
 from adapters_registry.records.tenants import no_tenant
-from adapters_registry.registration import (
-    Intake,
-    Registration,
-    open_intake,
-)
+from adapters_registry.registration import Intake, open_intake
 
 log = logging.getLogger(__name__)
-
-ALLOW_BASE_MISMATCH = "allow_base_mismatch"
-"""The entry of a version's metadata that lets it pass the check although it names another base."""
 
 FAULTS_OF_THE_ENVIRONMENT = (RegistryError, OSError, MemoryError, SQLAlchemyError)
 """Failures of the store, the disk, the memory or the database, which say nothing of the adapter.
@@ -94,7 +89,8 @@ class Registry:
         self.engine = open_database(database_url)
         self._session = sessionmaker(self.engine, expire_on_commit=False)
         self._writing, self._refreshing = threading.Lock(), threading.Lock()
-        self.catalog = Catalog()
+        self._served = ServedBase(base.name, base.fingerprint)
+        self.catalog = Catalog(base=self._served)
         self.on_restored: Callable[[], None] = lambda: None
         """Is called, in any thread, before a catalog of another history takes the place of the
         one that was known: ids that were known may now mean something else."""
@@ -106,6 +102,14 @@ class Registry:
                 verdicts.inherit(change, former, self.server_id)
             if change.session.get(Tenant, DEFAULT_TENANT) is None:
                 change.session.add(Tenant(name=DEFAULT_TENANT, epoch=change.epoch))
+            num_adopted = verdicts.adopt_unknown(change)
+        if num_adopted:
+            log.warning(
+                "%d versions are from a release that did not record their base: from now on they "
+                "belong to this one, %s",
+                num_adopted,
+                self._served,
+            )
 
     def register(
         self,
@@ -146,13 +150,13 @@ class Registry:
     def check_files(self, version: VersionRecord) -> AdapterFacts:
         """Claim a version, which is then in state `checking`, and run the static check on it.
 
+        A version that is incompatible with this base is `ready` for other servers and stays so.
+
         Raises:
             AdapterRejected: it cannot work on this base. The error holds every reason found.
             CheckedElsewhere: another server checks it, or has decided on it.
         """
-        row = self.apply(verdicts.claim, version.version_id, self.server_id)
-        if row.digest != version.digest:
-            raise CheckedElsewhere("the database was restored, and this id is another version's")
+        self._begin_check(version)
         try:
             return self._check_content(version)
         except FAULTS_OF_THE_ENVIRONMENT:
@@ -168,6 +172,17 @@ class Registry:
             log.exception("the check of %s failed again", version.public_name)
             message = "the files cannot be checked; the server's log says why"
             raise AdapterRejected([Reason("check_failed", message)]) from error
+
+    def _begin_check(self, version: VersionRecord) -> None:
+        if version.state is not VersionState.INCOMPATIBLE:
+            digest = self.apply(verdicts.claim, version.version_id, self.server_id).digest
+        else:
+            known = self.read_version(version.version_id)
+            if known is None or known.state is not VersionState.INCOMPATIBLE:
+                raise CheckedElsewhere("another server has decided on this version")
+            digest = known.digest
+        if digest != version.digest:
+            raise CheckedElsewhere("the database was restored, and this id is another version's")
 
     def _check_content(self, version: VersionRecord) -> AdapterFacts:
         with self.content.holding(version.digest) as path:
@@ -189,14 +204,23 @@ class Registry:
     def accept(self, version: VersionRecord, facts: AdapterFacts) -> VersionRecord:
         """Make a version ready, and live if it is the first or if that was asked for."""
         with self.change() as change:
-            row = verdicts.accept(change, version.version_id, self.server_id, facts)
-            return version_record(row)
+            if version.state is VersionState.INCOMPATIBLE:
+                row = verdicts.accept_again(change, version.version_id, facts)
+            else:
+                row = verdicts.accept(change, version.version_id, self.server_id, facts)
+            return version_record(row, self._served)
 
     def reject(self, version: VersionRecord, reasons: list[Reason]) -> VersionRecord:
-        """Reject a version. It is kept with the reasons, and its files are removed."""
+        """The gate refuses a version, which is kept with the reasons; its content is not.
+
+        One that was ready on another base stays incompatible with this one, and keeps its content.
+        """
         with self.change() as change:
+            if version.state is VersionState.INCOMPATIBLE:
+                row = verdicts.reject_again(change, version.version_id, reasons)
+                return version_record(row, self._served)
             row = verdicts.reject(change, version.version_id, self.server_id, reasons)
-            rejected = version_record(row)
+            rejected = version_record(row, self._served)
         drop_content(self, [version.digest])
         return rejected
 
@@ -206,14 +230,14 @@ class Registry:
         Versions that another server checks are left out while its lease runs.
         """
         with self._session() as session:
-            rows = verdicts.unfinished(session, self.server_id)
-            return [version_record(row) for row in rows]
+            rows = verdicts.unfinished(session, self.server_id, self._served)
+            return [version_record(row, self._served) for row in rows]
 
     def read_version(self, version_id: int) -> VersionRecord | None:
         """Read a version in any state from the database. Returns None if there is none."""
         with self._session() as session:
             row = session.get(Version, version_id, options=[joinedload(Version.adapter)])
-            return version_record(row) if row else None
+            return version_record(row, self._served) if row else None
 
     def apply(
         self, operation: Callable[Concatenate[Change, P], T], *args: P.args, **kwargs: P.kwargs
@@ -248,22 +272,26 @@ class Registry:
     ) -> list[VersionRecord]:
         """Read versions of an adapter in any state, the newest first, as `history.read_history`."""
         with self._session() as session:
-            return history.read_history(session, tenant, name, before=before, limit=limit)
+            return history.read_history(
+                session, self._served, tenant, name, before=before, limit=limit
+            )
 
     def newest_versions(self, adapters: Sequence[AdapterRecord]) -> dict[str, VersionRecord]:
         """Return the newest version of each adapter, in any state, by `tenant/name`."""
         names = [(adapter.tenant, adapter.name) for adapter in adapters]
         with self._session() as session:
-            return history.newest_versions(session, names)
+            return history.newest_versions(session, self._served, names)
 
     def find_adapters(self, state: VersionState) -> set[tuple[str, str]]:
-        """Return tenant and name of every adapter that has a version in this state."""
+        """Tenant and name of every adapter that has a version in this state, on this base."""
+        if state not in (VersionState.REJECTED, VersionState.RETIRED):
+            return self.catalog.adapters_in_state(state)
         with self._session() as session:
             return history.adapters_in_state(session, state)
 
     def _read_number(self, tenant: str, name: str, number: int) -> VersionRecord | None:
         with self._session() as session:
-            return history.read_version(session, tenant, name, number)
+            return history.read_version(session, self._served, tenant, name, number)
 
     def require_tenant(self, tenant: str) -> None:
         """Raise `NotFound` unless the tenant exists."""
@@ -296,7 +324,7 @@ class Registry:
             if has_diverged(session, known):
                 log.error("the registry's database was restored: everything is read again")
                 self.on_restored()
-                known = Catalog()
+                known = Catalog(base=self._served)
             self.catalog = read_changes(session, known)
             self._refreshed_at = started
 
@@ -319,7 +347,7 @@ class Registry:
             raise RegistryBusy("too many changes wait for the registry's database: try again")
         try:
             with self._session.begin() as session:
-                yield Change.begin(session)
+                yield Change.begin(session, self._served)
         finally:
             self._writing.release()
         self.refresh()

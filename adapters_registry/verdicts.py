@@ -15,9 +15,16 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from adapters_registry.check.static_check import AdapterFacts
+from adapters_registry.compatibility import (
+    ServedBase,
+    allow_base_mismatch,
+    record_verdict,
+    state_on,
+)
 from adapters_registry.errors import CheckedElsewhere, Reason
 from adapters_registry.names import LIVE
 from adapters_registry.records.aliases import point
+from adapters_registry.records.catalog import VersionRecord, version_record
 from adapters_registry.records.change import Change
 from adapters_registry.records.database import database_time
 from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
@@ -85,13 +92,10 @@ def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts)
     """
     row = _decide(change, version_id, server_id, VersionState.READY)
     row.rank, row.details = facts.rank, {**row.details, "checked": facts.to_json()}
-    adapter = row.adapter
-    change.log("version.ready", adapter, str(row.number), _UNDER_CHECK, {"state": row.state})
-    has_live = any(alias.name == LIVE for alias in adapter.aliases)
-    asked_at = adapter.live_revision
-    if row.live_revision == asked_at and (row.promote or not has_live):
-        point(change, adapter, LIVE, [[row.number, 100]])
-        _keep_promotions_of_later_versions(change, row, asked_at)
+    record_verdict(row, change.base)
+    change.log("version.ready", row.adapter, str(row.number), _UNDER_CHECK, {"state": row.state})
+    has_live = any(alias.name == LIVE for alias in row.adapter.aliases)
+    _promote(change, row, is_wanted=row.promote or not has_live)
     return row
 
 
@@ -108,8 +112,74 @@ def reject(change: Change, version_id: int, server_id: str, reasons: list[Reason
     return row
 
 
-def unfinished(session: Session, server_id: str) -> list[Version]:
-    """Return the registered versions that this server may claim now, the oldest first."""
+def begin_recheck(
+    change: Change, tenant: str, name: str, *, allow_mismatch: bool = False
+) -> list[VersionRecord]:
+    """Return the versions of an adapter that are incompatible with this base, to be checked on it.
+
+    Those that wait for their first check, on another base, are this base's from here. With
+    `allow_mismatch` they may name another base.
+
+    Raises:
+        NotFound: no such adapter.
+    """
+    adapter = change.adapter(tenant, name)
+    rows = [
+        row for row in adapter.versions if state_on(row, change.base) is VersionState.INCOMPATIBLE
+    ]
+    for row in rows:
+        if row.state in UNDER_CHECK:
+            row.base = change.base.fingerprint
+        if allow_mismatch:
+            allow_base_mismatch(row)
+    return [version_record(row, change.base) for row in rows]
+
+
+def accept_again(change: Change, version_id: int, facts: AdapterFacts) -> Version:
+    """Offer a ready version on this base, too. `live` moves only if that was asked for since.
+
+    Raises:
+        CheckedElsewhere: it isn't ready any more.
+    """
+    row = _decide_again(change, version_id)
+    record_verdict(row, change.base, checked=facts.to_json())
+    change.log("version.recheck", row.adapter, str(row.number), None, _on(change, "ready"))
+    _promote(change, row, is_wanted=row.promote)
+    return row
+
+
+def reject_again(change: Change, version_id: int, reasons: list[Reason]) -> Version:
+    """Refuse a ready version on this base; what other bases' servers offer stays as it is.
+
+    Raises:
+        CheckedElsewhere: it isn't ready any more.
+    """
+    row = _decide_again(change, version_id)
+    record_verdict(row, change.base, reasons=[asdict(reason) for reason in reasons])
+    codes = {"reasons": [reason.code for reason in reasons]}
+    after = _on(change, "incompatible") | codes
+    change.log("version.recheck", row.adapter, str(row.number), None, after)
+    return row
+
+
+def adopt_unknown(change: Change) -> int:
+    """Record this base for ready versions of which no base is recorded; return how many.
+
+    They were registered by an earlier release, which served them on whatever base there was.
+    """
+    unknown = select(Version).where(Version.base.is_(None), Version.state == VersionState.READY)
+    rows = change.session.scalars(unknown.options(joinedload(Version.adapter))).all()
+    for row in rows:
+        record_verdict(row, change.base)
+        row.adapter.epoch = change.epoch
+    return len(rows)
+
+
+def unfinished(session: Session, server_id: str, base: ServedBase) -> list[Version]:
+    """Versions that were acknowledged and that this server may claim now, oldest first.
+
+    Those that were registered for another base are left to its servers.
+    """
     at = database_time(session)
     lapsed = or_(
         Version.checked_by.is_(None), Version.checked_by == server_id, Version.checked_until < at
@@ -117,7 +187,8 @@ def unfinished(session: Session, server_id: str) -> list[Version]:
     claimable = or_(
         Version.state == VersionState.PENDING, and_(Version.state == VersionState.CHECKING, lapsed)
     )
-    query = select(Version).where(claimable).order_by(Version.id)
+    is_ours = or_(Version.base.is_(None), Version.base == base.fingerprint)
+    query = select(Version).where(claimable, is_ours).order_by(Version.id)
     return list(session.scalars(query.options(joinedload(Version.adapter))))
 
 
@@ -129,6 +200,26 @@ def _decide(change: Change, version_id: int, server_id: str, state: VersionState
     row.state, row.checked_by, row.checked_until = state, None, None
     row.adapter.epoch = change.epoch
     return row
+
+
+def _decide_again(change: Change, version_id: int) -> Version:
+    row = change.session.get(Version, version_id)
+    if row is None or row.state != VersionState.READY:
+        raise CheckedElsewhere("it was retired, or another server decides on it")
+    row.adapter.epoch = change.epoch
+    return row
+
+
+def _on(change: Change, state: str) -> dict[str, object]:
+    return {"state": state, "base": str(change.base)}
+
+
+def _promote(change: Change, row: Version, *, is_wanted: bool) -> None:
+    """Point `live` to the version, unless `live` was moved since that was asked for."""
+    adapter, asked_at = row.adapter, row.adapter.live_revision
+    if is_wanted and row.live_revision == asked_at:
+        point(change, adapter, LIVE, [[row.number, 100]])
+        _keep_promotions_of_later_versions(change, row, asked_at)
 
 
 def _keep_promotions_of_later_versions(change: Change, promoted: Version, asked_at: int) -> None:

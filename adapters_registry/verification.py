@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session, joinedload
 
 from adapters_registry.content.store import ContentStore
 from adapters_registry.garbage import NEEDS_CONTENT
-from adapters_registry.records.catalog import version_record
 from adapters_registry.records.tables import Version
 
 
@@ -45,7 +44,8 @@ def needed_content(session: Session) -> dict[str, list[str]]:
     query = select(Version).where(Version.state.in_(NEEDS_CONTENT)).order_by(Version.id)
     needed: dict[str, list[str]] = defaultdict(list)
     for row in session.scalars(query.options(joinedload(Version.adapter))):
-        needed[row.digest].append(version_record(row).public_name)
+        adapter = row.adapter
+        needed[row.digest].append(f"{adapter.tenant}/{adapter.name}@{row.number}")
     return needed
 
 

@@ -43,6 +43,8 @@ class BaseSpec:
     """What its weights were rounded to: `nf4`, a method of vLLM's, or empty for nothing."""
     refuses_quantization_mismatch: bool = False
     """Whether adapters are refused that were trained over a base with another quantization."""
+    fingerprint: str = ""
+    """Tells this base from all others (`check/fingerprint.py`). Empty if it is not known."""
 
     def is_named(self, model: str) -> bool:
         """Whether `model`, the base that an adapter names, is this one. Path and case are ignored.

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ class WeightNorms:
 def _sample(directory: Path) -> dict[str, float]:
     norms = {}
     try:
-        for file in _checkpoint_files(directory):
+        for file in checkpoint_files(directory):
             for key, tensor in read_header(file, max_bytes=100 << 20).items():
                 if key.endswith(".weight") and tensor.is_float and len(tensor.shape) == 2:
                     norms[key.removesuffix(".weight")] = _norm(tensor)
@@ -51,8 +50,8 @@ def _sample(directory: Path) -> dict[str, float]:
     return norms
 
 
-def _checkpoint_files(directory: Path) -> Iterable[Path]:
-    """Return the safetensors files of a checkpoint: one file, or those that its index names."""
+def checkpoint_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, as Transformers lays it out: one, or an index."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = set(json.loads(index.read_text())["weight_map"].values())

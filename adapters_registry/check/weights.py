@@ -32,12 +32,13 @@ Values = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its header entry, and the offset of its bytes."""
+    """One tensor of a file: its header entry, and where its bytes are."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    num_bytes: int
 
     @property
     def is_float(self) -> bool:
@@ -84,8 +85,9 @@ def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tens
     header.pop("__metadata__", None)
     start = 8 + length
     return {
-        key: Tensor(file, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+        key: Tensor(file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
         for key, entry in header.items()
+        for begin, end in (entry["data_offsets"],)
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from adapters_registry.compatibility import reasons_on, state_on
 from adapters_registry.errors import ChangedMeanwhile, Conflict, InvalidTargets, NotFound
 from adapters_registry.names import LIVE, check_name
 from adapters_registry.records.catalog import AliasRecord, Target, alias_record
@@ -154,14 +155,18 @@ def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
         raise InvalidTargets(f"give 1 to {MAX_TARGETS} targets, each version once")
     if sum(t.weight for t in targets) != 100 or any(t.weight < 1 for t in targets):
         raise InvalidTargets("each weight is a whole per cent from 1, and their sum is 100")
-    named = select(Version.number, Version.state).where(
+    named = select(Version).where(
         Version.adapter_id == adapter.id, Version.number.in_([n for n in numbers if is_number(n)])
     )
-    states = {number: state for number, state in change.session.execute(named)}  # noqa: C416
+    rows = {row.number: row for row in change.session.scalars(named)}
     for number in numbers:
-        state = states.get(number)
-        if state != VersionState.READY:
-            known = VersionState(state).value if state else "unknown"
+        row = rows.get(number)
+        state = state_on(row, change.base) if row else None
+        if row is not None and state is VersionState.INCOMPATIBLE:
+            reason = reasons_on(row, change.base)[0]["message"]
+            raise InvalidTargets(f"version {number} is incompatible with this base: {reason}")
+        if state is not VersionState.READY:
+            known = state.value if state else "unknown"
             raise InvalidTargets(
                 f"version {number} is {known}: an alias can point to ready versions only"
             )

@@ -16,6 +16,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
+from adapters_registry.compatibility import (
+    UNKNOWN_BASE,
+    ServedBase,
+    details_on,
+    reasons_on,
+    state_on,
+)
 from adapters_registry.names import LIVE
 from adapters_registry.records.keys import KeyRecord
 from adapters_registry.records.tables import (
@@ -32,7 +39,8 @@ from adapters_registry.records.tables import (
 from adapters_registry.records.tenants import TenantRecord
 
 IN_CATALOG = (*UNDER_CHECK, VersionState.READY)
-"""The states of versions that are kept in memory: those that are served or may be served later."""
+"""The stored states of versions that are kept in memory: those that are, or may come to be,
+served. Some of them are incompatible with this server's base."""
 
 
 class Target(NamedTuple):
@@ -131,6 +139,11 @@ class AdapterRecord:
         return {n: v for n, v in self.versions.items() if v.state is VersionState.READY}
 
     @cached_property
+    def incompatible(self) -> Mapping[int, VersionRecord]:
+        """The versions that are not offered, because they were not accepted on this base."""
+        return {n: v for n, v in self.versions.items() if v.state is VersionState.INCOMPATIBLE}
+
+    @cached_property
     def live(self) -> VersionRecord | None:
         """The version that the bare name means, if it is ready; in a split, the main one."""
         alias = self.aliases.get(LIVE)
@@ -139,7 +152,10 @@ class AdapterRecord:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Everything as of one change: adapters by (tenant, name), tenants by name, keys by id."""
+    """All adapters as of one change, by (tenant, name); tenants by name, keys by id.
+
+    Versions are as a server with the base `base` sees them.
+    """
 
     adapters: Mapping[tuple[str, str], AdapterRecord] = field(default_factory=dict)
     epoch: int = 0
@@ -147,6 +163,15 @@ class Catalog:
     """Of the change with this epoch."""
     tenants: Mapping[str, TenantRecord] = field(default_factory=dict)
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
+    base: ServedBase = UNKNOWN_BASE
+
+    def adapters_in_state(self, state: VersionState) -> set[tuple[str, str]]:
+        """Return tenant and name of every adapter that has a version in this state, on this base."""
+        return {
+            key
+            for key, adapter in self.adapters.items()
+            if any(version.state is state for version in adapter.versions.values())
+        }
 
 
 def read_changes(session: Session, catalog: Catalog) -> Catalog:
@@ -156,7 +181,7 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
     if (epoch, mark) == (catalog.epoch, catalog.mark):
         return catalog
     adapters = dict(catalog.adapters)
-    versions, counts = _read_versions(session, catalog.epoch), _count_versions(session, catalog)
+    versions, counts = _read_versions(session, catalog), _count_versions(session, catalog)
     changed = select(Adapter).where(Adapter.epoch > catalog.epoch).order_by(Adapter.id)
     for row in session.scalars(changed.options(selectinload(Adapter.aliases))):
         key = row.tenant, row.name
@@ -165,7 +190,7 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
         else:
             adapters[key] = _adapter_record(row, versions.get(row.id, {}), counts.get(row.id, 0))
     tenants, keys = _read_tenants(session, catalog), _read_keys(session, catalog)
-    return Catalog(adapters, epoch, mark, tenants, keys)
+    return Catalog(adapters, epoch, mark, tenants, keys, catalog.base)
 
 
 def has_diverged(session: Session, catalog: Catalog) -> bool:
@@ -201,18 +226,18 @@ def _read_keys(session: Session, catalog: Catalog) -> dict[str, KeyRecord]:
     return {**catalog.keys, **{row.id: KeyRecord.of(row) for row in changed}}
 
 
-def _read_versions(session: Session, epoch: int) -> dict[int, dict[int, VersionRecord]]:
-    """Return the catalog's versions of the adapters that changed since, by adapter and number."""
+def _read_versions(session: Session, catalog: Catalog) -> dict[int, dict[int, VersionRecord]]:
+    """The versions in the catalog of the adapters that changed since, by adapter and number."""
     query = (
         select(Version)
         .join(Version.adapter)
-        .where(Adapter.epoch > epoch, Version.state.in_(IN_CATALOG))
+        .where(Adapter.epoch > catalog.epoch, Version.state.in_(IN_CATALOG))
         .options(contains_eager(Version.adapter))
         .order_by(Version.id)
     )
     found: dict[int, dict[int, VersionRecord]] = defaultdict(dict)
     for row in session.scalars(query):
-        found[row.adapter_id][row.number] = version_record(row)
+        found[row.adapter_id][row.number] = version_record(row, catalog.base)
     return found
 
 
@@ -238,20 +263,20 @@ def _adapter_record(
     )
 
 
-def version_record(row: Version) -> VersionRecord:
-    """A row as a record; its adapter must be loaded."""
+def version_record(row: Version, base: ServedBase) -> VersionRecord:
+    """A row as a server with this base sees it; the row's adapter must be loaded."""
     return VersionRecord(
         tenant=row.adapter.tenant,
         name=row.adapter.name,
         number=row.number,
         digest=row.digest,
         version_id=row.id,
-        state=VersionState(row.state),
+        state=state_on(row, base),
         rank=row.rank,
         size_bytes=row.size_bytes,
-        reasons=row.reasons or [],
+        reasons=reasons_on(row, base),
         source=row.source,
-        metadata=row.details or {},
+        metadata=details_on(row, base),
         created_at=row.created_at,
         pinned=row.pinned,
     )

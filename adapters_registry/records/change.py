@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
+from adapters_registry.compatibility import UNKNOWN_BASE, ServedBase
 from adapters_registry.errors import NotFound
 from adapters_registry.records.audit import write_entry
 from adapters_registry.records.tables import Adapter, Epoch, Mark, Version, new_id
@@ -27,16 +28,18 @@ class Change:
 
     session: Session
     epoch: int
+    base: ServedBase = UNKNOWN_BASE
+    """The base of the server that makes the change."""
 
     @classmethod
-    def begin(cls, session: Session) -> Change:
-        """Take the next epoch. From here to the commit all other writers wait."""
+    def begin(cls, session: Session, base: ServedBase = UNKNOWN_BASE) -> Change:
+        """Take the next epoch: from here to the commit, any other writer waits."""
         mark = new_id()
         bump = update(Epoch).values(value=Epoch.value + 1, mark=mark).returning(Epoch.value)
         epoch = session.execute(bump).scalar_one()
         session.execute(insert(Mark).values(epoch=epoch, mark=mark))
         session.execute(delete(Mark).where(Mark.epoch <= epoch - MARKS_KEPT))
-        return cls(session, epoch)
+        return cls(session, epoch, base)
 
     def adapter(self, tenant: str, name: str) -> Adapter:
         """Return an adapter that is about to be changed. Raises `NotFound` if there is none."""

@@ -38,13 +38,18 @@ def new_id() -> str:
 
 
 class VersionState(enum.StrEnum):
-    """The state of a version in the registry. Only versions that are `READY` can be served."""
+    """Where a version stands in the registry; only `READY` ones can be served.
+
+    `INCOMPATIBLE` is never stored: it is what a version is to a server on whose base it was not
+    accepted (`adapters_registry/compatibility.py`).
+    """
 
     PENDING = "pending"
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
     RETIRED = "retired"
+    INCOMPATIBLE = "incompatible"
 
 
 UNDER_CHECK = (VersionState.PENDING, VersionState.CHECKING)
@@ -185,6 +190,11 @@ class Version(Base):
     """The server that checks this version, while its state is `checking`."""
     checked_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
     """When that server's lease on the check runs out unless it is renewed."""
+
+    base: Mapped[str | None] = mapped_column(String(64))
+    """The fingerprint of the base that it was registered for; None if an earlier release did it."""
+    base_verdicts: Mapped[dict[str, dict[str, Any]]] = mapped_column(JSON, default=dict)
+    """By the fingerprint of a base: that base's name, and why the version was refused on it."""
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions")
 

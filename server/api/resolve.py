@@ -8,8 +8,9 @@ import re
 
 from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord
+from adapters_registry.records.tables import VersionState
 from server.auth import Caller
-from server.errors import ModelNotFound
+from server.errors import ModelIncompatible, ModelNotFound
 
 MIN_DIGEST_CHARACTERS = 12
 
@@ -28,6 +29,7 @@ def resolve(
 
     Raises:
         ModelNotFound: it names nothing that the caller may use.
+        ModelIncompatible: what it names belongs to another base.
     """
     if model == base_name:
         return None
@@ -42,6 +44,13 @@ def resolve(
             f"the model {model[:200]!r} does not exist; GET /v1/models lists what you may use",
             param="model",
         )
+    if version.state is VersionState.INCOMPATIBLE:
+        reasons = [str(reason["message"]) for reason in version.reasons]
+        more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+        raise ModelIncompatible(
+            f"{version.public_name} is not offered on this server's base: {reasons[0]}{more}",
+            param="model",
+        )
     return version
 
 
@@ -54,19 +63,20 @@ def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
 def _select(
     adapter: AdapterRecord, selector: str, conversation: str | None
 ) -> VersionRecord | None:
-    ready = adapter.ready
+    known = {**adapter.incompatible, **adapter.ready}
     if selector.isascii() and selector.isdigit() and len(selector) < 10:
-        return ready.get(int(selector))
+        return known.get(int(selector))
     if _DIGEST.fullmatch(selector):
         digest = selector.removeprefix("sha256:")
-        matches = [v for v in ready.values() if v.digest.startswith(digest)]
+        matches = [v for v in adapter.ready.values() if v.digest.startswith(digest)]
+        matches = matches or [v for v in known.values() if v.digest.startswith(digest)]
         return matches[0] if len(matches) == 1 else None
     alias = adapter.aliases.get(selector)
     if alias is None:
         return None
     if len(alias.targets) == 1:
-        return ready.get(alias.targets[0].version)
-    return ready.get(alias.pick(_share(f"{adapter.id}@{selector}", conversation)))
+        return known.get(alias.targets[0].version)
+    return known.get(alias.pick(_share(f"{adapter.id}@{selector}", conversation)))
 
 
 def _share(alias: str, conversation: str | None) -> float:

@@ -8,6 +8,7 @@ APIError
 ├── Forbidden           403
 ├── NotFound            404
 │   └── ModelNotFound
+│       └── ModelIncompatible    it belongs to another base than this server's
 ├── Conflict            409
 ├── ChangedMeanwhile    412
 ├── TooLarge            413
@@ -101,6 +102,15 @@ class ModelNotFound(NotFound):
     """The `model` names nothing that this caller may use."""
 
     code = "model_not_found"
+
+
+class ModelIncompatible(ModelNotFound):
+    """A version that was not accepted on this server's base, and so is not offered.
+
+    The status is not 409, because OpenAI's clients repeat that one.
+    """
+
+    code = "model_incompatible"
 
 
 class Conflict(APIError):

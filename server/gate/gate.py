@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.errors import AdapterRejected, CheckedElsewhere, Reason, RegistryError
 from adapters_registry.records.catalog import VersionRecord
-from adapters_registry.records.tables import UNDER_CHECK
+from adapters_registry.records.tables import UNDER_CHECK, VersionState
 from adapters_registry.registry import Registry
 from adapters_registry.verdicts import LEASE
 from server.engine.interface import Engine
@@ -38,6 +38,9 @@ MAX_DEATHS = 2
 """How often the engine may die during a version's smoke test before the version is rejected."""
 MAX_REFUSALS = 2
 """How often the engine may fail to load a version before the version is rejected."""
+
+
+CHECKABLE = (*UNDER_CHECK, VersionState.INCOMPATIBLE)
 
 
 @dataclass
@@ -66,7 +69,10 @@ class Gate:
         self._records = Workers("verdicts", 2)
 
     def start(self, version: VersionRecord) -> None:
-        """Begin to check a version that has no verdict yet, or continue a postponed check."""
+        """Begin to check a version that has no verdict yet; a check that was put off goes on.
+
+        One that is incompatible with this base is checked on it again.
+        """
         check = self._checks.get(version.version_id)
         if check is None:
             again, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
@@ -117,7 +123,7 @@ class Gate:
         take it, and tried again after a pause.
         """
         pause_seconds = FIRST_PAUSE_SECONDS
-        while version.state in UNDER_CHECK:
+        while version.state in CHECKABLE:
             try:
                 async with self._lease_renewed(version):
                     return await self._decide(version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from adapters_registry import rechecks
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
@@ -28,9 +29,10 @@ def register(registry: Registry) -> None:
 
 
 def unchecked(registry: Registry) -> list[VersionRecord]:
-    """Return the demo's versions that the gate has not checked yet."""
-    names = {(DEFAULT_TENANT, name) for name in PROMPTS}
-    return [v for v in registry.unfinished() if (v.tenant, v.name) in names]
+    """Return the demo's versions that the gate has not checked yet on this base."""
+    names = [(DEFAULT_TENANT, name) for name in PROMPTS]
+    new = [v for v in registry.unfinished() if (v.tenant, v.name) in names]
+    return new + rechecks.begin(registry, names)
 
 
 def examples(address: str, settings: Settings) -> str:

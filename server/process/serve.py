@@ -13,6 +13,7 @@ from functools import partial
 import uvicorn
 from fastapi import FastAPI
 
+from adapters_registry import rechecks
 from adapters_registry.collection import Collector
 from adapters_registry.registry import Registry
 from server import metrics
@@ -116,12 +117,16 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                 announce(f"operations: http://{settings.host}:{port}/metrics")
             if settings.admin_key_path.is_file():
                 announce(f"admin key: {settings.admin_key_path}")
+            if incompatible := rechecks.summary(registry):
+                announce(incompatible)
             if has_demo:
                 announce(demo.examples(address, settings))
 
         async def prepare(engine_is_up: asyncio.Event) -> None:
-            """Become ready once the demo is checked; then check what no other server checks."""
-            awaited = demo.unchecked(registry)
+            """Become ready after the checks that are due; then check what no other server does."""
+            awaited = demo.unchecked(registry) if has_demo else []
+            if settings.recheck_at_start:
+                awaited += await asyncio.to_thread(rechecks.begin, registry)
             for version in awaited:
                 gate.start(version)
             await engine_is_up.wait()

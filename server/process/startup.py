@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.fingerprint import TOKENIZER_FILES, fingerprint_of
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidKey, StoreUnavailable
 from adapters_registry.registry import Registry
@@ -81,12 +82,13 @@ def open_registry(settings: Settings, base: str) -> Registry:
     """Open the database and the folder of adapters' files.
 
     Raises:
-        SettingsError: the base's configuration, the database or the data folder cannot be used.
+        SettingsError: the base's files, the database or the data folder cannot be used.
     """
     try:
         spec = replace(
             base_spec(base, settings.max_lora_rank),
             refuses_quantization_mismatch=settings.base_quantization_mismatch == "refuse",
+            fingerprint=fingerprint_of(weights_directory(base), settings.quantization or ""),
         )
     except (OSError, ValueError) as error:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
@@ -143,6 +145,25 @@ def base_spec(base: str, max_rank: int) -> BaseSpec:
     return BaseSpec.from_directory(config_directory(base), max_rank, name)
 
 
+def weights_directory(base: str) -> Path:
+    """Return the directory with all that belongs to a base; a hub's base is downloaded first.
+
+    The engine downloads the same files, and finds them there.
+
+    Raises:
+        SettingsError: the hub cannot be reached, or does not have it.
+    """
+    if (directory := Path(base)).is_dir():
+        return directory
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(base, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except OSError as error:
+        raise _not_from_the_hub(base, error) from error
+
+
 def config_directory(base: str) -> Path:
     """Return a directory that holds `config.json` of a base: its own, or the hub's cache.
 
@@ -156,8 +177,11 @@ def config_directory(base: str) -> Path:
     try:
         return Path(hf_hub_download(base, "config.json")).parent
     except OSError as error:
-        raise SettingsError(
-            f"LORAPLEX_BASE (--base): cannot get {base} from the Hugging Face hub "
-            f"({type(error).__name__}): check the connection and HF_TOKEN, or name a model "
-            "directory"
-        ) from error
+        raise _not_from_the_hub(base, error) from error
+
+
+def _not_from_the_hub(base: str, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"LORAPLEX_BASE (--base): cannot get {base} from the Hugging Face hub "
+        f"({type(error).__name__}): check the connection and HF_TOKEN, or name a model directory"
+    )

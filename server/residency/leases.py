@@ -209,7 +209,7 @@ class Leases:
 
     def _follow_pins(self, before: AdapterRecord, now: AdapterRecord) -> None:
         for number, version in now.ready.items():
-            known = before.versions.get(number)
+            known = before.ready.get(number)
             if version.pinned != (known.pinned if known else False):
                 (self._pin if version.pinned else self.engine_slots.unpin)(version)
 

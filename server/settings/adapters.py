@@ -85,6 +85,13 @@ class AdapterSettings(BaseSettings):
         "quantization than the served one (QLoRA trains over NF4): accept it with a warning, or "
         "reject it.",
     )
+    recheck_at_start: bool = setting(
+        False,
+        "Adapters",
+        "Check at start what was never checked on the present base, as after a change of base. The "
+        "server is ready when that is done. Without it such versions are not offered until "
+        "`loraplex adapters recheck`.",
+    )
     cpu_lora_kernels: Literal["grouped", "stock"] = setting(
         "grouped",
         "Adapters",

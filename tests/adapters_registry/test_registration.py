@@ -15,11 +15,11 @@ from adapters_registry.content.adapter_files import digest_of
 from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import KeyReused, QuotaExceeded
+from adapters_registry.recording import Registration
 from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.retirement import retire_version
 from adapters_registry.records.tables import Reservation, now
 from adapters_registry.records.tenants import Quota, set_quota
-from adapters_registry.registration import Registration
 from adapters_registry.registry import Registry
 from tests.adapters_registry.adapters import register, take_in
 from tests.tiny import AdapterFactory

@@ -8,7 +8,16 @@ from fastapi import APIRouter, Depends, Request
 
 from adapters_registry.errors import NotFound
 from adapters_registry.registry import Registry
-from server.api.admin import adapters, aliases, audit, garbage, residency, tenants, usage
+from server.api.admin import (
+    adapters,
+    aliases,
+    audit,
+    garbage,
+    recheck,
+    residency,
+    tenants,
+    usage,
+)
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
@@ -41,6 +50,7 @@ def router(
 
     routes = APIRouter(prefix="/admin", dependencies=[Depends(_hide_foreign), Depends(follow)])
     routes.include_router(adapters.router(registry, gate, settings, workers))
+    routes.include_router(recheck.router(registry, gate, workers))
     routes.include_router(aliases.router(registry, workers))
     routes.include_router(residency.router(registry, leases, workers))
     routes.include_router(audit.router(registry, workers))

@@ -18,7 +18,7 @@ from server.api.admin.paging import Sorting, page_of
 from server.api.admin.registration import REQUEST_BODY
 from server.auth import Caller
 from server.errors import rejected
-from server.gate.gate import Gate
+from server.gate.gate import CHECKABLE, Gate
 from server.settings import Settings
 from server.workers import Workers
 
@@ -56,16 +56,18 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
         """Register the adapter's next version, from a source (JSON) or an upload (multipart).
 
         Answers 202 at once; with `wait=true` 201 when it is ready, or 422 with every reason.
-        Content that is a version already is not doubled: 200, and that version.
+        Content that is a version already is not doubled: 200, and that version. If it is
+        incompatible with this server's base, it is checked again.
         """
         version, is_new = await intakes.take_in(request, idempotency(request, idempotency_key))
-        if version.state in (VersionState.PENDING, VersionState.CHECKING):
+        if version.state in CHECKABLE:
             gate.start(
                 version
             )  # also of a repeated registration, whose check may have been cut off
         if wait:
             version = await gate.verdict(version)
-        if version.state is VersionState.REJECTED:
+        is_refused_here = wait and version.state is VersionState.INCOMPATIBLE
+        if version.state is VersionState.REJECTED or is_refused_here:
             raise rejected(version.reasons)
         if version.state is VersionState.READY:
             response.status_code = 201 if is_new else 200

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, AliasRecord, Target, VersionRecord
 from adapters_registry.records.tables import VersionState
 
@@ -36,7 +37,9 @@ class VersionBody(BaseModel):
     state: VersionState
     rank: int | None = Field(description="The largest rank of a module.", examples=[8])
     size_bytes: int = Field(examples=[495_000])
-    reasons: list[ReasonBody] = Field(description="Why it was rejected: one reason a cause.")
+    reasons: list[ReasonBody] = Field(
+        description="Why it was rejected, or is incompatible: one reason a cause."
+    )
     source: str = Field(examples=["hf://acme/smart-home@4f1c2d7"])
     metadata: dict[str, Any] = Field(description="What the client sent, and what the gate found.")
     created_at: datetime
@@ -104,7 +107,9 @@ class NewestBody(BaseModel):
 
     version: int = Field(examples=[4])
     state: VersionState
-    reason: str | None = Field(description="Why it was rejected: the first reason.")
+    reason: str | None = Field(
+        description="Why it was rejected, or is incompatible: the first reason."
+    )
 
     @classmethod
     def of(cls, version: VersionRecord) -> NewestBody:
@@ -123,6 +128,13 @@ class AdapterBody(BaseModel):
     size_bytes: int | None = Field(description="That of the live version.")
     pinned: list[int] = Field(description="The versions that keep a slot in every engine.")
     newest: NewestBody | None
+    incompatible: list[int] = Field(
+        description="Versions that are not offered: they were not accepted on this base."
+    )
+    reason: str | None = Field(
+        description="Why the version that most requests would get is not offered, if it is "
+        "incompatible with this base."
+    )
     num_versions: int
     shared_with: list[str] = Field(description="The other tenants that may use it.")
     public: bool = Field(description="Whether every tenant may use it.")
@@ -145,6 +157,8 @@ class AdapterBody(BaseModel):
             "size_bytes": live.size_bytes if live else None,
             "pinned": [number for number, v in adapter.ready.items() if v.pinned],
             "newest": NewestBody.of(newest) if newest else None,
+            "incompatible": sorted(adapter.incompatible),
+            "reason": _reason(adapter),
             "num_versions": adapter.num_versions,
             "shared_with": sorted(adapter.shared_with),
             "public": adapter.public,
@@ -204,6 +218,12 @@ class AuditPage(BaseModel):
 
     data: list[AuditBody]
     next: int | None = Field(description="The `before` of the next page; null on the last page.")
+
+
+def _reason(adapter: AdapterRecord) -> str | None:
+    alias = adapter.aliases.get(LIVE)
+    version = adapter.incompatible.get(alias.main) if alias else None
+    return str(version.reasons[0]["message"]) if version else None
 
 
 def _targets(targets: tuple[Target, ...]) -> list[TargetBody]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
 
+from adapters_registry.compatibility import ALLOW_BASE_MISMATCH
+from adapters_registry.recording import Registration
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.idempotency import Idempotency
-from adapters_registry.registration import Intake, Registration
-from adapters_registry.registry import ALLOW_BASE_MISMATCH, Registry
+from adapters_registry.registration import Intake
+from adapters_registry.registry import Registry
 from adapters_registry.sources import find_source
 from server.api.admin.registration import RegistrationBody, from_form, from_json
 from server.api.admin.upload import Fields, Uploads, receive_upload

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, COMPANION_FILES
-from adapters_registry.registration import check_metadata
+from adapters_registry.recording import check_metadata
 from server.auth import Caller
 from server.errors import Forbidden, InvalidRequest
 

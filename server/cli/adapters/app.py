@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.cli.adapters import aliases, listing, registration, service
+from server.cli.adapters import aliases, listing, recheck, registration, service
 from server.cli.commands import Commands
 
 app = Commands(
@@ -17,6 +17,7 @@ app.command("canary", epilog=aliases.CANARY_EXAMPLES)(aliases.canary)
 app.command("rollback", epilog=aliases.ROLLBACK_EXAMPLE)(aliases.rollback)
 app.command("pin", epilog=service.PIN_EXAMPLES)(service.pin)
 app.command("unpin", epilog=service.UNPIN_EXAMPLE)(service.unpin)
+app.command("recheck", epilog=recheck.EXAMPLES)(recheck.recheck)
 app.command("retire", epilog=service.RETIRE_EXAMPLE)(service.retire)
 app.command("delete", epilog=service.DELETE_EXAMPLE)(service.delete)
 app.command("share", epilog=service.SHARE_EXAMPLES)(service.share)

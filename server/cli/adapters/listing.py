@@ -29,8 +29,8 @@ def list_adapters(
     state: Annotated[
         str | None,
         typer.Option(
-            help="List only adapters with a version that is pending, checking, ready, rejected or "
-            "retired."
+            help="List only adapters with a version that is pending, checking, ready, rejected, "
+            "incompatible or retired."
         ),
     ] = None,
     sort: Annotated[
@@ -59,7 +59,7 @@ def list_adapters(
             str(adapter["num_versions"]),
             str(adapter["rank"] or "-"),
             _size(adapter["size_bytes"]),
-            (newest and newest["reason"]) or "",
+            (newest and newest["reason"]) or adapter["reason"] or "",
         )
     print_table(table)
 
@@ -104,7 +104,8 @@ def _live(adapter: dict[str, Any]) -> str:
         (a["targets"] for a in adapter["aliases"] if a["alias"] == "live"), []
     )
     if len(targets) == 1:
-        return str(targets[0]["version"])
+        is_offered = targets[0]["version"] not in adapter["incompatible"]
+        return f"{targets[0]['version']}{'' if is_offered else ' (incompatible)'}"
     return ", ".join(f"{t['version']} ({t['weight']} %)" for t in targets) or "-"
 
 

@@ -1,0 +1,101 @@
+"""On which bases a version may serve: a verdict holds for the base that it was reached on.
+
+A base is known by its fingerprint. The verdicts of all bases stand beside each other in a version's
+row, so that servers with different bases can share a registry: each reads its own. A version that
+is ready, and has no verdict that accepts it on a server's base, is `incompatible` there. That state
+is worked out whenever a row is read, and is never stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
+
+OTHER_BASE = "other_base"
+"""The code of the reason of a version that was never checked on this server's base."""
+ALLOW_BASE_MISMATCH = "allow_base_mismatch"
+"""The entry of a version's metadata that lets it pass though it names another base."""
+_SHOWN_DIGITS = 12
+
+
+class ServedBase(NamedTuple):
+    """The base of a server, as the registry knows it."""
+
+    name: str = ""
+    fingerprint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} (fingerprint {self.fingerprint[:_SHOWN_DIGITS] or 'unknown'})"
+
+
+UNKNOWN_BASE = ServedBase()
+
+
+def state_on(row: Version, base: ServedBase) -> VersionState:
+    """Return a version's state for a server with this base.
+
+    A version of which no base is recorded comes from an earlier release. It is trusted until
+    `adopt_unknown` has recorded one.
+    """
+    state = VersionState(row.state)
+    if row.base is None:
+        return state
+    if state in UNDER_CHECK:
+        return state if row.base == base.fingerprint else VersionState.INCOMPATIBLE
+    if state is VersionState.READY and not _is_accepted(row.base_verdicts.get(base.fingerprint)):
+        return VersionState.INCOMPATIBLE
+    return state
+
+
+def reasons_on(row: Version, base: ServedBase) -> list[dict[str, Any]]:
+    """Return why a version is not offered on this base; empty if nothing is known against it."""
+    if state_on(row, base) is not VersionState.INCOMPATIBLE:
+        return row.reasons or []
+    verdict = row.base_verdicts.get(base.fingerprint)
+    if verdict:
+        return list(verdict["reasons"])
+    accepted = {fp: v["base"] for fp, v in row.base_verdicts.items() if _is_accepted(v)}
+    others = [str(ServedBase(name, fingerprint)) for fingerprint, name in accepted.items()]
+    was = f"checked on the base {' and '.join(others)}" if others else "registered for another base"
+    message = (
+        f"it was {was}, and this server's base is {base}: "
+        f"`loraplex adapters recheck {row.adapter.name}` checks it on this base"
+    )
+    return [{"code": OTHER_BASE, "message": message, "key": None}]
+
+
+def details_on(row: Version, base: ServedBase) -> dict[str, Any]:
+    """Return a version's metadata, with what the gate found on this base."""
+    verdict = row.base_verdicts.get(base.fingerprint, {})
+    found = {"checked": verdict["checked"]} if "checked" in verdict else {}
+    return {**(row.details or {}), **found}
+
+
+def record_verdict(
+    row: Version,
+    base: ServedBase,
+    *,
+    checked: dict[str, Any] | None = None,
+    reasons: list[dict[str, Any]] | None = None,
+) -> None:
+    """Note that a version was accepted on a base, or refused where there are `reasons`.
+
+    `checked` is what the gate found on this base, where that differs from the version's details.
+    """
+    verdict: dict[str, Any] = {"base": base.name}
+    if checked is not None:
+        verdict["checked"] = checked
+    if reasons is not None:
+        verdict["reasons"] = reasons
+    row.base = row.base or base.fingerprint
+    row.base_verdicts = {**row.base_verdicts, base.fingerprint: verdict}
+
+
+def allow_base_mismatch(row: Version) -> None:
+    """Let the version pass its next check though it names another base."""
+    row.details = {**(row.details or {}), ALLOW_BASE_MISMATCH: True}
+
+
+def _is_accepted(verdict: dict[str, Any] | None) -> bool:
+    return verdict is not None and not verdict.get("reasons")

@@ -1,0 +1,171 @@
+"""What a registration writes: the version's record, and with it, at once, its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+
+from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, allow_base_mismatch, state_on
+from adapters_registry.content.store import ContentStore
+from adapters_registry.errors import InvalidMetadata
+from adapters_registry.garbage import NEEDS_CONTENT
+from adapters_registry.names import LIVE
+from adapters_registry.records import reservations
+from adapters_registry.records.aliases import point
+from adapters_registry.records.catalog import VersionRecord, version_record
+from adapters_registry.records.change import Change
+from adapters_registry.records.idempotency import (
+    Idempotency,
+    find_result,
+    fingerprint_of,
+    keep_result,
+)
+from adapters_registry.records.tables import UNDER_CHECK, Adapter, Version, VersionState
+from adapters_registry.records.tenants import require_tenant
+
+MAX_METADATA_BYTES = 16 << 10
+"""Every server keeps the metadata of all versions in memory."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a client asks to register, apart from the files.
+
+    Raises:
+        InvalidMetadata: the metadata is over `MAX_METADATA_BYTES` as JSON.
+    """
+
+    tenant: str
+    name: str
+    source: str
+    promote: bool
+    metadata: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Raise `InvalidMetadata` if the metadata is over `MAX_METADATA_BYTES` as JSON."""
+    size_bytes = len(json.dumps(metadata).encode())
+    if size_bytes > MAX_METADATA_BYTES:
+        raise InvalidMetadata(
+            f"metadata has {size_bytes:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are kept"
+        )
+
+
+@dataclass(frozen=True)
+class StagedFiles:
+    """An adapter's two files in a staging directory, sealed; their digest and size in bytes."""
+
+    directory: Path
+    digest: str
+    size_bytes: int
+
+
+def add_registration(
+    change: Change,
+    content: ContentStore,
+    asked: Registration,
+    files: StagedFiles,
+    idempotency: Idempotency | None,
+) -> tuple[VersionRecord, bool]:
+    """Add the adapter's next version and publish its files. Returns it, and whether it is new.
+
+    Content that is a version of this adapter already is not doubled: that version is returned.
+
+    Raises:
+        NotFound: the tenant is gone.
+        QuotaExceeded: the tenant may have no more.
+        KeyReused: the idempotency key came with another request before.
+    """
+    tenant, name, digest = asked.tenant, asked.name, files.digest
+    fingerprint = fingerprint_of("register", tenant, name, digest, asked.promote, asked.metadata)
+    require_tenant(change, tenant)  # it may have gone meanwhile
+    done = find_result(change, idempotency, fingerprint) if idempotency else None
+    if done is not None:
+        version = change.session.get_one(Version, done.version_id)
+        _check_on_this_base(change, version, asked)
+        return _published(change, content, files, version), False
+    found = _same_content(change, tenant, name, digest)
+    version = found or _next_version(change, asked, files)
+    if found:
+        _check_on_this_base(change, found, asked)
+    if found and asked.promote:
+        found.promote, found.live_revision = True, found.adapter.live_revision
+        found.adapter.epoch = change.epoch
+        if state_on(found, change.base) is VersionState.READY:
+            point(change, found.adapter, LIVE, [[found.number, 100]])
+    change.session.flush()
+    if idempotency:
+        keep_result(change, idempotency, fingerprint, version.id)
+        change.session.flush()
+    return _published(change, content, files, version), found is None
+
+
+def _check_on_this_base(change: Change, found: Version, asked: Registration) -> None:
+    """Have a version that is incompatible with this base checked on it; the gate comes next."""
+    if state_on(found, change.base) is not VersionState.INCOMPATIBLE:
+        return
+    if found.state in UNDER_CHECK:
+        found.base = change.base.fingerprint
+    if asked.metadata.get(ALLOW_BASE_MISMATCH) is True:
+        allow_base_mismatch(found)
+    found.adapter.epoch = change.epoch
+
+
+def _published(
+    change: Change, content: ContentStore, files: StagedFiles, version: Version
+) -> VersionRecord:
+    """Publish last: whatever refuses the registration has done so before."""
+    if version.state in NEEDS_CONTENT:
+        content.publish(files.directory, files.digest)
+    return version_record(version, change.base)
+
+
+def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Version:
+    reservations.check_quota(change, asked.tenant, asked.name, files.size_bytes)
+    version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
+    version.source, version.details = asked.source[:1024], asked.metadata
+    version.promote, version.live_revision = asked.promote, version.adapter.live_revision
+    version.base = change.base.fingerprint
+    state = VersionState.PENDING
+    after = {"state": state, "digest": files.digest, "source": version.source}
+    change.log("version.register", version.adapter, str(version.number), None, after)
+    return version
+
+
+def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
+    """The version of this adapter that has the same content and is, or may become, ready."""
+    adapter = change.find_adapter(tenant, name)
+    gone = (VersionState.REJECTED, VersionState.RETIRED)
+    if adapter is None:
+        return None
+    same = select(Version).where(Version.adapter_id == adapter.id, Version.digest == digest)
+    return change.session.scalar(same.where(Version.state.not_in(gone)).limit(1))
+
+
+def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes: int) -> Version:
+    adapter = change.find_adapter(tenant, name)
+    if adapter is None:
+        earlier = select(func.max(Adapter.last_number)).where(
+            Adapter.tenant == tenant, Adapter.name == name
+        )
+        last_number = change.session.scalar(earlier) or 0
+        adapter = Adapter(tenant=tenant, name=name, last_number=last_number, live_revision=0)
+        change.session.add(adapter)
+    adapter.epoch = change.epoch
+    adapter.last_number += 1
+    version = Version(
+        adapter=adapter,
+        number=adapter.last_number,
+        digest=digest,
+        size_bytes=size_bytes,
+        state=VersionState.PENDING,
+    )
+    change.session.add(version)
+    return version
