@@ -166,7 +166,7 @@ class Catalog:
     base: ServedBase = UNKNOWN_BASE
 
     def adapters_in_state(self, state: VersionState) -> set[tuple[str, str]]:
-        """Return tenant and name of every adapter that has a version in this state, on this base."""
+        """Return tenant and name of every adapter that has a version in this state here."""
         return {
             key
             for key, adapter in self.adapters.items()

@@ -142,7 +142,7 @@ def test_aliases_refuse_what_is_incompatible(start: Start, make_adapter: Adapter
     for targets in ([Target(1, 100)], [Target(1, 10), Target(2, 90)]):
         with pytest.raises(InvalidTargets, match=r"1 is incompatible .* checked on .*base-aaa"):
             other.apply(point_alias, "default", "home", "live", targets)
-    with pytest.raises(Conflict, match="can't go back: version 1 is incompatible"):
+    with pytest.raises(Conflict, match="cannot go back: version 1 is incompatible"):
         other.apply(roll_back, "default", "home")
     one.apply(pin_version, "default", "home", 1, True)
     with pytest.raises(Conflict, match="is incompatible"):
