@@ -60,7 +60,7 @@ def check_metadata(metadata: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class StagedFiles:
-    """An adapter's two files in a staging directory, sealed; their digest and size in bytes."""
+    """An adapter's files, sealed in a staging directory, with digest and size in bytes."""
 
     directory: Path
     digest: str
@@ -76,7 +76,7 @@ def add_registration(
 ) -> tuple[VersionRecord, bool]:
     """Add the adapter's next version and publish its files. Returns it, and whether it is new.
 
-    Content that is a version of this adapter already is not doubled: that version is returned.
+    If the adapter has a version with the same content already, that version is returned.
 
     Raises:
         NotFound: the tenant is gone.
@@ -91,7 +91,7 @@ def add_registration(
         version = change.session.get_one(Version, done.version_id)
         _check_on_this_base(change, version, asked)
         return _published(change, content, files, version), False
-    found = _same_content(change, tenant, name, digest)
+    found = find_same_content(change, tenant, name, digest)
     version = found or _next_version(change, asked, files)
     if found:
         _check_on_this_base(change, found, asked)
@@ -121,7 +121,7 @@ def _check_on_this_base(change: Change, found: Version, asked: Registration) -> 
 def _published(
     change: Change, content: ContentStore, files: StagedFiles, version: Version
 ) -> VersionRecord:
-    """Publish last: whatever refuses the registration has done so before."""
+    """Publish the files and return the version's record. Nothing can refuse it after this step."""
     if version.state in NEEDS_CONTENT:
         content.publish(files.directory, files.digest)
     return version_record(version, change.base)
@@ -139,8 +139,8 @@ def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Ve
     return version
 
 
-def _same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
-    """The version of this adapter that has the same content and is, or may become, ready."""
+def find_same_content(change: Change, tenant: str, name: str, digest: str) -> Version | None:
+    """Return the version of this adapter with the same content that is or may become ready."""
     adapter = change.find_adapter(tenant, name)
     gone = (VersionState.REJECTED, VersionState.RETIRED)
     if adapter is None:

@@ -28,7 +28,12 @@ from adapters_registry.garbage import (
     uncollected_digests,
 )
 from adapters_registry.names import check_name
-from adapters_registry.recording import Registration, StagedFiles, add_registration
+from adapters_registry.recording import (
+    Registration,
+    StagedFiles,
+    add_registration,
+    find_same_content,
+)
 from adapters_registry.records import reservations
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.change import Change
@@ -165,7 +170,7 @@ class Intake:
 
     def _require_known(self, asked: Registration, digest: str, refusal: QuotaExceeded) -> None:
         with self._records.change() as change:
-            if _same_content(change, asked.tenant, asked.name, digest) is None:
+            if find_same_content(change, asked.tenant, asked.name, digest) is None:
                 raise refusal
 
     def _put_to_origin(self, files: StagedFiles) -> None:

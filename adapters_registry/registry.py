@@ -102,14 +102,7 @@ class Registry:
                 verdicts.inherit(change, former, self.server_id)
             if change.session.get(Tenant, DEFAULT_TENANT) is None:
                 change.session.add(Tenant(name=DEFAULT_TENANT, epoch=change.epoch))
-            num_adopted = verdicts.adopt_unknown(change)
-        if num_adopted:
-            log.warning(
-                "%d versions are from a release that did not record their base: from now on they "
-                "belong to this one, %s",
-                num_adopted,
-                self._served,
-            )
+            verdicts.adopt_unknown(change)
 
     def register(
         self,

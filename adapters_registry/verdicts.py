@@ -8,6 +8,7 @@ has lost its lease changes nothing. The functions are operations for `Registry.a
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
@@ -28,6 +29,8 @@ from adapters_registry.records.catalog import VersionRecord, version_record
 from adapters_registry.records.change import Change
 from adapters_registry.records.database import database_time
 from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
+
+log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=60)
 """How long a server keeps a check to itself if it does not renew the lease."""
@@ -162,8 +165,8 @@ def reject_again(change: Change, version_id: int, reasons: list[Reason]) -> Vers
     return row
 
 
-def adopt_unknown(change: Change) -> int:
-    """Record this base for ready versions of which no base is recorded; return how many.
+def adopt_unknown(change: Change) -> None:
+    """Record this base for ready versions of which no base is recorded; the log says how many.
 
     They were registered by an earlier release, which served them on whatever base there was.
     """
@@ -172,7 +175,13 @@ def adopt_unknown(change: Change) -> int:
     for row in rows:
         record_verdict(row, change.base)
         row.adapter.epoch = change.epoch
-    return len(rows)
+    if rows:
+        log.warning(
+            "%d versions are from a release that did not record their base: from now on they "
+            "belong to this one, %s",
+            len(rows),
+            change.base,
+        )
 
 
 def unfinished(session: Session, server_id: str, base: ServedBase) -> list[Version]:
