@@ -52,7 +52,7 @@ serve: install ## Install, prepare the bundled base, serve it with the demo adap
 	@exec $(VENV)/bin/loraplex serve --demo
 
 test: $(INSTALLED_DEV) $(TRITON) base ## Install and pass the tests.
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest
 
 bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SCENARIO=hot-swap, ...
 	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)

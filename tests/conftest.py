@@ -32,23 +32,6 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Form the groups that `make test` deals out to its two workers (pytest-xdist).
-
-    Tests that start engines share one group, so that no two engines compete for the cores. This
-    group takes longest, so it comes first. Every other file is a group of its own.
-    """
-    items.sort(key=lambda item: not _starts_engines(item.path))
-    for item in items:
-        name = "engines" if _starts_engines(item.path) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
-def _starts_engines(path: Path) -> bool:
-    return path.parent.name in ("real_engine", "deploy")
-
-
 @pytest.fixture(scope="session")
 def tiny_base() -> BaseSpec:
     return BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
