@@ -74,7 +74,7 @@ def test_retire_says_that_nothing_is_left_to_roll_back_to(two_versions: None) ->
     run("adapters", "promote", "rooms", "2")
     said = run("adapters", "retire", "rooms", "1")
     assert "nothing is left to roll default/rooms@live back to" in said
-    assert "can't go back" in run("adapters", "rollback", "rooms", code=1)
+    assert "cannot go back" in run("adapters", "rollback", "rooms", code=1)
 
 
 def test_retire_of_a_version_that_no_rollback_needs_says_no_more(two_versions: None) -> None:
