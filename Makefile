@@ -2,6 +2,8 @@
 VENV := .venv
 PYTHON ?= python3
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet
+# The first install takes minutes: pip names each package, so that one sees that it goes on.
+PIP_SHOWN := $(VENV)/bin/pip install --disable-pip-version-check --progress-bar off
 # The locked set to install: gpu where there is an NVIDIA driver, else cpu.
 ENGINE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 INSTALLED := $(VENV)/.installed-$(ENGINE)
@@ -132,7 +134,7 @@ clean: ## Remove what was installed and built.
 $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pyproject.toml
 	@echo "installing the locked $(ENGINE) set into $(VENV) (about two minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --no-deps $(ENGINE_SET)
+	$(PIP_SHOWN) --no-deps $(ENGINE_SET)
 	$(if $(strip $(UNHASHED)),$(PIP) --no-deps $(UNHASHED))
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
