@@ -96,7 +96,14 @@ def restore(
                 registry.accept(version, registry.check_files(version))
         key_id = keys.create("acme", ["inference"]).split("-")[1]
         number = str(version.number)
-        return {"name": "bot", "number": number, "alias": "live", "key_id": key_id, "model": "bot"}
+        return {
+            "name": "bot",
+            "number": number,
+            "alias": "live",
+            "key_id": key_id,
+            "model": "bot",
+            "request_id": "req-1",
+        }
 
     for tenant in TENANT_OF.values():
         registry.apply(create_tenant, tenant)
