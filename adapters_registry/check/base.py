@@ -26,6 +26,17 @@ QUANTIZATION = "rounded_to"
 It is our own key too."""
 
 
+_QUANTIZED_NAMES = {
+    "-unsloth-bnb-4bit": "nf4",
+    "-bnb-4bit": "nf4",
+    "-nf4": "nf4",
+    "-awq": "awq",
+    "-gptq": "gptq",
+    "-fp8": "fp8",
+}
+"""Endings of names under which hubs have quantised copies. A longer one stands first."""
+
+
 @dataclass(frozen=True)
 class BaseSpec:
     """What the gate knows of the base: its modules, and the largest rank of the engine."""
@@ -47,13 +58,13 @@ class BaseSpec:
     """Tells this base from all others (`check/fingerprint.py`). Empty if it is not known."""
 
     def is_named(self, model: str) -> bool:
-        """Whether `model`, the base that an adapter names, is this one. Path and case are ignored.
+        """Whether `model`, the base that an adapter names, is this one.
 
-        PEFT records only a name. A digest would say more, but it would refuse the same weights in
-        another layout.
+        Path, case and an ending that names a quantization are ignored. PEFT records only a name. A
+        digest would say more, but it would refuse the same weights in another layout.
         """
-        known = {short_name(name).lower() for name in (self.name, self.made_from)} - {""}
-        return short_name(model).lower() in known
+        known = {split_quantization(name)[0] for name in (self.name, self.made_from)} - {""}
+        return split_quantization(model)[0] in known
 
     def adapter_bytes(self, rank: int) -> int:
         """Return the bytes of an adapter in BF16 that has this rank on every linear layer."""
@@ -118,6 +129,20 @@ def quantization_of(config: dict[str, Any]) -> str:
         return rounded
     quantization = config.get("quantization_config")
     return str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else ""
+
+
+def split_quantization(model: str) -> tuple[str, str | None]:
+    """Return a model's own name in small letters without the ending for its quantization, and that.
+
+    Hubs have quantised copies under such names: `SmolLM2-135M-Instruct-bnb-4bit` is
+    `smollm2-135m-instruct`, rounded to `nf4`. None stands for a name without such an ending.
+    ModelScope's `3___1` is `3.1`.
+    """
+    name = short_name(model).lower().replace("___", ".")
+    for ending, quantization in _QUANTIZED_NAMES.items():
+        if name.endswith(ending) and name != ending:
+            return name.removesuffix(ending), quantization
+    return name, None
 
 
 def short_name(model: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.base import BaseSpec, split_quantization
 from adapters_registry.check.companions import check_companions
 from adapters_registry.check.findings import Findings, clean
 from adapters_registry.check.key_names import KEY
@@ -47,6 +47,8 @@ MAX_ENTRY = 65504.0
 """The bound on entries of A, B and scale * B: the largest of float16, so that no cast overflows."""
 
 _TEXTS = {".json", ".md", ".txt"}
+_SAME_AS = {"bitsandbytes": "nf4"}
+"""What a base is rounded to whose configuration names a library."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def check_adapter(
     if not allow_base_mismatch:
         _check_base(config, base, findings)
     over = trained_quantization(directory / WEIGHTS_FILE)
+    if over is None:  # what our own training wrote says more than a name
+        over = split_quantization(config.base_model)[1]
     _check_quantization(over, base, findings, is_allowed=allow_base_mismatch)
     beside = check_companions(directory, base.directory)
     for reason in beside.reasons:
@@ -179,7 +183,7 @@ def _check_quantization(
     over: str | None, base: BaseSpec, findings: Findings, *, is_allowed: bool
 ) -> None:
     """Compare the base's quantization with that in training: rounding changes the weights."""
-    if over is None or over == base.quantization:
+    if over is None or over == _SAME_AS.get(base.quantization, base.quantization):
         return
     learned, served = (
         f"weights rounded to {name}" if name else "unrounded weights"

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from adapters_registry.check.base import BaseSpec, ModuleShape
+from adapters_registry.check.base import BaseSpec, ModuleShape, split_quantization
 from tests.llama import LLAMA31_8B, LLAMA31_70B, LLAMA32_1B
 from tests.tiny import TINY_BASE
 
@@ -54,3 +54,30 @@ def test_llamas_modules_hold_what_its_parameter_count_says(
     assert linear == num_parameters - embeddings - norms
     assert modules[f"model.layers.{layers - 1}.self_attn.v_proj"] == kv
     assert len(modules) == 7 * layers
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "quantization"),
+    [
+        ("unsloth/SmolLM2-135M-Instruct-bnb-4bit", "smollm2-135m-instruct", "nf4"),
+        ("unsloth/Llama-3.1-8B-unsloth-bnb-4bit", "llama-3.1-8b", "nf4"),
+        ("me/Base-NF4", "base", "nf4"),
+        ("hugging-quants/Llama-3.1-8B-AWQ", "llama-3.1-8b", "awq"),
+        ("org/Base-GPTQ", "base", "gptq"),
+        ("org/Base-fp8", "base", "fp8"),
+        ("LLM-Research/Meta-Llama-3___1-8B", "meta-llama-3.1-8b", None),
+        ("org/nf4-tuned", "nf4-tuned", None),
+        ("-nf4", "-nf4", None),
+        ("", "", None),
+    ],
+)
+def test_names_of_quantised_copies(name: str, model: str, quantization: str | None) -> None:
+    assert split_quantization(name) == (model, quantization)
+
+
+def test_a_quantised_copy_of_the_base_is_the_base() -> None:
+    base = BaseSpec.from_config("Tiny-3.1", TINY_BASE, max_rank=8)
+    assert base.is_named("unsloth/tiny-3.1-bnb-4bit")
+    assert base.is_named("x/Tiny-3___1")
+    assert not base.is_named("x/Other-bnb-4bit")
+    assert not base.is_named("-bnb-4bit")

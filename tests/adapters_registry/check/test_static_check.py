@@ -181,6 +181,38 @@ def test_what_the_base_was_rounded_to_in_training(tmp_path: Path, tiny_base: Bas
     assert check_adapter(plain, strict).warnings == []
 
 
+def named(model: str, quantization: str | None = None) -> Recipe:
+    def rename(directory: Path) -> None:
+        file = directory / CONFIG_FILE
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": model})
+        )
+        if quantization is not None:
+            weights = directory / WEIGHTS_FILE
+            save_file(load_file(weights), weights, metadata={"trained_over": quantization})
+
+    return Recipe(after=rename)
+
+
+def test_a_quantised_base_by_its_name(tmp_path: Path, tiny_base: BaseSpec) -> None:
+    adapter = named("unsloth/tiny-bnb-4bit").make(tmp_path / "a", tiny_base)
+    for is_allowed in (False, True):
+        facts = check_adapter(adapter, tiny_base, allow_base_mismatch=is_allowed)
+        assert facts.trained_quantization == "nf4"
+        assert "trained over weights rounded to nf4" in facts.warnings[0]
+    strict = replace(tiny_base, refuses_quantization_mismatch=True)
+    assert [reason.code for reason in reasons(adapter, strict)] == ["rounding_mismatch"]
+    assert check_adapter(adapter, strict, allow_base_mismatch=True).warnings
+    for quantization in ("nf4", "bitsandbytes"):
+        assert check_adapter(adapter, replace(tiny_base, quantization=quantization)).warnings == []
+
+
+def test_what_training_wrote_wins_over_the_name(tmp_path: Path, tiny_base: BaseSpec) -> None:
+    adapter = named("unsloth/tiny-bnb-4bit", "").make(tmp_path / "a", tiny_base)
+    facts = check_adapter(adapter, tiny_base)
+    assert (facts.trained_quantization, facts.warnings) == ("", [])
+
+
 def test_a_base_says_what_it_was_rounded_to() -> None:
     assert BaseSpec.from_config("b", LLAMA32_1B, 8).quantization == ""
     nf4 = LLAMA32_1B | {"rounded_to": "nf4"}
