@@ -1,36 +1,17 @@
 """`loraplex adapters recheck` and what the lists say of versions of another base, on the app."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
-import httpx
 import pytest
-from fastapi import FastAPI
-from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from adapters_registry.registry import Registry
-from server.auth import Keys
 from server.cli import main
 from tests.adapters_registry.adapters import register
 from tests.tiny import AdapterFactory
 
-
-@pytest.fixture(autouse=True)
-def served(app: FastAPI, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The commands' requests reach the app; they carry an admin key."""
-    monkeypatch.setenv("LORAPLEX_URL", "http://testserver")
-    monkeypatch.setenv("LORAPLEX_API_KEY", keys.create("default", ["admin"]))
-    with TestClient(app) as client:
-
-        def request(
-            method: str, url: str, *, timeout: float, **arguments: object
-        ) -> httpx.Response:
-            return client.request(method, url, **arguments)  # type: ignore[arg-type,return-value]
-
-        monkeypatch.setattr(httpx, "request", request)
-        yield
+pytestmark = pytest.mark.usefixtures("served")
 
 
 @pytest.fixture(autouse=True)
