@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to an adapter of your own that serves: about ten minutes on two CPU cores.
+# From a fresh clone to an adapter of your own that serves.
 # Usage: examples/first_hour.sh [FOLDER]   (it keeps what it makes in FOLDER; SHORT=1 trains less)
 set -euo pipefail
 cd "$(dirname "$0")/.."

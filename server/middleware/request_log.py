@@ -10,6 +10,9 @@ from server.request_log.lines import RequestLines
 from server.request_log.recent import RecentRequests
 from server.request_log.record import RequestRecord, current_record
 
+MAX_PATH_CHARACTERS = 200
+"""Of a path, so much is kept; a client may send one of 64 kB."""
+
 
 class RequestLog:
     """ASGI middleware: counts, records and logs requests; probes and scrapes are counted only."""
@@ -23,7 +26,9 @@ class RequestLog:
             return
         state = scope.setdefault("state", {})
         record = RequestRecord(
-            request_id=state.get("request_id", ""), method=scope["method"], path=scope["path"]
+            request_id=state.get("request_id", ""),
+            method=scope["method"],
+            path=scope["path"][:MAX_PATH_CHARACTERS],
         )
 
         async def watch(message: Message) -> None:
@@ -45,7 +50,8 @@ class RequestLog:
             _fill(record, scope)
             _count(record, scope)
             if record.path not in OPEN_PATHS:
-                self._recent.add(record)
+                if record.tenant_id:  # whoever has no key must not push out others' records
+                    self._recent.add(record)
                 self._lines.write(record)
 
 

@@ -74,3 +74,11 @@ async def test_slowest_first_and_no_probes(client: httpx.AsyncClient) -> None:
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds, reverse=True)
     assert all(row["path"] != "/livez" for row in rows)
+
+
+async def test_whoever_has_no_key_pushes_out_no_record(client: httpx.AsyncClient) -> None:
+    await client.get("/v1/models", headers={"Authorization": "", "X-Request-Id": "nobody"})
+    await client.get("/v1/" + "x" * 5000, headers={"X-Request-Id": "long"})
+    rows = (await client.get("/admin/requests")).json()["data"]
+    assert [row["request_id"] for row in rows] == ["long"]
+    assert len(rows[0]["path"]) == 200
