@@ -1,14 +1,21 @@
-"""Threads for slow work of one kind, so that it cannot take the threads that other work needs."""
+"""Threads for slow work of one kind, so that it cannot take the threads that other work needs.
+
+When a caller is cancelled, its work's `stop_flag` is set. Work that looks at it, as downloads do,
+then ends soon.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
+
+from adapters_registry.content.stopping import stop_flag
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +32,12 @@ class Workers:
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread, in the caller's context. Raises what it raises."""
-        return await self._submit(function, *args, **kwargs)
+        call, stop = self._submit(function, *args, **kwargs)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            stop.set()
+            raise
 
     async def run_for(
         self, tenant: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -39,15 +51,18 @@ class Workers:
         if limit is None:
             limit = self._limits[tenant] = asyncio.Semaphore(self._per_tenant)
         async with limit:
-            call = asyncio.ensure_future(self._submit(function, *args, **kwargs))
+            call, stop = self._submit(function, *args, **kwargs)
             try:
                 return await asyncio.shield(call)
             except asyncio.CancelledError:
+                stop.set()
                 await asyncio.wait([call])
                 raise
 
     def _submit(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
-        call = partial(copy_context().run, function, *args, **kwargs)
-        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+    ) -> tuple[asyncio.Future[T], threading.Event]:
+        stop, context = threading.Event(), copy_context()
+        context.run(stop_flag.set, stop)
+        call = partial(context.run, function, *args, **kwargs)
+        return asyncio.get_running_loop().run_in_executor(self._pool, call), stop

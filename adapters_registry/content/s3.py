@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import obstore
 from obstore.exceptions import (
@@ -22,7 +23,11 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from adapters_registry.content.stopping import check_stop, wait_for
 from adapters_registry.errors import SourceRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ class Bucket:
         """Return a file as it is now, or None. Raises `StoreUnavailable` if there is no answer."""
         with self._errors():
             try:
-                meta = obstore.head(self._store, key)
+                meta = wait_for(partial(obstore.head_async, self._store, key))
             except FileNotFoundError:
                 return None
         return File(key, meta["size"], meta["e_tag"])
@@ -75,6 +80,7 @@ class Bucket:
         """Yield every file whose key begins so. Raises `StoreUnavailable` if there is no answer."""
         with self._errors():
             for page in obstore.list(self._store, prefix=below or None):
+                check_stop()
                 for meta in page:
                     yield File(meta["path"], meta["size"], meta["e_tag"])
 
@@ -83,6 +89,7 @@ class Bucket:
 
         Raises:
             StoreUnavailable: the store does not answer, or the file has changed meanwhile.
+            GivenUp: nobody waits for it any more.
         """
         with target.open("wb") as copy:
             for part in self.read(file):
@@ -98,16 +105,16 @@ class Bucket:
             end = min(start + _RANGE_BYTES, file.size_bytes)
             with self._errors():
                 try:
-                    part = obstore.get(
-                        self._store,
-                        file.key,
-                        options={"range": (start, end), "if_match": file.tag},
-                    )
-                    data = bytes(part.bytes())
+                    data = wait_for(partial(self._read_range, file, start, end))
                 except (PreconditionError, FileNotFoundError) as error:
                     message = f"{self.url}/{file.key} changed while it was read: try again"
                     raise StoreUnavailable(message) from error
             yield data
+
+    async def _read_range(self, file: File, start: int, end: int) -> bytes:
+        options: GetOptions = {"range": (start, end), "if_match": file.tag}
+        part = await obstore.get_async(self._store, file.key, options=options)
+        return bytes(await part.bytes_async())
 
     def upload(self, source: Path, key: str) -> None:
         """Write a file completely or not at all. Raises `StoreUnavailable` if it cannot."""

@@ -26,6 +26,7 @@ from adapters_registry.content.adapter_files import (
 )
 from adapters_registry.content.disk_budget import DiskBudget
 from adapters_registry.content.origin import Origin
+from adapters_registry.content.stopping import holding
 from adapters_registry.errors import ContentUnavailable, InsufficientStorage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -164,6 +165,7 @@ class ContentStore:
             ContentUnavailable: the files are missing or damaged, and no origin has them.
             InsufficientStorage: there is no room for them, in the budget or on the disk.
             StoreUnavailable: the origin does not answer.
+            GivenUp: nobody waits for the files any more; what had arrived is removed.
         """
         with self._one_at_a_time(digest):
             path = self.path(digest)
@@ -268,7 +270,7 @@ class ContentStore:
     def _one_at_a_time(self, digest: str) -> Iterator[None]:
         with self._lock:
             fetch = self._fetches.setdefault(digest, _Fetch())
-        with fetch.lock:
+        with holding(fetch.lock):
             yield
 
 

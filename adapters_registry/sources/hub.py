@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
+from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.source import MissingFile, Source, missing_file
 
@@ -57,7 +59,14 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
         scratch = staged / "hub"
         for name, size_bytes in sizes.items():
             with _errors(source, name):
-                hf_hub_download(repo, name, revision=commit, local_dir=scratch, endpoint=endpoint)
+                hf_hub_download(
+                    repo,
+                    name,
+                    revision=commit,
+                    local_dir=scratch,
+                    endpoint=endpoint,
+                    tqdm_class=_progress(),
+                )
             if (scratch / name).stat().st_size != size_bytes:
                 raise StoreUnavailable(f"{name} of {source} came incomplete: try again")
             (scratch / name).rename(staged / name)
@@ -94,6 +103,24 @@ def _errors(source: str, name: str) -> Iterator[None]:
         if error.errno is not None:  # ours: the disk's
             raise
         raise StoreUnavailable(_why(source, error)) from error
+
+
+def _progress() -> type[Any]:
+    """A progress bar that shows nothing, and ends a download for which nobody waits any more.
+
+    The library updates it after each part of a file.
+    """
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class StoppingBar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            check_stop()
+            return super().update(n)  # type: ignore[no-any-return]
+
+    return StoppingBar
 
 
 def _why(source: str, error: Exception) -> str:

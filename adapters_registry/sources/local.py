@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, companions_in
+from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused
 from adapters_registry.sources.source import Source, missing_file
 
@@ -41,6 +42,7 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
         for name, size_bytes in sizes.items():
             with _open_regular(path / name) as file, (staged / name).open("wb") as copy:
                 while size_bytes and (chunk := file.read(min(size_bytes, _CHUNK_BYTES))):
+                    check_stop()
                     size_bytes -= copy.write(chunk)
                 if size_bytes or file.read(1):
                     raise SourceRefused(f"{name} changed while it was read: try again")

@@ -173,12 +173,15 @@ class DataPlane:
         version = admitted.version
         try:
             response = await endpoint.handler(admitted.request, raw_request, version)
+            meter, is_stream = current_meter.get(), isinstance(response, StreamingResponse)
+            if meter and is_stream:
+                await meter.checked()
         except APIError as error:
             if error.status >= 500:
                 self.engine.require_ready()  # if the engine has died meanwhile, say that instead
             raise
-        if meter := current_meter.get():
-            meter.hand_over(complete=not isinstance(response, StreamingResponse))
+        if meter:
+            meter.hand_over(complete=not is_stream)
         response.headers.update(self.quotas.headers(caller.tenant_id, quota, time.monotonic()))
         if left_out := ", ".join(admitted.tools_left_out):
             response.headers["x-tools-left-out"] = f"{left_out}; this server does not run them"

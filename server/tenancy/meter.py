@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,6 +47,7 @@ class Meter:
     _handed_over: bool = False
     _work_over: bool = False
     _on_work_over: list[Callable[[], None]] = field(default_factory=list)
+    _checks: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -62,6 +63,19 @@ class Meter:
         if self._work_over:
             raise Unavailable("the request asked the engine again after its answer; try again")
         self._num_expected += 1
+
+    def check_before_stream(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Have `check` awaited before a streamed response begins."""
+        self._checks.append(check)
+
+    async def checked(self) -> None:
+        """Await the checks of a request whose response is a stream that has not begun.
+
+        After a stream's first byte an error can't change the status any more. Raises what the
+        checks raise.
+        """
+        for check in self._checks:
+            await check()
 
     def on_work_over(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once, as soon as the engine's work is over."""

@@ -58,6 +58,27 @@ def test_bad_parameters(server: RunningServer, options: dict[str, object]) -> No
     assert isinstance(response.json()["error"]["code"], str)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (
+            {"structured_outputs": {"regex": "[a-z0-9 ]{1,2048}[A-Z]{1,2048}.{1,2000}"}},
+            "schema_too_complex",
+        ),
+        ({"structured_outputs": {"regex": "("}}, "invalid_request"),
+        ({"logit_bias": {"99999999": 1}}, "invalid_request"),
+    ],
+)
+def test_what_the_engine_refuses_is_refused_before_a_stream_begins(
+    server: RunningServer, options: dict[str, object], code: str, *, stream: bool
+) -> None:
+    body = {"model": "base", "messages": say("hi"), "max_tokens": 1, "stream": stream, **options}
+    response = server.admin("POST", "/v1/chat/completions", json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["code"] == code
+
+
 def test_clients_cannot_steer_the_engine(server: RunningServer) -> None:
     body = {"model": "base", "messages": say("hi"), "max_tokens": 1, "priority": -9}
     headers = {

@@ -15,7 +15,7 @@ from starlette.datastructures import State
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.interface import Endpoint, EngineContents, EngineState, ProbeAnswer
 from server.engine.validation import fail_fast_validator
-from server.errors import NotLoadable, Unavailable
+from server.errors import APIError, NotLoadable, Unavailable
 from server.settings import Settings
 from server.tenancy.meter import current_meter
 
@@ -57,6 +57,8 @@ class FakeEngine:
         self.on_ask: Callable[[], Awaitable[None]] | None = None
         self.load_seconds = 0.0
         self.stream_may_end = asyncio.Event()
+        self.refuses_streams: APIError | None = None
+        """What the check before a stream raises."""
         self.endpoints: Mapping[str, Endpoint] = {
             "/v1/chat/completions": Endpoint(Body, parse, self._answer),
             "/v1/messages": Endpoint(Body, parse, self._answer),
@@ -132,6 +134,12 @@ class FakeEngine:
                     answer.add(1)
         if not body.stream:
             return JSONResponse({"model": name})
+
+        async def check() -> None:
+            if self.refuses_streams:
+                raise self.refuses_streams
+
+        meter.check_before_stream(check)
 
         async def chunks() -> AsyncIterator[str]:
             async with meter.admission(INPUT_TOKENS) as answer:

@@ -12,8 +12,10 @@ from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.engine.interface import EngineState
+from server.errors import SchemaTooComplex
 from server.lifecycle import Lifecycle
 from server.middleware.authentication import OPEN_PATHS
+from server.residency.leases import Leases
 from server.residency.states import FIRST_PAUSE_SECONDS
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
@@ -72,6 +74,15 @@ async def test_messages_errors_carry_anthropics_type_too(client: httpx.AsyncClie
     response = await client.post("/v1/messages", json={"model": "nope"})
     assert_error(response, 404, "model_not_found")
     assert response.json()["type"] == "error"
+
+
+async def test_a_stream_that_is_refused_has_not_begun(
+    client: httpx.AsyncClient, engine: FakeEngine, home: VersionRecord, leases: Leases
+) -> None:
+    engine.refuses_streams = SchemaTooComplex("the grammar takes too long")
+    response = await client.post(CHAT, json={"model": "home", "stream": True})
+    assert_error(response, 400, "schema_too_complex")
+    assert [row["leases"] for row in leases.snapshot()] == [0], "its slot is free again"
 
 
 async def test_adapter_loads_once_for_many(

@@ -12,6 +12,7 @@ import math
 import time
 import uuid
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ from server.errors import Unavailable
 from server.tenancy.meter import current_meter
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -58,7 +60,7 @@ class EngineClient:
         self.llm, self._poll_seconds = llm, poll_seconds
         self.progress = Progress()
         self._trials = GrammarTrials(lambda: _serialized_tokenizer(llm))
-        self._metering = Metering(llm, self.progress, self._trials)
+        self._metering = Metering(llm, self.progress, self._trials, partial(_verify, llm))
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
         self._poisoned = False
@@ -268,6 +270,17 @@ def _serialized_tokenizer(llm: AsyncLLM) -> str:
     size = llm.model_config.get_vocab_size()
     info = xgrammar.TokenizerInfo.from_huggingface(llm.get_tokenizer(), vocab_size=size)
     return str(info.serialize_json())
+
+
+def _verify(llm: AsyncLLM, parameters: SamplingParams) -> None:
+    """Raise vLLM's error if the engine would refuse these parameters."""
+    config = llm.vllm_config
+    parameters.verify(
+        config.model_config,
+        config.speculative_config,
+        config.structured_outputs_config,
+        llm.renderer.tokenizer,
+    )
 
 
 def _seen(task: asyncio.Task[None]) -> None:

@@ -1,6 +1,7 @@
 """The places in vLLM that every request passes, whichever handler sent it.
 
-Where a prompt enters the engine, it waits for its tenant's turn. Where tokens leave the engine,
+Where a prompt enters the engine, what it asks for is checked, and it waits for its tenant's turn.
+Where tokens leave the engine,
 they are counted, and the turn ends with the last of them: how slowly the client reads doesn't
 matter. Whatever the engine's process sends is noted as a sign of life.
 """
@@ -14,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from server.engine.errors import for_handlers
+from server.engine.errors import for_handlers, map_exception
 from server.engine.grammar.trial import GrammarTrials, grammar_of
 from server.engine.running.progress import Progress
 from server.errors import APIError, Unavailable
@@ -37,8 +38,15 @@ is first come, first served."""
 class Metering:
     """Patches one `AsyncLLM` so that it reports to the running requests' meters."""
 
-    def __init__(self, client: AsyncLLM, progress: Progress, trials: GrammarTrials) -> None:
-        self._progress, self._trials = progress, trials
+    def __init__(
+        self,
+        client: AsyncLLM,
+        progress: Progress,
+        trials: GrammarTrials,
+        verify: Callable[[SamplingParams], None],
+    ) -> None:
+        """`verify` raises if the engine would refuse these parameters."""
+        self._progress, self._trials, self._verify = progress, trials, verify
         self._generate = client.generate
         self._processor = client.output_processor
         self._numbers = itertools.count()
@@ -122,7 +130,25 @@ class Metering:
         current.expect_answer()
         grammar = grammar_of(getattr(sampling_params, "structured_outputs", None))
         choices = max(1, sampling_params.n or 1)
+        current.check_before_stream(lambda: self._check(sampling_params, grammar, current.tenant))
         return self._answer(begin, prompt, request_id, options, grammar, current, choices)
+
+    async def _check(
+        self, sampling_params: SamplingParams, grammar: tuple[str, str] | None, tenant: str
+    ) -> None:
+        """Check what the engine would otherwise refuse only after the stream's first byte.
+
+        Raises:
+            APIError: it is refused, or its grammar takes too long to compile.
+        """
+        try:
+            if grammar:
+                await self._trials.admit(tenant, *grammar)
+                await asyncio.to_thread(self._verify, sampling_params)  # parses the grammar
+            else:
+                self._verify(sampling_params)
+        except Exception as error:
+            raise map_exception(error) from error
 
     async def _answer(
         self,

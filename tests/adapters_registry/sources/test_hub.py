@@ -2,7 +2,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -12,6 +14,7 @@ from adapters_registry.content.adapter_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
 )
+from adapters_registry.content.stopping import GivenUp, stop_flag
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.hub import find_on_hub
 from tests.hub_server import HubServer
@@ -164,6 +167,7 @@ def test_a_base_on_disk_keeps_the_engine_offline_and_not_registrations(
     prepare = f"""
 import os
 from pathlib import Path
+from threading import Event
 from server.engine.environment import prepare_environment
 prepare_environment({str(tmp_path)!r}, "info", "grouped", Path("var"))
 print(os.environ["HF_HUB_OFFLINE"])
@@ -172,3 +176,15 @@ print(os.environ["HF_HUB_OFFLINE"])
     assert "HF_HUB_OFFLINE is set" in run(
         prepare + ASK, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="1"
     )
+
+
+def test_a_download_that_is_given_up_ends(
+    hub: HubServer, make_adapter: AdapterFactory, staged: Path
+) -> None:
+    hub.push(REPO, files_of(make_adapter()))
+    found, flag, context = find_on_hub(f"hf://{REPO}", hub.endpoint), Event(), copy_context()
+    context.run(stop_flag.set, flag)
+    hub.before_answer = lambda request: flag.set() if WEIGHTS_FILE in request else None
+    with pytest.raises(GivenUp):
+        context.run(found.stage, staged)
+    assert not (staged / WEIGHTS_FILE).exists()

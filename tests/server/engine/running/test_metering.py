@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm.exceptions import GracefulHTTPError
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 
 from server.engine.grammar.trial import GrammarTrials
 from server.engine.running.metering import Metering
 from server.engine.running.progress import Progress
-from server.errors import Unavailable
+from server.errors import InvalidRequest, SchemaTooComplex, Unavailable
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
 
@@ -91,7 +91,11 @@ def client() -> Any:
 
 @pytest.fixture
 def metering(client: Any) -> Metering:
-    return Metering(client, Progress(), GrammarTrials(str))
+    return Metering(client, Progress(), GrammarTrials(str), allow)
+
+
+def allow(_parameters: Any) -> None:
+    """Find nothing wrong with a request's parameters."""
 
 
 @pytest.fixture
@@ -204,6 +208,34 @@ async def test_work_is_not_over_before_the_handler_has_asked_for_its_first_answe
     assert ended == ["over"]
 
 
+async def test_a_stream_is_checked_before_it_begins(client: Any, current: Meter) -> None:
+    trials, refused = GrammarTrials(str), [SchemaTooComplex("the grammar takes too long")]
+
+    async def admit(tenant: str, kind: str, spec: str) -> None:
+        assert (tenant, kind, spec) == ("acme", "regex", "a*")
+        raise refused[0]
+
+    def verify(parameters: Any) -> None:
+        if parameters.n > 1:
+            raise VLLMValidationError("n is wrong", parameter="n")
+
+    trials.admit = admit  # type: ignore[method-assign]
+    Metering(client, Progress(), trials, verify)
+    current_meter.set(current)
+    client.generate(PROMPT, SAMPLING, "id")
+    await current.checked()
+    grammar = SimpleNamespace(n=1, structured_outputs=SimpleNamespace(json=None, regex="a*"))
+    client.generate(PROMPT, grammar, "id")
+    with pytest.raises(SchemaTooComplex):
+        await current.checked()
+    other = Meter(PromptQueue(4, 100), "acme")
+    current_meter.set(other)
+    client.generate(PROMPT, SimpleNamespace(n=2), "id")
+    with pytest.raises(InvalidRequest, match="n is wrong"):
+        await other.checked()
+    assert not client.priorities, "nothing has begun"
+
+
 async def test_a_retired_version_ends_what_waits_for_its_turn(
     client: Any, metering: Metering
 ) -> None:
@@ -248,7 +280,7 @@ async def test_an_engine_that_is_gone_holds_no_turns(
 async def test_what_the_engine_sends_is_a_sign_of_life() -> None:
     client: Any = Client()
     progress = Progress()
-    Metering(client, progress, GrammarTrials(str))
+    Metering(client, progress, GrammarTrials(str), allow)
     progress.tick(5, 10)
     assert progress.silent_seconds == 5
     await client.engine_core.get_output_async()
