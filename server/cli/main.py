@@ -45,7 +45,7 @@ loraplex adapters register my-adapter ./my-adapter
 loraplex --install-completion
 """
 
-TUNE_EXAMPLE = "Example: loraplex tune --base /models/llama-3.1-8b"
+TUNE_EXAMPLE = "Example: loraplex tune --base /models/llama-3.1-8b --rank 16 --slots 32"
 
 app = Commands(
     name="loraplex",

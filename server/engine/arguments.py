@@ -25,11 +25,11 @@ MANAGED = {
     "max-loras": "--max-loras",
     "max-lora-rank": "--max-lora-rank",
     "max-cpu-loras": "--max-cpu-loras",
-    "worker-extension-cls": "nothing: the server needs its own",
-    "lora-target-modules": "nothing: adapters may change the linear layers only",
+    "worker-extension-cls": "the server alone, which needs its own class",
+    "lora-target-modules": "the server alone: adapters may change linear layers only",
     "long-prefill-token-threshold": "--prefill-tokens",
     "long-prefill-token-threshold-adaptive": "--prefill-tokens",
-    "scheduling-policy": "nothing: requests run in the order of their tenants' shares",
+    "scheduling-policy": "the server alone: requests run in the order of tenants' shares",
     "host": "--host",
     "port": "--port",
     "api-key": "`loraplex keys`",
@@ -50,7 +50,7 @@ FORBIDDEN = {
     "enable-log-deltas": "answers would stand in the logs",
     "middleware": "it would not be applied",
 }
-"""Arguments of vLLM that would let clients do what this server promises they can't."""
+"""Arguments of vLLM that are refused. Most would let clients do what this server must prevent."""
 
 _GIB = 1 << 30
 
@@ -67,8 +67,8 @@ def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace
     """Parse vLLM's arguments for a base directory or hub id.
 
     Raises:
-        SettingsError: an argument in `LORAPLEX_ENGINE_ARGS` that vLLM doesn't know, or that the
-            server sets itself; or too little memory for the base on CPU.
+        SettingsError: `LORAPLEX_ENGINE_ARGS` has an argument that vLLM doesn't know or that the
+            server sets itself; or the base doesn't fit the memory on CPU.
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -96,10 +96,10 @@ def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace
 
 
 def _of_compiled_model(additional_config: dict[str, Any] | None) -> dict[str, Any]:
-    """Keep models that were compiled with our LoRA operators apart from others.
+    """Add our operators' version to the settings that vLLM hashes to find a compiled model.
 
-    vLLM loads a compiled model from its cache by the hash of its own settings, before anything of
-    the model's code is looked at: without this, a server with its operators would run ours, and
+    vLLM looks in its cache of compiled models by this hash, and doesn't look at the model's code.
+    Otherwise a server with vLLM's operators could load a model that was compiled with ours, and
     the other way round.
     """
     return {**(additional_config or {}), "loraplex_lora_operators": OPERATOR_VERSION}
@@ -123,7 +123,10 @@ def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
 
 
 def _bound_prefill(namespace: Namespace, settings: Settings, base: str, device: Device) -> None:
-    """Set how many tokens of a long prompt one step computes. vLLM refuses more than a context."""
+    """Set how many tokens of a long prompt one step computes.
+
+    vLLM refuses a number that is larger than the context.
+    """
     bounds = defaults.prefill(device, settings.prefill_tokens, step_tokens(namespace, device))
     size = size_of(Path(base))
     contexts = [settings.max_model_len, size.max_tokens if size else None]
@@ -152,7 +155,7 @@ def _from_settings(settings: Settings, base: str, device: Device) -> list[str]:
         "max-cpu-loras": _NEVER_FULL,
         "worker-extension-cls": "server.engine.worker.extension.WorkerExtension",
         "kv-cache-memory-bytes": _kv_cache_bytes(settings, base, device),
-        # The server's own probes go ahead; see `metering.AHEAD` for the order of all others.
+        # The server's own probes come first; `metering.AHEAD` explains the order of the others.
         "scheduling-policy": "priority",
         "tool-call-parser": tool_call_parser(base),
         # With vLLM's default, answers may contain tool arguments that break the tool's schema.
@@ -166,9 +169,9 @@ def _from_settings(settings: Settings, base: str, device: Device) -> list[str]:
 
 
 def _kv_cache_bytes(settings: Settings, base: str, device: Device) -> int | None:
-    """Return the size of the KV cache; None leaves it to vLLM.
+    """Return the size of the KV cache in bytes, or None to let vLLM decide.
 
-    On CPU there is always a size: vLLM would measure the memory, and start only if 92 % is free.
+    On CPU a size is always given. vLLM on its own would start only if 92 % of the memory is free.
     """
     wanted = int(settings.kv_cache_gib * _GIB) if settings.kv_cache_gib else None
     if not device.is_cpu:
@@ -192,7 +195,7 @@ def _kv_cache_bytes(settings: Settings, base: str, device: Device) -> int | None
 
 
 def tool_call_parser(base: str) -> str:
-    """Return the format of tool calls: Llama 3's own if the tokenizer has its tag, or Hermes'."""
+    """Return the format of tool calls: Llama 3's if the tokenizer has its tag, else Hermes'."""
     tokenizer = Path(base) / "tokenizer.json"
     if Path(base).is_dir() and not (
         tokenizer.is_file() and "<|python_tag|>" in tokenizer.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import psutil
 _GIB = 1 << 30
 
 PROCESSES_BYTES = int(1.5 * _GIB)
-"""What the server's and the engine's process hold besides weights, adapters and KV cache."""
+"""Memory of the server's and the engine's process without weights, adapters and KV cache."""
 
 SMALLEST_KV_BYTES = _GIB // 8
 
@@ -41,14 +41,14 @@ class Machine:
 
     processors: tuple[Processor, ...]
     quota: int
-    """How many processors' time the container may use, rounded to whole ones; without a limit, the
+    """The processor time that the container may use, in whole processors. Without a limit it is the
     number of processors."""
     memory_bytes: int
     """Free memory of the first processor's NUMA node, within the container's limit."""
 
 
 def read_machine() -> Machine:
-    """Read this machine: what affinity and container let this process use."""
+    """Read the part of this machine that affinity and container let this process use."""
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
     from vllm.utils.torch_utils import available_cpu_count
 
@@ -56,8 +56,8 @@ def read_machine() -> Machine:
         Processor(cpu.id, cpu.physical_core, cpu.numa_node) for cpu in get_allowed_cpu_list()
     )
     node = get_memory_node_info(processors[0].node)
-    # In a container's own figure the page cache counts as used, though it gives way to programs.
-    # So the host's figure of available memory is taken.
+    # A container's own figure counts the page cache as used, although the system frees that cache
+    # when a program needs memory. So the host's figure of available memory is taken.
     memory = min(node.total_memory, psutil.virtual_memory().available)
     return Machine(processors, available_cpu_count(), memory)
 
@@ -65,11 +65,13 @@ def read_machine() -> Machine:
 def openmp_variables(machine: Machine) -> dict[str, str]:
     """Return OpenMP's environment for the engine's process.
 
-    As in vLLM's workers, there is one thread for each core of the first processor's NUMA node,
-    because vLLM takes all memory from that node. OpenMP doesn't know a container's quota, so the
-    quota bounds the threads here: with more threads, the system would stop all of them for a part
-    of each period. A container with a quota shares the machine with other containers. If all bound
-    their threads, they would bind them to the same processors, so here none is bound.
+    There is one thread for each core of the first processor's NUMA node, as in vLLM's workers:
+    vLLM takes all memory from that node.
+
+    OpenMP doesn't know a container's quota, so the number of threads is bounded by it here. With
+    more threads, the system would stop all of them for a part of each period. Under a quota threads
+    aren't bound to processors: other containers share the machine, and if each of them bound its
+    threads, all would use the same processors.
     """
     node = [cpu for cpu in machine.processors if cpu.node == machine.processors[0].node]
     one_per_core = {cpu.core: cpu.number for cpu in node}
@@ -81,7 +83,9 @@ def openmp_variables(machine: Machine) -> dict[str, str]:
 
 
 def kv_cache_bytes(machine: Machine, resident: int) -> int:
-    """Return an eighth of what weights and adapters leave, but 1 to 16 GiB if that fits.
+    """Return the size of the KV cache: an eighth of the free memory, but 1 to 16 GiB if that fits.
+
+    Free is what weights, adapters (`resident` bytes) and processes leave.
 
     Raises:
         KvCacheDoesNotFit: they leave less than `SMALLEST_KV_BYTES`.
@@ -98,5 +102,5 @@ def kv_cache_bytes(machine: Machine, resident: int) -> int:
 
 
 def room_bytes(machine: Machine, resident: int) -> int:
-    """Return what weights, adapters and processes leave of the memory. It may be negative."""
+    """Return the bytes that weights, adapters and processes leave. They may be negative."""
     return machine.memory_bytes - resident - PROCESSES_BYTES

@@ -15,13 +15,13 @@ from server.engine.device import defaults
 from server.engine.device.device import is_cpu_build
 
 SERVER_PID = "_LORAPLEX_SERVER_PID"
-"""Tells the engine's processes which process is the server: they end when it ends."""
+"""Holds the server's process id: the engine's processes end when that process ends."""
 
 CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
-"""Tells the engine's processes which LoRA operators to use on CPU: the setting's value."""
+"""Holds the setting that says which LoRA operators the engine uses on CPU."""
 
 GPU_LORA_KERNELS = "_LORAPLEX_GPU_LORA_KERNELS"
-"""The same on CUDA."""
+"""Holds the same for CUDA."""
 
 _GPU_LORA_LOADING = "_LORAPLEX_GPU_LORA_LOADING"
 
@@ -30,10 +30,10 @@ _GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
 _VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 
 _THREADS = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", _VLLMS_THREADS)
-"""An operator who sets one of these decides about all of the engine's threads."""
+"""If the operator sets one of these, the server sets none of them."""
 
 _COMPILERS = ("/usr/local/cuda/bin/nvcc",)
-"""Where CUDA's compiler is found beside PATH and CUDA_HOME."""
+"""Where CUDA's compiler is looked for besides PATH and CUDA_HOME."""
 
 _QUIET = {
     "HF_HUB_VERBOSITY": "error",
@@ -43,20 +43,20 @@ _QUIET = {
     "TORCH_LOGS": "-torch._library",
     "TQDM_DISABLE": "1",
 }
-"""The engine's processes log pages at start. Only `--log-level debug` shows them."""
+"""Silences the engine's processes, which log much at start. `--log-level debug` shows it."""
 
 
 _FIXED = {
-    # With it on, vLLM keeps responses for ever and gives any tenant's to whoever names its id.
+    # If this is on, vLLM keeps each response for ever, and every tenant that knows its id gets it.
     "VLLM_ENABLE_RESPONSES_API_STORE": "0",
 }
-"""What the operator's environment can't change: these switches would break what we promise."""
+"""Variables that the operator can't change: other values would break what the server promises."""
 
 
 def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_dir: Path) -> None:
-    """Set the defaults for this device.
+    """Set the variables for this device.
 
-    If the base is a directory, the engine's libraries are kept from asking a hub.
+    If the base is a directory, the engine's libraries get no access to a model hub.
     """
     is_cpu = is_cpu_build()
     variables = {} if log_level == "debug" else dict(_QUIET)
@@ -65,14 +65,14 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
         has_cuda_compiler=not is_cpu and _has_cuda_compiler(),
         cache=Path(os.environ.get("XDG_CACHE_HOME") or data_dir.absolute() / "cache"),
     )
-    if _VLLMS_THREADS in os.environ:  # vLLM obeys it in worker processes only
+    if _VLLMS_THREADS in os.environ:  # vLLM reads it only in worker processes
         variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.environ.update(_FIXED)
-    # The library reads its environment when it is imported, which is now: this process may ask a
-    # hub when an adapter is registered (unless the operator has forbidden it), while the engine's
-    # processes may not.
+    # This library reads the environment when it is imported. It is imported here, before the next
+    # lines, so that this process may still ask a hub when an adapter is registered (unless the
+    # operator forbids it). The engine's processes may not.
     import huggingface_hub.constants  # noqa: F401
 
     if Path(base).is_dir():
@@ -88,7 +88,7 @@ def _has_cuda_compiler() -> bool:
 
 
 def compiling(engine_args: Sequence[str]) -> str:
-    """Say which compilers the engine uses on a GPU, and which setting switches one off."""
+    """Return a text that says which compilers the engine uses on a GPU, and why one is off."""
     compiled = "torch.compile and CUDA graphs are on"
     if "--enforce-eager" in engine_args:
         compiled = "torch.compile and CUDA graphs are off (--enforce-eager)"
@@ -100,14 +100,15 @@ def compiling(engine_args: Sequence[str]) -> str:
 
 
 def limit_choices(max_choices: int) -> None:
-    """Have vLLM, too, refuse more choices than one request may ask for."""
+    """Set the most choices (`n`) of one request in vLLM, which then refuses more as well."""
     os.environ["VLLM_MAX_N_SEQUENCES"] = str(max_choices)
 
 
 def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:
-    """Tell the engine's processes which LoRA operators to use on CUDA, and their tile sizes.
+    """Tell the engine's processes how they run LoRA on CUDA.
 
-    Also how adapters get into slots.
+    `kernels` names the LoRA operators, `loading` says how adapters get into slots, and `tiles` is
+    the path of the table of tile sizes.
     """
     os.environ[GPU_LORA_KERNELS] = kernels
     os.environ[_GPU_LORA_LOADING] = loading
@@ -115,12 +116,12 @@ def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:
 
 
 def gpu_lora_streams() -> bool:
-    """Return whether slots are to be filled on a stream beside the step."""
+    """Return True if slots are filled on a CUDA stream of their own, while steps run."""
     return os.environ.get(_GPU_LORA_LOADING) == "stream"
 
 
 def gpu_lora_tiles() -> Path | None:
-    """Return the path that `choose_gpu_lora` was given; None in a process of another server."""
+    """Return the path given to `choose_gpu_lora`, or None if no server started this process."""
     path = os.environ.get(_GPU_LORA_TILES)
     return Path(path) if path else None
 
@@ -129,8 +130,8 @@ def gpu_lora_tiles() -> Path | None:
 def threads(variables: Mapping[str, str]) -> Iterator[None]:
     """Set OpenMP's variables for the processes that are started within this context.
 
-    Does nothing if the operator has set one of them. This process must not see them: an OpenMP
-    that binds its threads also binds the thread that imports it.
+    Does nothing if the operator has set one of them. Afterwards they are removed from this process:
+    if OpenMP binds threads, it also binds the thread that imports it.
     """
     if any(name in os.environ for name in _THREADS):
         yield

@@ -1,4 +1,4 @@
-"""vLLM's errors, mapped to ours at the seam; nothing of it leaks to a client."""
+"""Maps vLLM's errors to the server's own, so that clients never see vLLM's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from server.errors import (
 from server.errors.own_words import in_own_words
 
 TOO_COMPLEX = "the grammar takes"
-"""How the message of `GrammarTrials` begins; vLLM's handlers pass on no codes."""
+"""How the message of `GrammarTrials` begins. It marks the error: vLLM's handlers drop its code."""
 _OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
 
 
 def map_exception(error: Exception) -> APIError:
-    """Return the client's view of what a vLLM handler raised."""
+    """Return the error that a client gets for what a vLLM handler raised."""
     if isinstance(error, APIError):
         return error
     from vllm.entrypoints.serve import create_error_response
@@ -35,7 +35,7 @@ def map_exception(error: Exception) -> APIError:
 
 
 def for_handlers(error: APIError) -> Exception:
-    """Return an error of ours as one that vLLM's handlers pass on with its status and message."""
+    """Wrap an error of ours so that vLLM's handlers pass on its status and message."""
     from http import HTTPStatus
 
     from vllm.exceptions import GracefulHTTPError
@@ -45,9 +45,9 @@ def for_handlers(error: APIError) -> Exception:
 
 
 def map_response(response: Response | None) -> Response:
-    """Pass an answer through; raise an error answer of vLLM's as ours.
+    """Return vLLM's answer, or raise the error that it holds as an `APIError`.
 
-    vLLM answers None where the client went away; nobody will read what is sent then.
+    If the client went away, vLLM answers None. The response is then empty, as nobody reads it.
     """
     if response is None:
         return Response(status_code=ClientWentAway.status)

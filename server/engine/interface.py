@@ -1,4 +1,7 @@
-"""What the server asks of an engine. Free of vLLM, so that a fake can stand in for fast tests."""
+"""What the server asks of an engine.
+
+It imports nothing of vLLM, so fast tests can use a fake engine.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from adapters_registry.records.catalog import VersionRecord
 
 
 class EngineState(enum.StrEnum):
-    """What the engine is doing. Requests are answered in `READY` only."""
+    """State of the engine. It answers requests only in `READY`."""
 
     STARTING = "starting"
     READY = "ready"
@@ -31,7 +34,7 @@ class EngineFailed(Exception):
 
 
 Handler = Callable[[Any, Request, VersionRecord | None], Awaitable[Response]]
-"""Answers a parsed body with the base (None) or with the version that it holds a lease on."""
+"""Answers a parsed body, with the version that the request holds a lease on, or the base (None)."""
 
 
 @dataclass(frozen=True)
@@ -39,108 +42,118 @@ class Endpoint:
     """One route of OpenAI's or Anthropic's API."""
 
     body: type[BaseModel]
-    """The type of its body, for the OpenAPI document."""
+    """Type of the request's body, for the OpenAPI document."""
     parse: Callable[[dict[str, Any]], Any]
-    """Makes `body` of a decoded JSON object; raises pydantic's `ValidationError` or an `APIError`.
+    """Turns a decoded JSON object into a `body`.
 
-    It stops at the first error, so that a long list of bad items costs no more than one."""
+    Raises pydantic's `ValidationError` or an `APIError`. It stops at the first error, so a long
+    list of bad items costs as much as one bad item."""
     handler: Handler
     generates: bool = True
-    """Whether it runs the model: if not, it needs no adapter in the engine."""
+    """Whether the route runs the model. If not, the adapter needn't be in the engine."""
 
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """What the base or a version answered to a probe, with greedy sampling."""
+    """The answer of the base or a version to a probe, sampled greedily."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of the prompt's tokens but the first, then of the answer's."""
+    """Log-probabilities of the prompt's tokens from the second on, then of the answer's tokens."""
     ended: bool
-    """Whether the answer ended by itself, before its last token was due."""
+    """Whether the answer ended with a stop token, before it had `max_tokens` tokens."""
 
 
 @dataclass(frozen=True)
 class EngineContents:
-    """What the engine itself says that it holds, by the versions' ids."""
+    """The version ids that the engine reports to hold."""
 
     slots: list[int]
     host: list[int]
-    """Versions in host memory; those in slots are among them."""
+    """Versions in host memory, including those that are in slots."""
 
 
 class Engine(Protocol):
-    """A resident base that answers with any adapter loaded into it."""
+    """A base in memory that answers requests with any of the adapters loaded into it."""
 
     state: EngineState
     max_running: int
-    """How many sequences are given to it at a time."""
+    """How many sequences the server gives it at a time."""
     longest_prompt_characters: int | None
-    """No prompt with more characters fits the context; None where that isn't known."""
+    """A prompt with more characters is too long for the context. None if the bound isn't known."""
     prefill_tokens: int
-    """How many of a tenant's prompt tokens a step should compute while others are served."""
+    """Prompt tokens of one tenant that a step should compute at most while others are served."""
     generation: int
-    """Counts starts: what was loaded into an earlier generation is gone."""
+    """Number of starts. Adapters that were loaded before the last start are gone."""
     app_state: State
     """State of the FastAPI app, which vLLM's handlers read."""
     endpoints: Mapping[str, Endpoint]
 
     def require_ready(self) -> None:
-        """Raise `server.errors.Unavailable` unless requests are answered."""
+        """Raise `server.errors.Unavailable` if the engine can't answer requests now."""
 
     async def require_progress(self) -> None:
-        """Raise `server.errors.Unavailable` unless the engine gave a token lately.
+        """Raise `server.errors.Unavailable` if the engine makes no progress.
 
-        An engine that gave none, because nobody asked, is asked for one. Load doesn't fail it.
+        If it computed nothing lately, because nobody asked, it is asked for one token. High load
+        alone is no reason to fail.
         """
 
     async def probe(self) -> None:
-        """Have one token generated; raise `server.errors.Unavailable` if that fails."""
+        """Generate one token. Raises `server.errors.Unavailable` if that fails."""
 
     async def prepare(self, version: VersionRecord, path: Path) -> None:
-        """Read a version's weights into the engine's host memory; no running stream waits.
+        """Read a version's weights into the engine's host memory, while running streams go on.
 
         Raises:
             NotLoadable: (of `server.errors`) the engine can't read them, or refuses them.
-            Unavailable: the engine isn't there, or died.
+            Unavailable: the engine doesn't run.
         """
 
     async def resident(self) -> EngineContents:
-        """What is in slots and host memory; `Unavailable` where the engine isn't there."""
+        """Return what is in slots and host memory.
+
+        Raises:
+            Unavailable: the engine doesn't run.
+        """
 
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
     ) -> None:
-        """Give a prepared version a free slot, or else that of a version that no request uses.
+        """Give a prepared version a free slot, or the slot of a version that no request uses.
 
-        Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
-        taken (by version id); an exception from it ends the wait. A version that loses its slot
-        stays in host memory.
+        Waits until there is one. Each time it looks for a slot, it calls `keep`, which returns the
+        ids of the versions whose slots must not be taken. An exception from `keep` ends the wait.
+        A version that loses its slot stays in host memory.
 
         Raises:
             Unavailable: the engine isn't ready, or the version isn't prepared.
         """
 
     async def evict(self, version: VersionRecord) -> None:
-        """Free a version's slot and host memory, once no request in the engine uses it.
+        """Wait until no request in the engine uses a version, then free its slot and host memory.
 
-        Nothing to do where the engine is gone.
+        Does nothing if the engine doesn't run.
         """
 
     async def abort(self, version: VersionRecord) -> None:
-        """End the requests that run on a version; nothing, where the engine is gone."""
+        """End the requests that run on a version. Does nothing if the engine doesn't run."""
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
     ) -> ProbeAnswer:
-        """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
+        """Have the base, or a loaded version, answer a probe.
+
+        Raises:
+            Unavailable: the engine can't answer.
+        """
 
 
 class SupervisedEngine(Engine, Protocol):
     """An engine together with what keeps it up."""
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Start the engine and keep it up until cancelled; `on_ready` is called after each start.
+        """Start the engine and keep it up until cancelled. Calls `on_ready` after each start.
 
         Raises:
             EngineFailed: (of `server.errors`) it can't be started, or died too often.

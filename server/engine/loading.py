@@ -1,4 +1,4 @@
-"""What is asked of the engine's workers about adapters; they answer between two steps."""
+"""Calls to the engine's workers that move adapters. Workers answer between two steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.01
 
 _WAIT = frozenset({WorkerReply.IN_USE, WorkerReply.FILLING})
-"""Answers to `loraplex_install` after which it is asked again."""
+"""Answers to `loraplex_install` after which the call is repeated."""
 
 
 class AdapterLoading(ABC):
@@ -28,18 +28,22 @@ class AdapterLoading(ABC):
 
     @abstractmethod
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
-        """Return each worker's answer; raise `Unavailable` if there is none."""
+        """Return the answers of all workers.
+
+        Raises:
+            Unavailable: the engine doesn't answer.
+        """
 
     @abstractmethod
     def ids_in_use(self) -> set[int]:
-        """Return the versions with requests that are unfinished, as far as the server knows."""
+        """Return the ids of the versions that unfinished requests use, as the server knows them."""
 
     async def prepare(self, version: VersionRecord, path: Path) -> None:
         """Read a version's weights into host memory while the engine runs on.
 
         Raises:
-            NotLoadable: they can't be read, or aren't fit to be used; nothing is kept then.
-            Unavailable: the engine isn't there, or died.
+            NotLoadable: they can't be read, or the engine refuses them. Nothing is kept then.
+            Unavailable: the engine doesn't run.
         """
         version_id, name = version.version_id, version.public_name
         await self.call_workers("loraplex_prepare", version_id, name, str(path))
@@ -54,10 +58,10 @@ class AdapterLoading(ABC):
             raise NotLoadable(f"{name} could not be loaded: {wrong[0]}", param="model")
 
     async def resident(self) -> EngineContents:
-        """Return what the first worker holds; the others hold their parts of the same.
+        """Return what the first worker holds. The others hold their parts of the same versions.
 
         Raises:
-            Unavailable: the engine isn't there, or died.
+            Unavailable: the engine doesn't run.
         """
         answers = await self.call_workers("loraplex_residency")
         return EngineContents(**answers[0])
@@ -65,10 +69,10 @@ class AdapterLoading(ABC):
     async def install(
         self, version: VersionRecord, keep: Callable[[], Iterable[int]] = tuple
     ) -> None:
-        """Give a prepared version a free slot, or else that of a version that no request uses.
+        """Give a prepared version a free slot, or the slot of a version that no request uses.
 
-        Waits until there is one. `keep` says, each time it is looked for, whose slots may not be
-        taken (by version id); an exception from it ends the wait.
+        Waits until there is one. Each time it looks for a slot, it calls `keep`, which returns the
+        ids of the versions whose slots must not be taken. An exception from `keep` ends the wait.
 
         Raises:
             Unavailable: the engine isn't ready, or the version isn't prepared.
@@ -83,10 +87,10 @@ class AdapterLoading(ABC):
                 await asyncio.sleep(POLL_SECONDS)
 
     async def evict(self, version: VersionRecord) -> None:
-        """Free a version's slot and host memory, once no request in the engine uses it.
+        """Wait until no request in the engine uses a version, then free its slot and host memory.
 
-        The server knows of requests that wait in the engine, the worker of those that have just
-        ended but are still in its batch. Nothing to do where the engine is gone.
+        The server knows the requests that wait in the engine. The worker knows those that have just
+        ended but are still in its batch. Does nothing if the engine doesn't run.
         """
         with suppress(Unavailable):
             answers = [str(WorkerReply.IN_USE)]

@@ -1,4 +1,4 @@
-"""Keeps prompts out of vLLM's log lines: texts of exceptions may quote them."""
+"""Keeps prompts out of vLLM's log lines: the text of an exception may quote one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _HIDDEN = "(its text is left out: it may quote a prompt)"
 
 
 class ExceptionTexts(logging.Filter):
-    """Replaces the texts of exceptions by their types; the places in the code stay."""
+    """Replaces the text of an exception by its type. The traceback's places in the code stay."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.msg, BaseException):
@@ -28,7 +28,7 @@ class ExceptionTexts(logging.Filter):
 
 
 def hide_exception_texts(logger: logging.Logger) -> None:
-    """Filter everything that the handlers of a logger write, once each."""
+    """Add the filter to each handler of a logger that doesn't have it yet."""
     for handler in logger.handlers:
         if not any(isinstance(known, ExceptionTexts) for known in handler.filters):
             handler.addFilter(ExceptionTexts())

@@ -1,7 +1,8 @@
-"""Takes `vllm:lora_requests_info` from vLLM's metrics.
+"""Removes the gauge `vllm:lora_requests_info` from vLLM's metrics.
 
-vLLM adds a series for every combination of adapters that ever ran together, and removes none; ours
-(`server/residency/metrics.py`) has the same name, one series, and says what is in memory.
+vLLM adds a series for every combination of adapters that ever ran together, and never removes one.
+The server's own gauge of this name (`server/residency/metrics.py`) has one series, which says what
+is in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from prometheus_client import REGISTRY
 
 
 def take_out_lora_info(stat_loggers: list[Any]) -> None:
-    """Have vLLM's loggers neither keep nor show the gauge."""
+    """Remove the gauge from vLLM's loggers and from the metrics registry."""
     for logger in stat_loggers:
         gauge = getattr(logger, "gauge_lora_info", None)
         if gauge is not None:

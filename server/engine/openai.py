@@ -1,7 +1,7 @@
-"""vLLM's own handlers of OpenAI's and Anthropic's APIs, embedded one by one.
+"""Embeds vLLM's own handlers of OpenAI's and Anthropic's APIs, one by one.
 
-Only these are reachable: vLLM's own app exposes much more, unguarded. Which adapter a request gets
-isn't looked up by vLLM: it sees exactly the version on which the request holds a lease.
+Clients reach only these: vLLM's own app has many more routes, and doesn't guard them. vLLM doesn't
+look up which adapter a request gets. It sees only the version on which the request holds a lease.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ current_lora: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", defa
 
 
 class LeasedAdapters(Mapping[str, Any]):
-    """Stands in for vLLM's table of adapters: any name is the running request's leased version."""
+    """Replaces vLLM's table of adapters. Any name gives the version that the request has leased."""
 
     def __getitem__(self, name: str) -> LoRARequest:
         leased = current_lora.get()
@@ -54,7 +54,7 @@ class LeasedAdapters(Mapping[str, Any]):
 
 
 def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
-    """The engine's name, id and path of a version; none of the three is ever reused."""
+    """Return the name, id and path that the engine uses for a version. None is ever reused."""
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(
@@ -65,9 +65,10 @@ def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
 def make_endpoints(
     content_path: Callable[[str], Path], fetch: Callable[[str], Path] | None = None
 ) -> dict[str, Endpoint]:
-    """The embedded routes; `content_path` gives the directory of a digest.
+    """Return the embedded routes by path.
 
-    `fetch` does so, too, after it has made sure that the files are there.
+    `content_path` returns the directory of a digest. `fetch` returns it as well, but first loads
+    the files from the origin if they aren't there.
     """
     from vllm.entrypoints.anthropic import api_router as anthropic
     from vllm.entrypoints.anthropic.protocol import (
@@ -125,9 +126,9 @@ def make_endpoints(
 
 
 def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[str, Any]], Any]:
-    """Return a route's parser. Whatever vLLM's validators raise is the client's error.
+    """Return a route's parser. It reports whatever vLLM's validators raise as the client's error.
 
-    They see a body before its types are checked, so that they may fail on what they find there.
+    These validators see a body before its types are checked, so a wrong type may make them fail.
     """
     validator = fail_fast_validator(body)
 
@@ -146,17 +147,18 @@ def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[st
 
 
 def longest_prompt_characters(client: AsyncLLM) -> int | None:
-    """Return how many characters a prompt may have at most to fit the context."""
+    """Return how many characters a prompt that fits the context can have at most."""
     if (tokenizer := client.renderer.tokenizer) is None:
         return None
     return int(client.model_config.max_model_len * tokenizer.max_chars_per_token)
 
 
 def cache_salt(tenant_id: str, given: str | None) -> str:
-    """What keeps a tenant's prefixes apart in the engine's cache, also of shared adapters.
+    """Return the salt that keeps a tenant's prefixes apart in the engine's prefix cache.
 
-    Otherwise the time to the first token would tell whether another tenant has sent a prompt that
-    begins alike. A client's own salt divides further, within its tenant.
+    Otherwise the time to the first token would tell whether another tenant, with the same shared
+    adapter or the base, has sent a prompt that begins alike. A client's own salt (`given`) divides
+    its tenant's part of the cache further.
     """
     return hashlib.sha256(f"{tenant_id}\0{given or ''}".encode(errors="replace")).hexdigest()
 

@@ -1,7 +1,8 @@
-"""What comes with a version and holds for its requests: chat template, stop tokens, sampling.
+"""A version's own defaults for its requests: chat template, stop tokens and sampling.
 
-vLLM has one of each for all requests. Here its handlers see those of the running request's version,
-or the base's. A template is a tenant's code: it is never compiled in this process.
+vLLM has one of each for all requests. This module makes its handlers use those of the running
+request's version, or else the base's. A template is a tenant's code, so it is never compiled in
+this process.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _NOT_FOR_TEMPLATES = frozenset(
 
 @dataclass(frozen=True)
 class OwnDefaults:
-    """What one version brings. Empty where the base's holds."""
+    """The defaults that one version sets. Where a field is empty, the base's default holds."""
 
     tenant: str = ""
-    """Whose request it is."""
+    """The tenant that sent the request."""
     template: str = ""
     content_format: str = ""
     special_tokens: Mapping[str, str] | None = None
@@ -53,7 +54,7 @@ current_own: ContextVar[OwnDefaults | None] = ContextVar("own_defaults", default
 
 
 class SamplingDefaults(Mapping[str, Any]):
-    """Stands in for a vLLM handler's sampling defaults: the base's, and the version's over them."""
+    """Replaces a vLLM handler's sampling defaults: the version's values override the base's."""
 
     def __init__(self, of_base: Mapping[str, Any]) -> None:
         self._of_base = of_base
@@ -80,19 +81,19 @@ class SamplingDefaults(Mapping[str, Any]):
 
 
 class OwnTemplates:
-    """Finds out what versions bring; keeps the texts of the templates used last."""
+    """Reads versions' own defaults, and caches the texts of the templates used last."""
 
     def __init__(self, fetch: Callable[[str], Path]) -> None:
-        """`fetch` gives the directory of a digest, from the origin where needed; it may block."""
+        """`fetch` returns a digest's directory, loaded from the origin if needed. It may block."""
         self._fetch = fetch
         self._texts: OrderedDict[str, str] = OrderedDict()
         self._readers = Workers("template-read", NUM_READERS)
 
     async def of(self, version: VersionRecord | None, tenant: str) -> OwnDefaults | None:
-        """Return what a version brings, or None if the base's holds throughout.
+        """Return a version's own defaults, or None if it sets none.
 
         Raises:
-            RegistryError: its template can't be read now.
+            RegistryError: the version's template can't be read now.
         """
         checked = version.metadata.get("checked") if version else None
         serving = checked.get("serving") if isinstance(checked, dict) else None
@@ -119,7 +120,7 @@ class OwnTemplates:
 
 
 def add_stop_tokens(request: BaseModel, own: OwnDefaults) -> None:
-    """Let a request end at the version's stop tokens, too, if its type has such a field."""
+    """Add the version's stop tokens to a request, if its type has a field for them."""
     if own.stop_token_ids and "stop_token_ids" in type(request).model_fields:
         asked = getattr(request, "stop_token_ids", None) or []
         together = list(dict.fromkeys([*asked, *own.stop_token_ids]))
@@ -127,7 +128,7 @@ def add_stop_tokens(request: BaseModel, own: OwnDefaults) -> None:
 
 
 def follow_versions(state: State) -> None:
-    """Make vLLM's handlers and its renderer look at what the running request's version brings."""
+    """Patch vLLM's handlers and its renderer to use the running request's own defaults."""
     for name in ("openai_serving_chat", "openai_serving_completion", "openai_serving_responses"):
         _follow_sampling(getattr(state, name, None))
     _follow_sampling(getattr(state, "anthropic_serving_messages", None))
@@ -151,7 +152,7 @@ def _follow_template(renderer: HfRenderer) -> None:
 
     async def render(messages: Any, params: Any) -> Any:
         if (own := current_own.get()) is not None and own.template:
-            # Given a format, vLLM needn't look into the template for it.
+            # Without a format, vLLM would compile the template to find it.
             params = replace(params, chat_template_content_format=own.content_format)
         return await render_with_base(messages, params)
 
@@ -193,7 +194,7 @@ def _render(
 
 
 def _as_system(template: str, message: dict[str, Any]) -> dict[str, Any]:
-    """A message of the role `developer` as one of `system` where the template knows no other."""
+    """Turn a message's role `developer` into `system` if the template doesn't know `developer`."""
     if message.get("role") == "developer" and "developer" not in template:
         return {**message, "role": "system"}
     return message

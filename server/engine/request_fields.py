@@ -1,8 +1,8 @@
 """Which fields of a request reach vLLM.
 
-Fields are allowed by name, so that one which an upgrade of vLLM adds stays out until somebody has
-read what it does: `tests/server/engine/test_request_fields.py` fails until it stands in one of the
-lists. Fields that are in no list are ignored, as vLLM itself ignores fields that it doesn't know.
+Fields are allowed by name. If an upgrade of vLLM adds a field, `test_request_fields.py` fails until
+somebody has read what the field does and has added it to one of the lists. A field in no list is
+ignored, as vLLM itself ignores fields that it doesn't know.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ ALLOWED = {
     ),
     "/v1/messages/count_tokens": _MESSAGES,
 }
-"""What clients may set on each route."""
+"""The fields that clients may set on each route."""
 
 NOT_FOR_CLIENTS = _names(
     """
@@ -71,7 +71,7 @@ NOT_FOR_CLIENTS = _names(
     previous_input_messages repetition_detection watermarking
     """
 )
-"""What steers the engine or its scheduler, or may cost it unbounded work."""
+"""Fields that steer the engine or its scheduler, or may cost it unbounded work."""
 
 NESTED = {
     "stream_options": frozenset({"include_usage", "continuous_usage_stats"}),
@@ -82,11 +82,11 @@ NESTED = {
         """
     ),
 }
-"""vLLM's own nested objects, by the name of their field, with what clients may set in each."""
+"""The fields that clients may set in vLLM's own nested objects, by the name of the object."""
 
 
 def allowed_part(body: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-    """Return a body with the allowed fields only, also within vLLM's own nested objects."""
+    """Return only the allowed fields of a body, also within vLLM's own nested objects."""
     return {
         name: _allowed_object(value, NESTED[name])
         if name in NESTED and isinstance(value, dict)

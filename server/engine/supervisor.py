@@ -1,4 +1,4 @@
-"""Keeps one vLLM engine alive: starts it, notices that it died or hangs, restarts it, stops it."""
+"""Keeps one vLLM engine alive: starts it, restarts it if it dies or hangs, and stops it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 RESTART_WINDOW_SECONDS = 600.0
 RESTART_PAUSES_SECONDS = (1.0, 5.0, 20.0)
-"""Before the first restart within the window, the second, and all later ones."""
+"""Pauses before the first, the second, and each later restart within the window."""
 KILL_SECONDS = 5.0
 _WHY_NOT = {
     EngineState.STARTING: "the engine is starting",
@@ -59,7 +59,7 @@ class EngineSupervisor(AdapterLoading):
         content_path: Callable[[str], Path],
         fetch: Callable[[str], Path] | None = None,
     ) -> None:
-        """Parse the arguments (`SettingsError` if one is wrong); nothing is started yet."""
+        """Parse the arguments. Raises `SettingsError` if one is wrong. Starts nothing yet."""
         self.state = EngineState.STARTING
         self.generation = 0
         self.app_state = State()
@@ -79,7 +79,7 @@ class EngineSupervisor(AdapterLoading):
         self._client: EngineClient | None = None
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Start the engine and keep it up until cancelled; `on_ready` is called after each start.
+        """Start the engine and keep it up until cancelled. Calls `on_ready` after each start.
 
         Raises:
             EngineFailed: it can't be started, or died too often.
@@ -120,12 +120,12 @@ class EngineSupervisor(AdapterLoading):
         await asyncio.to_thread(kill_child_processes)
 
     def condemn(self, why: str) -> None:
-        """Restart the engine, which answers nothing from here. Any thread may call this."""
+        """Mark the engine as unusable and restart it. Any thread may call this."""
         if client := self._client:
             client.condemn(why)
 
     def require_ready(self) -> None:
-        """Raise `Unavailable` unless requests are answered."""
+        """Raise `Unavailable` if the engine can't answer requests now."""
         if self.state is not EngineState.READY or self._client is None or self._client.errored:
             raise NotServing(
                 f"{_WHY_NOT.get(self.state, 'the engine died')}; try again in a moment"
@@ -137,15 +137,15 @@ class EngineSupervisor(AdapterLoading):
         return self._client
 
     async def require_progress(self) -> None:
-        """Raise `Unavailable` unless the engine gave a token lately, or does when asked."""
+        """Raise `Unavailable` if the engine makes no progress, not even when asked for a token."""
         await self._require_client().require_progress()
 
     async def probe(self) -> None:
-        """Have one token generated, and check it; raise `Unavailable` if that fails."""
+        """Generate one token and check it. Raises `Unavailable` if that fails."""
         await self._require_client().probe()
 
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
-        """Return each worker's answer to a call; raise `Unavailable` if there is none."""
+        """Return all workers' answers to a call. Raises `Unavailable` if there is none."""
         client = self._require_client()
         try:
             return await client.call_workers(method, *arguments)
@@ -154,22 +154,22 @@ class EngineSupervisor(AdapterLoading):
             raise Unavailable(f"the engine refuses: {map_exception(error).message}") from error
 
     async def abort(self, version: VersionRecord) -> None:
-        """End the requests on a version: with what they have said so far, or before they begin."""
+        """End the requests on a version: running ones with their text so far, and waiting ones."""
         if self._client is not None:
             await self._client.abort(version)
 
     def ids_in_use(self) -> set[int]:
-        """Return the versions with requests that are unfinished, as far as the server knows."""
+        """Return the ids of the versions that unfinished requests use, as the server knows them."""
         return self._client.ids_in_use() if self._client else set()
 
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
     ) -> ProbeAnswer:
-        """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
+        """Have the base, or a loaded version, answer a probe. Raises `Unavailable` if it can't."""
         return await self._require_client().ask(text, max_tokens, version, path)
 
     async def _start(self) -> None:
-        # In a thread: building waits for the engine process, and HTTP must answer meanwhile.
+        # Building waits for the engine's process. In a thread, so that HTTP answers meanwhile.
         self._client = EngineClient(await _in_daemon_thread(lambda: _build_client(self._arguments)))
         self.longest_prompt_characters = longest_prompt_characters(self._client.llm)
         await self._client.unless_dead(
@@ -180,7 +180,7 @@ class EngineSupervisor(AdapterLoading):
         self.state = EngineState.READY
 
     async def _discard_client(self, *, at_once: bool = False) -> None:
-        """Shut the engine down in a thread: that takes seconds, and HTTP must answer meanwhile."""
+        """Shut the engine down in a thread, so that HTTP answers meanwhile. It takes seconds."""
         client, self._client = self._client, None
         if client is not None:
             client.end_tasks()
@@ -190,8 +190,8 @@ class EngineSupervisor(AdapterLoading):
 def pause_before_restart(num_deaths: int) -> float:
     """Return how long to wait before a restart, in seconds.
 
-    A cause that lasts, such as a full disk or a GPU's memory that is not free yet, must not use up
-    all restarts within a moment.
+    A cause may last for some time, such as a full disk, or a GPU whose memory isn't free yet. It
+    must not use up all restarts within a moment.
     """
     return RESTART_PAUSES_SECONDS[min(num_deaths, len(RESTART_PAUSES_SECONDS)) - 1]
 
@@ -206,7 +206,7 @@ def _build_client(arguments: Namespace) -> AsyncLLM:
         UsageContext.OPENAI_API_SERVER
     )
     wanted = config.model_config.max_model_len
-    # Several workers, each on a NUMA node of its own, are bound by vLLM itself.
+    # If there are several workers, vLLM itself binds each to a NUMA node of its own.
     alone_on_cpu = current_platform.is_cpu() and config.parallel_config.world_size == 1
     with environment.threads(cpu.openmp_variables(cpu.read_machine()) if alone_on_cpu else {}):
         client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
@@ -232,7 +232,7 @@ async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) 
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:
-    """Call a function in a thread for which the end of the process doesn't wait."""
+    """Call a function in a thread that doesn't keep the process from ending."""
     loop, result = asyncio.get_running_loop(), asyncio.Future[T]()
 
     def settle(settle_result: Callable[[Any], None], value: object) -> None:
@@ -244,7 +244,7 @@ async def _in_daemon_thread(function: Callable[[], T]) -> T:
             settled: tuple[Callable[[Any], None], object] = result.set_result, function()
         except BaseException as error:
             settled = result.set_exception, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, *settled)
 
     threading.Thread(target=work, name="engine-start", daemon=True).start()

@@ -1,8 +1,8 @@
 """Validators that stop at the first error.
 
-By default pydantic collects every error of a body. A list of 20,000 bad items, each tried as one of
-30 types, costs it 4.7 million errors and gigabytes of memory. Here a list of any depth ends at its
-first bad item. Knows pydantic; knows nothing of vLLM.
+By default pydantic collects every error of a body. For a list of 20,000 bad items, each tried as
+one of 30 types, it collects 4.7 million errors, which take gigabytes of memory. Here a list of any
+depth ends at its first bad item. This module depends on pydantic but not on vLLM.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _SCALARS = frozenset({"str", "int", "float", "bool", "any", "literal"})
 def fail_fast_validator(model: type[BaseModel]) -> SchemaValidator:
     """Return a validator that makes the same objects as `model` and stops at the first bad item.
 
-    It also checks at once what `model` would check only when it is iterated (`Iterable[...]`
-    fields become lists), so that nothing invalid is left for later.
+    `Iterable[...]` fields become lists, so they are checked at once. `model` itself would check
+    them only when they are iterated.
     """
-    # Without the argument pydantic would take the finished validators of nested models as they are.
+    # By default pydantic would reuse the finished validators of nested models unchanged.
     return SchemaValidator(_fail_fast(model.__pydantic_core_schema__), _use_prebuilt=False)
 
 
@@ -33,7 +33,7 @@ def _fail_fast(schema: Any) -> Any:
         return schema
     schema = {key: _fail_fast(part) for key, part in schema.items()}
     if not isinstance(kind := schema.get("type"), str):
-        return schema  # the schemas of fields, of which one may be called "type"
+        return schema  # a mapping of fields: one of them may be called "type"
     if kind == "generator":
         schema["type"] = kind = "list"
     if kind in _COLLECTIONS and "items_schema" in schema:
@@ -44,9 +44,9 @@ def _fail_fast(schema: Any) -> Any:
 
 
 def _interruptible(items: dict[str, Any]) -> dict[str, Any]:
-    """Call Python for each item: only there may other threads take the interpreter's lock.
+    """Add a Python call for each item, so that other threads can take the interpreter's lock.
 
-    Otherwise a long list would stop the event loop even when it is validated in another thread.
+    Otherwise a long list would stop the event loop, even if another thread validates it.
     """
     return {
         "type": "function-before",

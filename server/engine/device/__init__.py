@@ -1,1 +1,1 @@
-"""What the engine runs on, and the defaults that follow from it."""
+"""The device that the engine runs on, and the defaults that follow from it."""

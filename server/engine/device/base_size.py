@@ -1,4 +1,4 @@
-"""How much memory a base needs: weights, adapter slots, KV cache. Read from its directory."""
+"""Reads from a base's directory how much memory weights, adapter slots and KV cache need."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from adapters_registry.check.base import BaseSpec, quantization_of
 
 _BF16_BYTES = 2
 _BYTES_PER_WEIGHT = {"": 2.0, "nf4": 2.0, "fp8": 1.0}
-"""Of a linear layer, by quantization (a base rounded to NF4 is stored in BF16). Others have four
-bits and a scale: 0.5625."""
+"""Bytes for each weight of a linear layer, by quantization. A base rounded to NF4 is stored in
+BF16. Any other quantization takes 0.5625 bytes: four bits and a scale."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class BaseSize:
 
     weights_bytes: int
     slot_bytes_per_rank: int
-    """An adapter slot in BF16 on every linear layer, for each unit of the largest rank."""
+    """Bytes of an adapter slot in BF16, on all linear layers, for each unit of the largest rank."""
     kv_bytes_per_token: int
-    """The KV cache in BF16."""
+    """Bytes of a KV cache in BF16."""
     max_tokens: int
     """The longest context that the base was trained for."""
 
@@ -41,7 +41,7 @@ class BaseSize:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> BaseSize:
-        """Compute everything from a Hugging Face configuration; the weights are an estimate.
+        """Compute the sizes from a Hugging Face configuration. That of the weights is an estimate.
 
         Raises:
             ValueError: it doesn't describe a Llama model.
@@ -66,7 +66,7 @@ class BaseSize:
 
 
 def size_of(directory: Path) -> BaseSize | None:
-    """Return the size of a base; None if it can't be read. Whoever loads the base then says why."""
+    """Return the size of a base, or None if it can't be read. Loading the base will report why."""
     try:
         return BaseSize.from_directory(directory)
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def size_of(directory: Path) -> BaseSize | None:
 
 
 def _bytes_of_weights(directory: Path) -> int:
-    """Return what the weight files hold; 0 if some are yet to be downloaded."""
+    """Return the bytes of the weight files, or 0 if some are not downloaded yet."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

@@ -1,4 +1,4 @@
-"""Fills in the settings that depend on the device, and says what was chosen."""
+"""Fills in the settings that depend on the device, and prints what was chosen."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Decides what the operator left open, from a description of the device, the machine and the base.
+"""Chooses the settings that the operator left open, for a device, a machine and a base.
 
-Pure: reads no environment and no hardware, so that the choice for any GPU can be tested anywhere.
-What the operator sets always wins.
+It reads neither the environment nor the hardware, so the choice for any GPU can be tested anywhere.
+The operator's own settings always win.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from server.settings import Settings
 
 NUM_SLOTS, RANK = 16, 16
 LARGER_SLOTS, LARGER_RANKS = (32, 64), (32, 64)
-"""What a GPU with much memory gets instead."""
+"""Numbers of slots and ranks for a GPU with enough memory for them."""
 FEWEST_SLOTS = 4
 SLOTS_SHARE = 1 / 10
-"""Of the GPU memory that the base leaves, for adapter slots; the KV cache needs the rest."""
+"""Share of the GPU memory left by the base that adapter slots get. The KV cache gets the rest."""
 CPU_SLOTS_SHARE = 1 / 4
 HOST_SHARE, CPU_HOST_SHARE = 1 / 4, 1 / 8
-"""Of the machine's free memory, for adapters in host memory. On CPU the KV cache is there too."""
+"""Share of the machine's free memory for adapters. On CPU the KV cache is in that memory too."""
 LEAST_THRESHOLD = 512
 CPU_PREFILL_TOKENS = 64
 CPU_MAX_RUNNING = 32
 HANG_SECONDS, CPU_HANG_SECONDS = 60.0, 120.0
 STOP_SECONDS, CPU_STOP_SECONDS = 10.0, 5.0
-"""A GPU's process gives memory and graphs back before it ends, which takes some seconds."""
+"""An engine on a GPU frees its memory and graphs before it ends, which takes some seconds."""
 
 EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -36,15 +36,15 @@ EVERYWHERE = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 ON_CPU = {
-    # How long a thread spins at a barrier before it sleeps. By default it spins for milliseconds:
-    # beside one other busy process on two cores a token then took up to 1,700 ms, and 60 ms with
-    # this value. On a machine of its own the server is a fifth faster with 300000.
+    # How long a thread spins at a barrier before it sleeps. By default it spins for milliseconds.
+    # With another busy process on two cores, a token then took up to 1,700 ms, and 60 ms with this
+    # value. If nothing else runs on the machine, the server is a fifth faster with 300000.
     "GOMP_SPINCOUNT": "1000",
-    # The engine's process runs the model itself. A worker process would import everything once
-    # more, and each step would cost a message there and back.
+    # The engine's process runs the model itself. A worker process would import everything again,
+    # and each step would cost a message in each direction.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Otherwise the first request with log-probabilities compiles for 12 to 21 s, and all streams
-    # wait. Nothing else is compiled on CPU.
+    # Otherwise the first request with log-probabilities starts a compilation of 12 to 21 s, for
+    # which all streams wait. Nothing else is compiled on CPU.
     "TORCH_COMPILE_DISABLE": "1",
 }
 NO_FLASHINFER_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
@@ -57,17 +57,17 @@ class Prefill:
     """How many prompt tokens one step of the engine computes beside other requests."""
 
     threshold: int
-    """Of one prompt (vLLM's `--long-prefill-token-threshold`)."""
+    """Tokens of one prompt (vLLM's `--long-prefill-token-threshold`)."""
     is_adaptive: bool
-    """Let a prompt have its share of the step where that is more than the threshold."""
+    """Whether a prompt gets its share of the step where that is more than the threshold."""
     tenant_tokens: int
-    """Of one tenant's prompts that wait for their first token (see `FairQueue`)."""
+    """Tokens of all prompts of one tenant that wait for their first token (see `FairQueue`)."""
 
 
 def environment(*, is_cpu: bool, has_cuda_compiler: bool, cache: Path) -> dict[str, str]:
-    """Return the variables to set, unless the operator has set them.
+    """Return the variables to set where the operator has not set them.
 
-    On a GPU nothing that is meant for CPU is set: torch.compile and CUDA graphs stay on. Compiled
+    On a GPU the variables for CPU are not set, so torch.compile and CUDA graphs stay on. Compiled
     models and kernels are kept under `cache`, so that only the first start compiles them.
     """
     if is_cpu:
@@ -82,11 +82,11 @@ def environment(*, is_cpu: bool, has_cuda_compiler: bool, cache: Path) -> dict[s
 
 
 def prefill(device: Device, wanted: int | None, step_tokens: int) -> Prefill:
-    """Bound prompts. `wanted` is the operator's bound, `step_tokens` the engine's step.
+    """Return the bounds on prompts. `wanted` is the operator's bound, `step_tokens` a step's size.
 
-    On a GPU a step with many prompt tokens is the efficient one, so a prompt may always have its
-    share of the step, and never less than a quarter of it. A step is never left partly empty while
-    prompts wait: one tenant alone is as fast as without any bound.
+    On a GPU steps with many prompt tokens are efficient, so a prompt always gets its share of the
+    step, and at least a quarter of it. A step is filled as long as prompts wait, so one tenant
+    alone is as fast as with no bound at all.
     """
     if wanted is not None:
         return Prefill(wanted, False, wanted)
@@ -96,10 +96,10 @@ def prefill(device: Device, wanted: int | None, step_tokens: int) -> Prefill:
 
 
 def max_running(device: Device, max_seqs: int | None) -> int:
-    """Return how many prompts run in the engine before others wait by tenants' shares.
+    """Return how many prompts run in the engine before others must wait for their tenant's turn.
 
-    Under the rules of `FairQueue` up to twice as many run. On a GPU that is what one step holds:
-    a request beyond it would wait inside vLLM, first come, first served.
+    Under the rules of `FairQueue` up to twice as many run. On a GPU twice this number is what one
+    step holds: further requests would wait inside vLLM, first come, first served.
     """
     if device.is_cpu:
         return CPU_MAX_RUNNING
@@ -107,7 +107,7 @@ def max_running(device: Device, max_seqs: int | None) -> int:
 
 
 def hang_seconds(device: Device) -> float:
-    """Return for how many seconds an engine may be silent; on CPU its steps take longer."""
+    """Return for how many seconds an engine may be silent. On CPU its steps take longer."""
     return CPU_HANG_SECONDS if device.is_cpu else HANG_SECONDS
 
 
@@ -119,7 +119,7 @@ def stop_seconds(device: Device) -> float:
 def fit(settings: Settings, device: Device, base: BaseSize | None) -> Settings:
     """Fill in slots, rank and host memory where the operator has set none.
 
-    `base` is None where nothing is known of it; the fixed defaults then stay.
+    If `base` is None, nothing is known about it, and the fixed defaults stay.
 
     Raises:
         TooLittleMemory: base, slots and the smallest useful KV cache don't fit the GPU.
@@ -141,7 +141,7 @@ def fit(settings: Settings, device: Device, base: BaseSize | None) -> Settings:
 
 
 def _slots(slots: int | None, rank: int | None, bytes_per_rank: int, budget: float) -> PlannedSlots:
-    """Choose the rank first, with the usual number of slots; then more slots, or fewer."""
+    """Choose the rank for the usual number of slots, then the number of slots for that rank."""
 
     def fits(num_slots: int, of_rank: int) -> bool:
         return num_slots * of_rank * bytes_per_rank <= budget
@@ -157,9 +157,9 @@ def _slots(slots: int | None, rank: int | None, bytes_per_rank: int, budget: flo
 def _slots_on_cpu(
     slots: int | None, rank: int | None, device: Device, base: BaseSize
 ) -> PlannedSlots:
-    """Choose on CPU. A slot costs nothing there: it points to an adapter in host memory.
+    """Choose slots and rank on CPU, where a slot is only a pointer to an adapter in host memory.
 
-    Those adapters must fit, though, so there are fewer slots where memory is short.
+    These adapters must fit the memory, so there are fewer slots if it is short.
     """
     rank = rank or RANK
     room = (device.host_bytes - base.weights_bytes) * CPU_SLOTS_SHARE
@@ -176,7 +176,7 @@ def _host_cache_bytes(device: Device, base: BaseSize, planned: PlannedSlots) -> 
 
 
 def summary(settings: Settings, device: Device, base: BaseSize | None, compiling: str) -> str:
-    """Say in one line what was chosen, and from what. `settings` are those that `fit` returned."""
+    """Return a line that says what was chosen, and why. `settings` are those `fit` returned."""
     parts = [f"{settings.max_loras} adapter slots of rank {settings.max_lora_rank}"]
     if device.is_cpu:
         parts[0] += " (on CPU a slot takes no memory of its own)"

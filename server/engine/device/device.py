@@ -20,7 +20,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Device:
-    """The device and the machine, as far as the defaults depend on them."""
+    """The properties of device and machine that the defaults depend on."""
 
     is_cpu: bool
     gpus: tuple[Gpu, ...]
@@ -42,7 +42,7 @@ def is_cpu_build() -> bool:
 
 
 def read_device() -> Device:
-    """Read this machine. Imports vLLM, so the environment must be prepared before."""
+    """Read this machine. It imports vLLM, so `prepare_environment` must have been called before."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
@@ -74,7 +74,7 @@ def _read_gpus(platform: Any) -> tuple[Gpu, ...]:
 
 
 def read_gpu(nvml: Any, physical_index: int) -> Gpu:
-    """Ask NVIDIA's management library. PyTorch would occupy memory of the GPU to answer."""
+    """Read a GPU through NVIDIA's management library. PyTorch would take GPU memory for that."""
     handle = nvml.nvmlDeviceGetHandleByIndex(physical_index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(nvml.nvmlDeviceGetName(handle), memory.total, memory.free)

@@ -1,4 +1,4 @@
-"""Whether base, adapter slots and KV cache fit a GPU, known before anything is loaded."""
+"""Computes, before anything is loaded, whether base, adapter slots and KV cache fit a GPU."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ GIB = 1 << 30
 UTILIZATION = 0.92
 """Share of the GPU that vLLM uses by default (`--gpu-memory-utilization`)."""
 RUNTIME_BYTES = GIB
-"""CUDA's context, the kernels and the CUDA graphs. An estimate, on the low side."""
+"""Bytes of CUDA's context, the kernels and the CUDA graphs. A low estimate."""
 BYTES_PER_STEP_TOKEN = 192 * 1024
-"""What a step keeps of each token while it computes: 1.5 GiB for 8,192. An estimate as well."""
+"""Bytes that a step holds for each of its tokens: 1.5 GiB for 8,192. An estimate as well."""
 USEFUL_TOKENS = 2048
 """A KV cache for fewer tokens would not serve one ordinary chat."""
 
 
 class TooLittleMemory(Exception):
-    """The parts don't fit the GPU. One line says what takes how much, and what to lower."""
+    """The parts don't fit the GPU. The message says what each takes, and what to lower."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EngineOptions:
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> EngineOptions:
-        """Read `LORAPLEX_ENGINE_ARGS`. A value that can't be read is left to vLLM to refuse."""
+        """Read `LORAPLEX_ENGINE_ARGS`. If a value can't be read, vLLM will refuse it later."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         parser.add_argument("--tensor-parallel-size", "-tp", default="1")
         parser.add_argument("--pipeline-parallel-size", "-pp", default="1")
@@ -81,7 +81,7 @@ class GpuPlan:
     kv_bytes: int
     """The KV cache that the operator asks for, or else the smallest useful one."""
     kv_setting: str
-    """The setting that makes the KV cache as large; empty where it is the smallest already."""
+    """The setting that makes the KV cache so large. Empty if it is the smallest useful one."""
 
     @classmethod
     def of(cls, settings: Settings, device: Device, base: BaseSize) -> GpuPlan:
@@ -102,20 +102,20 @@ class GpuPlan:
 
     @property
     def usable_bytes(self) -> int:
-        """What vLLM takes of this GPU."""
+        """Return the bytes that vLLM uses on this GPU."""
         return int(self.gpu.total_bytes * self.options.utilization)
 
     @property
     def room_bytes(self) -> int:
-        """What the base leaves for slots and KV cache; may be negative."""
+        """Return the bytes that the base leaves for slots and KV cache. They may be negative."""
         return self.usable_bytes - self.weights_bytes - self.runtime_bytes
 
     def slot_bytes(self, rank: int) -> int:
-        """One slot's part on this GPU."""
+        """Return the bytes of one slot's part on this GPU."""
         return rank * self.base.slot_bytes_per_rank // self.options.num_shards
 
     def check(self, planned: PlannedSlots) -> None:
-        """Raise `TooLittleMemory` unless everything fits."""
+        """Raise `TooLittleMemory` if the parts don't fit."""
         if self.gpu.free_bytes < self.usable_bytes:
             share = self.gpu.free_bytes / self.gpu.total_bytes
             raise TooLittleMemory(
@@ -160,9 +160,9 @@ def _kv_cache(settings: Settings, base: BaseSize, num_shards: int) -> tuple[int,
 
 
 def host_floor_bytes(num_slots: int, rank: int, base: BaseSize) -> int:
-    """Return what the adapters of all slots take in host memory, at the largest rank.
+    """Return the bytes that the adapters of all slots take in host memory, at the largest rank.
 
-    With less, a version that was granted a slot could wait for room that never comes free.
+    With less, a version that was granted a slot could wait for ever for room in host memory.
     """
     return num_slots * rank * base.slot_bytes_per_rank
 

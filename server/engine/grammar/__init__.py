@@ -1,1 +1,1 @@
-"""Grammars for structured output: what one may cost, and whether it compiles in time."""
+"""Bounds the cost of grammars for structured output, and tries whether they compile in time."""

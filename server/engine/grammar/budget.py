@@ -1,7 +1,8 @@
-"""What a request may ask of the grammar compiler. Pure; refused before anything is held.
+"""Bounds what a request may ask of the grammar compiler, before it takes a slot or a turn.
 
-All tenants share the engine's compiler, and a short schema can cost it minutes: twenty thousand
-values of an `enum`, or ten strings of bounded length, each of which is unrolled letter by letter.
+All tenants share the engine's compiler, and a short schema can occupy it for minutes: for example
+an `enum` of twenty thousand values, or ten strings of bounded length, which it unrolls letter by
+letter.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_CHOICES = 1000
 MAX_ENUM_VALUES = 2000
 MAX_PROPERTIES = 1000
 MAX_NESTING = 32
-"""Levels of objects and arrays. A schema uses two for each level of what it describes."""
+"""Levels of objects and arrays. A schema needs two for each level of the value it describes."""
 MAX_REPETITIONS = 2048
 """The largest bound of a length or a number of items: the compiler unrolls each repetition."""
 MAX_TOTAL_REPETITIONS = 8192
@@ -36,7 +37,7 @@ _REPEATED = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 @dataclass
 class _Counts:
-    """What all schemas of one field have together."""
+    """Sums over all schemas of one field."""
 
     enum_values: int = 0
     properties: int = 0
@@ -47,7 +48,7 @@ def check_grammars(body: dict[str, Any]) -> None:
     """Check every part of a request's body that becomes a grammar.
 
     Raises:
-        SchemaTooComplex: one is too large; names the field.
+        SchemaTooComplex: one is too large. The message names the field.
     """
     for name, schema in _schemas(body):
         _check_schema(name, schema, MAX_SCHEMA_BYTES)
@@ -76,7 +77,7 @@ def _schemas(body: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _check_schema(name: str, schema: Any, max_bytes: int, nesting: int = MAX_NESTING) -> None:
-    # The nesting first: what follows recurses.
+    # Nesting is checked first, because the rest recurses.
     _check_nesting(name, schema, nesting)
     size = len(schema if isinstance(schema, str) else json.dumps(schema))
     if size > max_bytes:
@@ -87,7 +88,7 @@ def _check_schema(name: str, schema: Any, max_bytes: int, nesting: int = MAX_NES
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):
-            return  # which vLLM refuses, and says why
+            return  # vLLM will refuse it, and say why
         _check_nesting(name, schema, nesting)
     _count(name, schema, _Counts())
 

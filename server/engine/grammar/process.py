@@ -1,10 +1,10 @@
-"""A process in which grammars are tried: `python -m server.engine.grammar.process`.
+"""The process that tries grammars: `python -m server.engine.grammar.process`.
 
 It reads one line of JSON for each grammar and forks a child that compiles it, with limits on its
-processor time, its memory and its whole time. So a compilation can be ended, which threads of the
-engine's compiler can't be. The first line is the tokenizer, as xgrammar serialises it.
+processor time, its memory and its total time. Such a child can be killed, while a thread of the
+engine's compiler can't. The first line of the input is the tokenizer, as xgrammar serialises it.
 
-It ends when its input does, that is with the server.
+The process ends when its input ends, and so when the server ends.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import time
 from typing import Any
 
 MEMORY_BYTES = 1 << 30
-"""What a child may take beside what it inherits."""
+"""Memory that a child may take in addition to what it inherits."""
 WALL_FACTOR = 10
-"""On a busy machine a child may take this many times its processor time."""
+"""Total time that a child may take, as a multiple of its processor time: machines are busy."""
 
 OK, REFUSED, TOO_COMPLEX = "ok", "refused", "too complex"
 
 
 def compile_grammar(tokenizer: Any, kind: str, spec: str) -> None:
-    """Compile one grammar as vLLM's backend does; raises what xgrammar raises."""
+    """Compile one grammar as vLLM's backend does. xgrammar's errors are passed on."""
     import xgrammar
 
     compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
@@ -53,7 +53,7 @@ def compile_grammar(tokenizer: Any, kind: str, spec: str) -> None:
 
 
 def _child(tokenizer: Any, task: dict[str, Any]) -> None:
-    """Compile within the limits and end the child: 0 for compiled, 1 for refused."""
+    """Compile within the limits, then exit: 0 if it compiled, 1 if refused, 2 if out of memory."""
     code = 1
     try:
         seconds = max(1, round(task["cpu_seconds"]))
@@ -72,7 +72,7 @@ def _child(tokenizer: Any, task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Read tasks and print verdicts until the input ends."""
     import xgrammar
 
     source, rest, tokenizer = sys.stdin.fileno(), b"", None

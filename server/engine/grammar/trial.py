@@ -1,7 +1,7 @@
-"""Whether a grammar compiles in time, found out before the engine's own compiler sees it.
+"""Finds out whether a grammar compiles in time, before the engine's own compiler gets it.
 
-A grammar that is new is compiled in a process that can be ended (`process.py`), one at a time for
-each tenant. Only what compiled in time reaches the engine; what did is remembered.
+A new grammar is compiled in a process that can be killed (`process.py`), one at a time for each
+tenant. Only a grammar that compiled in time reaches the engine. It is then remembered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.errors import SchemaTooComplex, Unavailable
 log = logging.getLogger(__name__)
 
 CPU_SECONDS = 2.0
-"""Processor time for one grammar. The engine's compiler then needs as long again."""
+"""Processor time for one grammar. Afterwards the engine's compiler needs the same time again."""
 WAIT_SECONDS = 30.0
 """How long a request waits for its tenant's other grammars, and for the process to start."""
 MAX_TRIALS = 2
@@ -33,7 +33,7 @@ PLAIN_BYTES = 4096
 
 
 class GrammarTrials:
-    """Tries grammars for all tenants; starts its process when the first one needs it."""
+    """Tries grammars for all tenants. The first grammar starts its process."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class GrammarTrials:
         cpu_seconds: float = CPU_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
-        """`tokenizer`: serialises the base's tokenizer for xgrammar; called in a thread."""
+        """`tokenizer` serialises the base's tokenizer for xgrammar. It is called in a thread."""
         self._tokenizer, self._cpu_seconds = tokenizer, cpu_seconds
         self._wait_seconds = wait_seconds
         self._known: OrderedDict[bytes, None] = OrderedDict()
@@ -54,11 +54,11 @@ class GrammarTrials:
         self._numbers = itertools.count()
 
     async def admit(self, tenant: str, kind: str, spec: str) -> None:
-        """Return once a grammar is known to compile in time, or to be refused by the compiler.
+        """Return once it is known that a grammar compiles in time, or that the compiler refuses it.
 
         Raises:
             SchemaTooComplex: it takes too long, or too much memory.
-            Unavailable: the tenant's other grammars took too long, or there is no process.
+            Unavailable: the tenant's other grammars took too long, or the process doesn't run.
         """
         if is_plain(kind, spec):
             return
@@ -143,7 +143,7 @@ class GrammarTrials:
 
 
 def is_plain(kind: str, spec: str) -> bool:
-    """Whether a grammar is a short JSON schema without anything that the compiler unrolls."""
+    """Return True if a grammar is a short JSON schema that the compiler needn't unroll."""
     costly = ('"min', '"max', '"pattern', '"$ref', '"allOf', '"regex', '"grammar')
     return (
         kind in ("json", "structural_tag")
@@ -153,7 +153,7 @@ def is_plain(kind: str, spec: str) -> bool:
 
 
 def grammar_of(options: Any) -> tuple[str, str] | None:
-    """Return kind and text of what vLLM's `StructuredOutputsParams` ask for, if it is compiled."""
+    """Return the kind and text of the grammar in vLLM's `StructuredOutputsParams`, or None."""
     for kind in ("json", "regex", "grammar", "structural_tag"):
         if (spec := getattr(options, kind, None)) is not None:
             return kind, spec if isinstance(spec, str) else json.dumps(spec)

@@ -1,1 +1,1 @@
-"""One running engine: calls to it, what its requests cost, and whether it makes progress."""
+"""One running engine: the calls to it, the cost of its requests, and its progress."""

@@ -1,4 +1,4 @@
-"""Calls to one running engine: requests of the server's own, calls to workers, what is in use.
+"""Calls to one running engine: the server's own requests, and calls to its workers.
 
 `supervisor.py` keeps the engine alive; a restarted engine gets a new `EngineClient`.
 """
@@ -42,9 +42,9 @@ POLL_SECONDS = 0.25
 PROBE_SECONDS = 15.0
 PROBE_CACHE_SECONDS = 1.0
 RECENT_SECONDS = 5.0
-"""If a step ended within this time, then the engine makes progress and no probe is needed."""
+"""If a step ended within this time, the engine makes progress and needs no probe."""
 PING_SECONDS = 5.0
-"""After this much silence the engine is asked for a sign of life."""
+"""If the engine is silent for this long, it is asked for a sign of life."""
 WARM_UP_SECONDS = 600.0
 
 _MOST_LOGPROBS = 20
@@ -56,7 +56,7 @@ class EngineClient:
     """One engine, from its start to its death."""
 
     def __init__(self, llm: AsyncLLM, poll_seconds: float = POLL_SECONDS) -> None:
-        """`poll_seconds`: how often to look whether the engine died."""
+        """Patch `llm`. `poll_seconds` is how often to check whether the engine died."""
         self.llm, self._poll_seconds = llm, poll_seconds
         self.progress = Progress()
         self._trials = GrammarTrials(lambda: _serialized_tokenizer(llm))
@@ -68,19 +68,20 @@ class EngineClient:
 
     @property
     def errored(self) -> bool:
-        """Return whether the engine's process has died, as far as vLLM knows, or has to end."""
+        """Return True if vLLM reports that the engine has died, or if it was condemned."""
         return bool(self.llm.errored or self._condemned)
 
     def condemn(self, why: str) -> None:
-        """Have the engine answer nothing more, and be restarted. Any thread may call this."""
+        """Mark the engine as unusable, so that it is restarted. Any thread may call this."""
         self._condemned = why
 
     async def require_progress(self) -> None:
-        """Return if the engine makes progress; raise `Unavailable` if not.
+        """Raise `Unavailable` if the engine makes no progress.
 
-        It does if a step of it ended in the last seconds. Only an engine that had no step is asked
-        for a token: under load such a probe may wait for memory that others use and says nothing.
-        While steps end, a probe runs on the side and finds out whether tokens are still numbers.
+        It makes progress if a step ended in the last seconds. Otherwise it is asked for a token.
+        Under load a probe alone would prove nothing, as it may wait for memory that others use. So
+        while steps end, a probe only runs in the background, to find out whether tokens have become
+        NaN.
         """
         now = time.monotonic()
         if self.progress.seconds_since_step(now) < RECENT_SECONDS:
@@ -90,9 +91,9 @@ class EngineClient:
         await self.probe()
 
     async def probe(self) -> None:
-        """Have one token generated, and check it; raise `Unavailable` if that fails.
+        """Generate one token and check it. Raises `Unavailable` if that fails.
 
-        Probes that come together share one, and a good one counts for a second.
+        Concurrent calls share one probe, and a good result holds for a second.
         """
         if self.progress.seconds_since_finite_token(time.monotonic()) < PROBE_CACHE_SECONDS:
             return
@@ -109,7 +110,7 @@ class EngineClient:
     async def ask(
         self, text: str, max_tokens: int, version: VersionRecord | None, path: Path | None
     ) -> ProbeAnswer:
-        """Have the base, or a loaded version, answer a probe; `Unavailable` if it can't."""
+        """Have the base, or a loaded version, answer a probe. Raises `Unavailable` if it can't."""
         adapter = lora_request(version, path) if version and path else None
         try:
             return await answer(self.llm, text, max_tokens, adapter)
@@ -119,13 +120,13 @@ class EngineClient:
             raise Unavailable(f"the engine can't answer: {map_exception(error).message}") from error
 
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
-        """Return each worker's answer; `Unavailable` or vLLM's errors if there is none."""
+        """Return all workers' answers. Raises `Unavailable`, or vLLM's errors, if there is none."""
         answers: list[Any] = await self.unless_dead(self.llm.collective_rpc(method, args=arguments))
         self.progress.sign_of_life()
         return answers
 
     async def abort(self, version: VersionRecord) -> None:
-        """End the requests on a version, with what they have said so far."""
+        """End the requests on a version. Running ones end with the text they have so far."""
         if self.errored:
             return
         self._metering.end_waiting(version.version_id)
@@ -137,14 +138,14 @@ class EngineClient:
         await self.llm.abort(requests, internal=True)
 
     def ids_in_use(self) -> set[int]:
-        """Return the versions with requests that are unfinished, as far as the server knows."""
+        """Return the ids of the versions that unfinished requests use, as the server knows them."""
         return {adapter.lora_int_id for adapter in self._adapters_by_request().values()}
 
     async def warm_up(self) -> None:
-        """Do what the first request of its kind would wait for, and all streams with it.
+        """Send one request of each kind that compiles something the first time it is used.
 
-        Kernels for log-probabilities and for sampling by top-p and top-k are compiled (on a GPU),
-        and a grammar is built.
+        On a GPU these are kernels for log-probabilities and for sampling by top-p and top-k; a
+        grammar is built as well. Otherwise a client's request, and all streams with it, would wait.
         """
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -156,11 +157,11 @@ class EngineClient:
         )
 
     async def watch(self, hang_seconds: float) -> str:
-        """Return why the engine must be restarted, once it must.
+        """Wait until the engine must be restarted, and return the reason.
 
-        It died; or it lives and answers with NaN; or it hangs: for `hang_seconds` it has sent
-        nothing, although it was asked for a sign of life. A step and a call are answered by one
-        loop of the engine, so a call that isn't answered means that no step ends either.
+        The reason is that it died, or answers with NaN, or hangs: it has sent nothing for
+        `hang_seconds`, although it was asked for a sign of life. One loop of the engine runs steps
+        and answers calls, so if a call isn't answered, no step ends either.
         """
         looked_at = time.monotonic()
         while True:
@@ -180,7 +181,7 @@ class EngineClient:
                 self._start_ping()
 
     async def unless_dead(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call to the engine, which vLLM would never end if the engine died meanwhile."""
+        """Await a call to the engine. Raises `Unavailable` if it dies, where vLLM would wait on."""
         task = asyncio.create_task(call)
         try:
             while not (await asyncio.wait({task}, timeout=self._poll_seconds))[0]:
@@ -193,8 +194,8 @@ class EngineClient:
     def shut_down(self, stop_seconds: float, *, at_once: bool = False) -> None:
         """End the engine's processes and wait until their memory is free. Blocks: use a thread.
 
-        They may take `stop_seconds` to end by themselves. `at_once`: a process that hangs, or is
-        stopped, doesn't.
+        They have `stop_seconds` to end by themselves. With `at_once` they are killed first, because
+        a process that hangs would use up that time.
         """
         manager = self.llm.engine_core.resources.engine_manager
         processes = _with_children([each.pid for each in manager.processes] if manager else [])
@@ -206,7 +207,7 @@ class EngineClient:
         psutil.wait_procs(alive, timeout=stop_seconds)
 
     def end_tasks(self) -> None:
-        """Cancel what this client still asks, and end the turns of all requests in the engine."""
+        """Cancel this client's own requests, and end the turns of all requests in the engine."""
         self._metering.end_all()
         self._trials.stop()
         for task in (self._probe, self._ping):
@@ -247,13 +248,13 @@ class EngineClient:
         self.progress.finite_token(time.monotonic())
 
     async def _generate(self, seconds: float, **parameters: Any) -> float:
-        """Generate one token; return its log-probability, where `logprobs` asks for it."""
+        """Generate one token. Returns its log-probability, or NaN if `logprobs` isn't set."""
         from vllm import SamplingParams
 
         sampling = SamplingParams(**{"max_tokens": 1, "temperature": 0.0, **parameters})
         prompt, name = {"prompt": "Hello"}, f"probe-{uuid.uuid4()}"
         token_logprob = math.nan
-        current_meter.set(None)  # it is no tenant's request, whichever request led to it
+        current_meter.set(None)  # a request of the server's own is charged to no tenant
         async with asyncio.timeout(seconds):
             async for output in self.llm.generate(prompt, sampling, name, priority=AHEAD):
                 for token, entry in zip(
@@ -264,7 +265,7 @@ class EngineClient:
 
 
 def _serialized_tokenizer(llm: AsyncLLM) -> str:
-    """Return the base's tokenizer as xgrammar keeps it; that takes a moment."""
+    """Return the base's tokenizer in xgrammar's own format. It takes a moment."""
     import xgrammar
 
     size = llm.model_config.get_vocab_size()
@@ -284,7 +285,7 @@ def _verify(llm: AsyncLLM, parameters: SamplingParams) -> None:
 
 
 def _seen(task: asyncio.Task[None]) -> None:
-    """Mark a background task's error as seen; a request that waits for it gets it as well."""
+    """Log a background task's error. A request that waits for the task gets the error as well."""
     if not task.cancelled() and (error := task.exception()):
         log.debug("the engine's probe failed: %s", error)
 

@@ -1,9 +1,8 @@
-"""The places in vLLM that every request passes, whichever handler sent it.
+"""Patches the places in vLLM that every request passes, whichever handler sent it.
 
-Where a prompt enters the engine, what it asks for is checked, and it waits for its tenant's turn.
-Where tokens leave the engine,
-they are counted, and the turn ends with the last of them: how slowly the client reads doesn't
-matter. Whatever the engine's process sends is noted as a sign of life.
+Where a prompt enters the engine, its sampling options are checked, and it waits for its tenant's
+turn. Where tokens leave the engine, they are counted, and the turn ends with the last token, even
+if the client reads slowly. Every message of the engine's process is noted as a sign of life.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 AHEAD = -1
 """Priority of the server's own requests: the lowest number is scheduled first.
 
-Clients' requests are numbered from 0 in the order in which their turns came, so that among them it
-is first come, first served."""
+Clients' requests are numbered from 0 in the order in which their turns came, so the engine serves
+them first come, first served."""
 
 
 class Metering:
@@ -57,14 +56,14 @@ class Metering:
         self._patch(client)
 
     def end_waiting(self, version_id: int) -> None:
-        """End the requests on a version that still wait for their turn in the engine."""
+        """End the requests on a version that still wait for their turn."""
         for admitted, lora in self._waiting.items():
             if lora.lora_int_id == version_id and not admitted.done():
                 error = Unavailable(f"{lora.lora_name} was retired; ask for another version")
                 admitted.set_exception(for_handlers(error))
 
     def end_all(self) -> None:
-        """End all turns: the engine is gone, whether or not clients have taken their answers."""
+        """End all turns because the engine is gone, even if clients still read their answers."""
         for answer in list(self._answers.values()):
             answer.end()
 
@@ -106,7 +105,7 @@ class Metering:
         self._processor.process_outputs, self._processor.abort_requests = counted, aborted
 
     def _end_answers(self, names: set[str]) -> None:
-        """End the turns of those of these requests of which the engine has no choice any more."""
+        """End the turns of those requests whose choices have all left the engine."""
         for name in names:
             if name not in self._processor.external_req_ids and (answer := self._answers.get(name)):
                 answer.end()

@@ -1,4 +1,4 @@
-"""One probe: a fixed text goes in, the engine's tokens and log-probabilities come out."""
+"""Sends a probe to the engine: returns the tokens and log-probabilities for a fixed text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 ASK_SECONDS = 120.0
-"""Bound on one answer, the wait for a slot included."""
+"""Time limit for one answer, including the wait in the engine."""
 
 
 async def answer(
     client: AsyncLLM, text: str, max_tokens: int, adapter: LoRARequest | None
 ) -> ProbeAnswer:
-    """Answer a user's message greedily; `TimeoutError` after `ASK_SECONDS`, or vLLM's errors."""
+    """Answer a user's message greedily.
+
+    Raises:
+        TimeoutError: there was no answer within `ASK_SECONDS`. vLLM's errors are passed on.
+    """
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
-    # With prompt_logprobs the prefix cache isn't read: every token is computed.
+    # With prompt_logprobs vLLM doesn't read the prefix cache, so every token is computed.
     sampling = SamplingParams(
         max_tokens=max_tokens, temperature=0.0, logprobs=0, prompt_logprobs=0, detokenize=False
     )
@@ -39,7 +43,7 @@ async def answer(
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
-    """The text as a chat's first message, where the base has a chat template."""
+    """Tokenize a text, as a chat's first message if the base has a chat template."""
     if not getattr(tokenizer, "chat_template", None):
         return list(tokenizer.encode(text))
     message = {"role": "user", "content": text}

@@ -1,7 +1,7 @@
-"""Whether the engine makes progress: the one signal behind readiness and the watch for a hang.
+"""Records whether the engine makes progress. Readiness and the check for a hang both use it.
 
 A *sign of life* is anything that the engine's process sends: a step's output or the answer to a
-call. A *step* is one that computed something for a request. Pure: the time is an argument.
+call. A *step* counts only if it computed something for a request. The time is always an argument.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 
 
 class Progress:
-    """When the engine's last step ended, and for how long the engine has been silent."""
+    """The times of the engine's last step and last finite token, and for how long it is silent."""
 
     def __init__(self) -> None:
         self.silent_seconds = 0.0
-        """Time without a sign of life, as far as this process was awake to notice one."""
+        """Time without a sign of life, except for time in which this process itself stood still."""
         self._step_at = -math.inf
         self._finite_at = -math.inf
 
@@ -33,8 +33,8 @@ class Progress:
     def tick(self, elapsed_seconds: float, longest_seconds: float) -> None:
         """Count time that has passed without a sign of life.
 
-        At most `longest_seconds` count. If this process itself stood still, then the engine's
-        messages may be there but unread, and the engine must not be blamed for that.
+        At most `longest_seconds` count. If this process itself stood still, the engine may have
+        sent messages that are not read yet.
         """
         self.silent_seconds += min(elapsed_seconds, longest_seconds)
 

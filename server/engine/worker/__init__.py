@@ -1,1 +1,1 @@
-"""What runs inside the engine's processes, beside vLLM's worker."""
+"""Code that runs inside the engine's processes, together with vLLM's worker."""

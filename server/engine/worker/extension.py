@@ -1,8 +1,8 @@
-"""Methods added to vLLM's workers: the server loads and evicts adapters, outside the engine's step.
+"""Adds methods to vLLM's workers through which the server loads and evicts adapters.
 
-vLLM reads an adapter inside its loop, and its own LRU decides which one is evicted. Here a thread
-reads and converts (`prepare`). The loop only takes the result and fills the slot. If there are
-several workers, each has its own part of every adapter, and a call reaches all of them.
+vLLM on its own reads an adapter inside its loop, and its LRU decides which one is evicted. Here a
+thread reads and converts it (`prepare`), and the loop only takes the result and fills the slot. If
+there are several workers, each has its own part of every adapter, and a call reaches all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerReply(enum.StrEnum):
-    """The answers of the calls. `loraplex_prepared` may also answer with the text of an error."""
+    """Answers of the workers. `loraplex_prepared` may also answer with the text of an error."""
 
     READING = "reading"
     READY = "ready"
@@ -37,7 +37,7 @@ class Filling(Protocol):
     """Fills a slot with an adapter from host memory."""
 
     def begin(self, version_id: int) -> Future[None] | None:
-        """Give the adapter a free slot and begin to fill it. Returns None if it is full already."""
+        """Give the adapter a free slot and begin to fill it. Returns None if it is already full."""
 
     def finish(self, version_id: int) -> None:
         """Make the adapter usable, after the future has its result."""
@@ -59,9 +59,9 @@ class AtOnce:
 
 
 class WorkerAdapters:
-    """The adapters of one worker: being read, in host memory, in slots.
+    """The adapters of one worker that are being read, are in host memory, or are in slots.
 
-    Its methods are called in the engine's loop, between two steps; only `_read` runs elsewhere.
+    Its methods are called in the engine's loop, between two steps. Only `_read` runs in a thread.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class WorkerAdapters:
         ids_in_batch: Callable[[], set[int]],
         filling: Filling | None = None,
     ) -> None:
-        """Take vLLM's `LoRAModelManager`, and what to do with a file, a slot and the batch."""
+        """Take vLLM's `LoRAModelManager`, and functions for a file, a slot and the batch."""
         self._manager = manager
         self._clear_slot = clear_slot
         self._read = read
@@ -84,7 +84,7 @@ class WorkerAdapters:
         self._fills: dict[int, Future[None]] = {}
 
     def prepare(self, version_id: int, name: str, path: str) -> None:
-        """Begin to read an adapter into host memory, unless it is there or being read."""
+        """Begin to read an adapter into host memory. Does nothing if it is there or being read."""
         read = self._reads.get(version_id)
         if self._in_host(version_id) or (read is not None and not _failed(read)):
             return
@@ -102,13 +102,12 @@ class WorkerAdapters:
         return WorkerReply.READY if self._in_host(version_id) else WorkerReply.UNKNOWN
 
     def install(self, version_id: int, kept_ids: list[int]) -> WorkerReply:
-        """Move an adapter from host memory to a free slot, or else to one that needn't be kept.
+        """Move an adapter from host memory to a free slot, or to the slot of an unused adapter.
 
-        `FILLING`: that goes on beside the steps; ask again before anything runs on it.
-
-        Whoever had it stays in host memory.
+        An adapter that loses its slot stays in host memory. The answer `FILLING` says that the slot
+        is being filled while steps run: ask again before a request uses the adapter.
         """
-        for other in self._fills.keys() - {version_id}:  # nobody may ask about it any more
+        for other in self._fills.keys() - {version_id}:  # perhaps nobody asks about it again
             self._filled(other)
         if self.prepared(version_id) != WorkerReply.READY:
             return WorkerReply.UNKNOWN
@@ -126,7 +125,10 @@ class WorkerAdapters:
         return self._filled(version_id)
 
     def _filled(self, version_id: int) -> WorkerReply:
-        """Return whether an adapter's slot can be used. If filling fails, it has no slot."""
+        """Return `DONE` if an adapter's slot can be used, or else why not.
+
+        If filling fails, the adapter loses its slot.
+        """
         fill = self._fills.get(version_id)
         if fill is None:
             return WorkerReply.DONE
@@ -141,18 +143,18 @@ class WorkerAdapters:
         return WorkerReply.DONE
 
     def evict(self, version_id: int) -> WorkerReply:
-        """Free an adapter's slot and host memory, unless the batch uses it."""
+        """Free an adapter's slot and host memory. Returns `IN_USE` if that isn't possible yet."""
         if version_id in self._ids_in_batch() or self._filled(version_id) == WorkerReply.FILLING:
             return WorkerReply.IN_USE
         if (read := self._reads.pop(version_id, None)) is not None:
-            read.cancel()  # one that runs already ends unnoticed
+            read.cancel()  # if it already runs, its result is dropped
         if version_id in self._manager.lora_index_to_id:
             self._clear_slot(self._manager.lora_index_to_id.index(version_id))
         self._manager.remove_adapter(version_id)
         return WorkerReply.DONE
 
     def residency(self) -> dict[str, list[int]]:
-        """Return the ids in slots, and those in host memory, which include the former."""
+        """Return the ids of the adapters in slots, and of those in host memory, slots included."""
         for version_id in list(self._reads):
             self.prepared(version_id)
         slots = [
@@ -208,7 +210,7 @@ class WorkerExtension:
 
 
 def _stream_filling(manager: Any) -> SlotFilling | None:
-    """Return the GPU's way to fill slots beside the steps, or None if it cannot be used."""
+    """Return the object that fills slots on a GPU while steps run, or None if it can't be used."""
     followed = getattr(manager, "loraplex_layers", None)
     if followed is None or not followed.layers:  # not CUDA, or vLLM's operators
         return None

@@ -1,7 +1,8 @@
-"""Wrapped linear layers that run less Python code at each call.
+"""Makes wrapped linear layers run less Python code at each call.
 
-vLLM's wrapper repeats what the layer itself does around its product, at each of 120 calls a step
-on the bundled base. Here the layer does its own work, and the adapters' part is added to that.
+vLLM's wrapper repeats the work that the layer itself does around its matrix product, 120 times a
+step on the bundled base. Here the layer does its own work, and the adapters' part is added to the
+result.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ Forward = Callable[[Any, torch.Tensor], Any]
 
 @functools.cache
 def shorten_wrapped_layers(operators: type[Any]) -> None:
-    """Make wrapped layers with these LoRA operators use the short way, in this process.
+    """Give all wrapped layers with these LoRA operators in this process the shorter `forward`.
 
-    `operators` has two members that are used here: `step`, the rows of the present batch, and
+    Two members of `operators` are used: `step`, the rows of the current batch, and
     `add_lora_linear`.
     """
     for kind in (ColumnParallelLinearWithLoRA, RowParallelLinearWithLoRA):
@@ -28,10 +29,10 @@ def shorten_wrapped_layers(operators: type[Any]) -> None:
 
 
 def shortened(forward: Forward, operators: type[Any]) -> Forward:
-    """Return a wrapper's `forward` that takes the short way if the result is the same.
+    """Return a `forward` that calls the layer directly wherever that gives the same result.
 
-    With weights shared out over several processes (`tp_size`), adapters are added before the
-    processes' parts are: only a step without adapters can go the short way then.
+    If the weights are divided among several processes (`tp_size`), adapters must be added before
+    the processes' parts are summed. The short way is then possible only in a step without adapters.
     """
 
     @functools.wraps(forward)

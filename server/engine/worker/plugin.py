@@ -1,4 +1,4 @@
-"""What vLLM runs in each of its processes (entry point `vllm.general_plugins`)."""
+"""The plugin that vLLM runs in each of its processes (entry point `vllm.general_plugins`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.engine.environment import CPU_LORA_KERNELS, GPU_LORA_KERNELS, SERVER
 
 
 def register() -> None:
-    """Adapt vLLM to many tenants; in engine processes, tie their life to the server's."""
+    """Adapt vLLM to many tenants. An engine process is also made to end with the server."""
     _clear_kv_blocks_before_reuse()
     if os.environ.get(CPU_LORA_KERNELS) != "stock":
         _replace_cpu_lora_operators()
@@ -19,17 +19,18 @@ def register() -> None:
         _replace_gpu_lora_operators()
     server_pid = os.environ.get(SERVER_PID)
     if server_pid and int(server_pid) != os.getpid():
-        # A Ctrl-C reaches the terminal's whole process group; the engine must outlive it to drain.
+        # Ctrl-C reaches the terminal's whole process group. The engine leaves that group, because
+        # it must run on while the server drains.
         os.setpgid(0, 0)
         _die_with(int(server_pid))
 
 
 def _clear_kv_blocks_before_reuse() -> None:
-    """Turn on vLLM's own clearing, which it otherwise uses only for models that need it.
+    """Turn on vLLM's own clearing of blocks, which it otherwise uses only for models that need it.
 
-    A block keeps what its last request wrote. Attention masks what is behind a prompt's end by
-    multiplying with 0, and 0 x NaN is NaN. So one adapter that overflows would spoil the answers of
-    all later requests for good, also those of the base (vLLM issue 35219).
+    A block keeps the values that its last request wrote. Attention masks the values behind a
+    prompt's end by multiplying them with 0, and 0 x NaN is NaN. So once one adapter has overflowed,
+    all later answers would be wrong, also those of the base (vLLM issue 35219).
     """
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
@@ -53,7 +54,7 @@ def _replace_gpu_lora_operators() -> None:
 
 
 def _die_with(server_pid: int) -> None:
-    """Kill this process once the server is gone, however it went (pidfd_open(2): no polling)."""
+    """Kill this process when the server ends for any reason. pidfd_open(2) saves polling."""
     try:
         server = os.pidfd_open(server_pid)
     except ProcessLookupError:

@@ -1,9 +1,9 @@
 """LoRA operators for CPU that give each row its own adapter, and base rows none.
 
-vLLM 0.32's CPU operators index slot -1, "no adapter", like any other slot and so apply the last
-slot's adapter to base rows; and they gather one full A and B for every token. Here the rows of a
-batch are grouped by slot (the grouping of Punica's SGMV, Chen et al., 2023, arXiv:2310.18547):
-all of a layer is one call of a compiled kernel, at each adapter's own rank.
+vLLM 0.32's CPU operators use slot -1, "no adapter", as an index like any other. So they apply the
+last slot's adapter to base rows. They also gather a full A and B for every token. Here the rows of
+a batch are grouped by slot, as in Punica's SGMV (Chen et al., 2023, arXiv:2310.18547), and a layer
+is one call of a compiled kernel, at each adapter's own rank.
 
 Linear layers read adapters packed (`server.engine.worker.slots` puts them into their slots). The
 other layers, which Loraplex leaves unwrapped, read vLLM's stacked tensors.
@@ -37,7 +37,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     def __init__(
         self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any
     ) -> None:
-        """Compile the kernel; without a compiler all is matrix products."""
+        """Compile the kernel. Without a compiler, matrix products are used instead."""
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
         fill_with_packed_weights()
         shorten_wrapped_layers(GroupedPunicaWrapper)
@@ -52,7 +52,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         self.set_rows(self.token_lora_indices.tolist(), self.sampler_indices.tolist())
 
     def set_rows(self, tokens: list[int], samples: list[int]) -> None:
-        """Take the slot of each token and of each sampled position, -1 for none."""
+        """Set the slot of each token and of each sampled position, -1 for none."""
         self.step: Step = make_step(tokens, self.max_loras)
         self.sampler_groups: list[Group] = group_rows(samples)
 
@@ -62,10 +62,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         lora_b_stacked: tuple[torch.Tensor, ...],
         output_slices: tuple[int, ...],
     ) -> PackedLayer:
-        """The slots of a linear layer, known by its stacked tensors.
+        """Return the slots of a linear layer, which is identified by its stacked tensors.
 
         Raises:
-            ValueError: tensors that don't fit together.
+            ValueError: the tensors don't fit together.
         """
         layer = self._layers.get(id(lora_a_stacked))
         if layer is None:
@@ -93,10 +93,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         add_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        """`y += x @ A.T @ B.T * scale` for each projection of a linear layer.
+        """Compute `y += x @ A.T @ B.T * scale` for each projection of a linear layer.
 
         Raises:
-            ValueError: tensors that don't fit together, or an empty slot.
+            ValueError: the tensors don't fit together, or a slot is empty.
         """
         step = self.step
         if not step.groups:
@@ -117,7 +117,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         scale: float,
         **kwargs: Any,
     ) -> None:
-        """`y[i] += x @ A[i].T * scale` for each projection i, rows by their own adapter."""
+        """Compute `y[i] += x @ A[i].T * scale` for each projection i, by each row's adapter."""
         x = x.view(-1, x.shape[-1])
         for target, weights in zip(y, lora_a_stacked, strict=True):
             flat = target.view(-1, target.shape[-1])
@@ -134,7 +134,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         add_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        """`y[:, offset:offset + n] += x[i] @ B[i].T`; with `add_inputs` false, `=`."""
+        """Compute `y[:, offset:offset + n] += x[i] @ B[i].T`, or `=` without `add_inputs`."""
         flat, offset = y.view(-1, y.shape[-1]), offset_start
         for source, weights, width in zip(x, lora_b_stacked, output_slices, strict=True):
             target = flat[:, offset : offset + width]
@@ -151,7 +151,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         add_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        """`y += x @ B.T`; x is already the rows of A that the tokens look up."""
+        """Compute `y += x @ B.T`. x holds the rows of A that the tokens have looked up."""
         for slot, rows in self.step.groups:
             update = x[rows].to(lora_b_stacked.dtype) @ lora_b_stacked[slot, 0].T
             _add(y[:, : update.shape[-1]], rows, update.to(y.dtype), add_inputs)
@@ -167,7 +167,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         buffer: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        """`y += x @ A.T @ B.T * scale` on the logits, whose rows are the sampled positions."""
+        """Compute `y += x @ A.T @ B.T * scale` on logits, whose rows are sampled positions."""
         flat, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for slot, rows in self.sampler_groups:
             update = (x[rows] @ lora_a_stacked[slot, 0].T * scale) @ lora_b_stacked[slot, 0].T

@@ -1,4 +1,4 @@
-"""Reads an adapter's files into weights in host memory, in any thread, while the engine runs."""
+"""Reads an adapter's files into host memory, in any thread, while the engine runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from server.engine.worker.lora_cpu.packing import PackedLayer
 from server.engine.worker.slots import pack_adapter, packed_layer
 
 Places = dict[str, tuple[str, int, int]]
-"""Where a projection is: its layer's name, its index in it, and how many the layer has."""
+"""The place of each projection: its layer's name, its index there, and their number there."""
 
 Layers = dict[str, list[Projection | None]]
-"""The projections of each layer that an adapter touches."""
+"""The projections of each layer that an adapter changes."""
 
 
 class FastWay(Protocol):
-    """Makes an adapter from a file in memory, without making tensors of its matrices."""
+    """Makes an adapter from a file in memory, and makes no tensors of its matrices."""
 
     places: Places
 
@@ -44,7 +44,7 @@ class FastWay(Protocol):
 
 
 class PackedWay:
-    """The way on CPU: compiled code packs the adapter for our kernel."""
+    """The fast way on CPU: compiled code packs the adapter for our kernel."""
 
     def __init__(self, manager: LoRAModelManager, pack_parts: PackParts) -> None:
         """Find the layers that the kernel reads."""
@@ -68,7 +68,7 @@ class AdapterReader:
     """Reads adapters for one worker."""
 
     def __init__(self, worker_manager: Any, fast_way: FastWay | None = None) -> None:
-        """Take vLLM's `WorkerLoRAManager`, and the GPU's fast way where it is used."""
+        """Take vLLM's `WorkerLoRAManager`, and the GPU's fast way if it is used."""
         self._of_worker = worker_manager
         self._manager: LoRAModelManager = worker_manager._adapter_manager
         self._fast_way = fast_way or _packed_way(self._manager)
@@ -120,7 +120,10 @@ class AdapterReader:
 
 
 def places(manager: LoRAModelManager, num_projections: dict[str, int]) -> Places:
-    """Find the projections that are in one piece in this worker, in layers of so many."""
+    """Find the projections that this worker holds whole.
+
+    `num_projections` gives the layers to look at, and the number of projections each must have.
+    """
     found: Places = {}
     for name, number in num_projections.items():
         projections = manager.packed_modules.get(name, [name])

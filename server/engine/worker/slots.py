@@ -1,8 +1,8 @@
-"""On CPU a slot holds a pointer to an adapter's packed weights.
+"""Fills slots on CPU, where a slot holds a pointer to an adapter's packed weights.
 
-vLLM fills a slot by zeroing and copying padded tensors of every layer, inside the engine's step.
-Here an adapter is packed once, before it needs a slot, in any thread (`pack_adapter`); giving it
-the slot is then one assignment a layer, and vLLM's padded tensors take no memory.
+vLLM fills a slot inside the engine's step: for every layer it zeroes and copies padded tensors.
+Here an adapter is packed once, in any thread, before it needs a slot (`pack_adapter`). Giving it
+the slot is then one assignment for each layer, and vLLM's padded tensors take no memory.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from server.engine.worker.lora_cpu.packing import PackedAdapter, PackedLayer
 
 @functools.cache
 def fill_with_packed_weights() -> None:
-    """Replace vLLM's way of filling a slot, for all its managers of slots in this process."""
+    """Replace the method with which vLLM's slot managers in this process fill a slot."""
     LoRAModelManager.activate_adapter = _activate_adapter
 
 
 def pack_adapter(manager: LoRAModelManager, adapter: LoRAModel) -> None:
-    """Put packed weights in the place of an adapter's own, in the layers that read packed ones.
+    """Replace an adapter's weights by packed ones, in the layers that read packed weights.
 
     Raises:
-        ValueError: weights that don't fit the base.
+        ValueError: the weights don't fit the base.
     """
     for name, module in manager.modules.items():
         weights = adapter.loras.get(name)
@@ -54,7 +54,7 @@ def _activate_adapter(manager: LoRAModelManager, version_id: int) -> bool:
     """Put a registered adapter into a free slot. Returns False if it has one already.
 
     Raises:
-        ValueError: no slot is free, or weights cannot be packed.
+        ValueError: no slot is free, or the weights cannot be packed.
     """
     if version_id in manager._active_adapters:
         return False

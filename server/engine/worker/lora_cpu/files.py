@@ -1,7 +1,7 @@
 """Reads an adapter's whole file and packs it by one call of compiled code (`pack.c`).
 
-A step of the engine takes Python's lock thousands of times. A reader that takes it for each tensor
-and each conversion would make running steps several times as long. This one takes it once, to read
+A step of the engine takes Python's lock thousands of times. If the reader took it for each tensor
+and each conversion, running steps would take several times as long. This one takes it once, to read
 the file's header.
 """
 
@@ -26,11 +26,11 @@ from server.engine.worker.lora_cpu.packing import (
 )
 
 _TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (2, 2)}
-"""By safetensors' name of a type: `pack.c`'s number for it, and its size in bytes."""
+"""`pack.c`'s number for a type and its size in bytes, by the type's name in safetensors."""
 _LINE_BYTES = 64
 
 PackParts = Callable[[object, int], int]
-"""`pack_parts` of `pack.c`, compiled."""
+"""The compiled `pack_parts` of `pack.c`."""
 
 
 class _Part(ctypes.Structure):
@@ -60,7 +60,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Projection:
-    """A and B of one projection of a layer, and the factor of B."""
+    """A and B of one projection of a layer, and the factor that B is scaled by."""
 
     a: Matrix
     b: Matrix
@@ -68,7 +68,7 @@ class Projection:
 
 
 class AdapterFile:
-    """A safetensors file in memory: the length of the header, the header in JSON, the numbers."""
+    """A safetensors file in memory: the header's length, the header in JSON, and the numbers."""
 
     def __init__(self, path: Path) -> None:
         """Read the whole file, which is not needed afterwards.

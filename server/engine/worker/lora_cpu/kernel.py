@@ -1,6 +1,6 @@
-"""`rows.c` and `pack.c`, compiled by the machine's C compiler when the engine starts (0.2 s).
+"""Compiles `rows.c` and `pack.c` with the machine's C compiler when the engine starts (0.2 s).
 
-The result is not cached, because it is compiled for this very processor.
+The result is not cached, because it fits only the processor that it was compiled on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class KernelUnavailable(Exception):
 
 
 class RowsKernel:
-    """Adds each row's own adapter in bfloat16, and packs adapters for that."""
+    """The compiled functions: one adds each row's adapter in bfloat16, one packs adapters."""
 
     def __init__(self) -> None:
         """Compile and load the kernel.
@@ -33,7 +33,7 @@ class RowsKernel:
         Raises:
             KernelUnavailable: there is no compiler, or compiling or loading fails.
         """
-        # After torch, whose OpenMP library (libgomp.so.1) the kernel then shares with it.
+        # torch is loaded before, so that the kernel shares torch's OpenMP library (libgomp.so.1).
         library, unlocked = _compile()
         self._call = library.lora_rows
         self._call.restype = ctypes.c_int64
@@ -87,7 +87,8 @@ def _compile() -> tuple[ctypes.PyDLL, ctypes.CDLL]:
         command = [compiler, *_FLAGS, "-o", library, *_SOURCES]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-            # Keeps the interpreter's lock: a call takes microseconds, and there are many a step.
+            # PyDLL keeps the interpreter's lock: the kernel's calls take microseconds, and a step
+            # has many.
             return ctypes.PyDLL(library), ctypes.CDLL(library)
         except subprocess.CalledProcessError as error:
             raise KernelUnavailable(f"{compiler}: {error.stderr.strip()}") from error

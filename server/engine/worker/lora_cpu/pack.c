@@ -1,13 +1,13 @@
-/* From an adapter's file to the layout of rows.c: one pass, one call for all of it, so that the
- * thread that calls it holds Python's lock for none of this work. */
+/* Converts an adapter's file to the layout of rows.c. One call does all of it in one pass, so that
+ * the calling thread holds Python's lock for none of this work. */
 #include <stdint.h>
 #include <string.h>
 
 enum { LANES = 16 };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
-/* One matrix of a file, row by row. A (ranks, features in): its first rank is `first` of the layer's,
- * pairs of columns follow each other. B (features out, ranks): `stride` is the padded number of
+/* One matrix of a file, stored row by row. For A (ranks, features in), `first` is the place of its
+ * first rank among the layer's ranks. For B (features out, ranks), `stride` is the padded number of
  * features out. */
 typedef struct {
     const char *from;
@@ -52,7 +52,7 @@ static int pack_part(const part_t *part) {
     for (int64_t row = 0; row < part->rows; row++)
         for (int64_t column = 0; column < part->columns; column++) {
             uint16_t number = read_number(part->from, part->type, row * part->columns + column);
-            /* Rounded before and after scaling, as vLLM has it. */
+            /* Numbers are rounded before and after scaling, as in vLLM. */
             if (part->scale != 1)
                 number = to_bfloat16(from_bits((uint32_t)number << 16) * part->scale);
             all_finite &= (number & 0x7f80) != 0x7f80;
@@ -65,8 +65,8 @@ static int pack_part(const part_t *part) {
     return all_finite;
 }
 
-/* Returns 0, or the index + 1 of a part with numbers that aren't finite in bfloat16. What `to`
- * points to is zero before. */
+/* Returns 0, or the index + 1 of a part with numbers that aren't finite in bfloat16. The memory at
+ * `to` must be zero. */
 int64_t pack_parts(const part_t *part, int64_t parts) {
     for (int64_t i = 0; i < parts; i++)
         if (!pack_part(&part[i])) return i + 1;

@@ -1,7 +1,8 @@
 """One layer's adapters at their own rank, packed as the kernel reads them.
 
 An adapter is packed once, before it gets a slot. A slot holds only a pointer to it. In packed form
-A of all projections that the layer fuses is one matrix, and both products read memory in order.
+all A of the projections that the layer fuses are one matrix, and both products read memory in
+order.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class Layout:
     """Where an adapter's numbers are in one layer, packed for the kernel: A, then B."""
 
     ranks: list[int]
-    """Of each projection, padded to pairs."""
+    """Rank of each projection, padded to a multiple of 2."""
     a_numbers: int
     b_numbers: list[int]
-    """Of each projection."""
+    """Numbers in each projection's B."""
 
     @classmethod
     def of(cls, ranks: Sequence[int], features: int, widths: Sequence[int]) -> Layout:
@@ -60,17 +61,17 @@ class Layout:
 
     @property
     def numbers(self) -> int:
-        """Of A and B together."""
+        """Return how many numbers A and B have together."""
         return self.a_numbers + sum(self.b_numbers)
 
 
 class PackedAdapter:
-    """An adapter in one layer: where the kernel finds it, or its A and B for products."""
+    """An adapter in one layer: its address for the kernel, or its A and B for matrix products."""
 
     def __init__(
         self, parts: list[tuple[torch.Tensor, torch.Tensor]], struct: _Adapter | None = None
     ) -> None:
-        """Keep A (rank, in) and B (out, rank) of each projection, or their packed place."""
+        """Keep A (rank, in) and B (out, rank) of each projection, or the address of packed ones."""
         self.parts = parts
         self.struct = struct
         self._owner: object = None
@@ -98,9 +99,9 @@ class PackedLayer:
     ) -> None:
         """Make empty slots with the shapes of vLLM's tensors for this layer.
 
-        These have all slots padded to `max_lora_rank`, for each projection that the layer fuses:
-        A (slots, 1, rank, in) and B (slots, 1, out, rank). They are never written, and so take no
-        memory.
+        vLLM's tensors are A (slots, 1, rank, in) and B (slots, 1, out, rank) for each projection
+        that the layer fuses, padded to `max_lora_rank`. They take no memory, because they are never
+        written.
 
         Raises:
             ValueError: the tensors do not belong together.
@@ -123,10 +124,10 @@ class PackedLayer:
     def pack(
         self, a: Sequence[torch.Tensor | None], b: Sequence[torch.Tensor | None]
     ) -> PackedAdapter:
-        """Pack an adapter's A (rank, in) and B (out, rank) of each projection; None if missing.
+        """Pack an adapter's A (rank, in) and B (out, rank) of each projection, None if missing.
 
-        NaN among the weights is packed like any value. It spoils only the adapter's own rows. An
-        error inside a step would end the engine for all requests.
+        NaN among the weights is packed like any value: it affects only the adapter's own rows,
+        while an error inside a step would end the engine for all requests.
 
         Raises:
             ValueError: the shapes do not fit this layer.
@@ -158,7 +159,10 @@ class PackedLayer:
             )
 
     def place(self, slot: int, adapter: PackedAdapter | None) -> None:
-        """Put an adapter into a slot (`nothing`: one without this layer), or empty the slot."""
+        """Put an adapter into a slot, or empty the slot.
+
+        `nothing` is for an adapter that doesn't change this layer.
+        """
         struct = adapter.struct if adapter else None
         self._table[slot] = ctypes.pointer(struct) if struct else ctypes.POINTER(_Adapter)()
         self._adapters[slot] = adapter
@@ -194,7 +198,7 @@ def _pack_b(part: torch.Tensor) -> torch.Tensor:
 
 
 def _padded(part: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Return a matrix padded with zeros to `rows` and `columns`. 0 keeps the present number."""
+    """Return a matrix padded with zeros to `rows` and `columns`. 0 keeps its own number."""
     right, below = max(0, columns - part.shape[1]), max(0, rows - len(part))
     return torch.nn.functional.pad(part, (0, right, 0, below))
 

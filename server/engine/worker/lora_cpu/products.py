@@ -1,4 +1,4 @@
-"""LoRA without the compiled kernel: two matrix products for each group and projection."""
+"""Computes LoRA without the compiled kernel: two matrix products a group and projection."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-/* LoRA on rows of a batch, each with its own adapter: y[row] += B (scale * A x[row]).
+/* Computes LoRA on the rows of a batch, each with its own adapter: y[row] += B (scale * A x[row]).
  *
- * All adapters of a layer are one call: decode, where few rows share an adapter, and prompts,
- * whose many rows share one. Weights and activations are bfloat16, sums float32, and A x is
- * rounded to bfloat16, as a matrix product would. Both products take numbers in pairs, two of a
- * lane's 32 bits, which is what the processor's bfloat16 instruction wants (AVX512-BF16's
- * VDPBF16PS) and what packing.py lays out. Written with the vector extensions of GCC and Clang, so
- * that one source serves AVX2, AVX-512 and NEON.
+ * One call handles all adapters of a layer: in decoding, where few rows share an adapter, and in
+ * prompts, where many rows share one. Weights and activations are bfloat16, sums are float32, and
+ * A x is rounded to bfloat16, as in a matrix product. Both products take numbers in pairs, two in
+ * the 32 bits of a lane: the processor's bfloat16 instruction (VDPBF16PS of AVX512-BF16) needs them
+ * so, and packing.py stores them so. The code uses the vector extensions of GCC and Clang, so one
+ * source serves AVX2, AVX-512 and NEON.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -18,27 +18,29 @@ enum { LANES = 16, BLOCK_ROWS = 8 };
 enum { COLUMN_CHUNK = 512, PARALLEL_WORK = 250000 };
 
 typedef float vfloat __attribute__((vector_size(4 * LANES)));
-typedef uint32_t vpair __attribute__((vector_size(4 * LANES))); /* two bfloat16 a lane */
+typedef uint32_t vpair __attribute__((vector_size(4 * LANES))); /* two bfloat16 in each lane */
 typedef uint16_t vbf16 __attribute__((vector_size(2 * LANES)));
 
-/* Up to BLOCK_ROWS rows of one slot; `row` is padded with the last of them. */
+/* Up to BLOCK_ROWS rows of one slot. The rest of `row` repeats the last one. */
 typedef struct { int32_t slot, count, row[BLOCK_ROWS]; } block_t;
 
-/* One adapter in one layer. The ranks of the projections follow each other, each projection's
- * padded to pairs and all together to LANES. A: for LANES ranks each (pairs of features, LANES, 2).
- * B: for each projection (pairs of ranks, width padded to LANES, 2). */
+/* One adapter in one layer. The ranks of the projections follow each other. Each projection's are
+ * padded to a multiple of 2, and all together to a multiple of LANES. For each LANES ranks A has
+ * (pairs of features, LANES, 2). For each projection B has (pairs of ranks, width padded to LANES,
+ * 2). */
 typedef struct { const uint32_t *a, *b; int64_t size, ranks; const int64_t *rank; } adapter_t;
 
-/* A layer: features in, and out for each projection; max_ranks: the largest padded `ranks`. */
+/* A layer. `in` and `width` are features in, and out of each projection; `max_ranks` is the largest
+ * padded `ranks`. */
 typedef struct {
     int64_t in, max_ranks, projections;
     const int64_t *width;
-    const adapter_t *const *adapter; /* by slot; null where it is empty */
+    const adapter_t *const *adapter; /* by slot, null if it is empty */
 } layer_t;
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* sum + the products of both halves of each lane. */
+/* Adds the products of both halves of each lane to `sum`. */
 INLINE vfloat dot2(vfloat sum, vpair a, vpair b) {
 #ifdef __AVX512BF16__
     return (vfloat)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
@@ -54,7 +56,7 @@ INLINE vpair load_pairs(const uint32_t *from) {
     return pairs;
 }
 
-/* The pair at `from` in every lane; `only_first`: its second half doesn't exist. */
+/* Returns the pair at `from` in every lane. With `only_first` its second half doesn't exist. */
 INLINE vpair broadcast(const uint16_t *from, int only_first) {
     uint32_t pair = 0;
     memcpy(&pair, from, only_first ? 2 : 4);
@@ -81,8 +83,8 @@ INLINE void store(uint16_t *to, vfloat value, ptrdiff_t count) {
     else memcpy(to, &half, 2 * count);
 }
 
-/* u[m] = scale * A x[m] for LANES ranks. `rows` and `chains` are constants where it is called: as
- * many sums run beside each other as the processor needs to be busy. */
+/* Computes u[m] = scale * A x[m] for LANES ranks. Callers give constants for `rows` and `chains`:
+ * there are then as many independent sums as the processor needs to be busy. */
 INLINE void shrink(int rows, int chains, uint16_t *u, ptrdiff_t u_stride,
                    const uint16_t *const *x, const uint32_t *a, ptrdiff_t in, float scale) {
     vfloat sum[4][BLOCK_ROWS] = {0};
@@ -103,7 +105,7 @@ INLINE void shrink(int rows, int chains, uint16_t *u, ptrdiff_t u_stride,
     }
 }
 
-/* y[m][:first + second] += B u[m] for some columns; `width` is B's padded width. */
+/* Computes y[m][:first + second] += B u[m] for some columns. `width` is B's padded width. */
 INLINE void expand_columns(int rows, uint16_t *const *y, ptrdiff_t column, const uint16_t *u,
                            ptrdiff_t u_stride, const uint32_t *b, ptrdiff_t width, int64_t rank,
                            ptrdiff_t first, ptrdiff_t second) {
@@ -168,7 +170,7 @@ static void expand_block(const layer_t *layer, const adapter_t *adapter, const b
             for (int m = 0; m < BLOCK_ROWS; m++) row[m] = y + block->row[m] * y_stride + begin;
             ptrdiff_t u_stride = layer->max_ranks;
             b += begin;
-            switch (block->count) { /* the exact number: a padded row must not be added twice */
+            switch (block->count) { /* the exact number, as a padded row must not be added twice */
 #define ROWS(n) case n: expand(n, row, u, u_stride, b, padded, rank, count); return
                 ROWS(1); ROWS(2); ROWS(3); ROWS(4); ROWS(5); ROWS(6); ROWS(7); ROWS(8);
             }
@@ -180,7 +182,7 @@ static void expand_block(const layer_t *layer, const adapter_t *adapter, const b
     }
 }
 
-/* Both products for all blocks; called by each thread of a team, or by one thread alone. */
+/* Computes both products for all blocks. Each thread of a team calls it, or one thread alone. */
 static void add_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
                        int64_t y_stride, const block_t *block, int64_t blocks, float scale,
                        uint16_t *u) {
@@ -200,8 +202,8 @@ static void add_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride
                          y_stride, c);
 }
 
-/* Returns 0, or the slot + 1 of a block whose slot is empty: nothing is computed then.
- * `u`: blocks * BLOCK_ROWS * max_ranks bfloat16 of scratch. */
+/* Returns 0, or the slot + 1 of a block whose slot is empty; then nothing is computed. `u` is
+ * scratch memory for blocks * BLOCK_ROWS * max_ranks bfloat16. */
 int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
                   int64_t y_stride, const block_t *block, int64_t blocks, float scale,
                   uint16_t *u) {
@@ -211,7 +213,8 @@ int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uin
         if (!adapter) return block[i].slot + 1;
         work += adapter->size;
     }
-    /* Not `parallel if`: a team of one makes libgomp build the next region's team anew. */
+    /* `parallel if` isn't used: after a team of one, libgomp would build a new team for the next
+     * region. */
     if (work <= PARALLEL_WORK) {
         add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, u);
     } else {

@@ -1,4 +1,4 @@
-"""Finds which rows of a batch belong to which slot, once a step for all layers."""
+"""Finds which rows of a batch belong to which slot, once in each step for all layers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Step:
 
     num_rows: int
     groups: list[Group]
-    """All rows with an adapter: one group a slot."""
+    """All rows with an adapter, one group for each slot."""
     blocks: ctypes.Array[Block]
-    """The same for the kernel."""
+    """The same rows as the kernel reads them."""
 
 
 def make_step(slots: list[int], max_loras: int) -> Step:
-    """Group rows by their slots, of which -1 means none.
+    """Group rows by their slots. -1 means no adapter.
 
     Raises:
         ValueError: a slot does not exist.

@@ -1,8 +1,8 @@
-"""LoRA operators for NVIDIA GPUs, and what they need around them.
+"""LoRA operators for NVIDIA GPUs, and the code around them.
 
-`punica` is what vLLM sees. Only `kernels` imports Triton; everything else can be imported, and
-most of it tested, on a machine without a GPU.
+vLLM uses the class in `punica`. Only `kernels` imports Triton. All other modules can be imported,
+and mostly tested, on a machine that has no GPU.
 """
 
 OPERATOR_VERSION = "1"
-"""Raise it when the arguments of the operator change: compiled models in vLLM's cache call it."""
+"""Raise it when the operator's arguments change: compiled models in vLLM's cache call it."""

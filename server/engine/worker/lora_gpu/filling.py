@@ -1,7 +1,7 @@
-"""Fills slots beside the running step, from an image of the adapter's file, on a separate stream.
+"""Fills slots while steps run, from an image of the adapter's file, on a CUDA stream of its own.
 
-It cannot load weights that are divided among several GPUs, or files with several types. vLLM's own
-way loads these.
+It can't load weights that are divided among several GPUs, or files with several types of numbers.
+vLLM's own code loads those.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class ImageAdapter(LoRAModel):  # type: ignore[misc]
     """An adapter in vLLM's table whose weights are an image."""
 
     def __init__(self, version_id: int, rank: int, image: AdapterImage) -> None:
-        """Hold the image. vLLM sees no weights."""
+        """Hold the image. For vLLM the adapter has no weights."""
         super().__init__(version_id, rank, {})
         self.image = image
 
 
 class SlotFilling:
-    """Fills a manager's slots. It is also the reader's fast way to images (`reader.FastWay`)."""
+    """Fills a manager's slots. It also makes images for the reader, as its `FastWay`."""
 
     def __init__(self, manager: LoRAModelManager, followed: FollowedLayers, lane: Lane) -> None:
         """Make the stream's buffers."""
@@ -63,7 +63,7 @@ class SlotFilling:
         return ImageAdapter(version_id, rank, image) if image is not None else None
 
     def begin(self, version_id: int) -> Future[None] | None:
-        """Give an adapter a free slot and begin to fill it. Returns None if it is filled already.
+        """Give an adapter a free slot and begin to fill it. Returns None if it is filled at once.
 
         Raises:
             ValueError: no slot is free.
@@ -88,7 +88,7 @@ class SlotFilling:
             self._followed.set_image_ranks(slot, adapter.image.ranks)
 
     def fill_now(self, version_id: int) -> bool:
-        """Fill a slot for vLLM itself, and wait. Returns False if the adapter has one."""
+        """Fill a slot for vLLM's own code and wait. Returns False if the adapter had one before."""
         if version_id in self._manager._active_adapters:
             return False
         if (filling := self.begin(version_id)) is not None:
@@ -97,9 +97,9 @@ class SlotFilling:
         return True
 
     def works(self) -> bool:
-        """Fill an unused slot with an adapter of the first layer, and compare the result.
+        """Fill an unused slot with an adapter of the first layer and compare the result.
 
-        The slot is zero afterwards, as it was.
+        Returns True if it is right. The slot is zero again afterwards.
         """
         module, layer = next(iter(self._followed.modules.values())), self._followed.layers[0]
         rank = max(1, layer.shape.max_rank * 3 // 4 - 1)

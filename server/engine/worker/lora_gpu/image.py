@@ -1,7 +1,7 @@
-"""An adapter in host memory in the form of its file, with what is needed to fill a slot with it.
+"""An adapter in host memory: the bytes of its file, and a table that says how to fill a slot.
 
-It is read by one call, without making tensors of its matrices. The GPU converts, scales and pads
-them when they are copied into a slot (`transfer`).
+One call reads it, and no tensors are made of its matrices. The GPU converts, scales and pads them
+when they are copied into a slot (`transfer`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.engine.worker.lora_cpu.files import AdapterFile, Matrix, Projection
 from server.engine.worker.lora_gpu.weights import LayerWeights, round_up
 
 SEGMENT_FIELDS = 8
-"""See `kernels.scatter`: what a row of a chunk's `segments` says of a matrix."""
+"""Number of values for one matrix in `Chunk.segments`. `kernels.scatter` explains them."""
 
 CHUNK_BYTES = 16 << 20
 
@@ -26,7 +26,7 @@ class Chunk:
     """Matrices that are contiguous in the file and are copied together."""
 
     begin: int
-    """In bytes of the file's numbers."""
+    """Offset in bytes in the file's numbers, as is `end`."""
     end: int
     segments: NDArray[np.int64]
     scales: NDArray[np.float32]
@@ -34,15 +34,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class AdapterImage:
-    """An adapter that any slot can be filled with."""
+    """An adapter from which any slot can be filled."""
 
     numbers: NDArray[np.uint8]
-    """Of the file, all matrices behind each other."""
+    """The bytes of all matrices of the file, one after the other."""
     type: int
-    """Of each number: `lora_cpu.files`'s number for it."""
+    """Type of the numbers, as numbered in `lora_cpu.files`."""
     chunks: list[Chunk]
     ranks: list[list[int]]
-    """In each layer and slice, 0 where it has none."""
+    """The adapter's rank in each layer and slice, 0 if it doesn't change that slice."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def make_image(
     projections: Mapping[int, Sequence[Projection | None]],
     chunk_bytes: int = CHUNK_BYTES,
 ) -> AdapterImage | None:
-    """Make the image of a file. `projections` has the projections of each layer that it changes.
+    """Make the image of a file. `projections` has those of each layer that the adapter changes.
 
-    Returns None if only vLLM's way can load the file, because its matrices are of several types.
+    Returns None if the matrices have several types: then only vLLM's own code can load the file.
 
     Raises:
-        ValueError: matrices do not fit a layer.
+        ValueError: a matrix does not fit its layer.
     """
     types = {matrix.type for matrix in file.matrices.values()}
     if len(types) != 1:
@@ -127,7 +127,7 @@ def _segments(
 
 
 def _groups(segments: Sequence[_Segment], chunk_bytes: int) -> Iterator[list[_Segment]]:
-    """Yield groups of matrices in the file's order, of at most a chunk, or of one longer matrix."""
+    """Yield groups of matrices in the file's order. A group fits a chunk, or is one matrix."""
     group: list[_Segment] = []
     for segment in segments:
         if group and segment.end - group[0].begin > chunk_bytes:

@@ -1,22 +1,23 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, misc"
-"""The two Triton kernels of a wrapped layer: shrink (x A^T), then expand (that times B^T, into y).
+"""Triton kernels: shrink (x A^T) and expand (that times B^T, added to y) of a wrapped layer.
 
-A program works on one tile: at most TILE_ROWS rows of the batch that share an adapter. `tiles`
-holds each tile's slot, first position and number of rows; a slot of -1 marks the unused end of the
-table, whose length depends on shapes alone. Rows without an adapter are in no tile, so nothing
-reads or writes them. `rows` maps positions, sorted by slot, to rows of x and y.
+`scatter` fills slots. In the first two, a program works on one tile: at most TILE_ROWS rows of the
+batch that share an adapter. `tiles` holds each tile's slot, first position and number of rows. A
+slot of -1 marks the unused end of the table, whose length depends only on shapes. Rows without an
+adapter are in no tile, so they are neither read nor written. `rows` maps positions, sorted by slot,
+to rows of x and y.
 
-The products with A of all slices (q, k and v, or gate and up) lie side by side in `partial`:
-column c of an adapter belongs to the slice whose range of ranks holds c, and `ends[slot, slice]`
-is the sum of the adapter's ranks up to that slice. So a program's work follows the adapter's own
-ranks, and a slice that the adapter doesn't have costs nothing.
+The products with A of all slices (q, k and v, or gate and up) lie side by side in `partial`.
+`ends[slot, slice]` is the sum of the adapter's ranks up to that slice, so column c belongs to the
+slice whose range of ranks holds c. The work of a program thus depends on the adapter's own ranks,
+and a slice that the adapter doesn't change costs nothing.
 
-Where all is ALIGNED to 16 bytes, ranks in `ends` are multiples of 8 (the slots hold zeros between
-an adapter's rank and that), and masks are written for 8 at a time: so each thread loads 16 bytes
-at once, which the compiler couldn't otherwise prove to be allowed.
+If everything is ALIGNED to 16 bytes, ranks in `ends` are multiples of 8 (the slots hold zeros
+behind an adapter's own rank), and masks are written for 8 numbers at a time. So the compiler can
+prove that each thread may load 16 bytes at once.
 
-Each part of a split of x's features has its own plane in `partial`, which expand adds up: no
-atomic operation and nothing to set to zero first.
+x's features may be split into parts. Each part has its own plane in `partial`, and expand adds the
+planes up. This needs no atomic operations, and nothing must be set to zero first.
 """
 
 import triton
@@ -26,7 +27,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def _below(values, limit, ALIGNED: tl.constexpr):
-    """values < limit; where ALIGNED, both are known to be multiples of 8 at every eighth."""
+    """Return values < limit. With ALIGNED, limits and every eighth value are multiples of 8."""
     if ALIGNED:  # noqa: SIM108 # decided when the kernel is compiled
         below = values // 8 < limit // 8
     else:
@@ -59,7 +60,7 @@ def shrink(
     EARLY: tl.constexpr,
 ):
     """partial[part, position, column] = scale * x[row, part's features] . A[column, the same]."""
-    # Before anything returns: what follows this kernel waits only for this one.
+    # This comes before any return, because the next kernel waits only for this one.
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
@@ -89,7 +90,7 @@ def shrink(
         start = tl.where(column >= end, end, start)
     a_offset = tl.load(geometry + 4 * slice_of, mask=live, other=0)
     a_offset += slot.to(tl.int64) * a_slot_stride + (column - start).to(tl.int64) * features
-    if ALIGNED:  # to 16 bytes; the compiler can't know it of offsets that it loads
+    if ALIGNED:  # to 16 bytes: the compiler can't know this about offsets that it loads
         a_offset = tl.multiple_of(a_offset, 8)
 
     first_feature = tl.program_id(2) * part_features
@@ -144,7 +145,7 @@ def expand(
 ):
     """y[row, outputs] += (sum of partial's planes)[position, slice's columns] . B[outputs, ranks].
 
-    Without ADD it is `=`, for rows of an adapter and slices that it has.
+    Without ADD it is `=`, but only for rows with an adapter and for slices that it changes.
     """
     if EARLY:
         gdc_wait()
@@ -154,7 +155,7 @@ def expand(
     if slot < 0:
         return
 
-    # Which slice this program's block of outputs lies in; blocks don't cross slices.
+    # Find the slice of this program's block of outputs. A block never crosses slices.
     block = tl.program_id(1)
     slice_of = 0
     first_output = 0
@@ -227,10 +228,11 @@ def expand(
 
 @triton.jit
 def scatter(source, base, segments, scales, slot, BLOCK: tl.constexpr):
-    """Put an adapter's matrices from its file into a slot: converted, scaled, padded with zeros.
+    """Copy an adapter's matrices from its file into a slot: converted, scaled, padded with zeros.
 
-    A segment is one matrix: where it begins in `source` and from `base`, how far apart slots are
-    there, the rows and columns to write, those that it has, and the distance of rows in the slot.
+    A segment describes one matrix by eight numbers: its start in `source`, its start relative to
+    `base`, the distance between slots, the rows and columns to write, the matrix's own rows and
+    columns, and the distance between rows in the slot.
     """
     segment = segments + 8 * tl.program_id(0)
     rows, columns = tl.load(segment + 3).to(tl.int32), tl.load(segment + 4).to(tl.int32)
@@ -247,7 +249,7 @@ def scatter(source, base, segments, scales, slot, BLOCK: tl.constexpr):
         mask=own,
         other=0.0,
     )
-    # As vLLM does: to the slot's type first, then multiplied in float32.
+    # As in vLLM: first converted to the slot's type, then multiplied in float32.
     scaled = value.to(base.dtype.element_ty).to(tl.float32) * tl.load(scales + tl.program_id(0))
     to = base + tl.load(segment + 1) + slot * tl.load(segment + 2)
     tl.store(

@@ -1,7 +1,7 @@
-"""What a step's kernels read beside weights: static tensors on the GPU, filled in one copy a step.
+"""Metadata that a step's kernels read: static tensors on the GPU, filled by one copy in each step.
 
-CUDA graphs keep the tensors' addresses, so they are made once, as parts of one buffer. Parts of it
-are also vLLM's own metadata (`LoRAKernelMeta`), for the operators that stay vLLM's.
+CUDA graphs keep the addresses of the tensors, so they are made once, as parts of one buffer. Some
+parts are also vLLM's own metadata (`LoRAKernelMeta`), for the layers that use vLLM's operators.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RowMetadata:
         *,
         tile_rows: Sequence[int] = TILE_ROWS,
     ) -> None:
-        """Make the buffers; `captured_counts` are the active adapters that vLLM has graphs for."""
+        """Make the buffers. `captured_counts`: numbers of active adapters that have CUDA graphs."""
         self._num_slots = num_slots
         self._captured_counts = sorted(captured_counts)
         self._tile_rows = tuple(tile_rows)
@@ -65,7 +65,7 @@ class RowMetadata:
         self.update(group_rows(np.zeros(0, np.int32)))
 
     def update(self, groups: Groups, heights: Collection[int] = TILE_ROWS) -> None:
-        """Take a batch; tiles of other heights than these aren't made."""
+        """Copy a batch's metadata to the GPU. Only tiles of these heights are made."""
         self.vllm.no_lora_flag_cpu[0] = not groups.has_adapters
         self.vllm.num_active_loras_cpu[0] = self._graph_count(len(groups.slots))
         host = torch.empty(
@@ -75,8 +75,7 @@ class RowMetadata:
             pin_memory=self._buffer.device.type == "cuda",
         )
         self._fill(host.numpy(), groups, heights)
-        # The next step's host memory is another one: PyTorch hands this one out again only when
-        # the copy is done.
+        # The next step gets other host memory: PyTorch reuses this memory only after the copy.
         self._buffer.copy_(host, non_blocking=True)
 
     def _fill(self, host: NDArray[np.int32], groups: Groups, heights: Collection[int]) -> None:
@@ -97,7 +96,7 @@ class RowMetadata:
         slots[:num_rows], slots[num_rows:] = groups.slot_of_row, NO_ADAPTER
 
     def _graph_count(self, num_groups: int) -> int:
-        """The count of the captured graph that runs this many groups."""
+        """Return the number of adapters of the captured graph that runs this many groups."""
         place = bisect.bisect_left(self._captured_counts, num_groups)
         if num_groups and place < len(self._captured_counts):
             return self._captured_counts[place]
@@ -105,19 +104,19 @@ class RowMetadata:
 
 
 class SlotLookup:
-    """The slots of adapter ids, for many at once."""
+    """Finds the slots of many adapter ids at once."""
 
     def __init__(self, lora_index_to_id: Sequence[int | None]) -> None:
-        """Take the id in each slot; None: it is free."""
+        """Take the id in each slot, None if it is free."""
         held = sorted((lora_id, slot) for slot, lora_id in enumerate(lora_index_to_id) if lora_id)
         self._ids = np.array([lora_id for lora_id, _ in held], np.int64)
         self._slots = np.array([slot for _, slot in held], np.int32)
 
     def __call__(self, lora_ids: Sequence[int]) -> NDArray[np.int32]:
-        """The slot of each id, -1 where it is 0.
+        """Return the slot of each id, -1 for the id 0.
 
         Raises:
-            KeyError: an id that no slot holds.
+            KeyError: no slot holds an id.
         """
         ids = np.asarray(lora_ids, np.int64)
         found = np.full(ids.shape, NO_ADAPTER, np.int32)
@@ -136,10 +135,10 @@ class SlotLookup:
 def index_tensors(
     tokens: NDArray[np.int32], samples: NDArray[np.int32], max_loras: int, vocab_size: int
 ) -> NDArray[np.int64]:
-    """The four index tensors of vLLM's base class, as rows: what its `convert_mapping` gives.
+    """Return the four index tensors of vLLM's base class as rows, as its `convert_mapping` does.
 
-    They are the slots of tokens, those of sampled positions, the latter's places in logits padded
-    to all slots, and where each token's rows of an embedding's A begin.
+    They are the slots of tokens, the slots of sampled positions, the places of sampled positions in
+    logits padded to all slots, and the first row of each token in an embedding's A.
     """
     num_tokens, num_samples = len(tokens), len(samples)
     indices = np.zeros((4, max(num_tokens, num_samples)), np.int64)

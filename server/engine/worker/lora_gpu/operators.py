@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-call"
-"""Launches the kernels: one PyTorch operator for all that adapters add to a wrapped layer.
+"""Launches the kernels through one PyTorch operator, which adds all adapters to a wrapped layer.
 
-torch.compile keeps a call of the operator as it is and never looks inside. So what is decided here
-(tile sizes, whether the kernels are trusted) can differ from one start to the next without a
-compiled model in vLLM's cache being wrong.
+torch.compile keeps a call of the operator and never looks inside. So the choices made here (the
+tile sizes, and whether the kernels are used) may change from one start to the next, and a compiled
+model in vLLM's cache stays right.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _SCHEMA = (
 
 
 class Operators:
-    """The kernels and the layers that they know, for all wrappers of a process."""
+    """The kernels and their layers, for all wrappers of a process."""
 
     def __init__(self) -> None:
-        """Know nothing yet; `table` may be replaced before the first batch."""
+        """Begin with no layers. `table` may be replaced before the first batch."""
         self.table = TileTable()
         self.heights: frozenset[int] = frozenset(TILE_ROWS)
-        """Of tiles, those that a step's metadata has."""
+        """The heights of the tiles in a step's metadata."""
         self.fallback: Callable[..., None] | None = None
-        """What computes in place of the kernels, once they have failed the self-check."""
+        """The function used instead of the kernels if they have failed the self-check."""
         self._layers: dict[tuple[int, ...], LayerWeights] = {}
         self._library = Library("loraplex", "FRAGMENT")
 
     def register(self) -> None:
-        """Make `torch.ops.loraplex.add_lora` of this; it lives as long as this does."""
+        """Register `torch.ops.loraplex.add_lora`, which lives as long as this object."""
         self._library.define(_SCHEMA)
         for device in ("CUDA", "CPU"):  # the latter for Triton's interpreter
             self._library.impl("add_lora", self.add_lora, device)
         self._library._register_fake("add_lora", lambda *_arguments: None)
 
     def layer(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> LayerWeights:
-        """What is known of a layer, by its stacks.
+        """Return the layer with these stacks.
 
         Raises:
-            ValueError: stacks that the kernels can't read.
+            ValueError: the kernels can't read the stacks.
         """
         key = (*(t.data_ptr() for t in (*a, *b)), *a[0].shape, *(t.shape[2] for t in b))
         layer = self._layers.get(key)
@@ -75,23 +75,23 @@ class Operators:
         scale: float,
         add_inputs: bool,
     ) -> None:
-        """Add to y (rows, sum of outputs) what adapters make of x (rows, features).
+        """Add the adapters' part for x (rows, features) to y (rows, sum of outputs).
 
         Args:
-            y: Changed in place; rows without an adapter aren't touched.
+            y: Changed in place, but not in rows without an adapter.
             x: The layer's input.
             a: Stacked A of each slice, (slots, 1, rank, features).
             b: Stacked B of each slice, (slots, 1, outputs, rank).
             tiles: The step's tiles for each height of `TILE_ROWS`.
-            slots: Of each row, -1 for none; with `counts`, `starts` and `ids` vLLM's metadata.
-            rows: Sorted by slot.
+            slots: The slot of each row, -1 for none. Like the next four, part of vLLM's metadata.
+            rows: The rows, sorted by slot.
             counts: Rows of each group.
             starts: Where each group begins in `rows`.
             ids: Each group's slot.
-            no_lora: On the host: no row has an adapter.
-            num_groups: On the host: for how many groups the launches must be enough.
-            scale: Applied to the product.
-            add_inputs: Whether to add to y, or to overwrite it where adapters have something.
+            no_lora: True if no row has an adapter. On the host.
+            num_groups: Number of groups that the launches must be enough for. On the host.
+            scale: Factor of the product.
+            add_inputs: Whether to add to y, or to overwrite the slices that an adapter changes.
         """
         if no_lora.item():
             return
@@ -127,10 +127,10 @@ def launch(
     add_inputs: bool,
     workspace: torch.Tensor | None = None,
 ) -> None:
-    """Run the two kernels; `num_slots` is the most adapters that the batch can have.
+    """Run the two kernels. `num_slots` is the largest number of adapters in the batch.
 
     Raises:
-        ValueError: x or y that doesn't fit the layer.
+        ValueError: x or y doesn't fit the layer.
     """
     shape = layer.shape
     check_inputs(y, x, layer)
@@ -200,22 +200,22 @@ def launch(
 
 
 def split_features(shape: Shape, chosen: Tiles) -> tuple[int, int]:
-    """Features of each part, a multiple of what shrink takes at a time; and how many parts."""
+    """Return each part's features (a multiple of `chosen.features`) and the number of parts."""
     part = -(-shape.features // chosen.parts)
     part = -(-part // chosen.features) * chosen.features
     return part, -(-shape.features // part)
 
 
 def workspace_shape(shape: Shape, chosen: Tiles, num_rows: int) -> tuple[int, int, int]:
-    """What shrink hands to expand: (parts, rows, columns) in float32."""
+    """Return the shape of the float32 numbers from shrink to expand: (parts, rows, columns)."""
     return split_features(shape, chosen)[1], num_rows, shape.max_columns
 
 
 def check_inputs(y: torch.Tensor, x: torch.Tensor, layer: LayerWeights) -> None:
-    """Check what comes from the model.
+    """Check the tensors that the model passes.
 
     Raises:
-        ValueError: x or y that doesn't fit the layer.
+        ValueError: x or y doesn't fit the layer.
     """
     expected = (len(x), sum(layer.shape.outputs))
     if x.dim() != 2 or x.shape[1] != layer.shape.features or tuple(y.shape) != expected:
@@ -228,7 +228,7 @@ def check_inputs(y: torch.Tensor, x: torch.Tensor, layer: LayerWeights) -> None:
 
 @functools.cache
 def operators() -> Operators:
-    """The process's operators, registered with PyTorch as `torch.ops.loraplex.add_lora`."""
+    """Return the process's operators, registered as `torch.ops.loraplex.add_lora`."""
     made = Operators()
     made.register()
     return made

@@ -1,7 +1,7 @@
-"""vLLM's LoRA operators on CUDA, with wrapped linear layers on our kernels.
+"""vLLM's interface to the LoRA operators on CUDA, with our kernels for wrapped linear layers.
 
-Selected by the plugin through `get_punica_wrapper`. What Loraplex leaves unwrapped (embedding,
-head, experts) stays with vLLM's operators, which read the same metadata.
+The plugin selects it through `get_punica_wrapper`. The layers that Loraplex leaves unwrapped
+(embedding, head, experts) use vLLM's operators, which read the same metadata.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from server.engine.worker.lora_gpu.steps import group_rows
 
 
 class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
-    """vLLM's interface to the LoRA operators, with two launches a wrapped layer."""
+    """vLLM's interface to the LoRA operators, with two kernel launches for a wrapped layer."""
 
     def __init__(
         self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any
     ) -> None:
-        """Make the static metadata; vLLM's own isn't needed."""
+        """Make the static metadata in place of vLLM's."""
         PunicaWrapperBase.__init__(self, max_num_batched_tokens, max_batches, device)
         self.lora_config = kwargs["lora_config"]
         self.max_loras = self.lora_config.max_loras
@@ -41,7 +41,7 @@ class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
         self.token_mapping_meta = self._tokens.vllm
         self.prompt_mapping_meta = self._samples.vllm
         self.tiles: list[torch.Tensor] = self._tokens.tiles
-        # The four index tensors that vLLM's base class keeps, as rows of one.
+        # The four index tensors of vLLM's base class, as rows of one tensor.
         self._indices = torch.zeros((4, max_num_batched_tokens), dtype=torch.long, device=device)
         (
             self._token_lora_indices,
@@ -60,10 +60,10 @@ class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
         vocab_size: int,
         **kwargs: Any,
     ) -> None:
-        """Group a step's rows, once for all layers, without waiting for the GPU.
+        """Group a step's rows, once for all layers. Doesn't wait for the GPU.
 
         Raises:
-            KeyError: an adapter that is in no slot.
+            KeyError: an adapter is in no slot.
         """
         self.is_prefill = mapping.is_prefill
         slot_of = SlotLookup(lora_index_to_id)
@@ -87,9 +87,9 @@ class FusedPunicaWrapper(PunicaWrapperGPU):  # type: ignore[misc]
         add_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        """`y += x @ A.T @ B.T * scale` for each projection of a linear layer.
+        """Compute `y += x @ A.T @ B.T * scale` for each projection of a linear layer.
 
-        Traced by torch.compile: everything that may change stands in tensors.
+        torch.compile traces this method, so everything that may change is in tensors.
         """
         meta = self.token_mapping_meta
         num_groups = (

@@ -1,9 +1,9 @@
 """Checks that the kernels compute correctly on this GPU, before any request uses them.
 
-Each wrapped shape is tried with every choice of tile sizes that it can get, and compared with a
-plain product in float32. Everything that the kernels must not read (a slot without rows, what is
-behind an adapter's rank, x of base rows, their workspace) holds NaN, so that a single stray read
-shows.
+Each wrapped shape is tried with every choice of tile sizes that it can get, and the result is
+compared with a plain product in float32. All memory that the kernels must not read holds NaN, so
+that a single wrong read shows: a slot that no row uses, the numbers behind an adapter's rank, x of
+base rows, and the workspace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from server.engine.worker.lora_gpu.weights import ALIGNED_ELEMENTS, LayerWeights
 Launch = Callable[..., None]
 
 TOLERANCE = 1e-2
-"""Of the norms of a row and of what is added to it: bfloat16 alone gives about 3e-3."""
+"""Largest error, relative to the norms of a row and of what is added to it. bfloat16 alone causes
+about 3e-3."""
 
 _SLOTS = 4
 _UNUSED_SLOT = 3
@@ -72,7 +73,11 @@ def failure(
 def make_trial(
     shape: Shape, tile_rows: int, dtype: torch.dtype, device: torch.device | str
 ) -> Trial:
-    """A full adapter, a smaller one, and one that lacks slices; whole tiles, parts, base rows."""
+    """Make a trial with the cases that differ for the kernels.
+
+    One adapter has the full rank, one a smaller rank, and one changes only the last slice. The
+    batch has full tiles, partly filled tiles, and base rows.
+    """
     random = torch.Generator(device="cpu").manual_seed(_SEED)
 
     def normal(*size: int, std: float = 1.0) -> torch.Tensor:
@@ -117,7 +122,7 @@ def make_trial(
 
 
 def reference(trial: Trial) -> torch.Tensor:
-    """What adapters add, in float32; zero for base rows."""
+    """Return the adapters' part of the output in float32, zero for base rows."""
     delta = torch.zeros(trial.y.shape, device=trial.y.device)
     for slot in range(_UNUSED_SLOT):
         rows = torch.from_numpy(np.flatnonzero(trial.slots == slot)).to(trial.x.device)

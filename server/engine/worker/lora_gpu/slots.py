@@ -1,4 +1,4 @@
-"""Follows vLLM's slots: checks the kernels once layers are wrapped, and tells them ranks."""
+"""Hooks into vLLM's slots: checks the kernels when layers are wrapped, and sets slots' ranks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class FollowedLayers:
     """The wrapped linear layers of one of vLLM's managers."""
 
     def __init__(self, manager: LoRAModelManager, known: Operators) -> None:
-        """Look at every layer.
+        """Find the layers and read their stacks.
 
         Raises:
-            ValueError: stacks that the kernels can't read.
+            ValueError: the kernels can't read the stacks of a layer.
         """
         self._manager = manager
         self.modules = wrapped_layers(manager)
@@ -41,7 +41,7 @@ class FollowedLayers:
         self._ranks = SlotRanks(self.layers, manager.lora_slots) if self.layers else None
 
     def set_ranks(self, slot: int, lora_id: int) -> None:
-        """Tell the kernels the ranks of the adapter that a slot got."""
+        """Tell the kernels the ranks of the adapter that was put into a slot."""
         if self._ranks is None:
             return
         adapter = self._manager._registered_adapters[lora_id]
@@ -54,7 +54,7 @@ class FollowedLayers:
         )
 
     def set_image_ranks(self, slot: int, ranks: Sequence[Sequence[int]]) -> None:
-        """Tell the kernels ranks that are known already, of every layer."""
+        """Tell the kernels the ranks of a slot's adapter, given for every layer."""
         if self._ranks is not None:
             self._ranks.set(slot, ranks)
 
@@ -77,7 +77,7 @@ def ranks_of(module: BaseLinearLayerWithLoRA, weights: Any) -> list[int]:
 
 def wrapped_layers(manager: LoRAModelManager) -> dict[str, BaseLinearLayerWithLoRA]:
     """Return the layers whose adapters our operator applies, by name."""
-    if manager.lora_config.fully_sharded_loras:  # vLLM gathers between shrink and expand then
+    if manager.lora_config.fully_sharded_loras:  # then vLLM gathers between shrink and expand
         return {}
     return {
         name: module
@@ -102,7 +102,7 @@ def _card(device: torch.device) -> str:
 
 
 def check_kernels(layers: Sequence[LayerWeights], known: Operators, device: Any) -> None:
-    """Try the kernels on every shape. If a result is wrong, use vLLM's from now on."""
+    """Try the kernels on every shape. If a result is wrong, use vLLM's kernels instead."""
     kinds = {(layer.shape, layer.dtype): None for layer in layers}
     for shape, dtype in kinds:
         wrong = failure(known.table, [shape], dtype, device)
@@ -110,12 +110,12 @@ def check_kernels(layers: Sequence[LayerWeights], known: Operators, device: Any)
             use_vllms_kernels(known, f"failed their self-check ({wrong})")
             return
     if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()  # or vLLM would count it as the model's
+        torch.cuda.empty_cache()  # or vLLM would count this memory as the model's
     log.info("LoRA kernels checked on %d shapes", len(kinds))
 
 
 def heights_of(layers: Sequence[LayerWeights], table: TileTable) -> frozenset[int]:
-    """Return the heights of tiles that these layers can ask for. A step makes only these."""
+    """Return the tile heights that these layers can use. A step makes only these."""
     shapes = {layer.shape for layer in layers}
     return frozenset(
         tiles.tile_rows for shape in shapes for tiles in table.variants(shape).values()
@@ -123,7 +123,7 @@ def heights_of(layers: Sequence[LayerWeights], table: TileTable) -> frozenset[in
 
 
 def use_vllms_kernels(known: Operators, why: str) -> None:
-    """Compute with vLLM's kernels from now on, and say so in one line."""
+    """Use vLLM's kernels from now on, and log why."""
     from server.engine.worker.lora_gpu.stock import add_with_vllm
 
     known.fallback = add_with_vllm
@@ -132,7 +132,7 @@ def use_vllms_kernels(known: Operators, why: str) -> None:
 
 @functools.cache
 def follow_slots() -> None:
-    """Make every manager of slots in this process prepare the kernels and set their ranks."""
+    """Patch vLLM's slot managers in this process to prepare the kernels and to set ranks."""
     LoRAModelManager._create_lora_modules = _then_prepare(LoRAModelManager._create_lora_modules)
     LoRAModelManager.activate_adapter = _then_set_ranks(LoRAModelManager.activate_adapter)
 

@@ -1,8 +1,8 @@
-"""One step's batch as the kernels want it: rows sorted by slot and cut into tiles.
+"""Prepares a step's batch for the kernels: sorts its rows by slot and cuts them into tiles.
 
-It is made on the host with NumPy, once for all layers of a step, and reaches the GPU in one copy:
-nothing here waits for the GPU. The kernels' grids depend on shapes alone (`max_tiles`), so a
-captured CUDA graph stays right whatever the next step's batch looks like.
+This is done on the host with NumPy, once for all layers of a step. One copy brings it to the GPU,
+and nothing here waits for the GPU. The kernels' grids depend only on shapes (`max_tiles`), so a
+captured CUDA graph is right for every batch.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 TILE_ROWS = (16, 32, 64, 128)
-"""Tile heights that tables of tile sizes may choose from; each step has tiles of each."""
+"""Tile heights that a table of tile sizes may choose from."""
 
 TILE_FIELDS = 4
-"""A tile's slot, first position, number of rows, and one unused: 16 bytes."""
+"""Fields of a tile: slot, first position, number of rows, and an unused one. 16 bytes in all."""
 
 Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """A step's rows by slot; the slots in rising order, -1 (no adapter) first if it is there."""
+    """A step's rows, grouped by slot in rising order. The group of base rows, -1, comes first."""
 
     slot_of_row: Ints
-    """Of each row of the batch, -1 for none."""
+    """The slot of each row of the batch, -1 for none."""
     slots: Ints
     counts: Ints
     starts: Ints
-    """Where each slot's rows begin in `rows`."""
+    """Index in `rows` where each slot's rows begin."""
     rows: Ints
 
     @property
     def has_adapters(self) -> bool:
-        """Whether any row has an adapter."""
+        """Return True if a row has an adapter."""
         return bool(self.slots.size) and int(self.slots[-1]) >= 0
 
 
 def group_rows(slot_of_row: Ints) -> Groups:
-    """Sort a step's rows by slot; rows of one slot keep their order."""
+    """Sort a step's rows by slot. Rows of one slot keep their order."""
     if not slot_of_row.size:
         empty = np.zeros(0, np.int32)
         return Groups(empty, empty, empty, empty, empty)
-    # 16 bits: NumPy sorts those by radix, in linear time.
+    # NumPy sorts 16-bit numbers by radix, in linear time.
     rows = np.argsort(slot_of_row.astype(np.int16), kind="stable").astype(np.int32)
     counts_of_all = np.bincount(slot_of_row + 1)
     groups = np.flatnonzero(counts_of_all)
@@ -54,13 +54,13 @@ def group_rows(slot_of_row: Ints) -> Groups:
 
 
 def max_tiles(num_rows: int, num_slots: int, tile_rows: int) -> int:
-    """The most tiles that a batch of `num_rows` over at most `num_slots` adapters can need."""
+    """Return the most tiles that `num_rows` rows of at most `num_slots` adapters can need."""
     adapters = min(num_rows, num_slots)
     return adapters + (num_rows - adapters) // tile_rows
 
 
 def fill_tiles(tiles: Ints, groups: Groups, tile_rows: int) -> None:
-    """Write the tiles of all rows that have an adapter; `tiles` is (capacity, TILE_FIELDS)."""
+    """Write the tiles of all rows that have an adapter to `tiles` (capacity, TILE_FIELDS)."""
     tiles[:, 0] = -1
     with_adapter = groups.slots >= 0
     counts, starts = groups.counts[with_adapter], groups.starts[with_adapter]

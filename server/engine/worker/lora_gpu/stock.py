@@ -1,4 +1,4 @@
-"""vLLM's own kernels behind our operator, used if our kernels have failed their self-check."""
+"""Runs vLLM's own kernels behind our operator, if our kernels have failed their self-check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def add_with_vllm(
     scale: float,
     add_inputs: bool,
 ) -> None:
-    """Compute the same with vLLM's kernels, which check the numbers of rows that they are given."""
+    """Compute the same as `Operators.add_lora` with vLLM's kernels.
+
+    They check the number of rows, so slots and rows are cut to that of x.
+    """
     groups = (slots[: len(x)], rows[: len(x)], counts, starts, ids, no_lora, num_groups)
     products = torch.empty((len(a), len(x), b[0].shape[-1]), dtype=torch.float32, device=x.device)
     _lora_shrink(x, a, products, *groups, scale)

@@ -1,8 +1,8 @@
-"""Tile sizes by shape and number of rows: from a table that was measured, else by rule.
+"""Chooses tile sizes by shape and number of rows, from a measured table or by rule.
 
-A table is a JSON file that `loraplex tune` writes for one kind of card; `tiles.json` beside this
-module is read where there is none. Each entry names a shape, the most rows that it is for, and the
-sizes. A shape that no entry has gets its sizes by rule.
+A table is a JSON file that `loraplex tune` writes for one kind of card. If there is none,
+`tiles.json` beside this module is read. Each entry has a shape, the largest number of rows that it
+is for, and the sizes. If a shape has no entry, its sizes follow a rule.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from server.engine.worker.lora_gpu.steps import TILE_ROWS
 from server.engine.worker.lora_gpu.weights import Shape
 
 ROW_LIMITS = (16, 64, 256, 1024, 8192)
-"""Entries are for batches of up to so many rows; beyond the last, its sizes are used."""
+"""Each entry is for batches of up to one of these numbers of rows. Larger batches use the last."""
 
 _SMALLEST = 16
-"""What a tensor core multiplies at least, in each direction."""
+"""The smallest size that a tensor core multiplies, in each direction."""
 
 _MAX_PARTS = 64
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Sizes of the two kernels' blocks; all are powers of two."""
+    """Sizes of the two kernels' blocks. All but the numbers of stages are powers of two."""
 
     tile_rows: int
     """Rows of one adapter that a program works on."""
     columns: int
-    """Shrink: ranks, of all slices together."""
+    """Ranks, of all slices together, that a program of shrink computes."""
     features: int
-    """Shrink: features at a time."""
+    """Features that shrink reads at a time."""
     parts: int
-    """Shrink: parts that the features are split into; expand adds them up."""
+    """Parts that shrink splits the features into. Expand adds them up."""
     shrink_warps: int
     shrink_stages: int
     outputs: int
-    """Expand: outputs."""
+    """Outputs that a program of expand computes."""
     ranks: int
-    """Expand: ranks at a time."""
+    """Ranks that expand reads at a time."""
     expand_warps: int
     expand_stages: int
     early: bool = False
-    """Programmatic dependent launch (Hopper): a kernel starts while the one before it ends."""
+    """Use programmatic dependent launch (Hopper): a kernel starts while the one before it ends."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            ValueError: a size that the kernels can't have.
+            ValueError: the kernels can't have such a size.
         """
         for field in fields(self):
             value = getattr(self, field.name)
@@ -81,48 +81,49 @@ class Entry:
 
 
 class TileTable:
-    """Chooses tile sizes; the same question has the same answer for good."""
+    """Chooses tile sizes. It always gives the same sizes for the same shape and number of rows."""
 
     def __init__(self, entries: Iterable[Entry] = (), device: str = "", source: str = "") -> None:
-        """Take entries; `device` is the card that they were measured on."""
+        """Take entries. `device` is the card that they were measured on."""
         self.same_for_all_batches = False
-        """Whether a row's result must not depend on the rest of its batch (to the last bit)."""
+        """Whether a row's result must be the same, to the last bit, in every batch."""
         self.device = device
         self.source = source
         self._entries = {(entry.shape, entry.max_rows): entry.tiles for entry in entries}
 
     @classmethod
     def of_one(cls, shape: Shape, tiles: Tiles) -> TileTable:
-        """A table that gives a shape the same sizes for every batch."""
+        """Return a table that gives a shape the same sizes for every batch."""
         return cls(Entry(shape, limit, tiles) for limit in ROW_LIMITS)
 
     def choose(self, shape: Shape, num_rows: int) -> Tiles:
-        """The sizes for a batch of so many rows."""
+        """Return the sizes for a batch of this many rows."""
         limit = ROW_LIMITS[2] if self.same_for_all_batches else row_limit(num_rows)
         known = self._entries.get((shape, limit))
         return known if known is not None else by_rule(shape, limit)
 
     def variants(self, shape: Shape) -> dict[int, Tiles]:
-        """Every choice that a shape can get, by the limit of rows that it is for."""
+        """Return the sizes that a shape can get, by their limit of rows."""
         return {limit: self.choose(shape, limit) for limit in ROW_LIMITS}
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """What the table holds."""
+        """The table's entries."""
         return [Entry(shape, limit, tiles) for (shape, limit), tiles in self._entries.items()]
 
 
 def row_limit(num_rows: int) -> int:
-    """The limit of rows whose entry a batch uses."""
+    """Return the limit of rows whose entry a batch of this many rows uses."""
     return next((limit for limit in ROW_LIMITS if num_rows <= limit), ROW_LIMITS[-1])
 
 
 def by_rule(shape: Shape, num_rows: int) -> Tiles:
-    """Sizes that should do on an H100 or H200; they have yet to be measured there.
+    """Return sizes that should suit an H100 or H200. They have not been measured there yet.
 
-    Few rows: the weights must stream in, so many programs have a part of them each. Many rows: x
-    and y must, so tiles are tall and x is read once for all slices. Tall tiles keep 64 outputs:
-    with 128 vLLM's expand kernel gave NaN on Hopper (vLLM issue 48590).
+    With few rows, reading the weights takes the time, so many programs read a part of them each.
+    With many rows, reading x and y takes the time, so tiles are tall and x is read once for all
+    slices. Tall tiles keep 64 outputs: with 128, vLLM's expand kernel gave NaN on Hopper (vLLM
+    issue 48590).
     """
     columns = _clamp(power_of_two(shape.max_columns), _SMALLEST, 64)
     ranks = _clamp(power_of_two(shape.max_rank), _SMALLEST, 64)
@@ -148,10 +149,10 @@ def by_rule(shape: Shape, num_rows: int) -> Tiles:
 
 
 def load_table(tuned: Path | None, device: str) -> TileTable:
-    """The table for a card: the tuned one if it is for it, else the packaged one.
+    """Return the table for a card: the tuned one if it is for this card, else the packaged one.
 
     Raises:
-        ValueError: a file that is no such table.
+        ValueError: a file isn't such a table.
     """
     if tuned is not None and tuned.is_file():
         table = read_table(tuned)
@@ -165,18 +166,18 @@ def read_table(path: Path) -> TileTable:
     """Read a table.
 
     Raises:
-        ValueError: a file that is no such table; the message names it.
+        ValueError: the file isn't such a table. The message names the file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = [_entry(each) for each in content["entries"]]
         return TileTable(entries, str(content["device"]), str(path))
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no table of tile sizes: {error}") from error
+        raise ValueError(f"{path} is not a table of tile sizes: {error}") from error
 
 
 def write_table(path: Path, table: TileTable) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table. If that fails, a table that was there before is kept."""
     entries = [
         {**asdict(entry.shape), "max_rows": entry.max_rows, "tiles": asdict(entry.tiles)}
         for entry in table.entries
@@ -188,7 +189,7 @@ def write_table(path: Path, table: TileTable) -> None:
 
 
 def power_of_two(value: int) -> int:
-    """The smallest power of two that isn't under a value."""
+    """Return the smallest power of two that is at least `value`."""
     return 1 << max(0, value - 1).bit_length()
 
 

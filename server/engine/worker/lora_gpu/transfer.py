@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-call"
-"""Fills slots beside the running step: from host memory through a small pinned buffer.
+"""Fills slots while steps run, from host memory through a small pinned buffer.
 
-A thread copies an adapter chunk by chunk into pinned memory, from there to the GPU on a stream of
-its own, and has a kernel put each chunk's matrices into the slot. The engine's loop begins this
-and asks whether it is done; it neither waits nor copies. Only then may a request use the slot.
+A thread copies an adapter chunk by chunk into pinned memory, and from there to the GPU on a stream
+of its own, where a kernel puts each chunk's matrices into the slot. The engine's loop starts this
+and asks later whether it is done: it neither waits nor copies. A request may use the slot only
+after that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from server.engine.worker.lora_gpu.image import CHUNK_BYTES, SEGMENT_FIELDS, Ada
 BLOCK = 2048
 NUM_BUFFERS = 2
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""By the numbers of `lora_cpu.files`."""
+"""Types by their numbers in `lora_cpu.files`."""
 
 
 class GpuEvent(Protocol):
@@ -32,7 +33,7 @@ class GpuEvent(Protocol):
         """Mark the present end of the stream."""
 
     def synchronize(self) -> None:
-        """Wait until the stream has come there, without holding Python's lock."""
+        """Wait until the stream has reached this point. Python's lock is released meanwhile."""
 
 
 class Lane(Protocol):
@@ -42,10 +43,10 @@ class Lane(Protocol):
     device: torch.device
 
     def mark(self) -> Any:
-        """Mark what the engine's own stream has been given so far."""
+        """Mark the current end of the engine's own stream."""
 
     def after(self, mark: Any) -> contextlib.AbstractContextManager[None]:
-        """Within it, work goes to this stream, behind what was marked."""
+        """Return a context in which work goes to this stream, and runs after the mark."""
 
     def event(self) -> GpuEvent:
         """Make an event of this stream."""
@@ -75,13 +76,13 @@ class CudaLane:
             yield
 
     def event(self) -> GpuEvent:
-        """See `Lane`; waiting for it sleeps, since a spinning thread would take a processor."""
+        """See `Lane`. Waiting for it sleeps, because a spinning thread would take a processor."""
         event: GpuEvent = torch.cuda.Event(blocking=True)
         return event
 
 
 class HostLane:
-    """Everything at once on the CPU, for tests of the rest."""
+    """Runs everything at once on the CPU, for tests on a machine that has no GPU."""
 
     pinned = False
     device = torch.device("cpu")
@@ -108,7 +109,7 @@ class _Nothing:
 
 @dataclass
 class _Buffer:
-    """Memory for a chunk on both sides; `free` is when the host's side has been copied."""
+    """Memory for a chunk on host and GPU. `free` marks when the host's part has been copied."""
 
     host: torch.Tensor
     device: torch.Tensor
@@ -119,7 +120,7 @@ class SlotTransfer:
     """Fills slots, one adapter after the other."""
 
     def __init__(self, base: torch.Tensor, lane: Lane, chunk_bytes: int = CHUNK_BYTES) -> None:
-        """Make the buffers; `base` is the stack that segments count from."""
+        """Make the buffers. `base` is the stack that the segments' positions count from."""
         self._base = base
         self._lane = lane
         self._buffers: list[_Buffer] = []
@@ -129,7 +130,7 @@ class SlotTransfer:
     def begin(
         self, image: AdapterImage, slot: int, wanted: Callable[[], bool] = lambda: True
     ) -> Future[None]:
-        """Fill a slot that no later step uses before the result is there."""
+        """Begin to fill a slot. No later step may use it before the future has its result."""
         return self._thread.submit(self._fill, image, slot, self._lane.mark(), wanted)
 
     def _fill(self, image: AdapterImage, slot: int, mark: Any, wanted: Callable[[], bool]) -> None:
@@ -146,7 +147,7 @@ class SlotTransfer:
     def _send(
         self, chunk: Chunk, numbers: torch.Tensor, dtype: torch.dtype, slot: int, place: int
     ) -> None:
-        """Copy a chunk: its segments, their scales, the numbers; all in one piece."""
+        """Copy a chunk's segments, their scales and its numbers in one piece, then scatter them."""
         parts = [
             torch.from_numpy(chunk.segments).view(torch.uint8).flatten(),
             torch.from_numpy(chunk.scales).view(torch.uint8),
@@ -156,7 +157,7 @@ class SlotTransfer:
         if starts[-1] > len(self._buffers[place].host):
             self._grow(starts[-1])
         buffer = self._buffers[place]
-        buffer.free.synchronize()  # until the last chunk that lay there has been copied
+        buffer.free.synchronize()  # until the last chunk in it has been copied
         for start, part in zip(starts, parts, strict=False):
             buffer.host[start : start + len(part)].copy_(part)
         sent = buffer.device[: starts[-1]]
@@ -176,7 +177,7 @@ class SlotTransfer:
         )
 
     def _grow(self, num_bytes: int) -> None:
-        """Replace the buffers by larger ones, for a matrix longer than a chunk."""
+        """Replace the buffers by larger ones, for a matrix that is larger than a chunk."""
         if self._buffers:  # a kernel may still read from them
             done = self._lane.event()
             done.record()
@@ -194,7 +195,7 @@ class SlotTransfer:
 
 
 def _starts(parts: Sequence[torch.Tensor]) -> list[int]:
-    """Where parts begin when each begins at a multiple of 16 bytes; then where the last ends."""
+    """Return where each part begins, at a multiple of 16 bytes, and then where the last ends."""
     starts = [0]
     for part in parts:
         starts.append(starts[-1] + -(-len(part) // 16) * 16)

@@ -1,4 +1,4 @@
-"""Where the kernels find a wrapped layer's stacked weights, and how many ranks each slot uses."""
+"""Describes to the kernels a wrapped layer's stacked weights and the ranks in each slot."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 ALIGNED_ELEMENTS = 8
-"""16 bytes of a 16-bit type: what one thread loads at once."""
+"""Numbers of 16 bits that one thread loads at once: 16 bytes."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What tile sizes are chosen by, beside the number of rows."""
+    """The shape of a layer. Together with the number of rows it decides the tile sizes."""
 
     features: int
     outputs: tuple[int, ...]
@@ -24,31 +24,33 @@ class Shape:
 
     @property
     def num_slices(self) -> int:
-        """Projections that share the layer's input: 3 for q, k and v."""
+        """Return the number of projections that share the layer's input: 3 for q, k and v."""
         return len(self.outputs)
 
     @property
     def max_columns(self) -> int:
-        """Ranks of all slices together, of the largest adapter."""
+        """Return the sum of the ranks of all slices, for the largest adapter."""
         return self.num_slices * self.max_rank
 
     @property
     def label(self) -> str:
-        """For logs and tables: features, outputs, rank."""
+        """Return features, outputs and rank as text for logs and tables."""
         return f"{self.features} -> {'+'.join(map(str, self.outputs))}, rank {self.max_rank}"
 
 
 class LayerWeights:
-    """One layer's stacks: `a` has (slots, 1, rank, in) a slice, `b` has (slots, 1, out, rank).
+    """One layer's stacks: for each slice A (slots, 1, rank, in) and B (slots, 1, out, rank).
 
-    Slices are separate tensors, so the kernels get their distances from the first one.
+    Slices are separate tensors, so the kernels get each one's distance from the first.
     """
 
     def __init__(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> None:
-        """Every slot counts as full until `SlotRanks` knows better: right with zero padding.
+        """Read the stacks. Each slot has the largest rank until `SlotRanks` sets its ranks.
+
+        That gives right results, because slots are padded with zeros.
 
         Raises:
-            ValueError: stacks that the kernels can't read.
+            ValueError: the kernels can't read the stacks.
         """
         _check(a, b)
         num_slots, _, max_rank, features = a[0].shape
@@ -78,7 +80,7 @@ class LayerWeights:
         self.ends = torch.tensor([full] * num_slots, dtype=torch.int32).to(a[0].device)
 
     def distance(self, base: LayerWeights, i: int) -> tuple[int, int]:
-        """Return how far slice i of A and of B are from another layer's first A, in numbers."""
+        """Return the distance, in numbers, of slice i of A and of B from `base`'s first A."""
         a, b = (
             (first - base._first[0]) // self._number_bytes + offset
             for first, offset in zip(self._first, self._geometry[i][:2], strict=True)
@@ -86,18 +88,18 @@ class LayerWeights:
         return a, b
 
     def b_slot_stride(self, i: int) -> int:
-        """Return how far slots are apart in slice i of B."""
+        """Return the distance between slots in slice i of B, in numbers."""
         return self._geometry[i][2]
 
 
 class SlotRanks:
-    """The ranks of the adapters in all slots and layers, on the GPU: one copy fills a slot.
+    """The ranks of the adapters in all slots and layers, on the GPU. One copy sets a slot's ranks.
 
     `ends[slot, layer, i]` is the sum of the adapter's ranks over the layer's slices 0 to i.
     """
 
     def __init__(self, layers: Sequence[LayerWeights], num_slots: int) -> None:
-        """Take over the layers' own tables."""
+        """Replace the layers' own `ends` by parts of one table."""
         most = max(layer.shape.num_slices for layer in layers)
         self._layers = list(layers)
         self._limits = np.array(
@@ -116,12 +118,12 @@ class SlotRanks:
             layer.ends = self._ends[:, i, : layer.shape.num_slices]
 
     def set(self, slot: int, ranks: Sequence[Sequence[int]]) -> None:
-        """Take an adapter's rank in each layer and slice, 0 where it has none.
+        """Set a slot's rank in each layer and slice, 0 for a slice that the adapter doesn't change.
 
-        What the slot holds between a rank and the next multiple of 8 must be zero.
+        The slot must hold zeros between a rank and the next multiple of 8.
 
         Raises:
-            ValueError: more than the stacks hold.
+            ValueError: a rank is larger than the stacks allow.
         """
         padded = np.zeros_like(self._limits)
         for i, (layer, of_slices) in enumerate(zip(self._layers, ranks, strict=True)):
@@ -139,7 +141,7 @@ class SlotRanks:
 
 
 def round_up(ranks: NDArray[np.int32]) -> NDArray[np.int32]:
-    """To what a thread loads at once."""
+    """Round ranks up to a multiple of what a thread loads at once."""
     return -(-ranks // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS
 
 

@@ -1,1 +1,1 @@
-"""Measures tile sizes on a card: `loraplex tune`."""
+"""Measures tile sizes on a GPU (`loraplex tune`)."""

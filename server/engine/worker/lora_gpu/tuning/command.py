@@ -1,6 +1,6 @@
-"""`loraplex tune`: measure tile sizes on this machine's card, and write the table.
+"""The command `loraplex tune`: measures tile sizes on this machine's GPU and writes the table.
 
-The command stands here because it runs on a GPU machine without a server.
+It is in this package because it needs the kernels but no server.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ if TYPE_CHECKING:
     from server.engine.worker.lora_gpu.weights import Shape
 
 MeasureShape = Callable[["Shape", int], Callable[["Tiles"], float]]
-"""Given a shape and a number of rows: what measures tile sizes for it."""
+"""Returns, for a shape and a number of rows, the function that measures tile sizes."""
 
 Check = Callable[["Shape", "Tiles"], str | None]
-"""What is wrong with a shape's results; None if nothing is."""
+"""Returns what is wrong with a shape's results, or None if they are right."""
 
 
 def tune(
-    base: Annotated[Path, typer.Option(help="Model directory, or its config.json.")],
+    base: Annotated[Path, typer.Option(help="The base's directory, or its config.json.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="Where to write; default: where the server looks (its data folder)."),
+        typer.Option(help="Where to write the table. By default where the server looks for it."),
     ] = None,
     rank: Annotated[int, typer.Option(help="The server's --max-lora-rank.", min=1)] = 16,
     slots: Annotated[int, typer.Option(help="The server's --max-loras.", min=1)] = 16,
-    tensor_parallel: Annotated[int, typer.Option(help="Cards that share the model.", min=1)] = 1,
-    seconds: Annotated[float, typer.Option(help="Stop measuring after so long.", min=1)] = 400,
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the base.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.", min=1)] = 400,
     early: Annotated[
-        bool, typer.Option("--early", help="Try programmatic dependent launch, too.")
+        bool, typer.Option("--early", help="Also try programmatic dependent launch.")
     ] = False,
 ) -> None:
-    """Measure tile sizes for the GPU LoRA operators on this machine's card.
+    """Measure the best tile sizes of the LoRA kernels on this machine's NVIDIA GPU.
 
-    The server's next start uses the table. It needs an NVIDIA GPU.
+    The command writes a table, which the server reads at its next start. Give the rank, the slots
+    and the number of GPUs that the server is started with.
     """
     import torch
 
@@ -96,20 +97,20 @@ def fill_table(
     save: Callable[[TileTable], None],
     now: Callable[[], float] = time.monotonic,
 ) -> TileTable:
-    """Measure each shape for each limit of rows until `stop`; what is done is saved at once.
+    """Measure each shape for each limit of rows until the time `stop`. Saves each result at once.
 
-    Sizes that come out faster but wrong aren't kept.
+    Sizes that are faster but give wrong results are dropped.
     """
     from server.engine.worker.lora_gpu.tile_table import ROW_LIMITS, Entry, TileTable, by_rule
     from server.engine.worker.lora_gpu.tuning.search import best_tiles
 
     entries: list[Entry] = []
     table = TileTable(entries, device)
-    # Decoding with many streams and long prompts first: time may run out.
+    # Decoding with many streams, and long prompts, come first, because time may run out.
     for limit in sorted(ROW_LIMITS, key=lambda rows: (rows not in (64, 8192), rows)):
         for name, shape in shapes.items():
             if now() >= stop:
-                say("stopped: the time is up; what isn't in the table gets its sizes by rule")
+                say("stopped: the time is up; shapes not in the table get their sizes by rule")
                 return table
             timer = measure(shape, limit)
             start = by_rule(shape, limit)

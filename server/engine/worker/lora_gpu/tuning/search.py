@@ -1,6 +1,6 @@
-"""Finds tile sizes by measuring: from those by rule, one size after the other.
+"""Finds tile sizes by measuring: it starts with those by rule and changes one size at a time.
 
-Knows nothing of a GPU: what is measured, and with what, is handed in.
+It doesn't depend on a GPU: the function that measures is an argument.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.engine.worker.lora_gpu.tile_table import Tiles
 from server.engine.worker.lora_gpu.weights import Shape
 
 Measure = Callable[[Tiles], float]
-"""Microseconds that a batch takes with these sizes."""
+"""Returns the microseconds that a batch takes with these sizes."""
 
 STEPS: Mapping[str, tuple[int, ...]] = {
     "tile_rows": TILE_ROWS,
@@ -30,14 +30,14 @@ STEPS: Mapping[str, tuple[int, ...]] = {
     "expand_stages": (1, 2, 3),
     "early": (0, 1),
 }
-"""What is tried of each size, in the order in which sizes are looked at."""
+"""The values to try for each size."""
 
 WORTH = 0.98
-"""A choice must take at most so much of the best time so far: less is noise."""
+"""A choice is better if it takes at most this share of the best time. Smaller gains are noise."""
 
 
 def neighbours(tiles: Tiles, size: str) -> Iterator[Tiles]:
-    """The same sizes with another value of one."""
+    """Yield the same sizes with each other value of one size."""
     for value in STEPS[size]:
         wanted: Any = bool(value) if size == "early" else value
         if wanted != getattr(tiles, size):
@@ -47,9 +47,9 @@ def neighbours(tiles: Tiles, size: str) -> Iterator[Tiles]:
 def best_tiles(
     start: Tiles, measure: Measure, may_go_on: Callable[[], bool] = lambda: True
 ) -> tuple[Tiles, float]:
-    """Measure until no single size can be changed for the better; the sizes and their time.
+    """Measure until changing any single size brings no gain. Returns the sizes and their time.
 
-    Sizes that can't be measured (too much shared memory, say) take `math.inf`.
+    Sizes that can't run, for example because they need too much shared memory, take `math.inf`.
     """
     times: dict[Tiles, float] = {start: measure(start)}
     best = start
@@ -70,10 +70,10 @@ def best_tiles(
 def llama_shapes(
     config: Mapping[str, Any], max_rank: int, tensor_parallel: int = 1
 ) -> dict[str, Shape]:
-    """The wrapped layers of a Llama-like model, from its config.json.
+    """Return the shapes of the wrapped layers of a Llama-like model, from its config.json.
 
     Raises:
-        ValueError: a configuration that lacks what is needed, or can't be split so.
+        ValueError: the configuration lacks a value, or the layers can't be split in this way.
     """
     text = config.get("text_config") or config
     try:
@@ -98,9 +98,10 @@ def llama_shapes(
 
 
 def adapters_of(num_rows: int, num_slots: int) -> Iterable[int]:
-    """The slots of a batch to measure with: mixed row by row, as many adapters as there can be.
+    """Return the slot of each row of a batch to measure with.
 
-    Prompts have their rows together, four adapters in a batch.
+    Up to 256 rows stand for decoding: the rows of as many adapters as possible are mixed. More rows
+    stand for prompts: there are four adapters, and the rows of each are together.
     """
     if num_rows <= 256:
         return [row % num_slots for row in range(num_rows)]

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call"
-"""Times the kernels on the card that it runs on, inside a CUDA graph."""
+"""Measures how long the kernels take on this machine's GPU, inside a CUDA graph."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MAX_COPIES = 256
 
 
 class GraphTimer:
-    """One shape and one batch. Weights are copied so often that none can come from the L2 cache.
+    """Times one shape and one batch, with so many copies of the weights that L2 can't hold them.
 
-    In the engine the base's weights pass between two uses of an adapter's.
+    In the engine, the base's weights displace an adapter's from that cache between two uses.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GraphTimer:
         self._num_slots = num_slots
 
     def microseconds(self, tiles: Tiles) -> float:
-        """What one layer takes; infinite for sizes that the card can't run."""
+        """Return the time of one layer, infinite for sizes that the GPU can't run."""
         try:
             return self._measure(tiles)
         except Exception:  # Triton and CUDA have no common class for "too large"

@@ -76,7 +76,7 @@ def test_a_table_of_another_card_is_not_used(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, content: str) -> None:
     (path := tmp_path / "tiles.json").write_text(content)
-    with pytest.raises(ValueError, match=r"tiles\.json is no table of tile sizes"):
+    with pytest.raises(ValueError, match=r"tiles\.json is not a table of tile sizes"):
         read_table(path)
 
 

@@ -129,7 +129,7 @@ def test_a_table_that_can_not_be_read_is_said(
     known = Operators()
     with caplog.at_level(logging.WARNING):
         slots.choose_table(known, "NVIDIA H100", path)
-    assert "lora-tiles.json is no table of tile sizes" in caplog.text
+    assert "lora-tiles.json is not a table of tile sizes" in caplog.text
     layer = Layer(64, (32,), 16)
     layer.write(0, 16)
     check(layer, [0])
