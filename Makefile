@@ -54,7 +54,7 @@ serve: install ## Install, prepare the bundled base, serve it with the demo adap
 	@exec $(VENV)/bin/loraplex serve --demo
 
 test: $(INSTALLED_DEV) $(TRITON) base ## Install and pass the tests.
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2
 
 bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SCENARIO=hot-swap, ...
 	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
@@ -30,6 +31,23 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} would be skipped in CI: {reason}"
     return report
+
+
+class FilesAndEngines(LoadScopeScheduling):  # type: ignore[misc]
+    """Deal out the tests to the workers of `make test` file by file, the engines' files as one.
+
+    An engine takes both cores while it starts, and its tests share it. So all tests that start
+    engines run on one worker. They take longest: `schedule` sends the largest group first.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return "engines" if path.startswith(("tests/real_engine/", "tests/deploy/")) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndEngines:
+    """Return the scheduler that `pytest -n 2` uses."""
+    return FilesAndEngines(config, log)
 
 
 @pytest.fixture(scope="session")

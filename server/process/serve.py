@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from adapters_registry import rechecks
@@ -140,7 +141,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         )
         try:
             second = (operations_app, operations) if operations else None
-            return asyncio.run(running.run(listener, second))
+            return uvloop.run(running.run(listener, second))
         finally:
             write_books(running.books)
             request_lines.close()

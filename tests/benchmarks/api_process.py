@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 import psutil
+import uvloop
 
 SERVERS = ("loraplex", "vllm")
 READY_SECONDS = 240
@@ -46,7 +47,7 @@ def serve(kind: str, port: int, folder: str, step_seconds: float) -> None:
 
         run(settings, lambda _text: None)
     else:
-        asyncio.run(_serve_vllm(settings, base, port))
+        uvloop.run(_serve_vllm(settings, base, port))
 
 
 async def _serve_vllm(settings: Any, base: str, port: int) -> None:
