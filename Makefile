@@ -43,7 +43,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 # The packages whose lines `make coverage` counts.
 COVERED := server adapters_registry loadtest training
 
-.PHONY: help serve test bench abuse chaos clients check lint install base demo-adapters chart-docs docs coverage \
+.PHONY: help serve test bench abuse chaos clients bases check lint install base demo-adapters chart-docs docs coverage \
 	lock hashes hashes-3.12 clean
 .DEFAULT_GOAL := help
 
@@ -67,6 +67,9 @@ chaos: $(INSTALLED_DEV) ## Two servers, one database, one bucket, in random trou
 
 clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
 	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)
+
+bases: $(INSTALLED_DEV) ## Compare a tiny base of each family on the real server with Transformers and PEFT.
+	BASES=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_bases.py
 
 lint: $(INSTALLED_DEV) ## Format, lint and types, of the tests, too.
 	$(VENV)/bin/ruff format --check .

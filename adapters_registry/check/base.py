@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters_registry.check.norms import WeightNorms
-
-
-@dataclass(frozen=True)
-class ModuleShape:
-    """The number of input and output features of one linear layer or embedding."""
-
-    in_features: int
-    out_features: int
-
+from adapters_registry.families import LayerSizes, ModuleShape, family_of
 
 MADE_FROM = "quantized_from"
 """The key of a quantised base's `config.json` that names the original base. It is our own key."""
@@ -73,33 +65,17 @@ class BaseSpec:
 
     @classmethod
     def from_config(cls, name: str, config: dict[str, Any], max_rank: int) -> BaseSpec:
-        """Derive the modules of a Llama-architecture model from its Hugging Face configuration.
+        """Derive a model's modules from its Hugging Face configuration.
 
         Raises:
-            ValueError: the configuration is not that of a Llama-architecture causal language model.
+            ValueError: the model belongs to no family that is known (`adapters_registry.families`).
         """
-        if "LlamaForCausalLM" not in (config.get("architectures") or []):
-            raise ValueError(
-                f"{name} is not a Llama base (architectures: {config.get('architectures')}); "
-                "Loraplex serves LlamaForCausalLM models"
-            )
-        hidden, mlp = config["hidden_size"], config["intermediate_size"]
-        heads = config["num_attention_heads"]
-        head_dim = config.get("head_dim") or hidden // heads
-        kv = (config.get("num_key_value_heads") or heads) * head_dim
-        layer = {
-            "self_attn.q_proj": ModuleShape(hidden, heads * head_dim),
-            "self_attn.k_proj": ModuleShape(hidden, kv),
-            "self_attn.v_proj": ModuleShape(hidden, kv),
-            "self_attn.o_proj": ModuleShape(heads * head_dim, hidden),
-            "mlp.gate_proj": ModuleShape(hidden, mlp),
-            "mlp.up_proj": ModuleShape(hidden, mlp),
-            "mlp.down_proj": ModuleShape(mlp, hidden),
-        }
+        family = family_of(config, name)
+        sizes = LayerSizes.of(family, config)
         modules = {
             f"model.layers.{index}.{part}": shape
-            for index in range(config["num_hidden_layers"])
-            for part, shape in layer.items()
+            for index in range(sizes.num_layers)
+            for part, shape in sizes.modules(is_fused=family.is_fused).items()
         }
         made_from = config.get(MADE_FROM)
         made_from = made_from if isinstance(made_from, str) else ""

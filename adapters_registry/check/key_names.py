@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from adapters_registry.check.findings import counted
 from adapters_registry.errors import Reason
+from adapters_registry.families import FUSED
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name."""
@@ -80,9 +81,23 @@ def _mark_in(key: str, modules: Collection[str]) -> _Cause | None:
         if mark in rest and _names_a_module(head + rest.replace(mark, ""), modules):
             remove = "remove one of the two" if mark == PREFIX else "remove it"
             return _Cause(mark, "", f"{why}: {remove} from the names")
+    if (cause := _in_other_pieces(key, modules)) is not None:
+        return cause
     match = _WITH_ADAPTER.fullmatch(key)
     if match and _names_a_module(f"{match['before']}.weight", modules):
         return _Cause(f".{match['adapter'][:40]}", "", _IN_MEMORY)
+    return None
+
+
+def _in_other_pieces(key: str, modules: Collection[str]) -> _Cause | None:
+    """Return the layer that this base has in parts, or that it has together with others."""
+    for whole, parts in FUSED.items():
+        for mark, own in ((whole, parts), *((part, (whole,)) for part in parts)):
+            if all(_names_a_module(key.replace(f".{mark}.", f".{name}."), modules) for name in own):
+                has = f"which this base has as {' and '.join(own)}"
+                if mark == whole:
+                    return _Cause(mark, "", f"{has}: give each of these A and its own rows of B")
+                return _Cause(mark, "", f"{has}: train on this base, whose layers are fused")
     return None
 
 

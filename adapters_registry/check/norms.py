@@ -19,7 +19,7 @@ SAMPLE_ROWS = 64
 weight's norm. On an 8B base 150 MB are read instead of 16 GB."""
 UNKNOWN_RMS = 0.5
 """The assumed root mean square of a weight's entries if the checkpoint does not show it, because it
-is not here yet or is quantised. No linear layer of a Llama has as much."""
+is not here yet or is quantised. No linear layer of a known model has as much."""
 
 
 class WeightNorms:

@@ -122,7 +122,7 @@ class PeftConfig:
 
         A pattern matches at the end of a module's name. PEFT and vLLM take a pattern for a regular
         expression. Only plain names are accepted. There a dot matches any character and here only a
-        dot, which makes no difference for the names of a Llama base.
+        dot, which makes no difference for the names of a base's layers.
         """
         for pattern, value in (self._values.get(patterns) or {}).items():
             if module == pattern or module.endswith(f".{pattern}"):

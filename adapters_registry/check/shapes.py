@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from adapters_registry.check.base import BaseSpec, ModuleShape
+from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.findings import Findings, counted
 from adapters_registry.check.key_names import KEY, explain
 from adapters_registry.check.peft_config import PeftConfig
 from adapters_registry.check.ranks import RANK_LIMITS, limit_for
 from adapters_registry.check.weights import Tensor
 from adapters_registry.content.adapter_files import CONFIG_FILE
+from adapters_registry.families import ModuleShape
 
 _GATHER = (
     "DeepSpeed ZeRO-3 saves them so when they aren't gathered; save again with gathered weights "

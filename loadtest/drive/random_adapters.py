@@ -1,6 +1,6 @@
 """Random adapters to measure with: they need no training, and answers stay sensible.
 
-They touch every linear layer of a Llama base; the default shape is the bundled base's.
+They touch every linear layer of the base; the default shape is the bundled base's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ UPDATE_SIZE = 0.002
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """The sizes that decide the shapes of a Llama model's linear layers."""
+    """The sizes that decide the shapes of the linear layers of a Llama, or of a model like it."""
 
     layers: int = 30
     hidden: int = 576
     mlp: int = 1536
     kv: int = 192
+    query: int = 0
+    """Width of all query heads together; 0 stands for the hidden size."""
+    is_fused: bool = False
+    """Whether a layer is in one piece for query, key and value, and in one for gate and up."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LlamaShape:
@@ -33,16 +37,25 @@ class LlamaShape:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head_dim = config.get("head_dim") or hidden // heads
         kv = (config.get("num_key_value_heads") or heads) * head_dim
-        return cls(config["num_hidden_layers"], hidden, config["intermediate_size"], kv)
+        is_fused = "Phi3ForCausalLM" in (config.get("architectures") or [])
+        mlp = config["intermediate_size"]
+        return cls(config["num_hidden_layers"], hidden, mlp, kv, heads * head_dim, is_fused)
 
     def modules(self) -> dict[str, tuple[int, int]]:
         """Return the features into and out of each linear layer of a block, by the layer's name."""
-        hidden, mlp, kv = self.hidden, self.mlp, self.kv
+        hidden, mlp, kv, query = self.hidden, self.mlp, self.kv, self.query or self.hidden
+        if self.is_fused:
+            return {
+                "self_attn.qkv_proj": (hidden, query + 2 * kv),
+                "self_attn.o_proj": (query, hidden),
+                "mlp.gate_up_proj": (hidden, 2 * mlp),
+                "mlp.down_proj": (mlp, hidden),
+            }
         return {
-            "self_attn.q_proj": (hidden, hidden),
+            "self_attn.q_proj": (hidden, query),
             "self_attn.k_proj": (hidden, kv),
             "self_attn.v_proj": (hidden, kv),
-            "self_attn.o_proj": (hidden, hidden),
+            "self_attn.o_proj": (query, hidden),
             "mlp.gate_proj": (hidden, mlp),
             "mlp.up_proj": (hidden, mlp),
             "mlp.down_proj": (mlp, hidden),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from server.engine import cpu
+from server.engine.chat_formats import ChatFormats, chat_formats
 from server.engine.device import defaults
 from server.engine.device.base_size import size_of
 from server.engine.device.device import Device
@@ -58,10 +59,6 @@ _NEVER_FULL = 1 << 20
 """vLLM's own bound on adapters in host memory, which would evict adapters that are in use. The
 server keeps its own bound (`LORAPLEX_HOST_CACHE_GIB`), so vLLM's is never reached."""
 
-ADAPTED_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The layers that adapters may change; the gate rejects others. Embedding and head are left out:
-they would make each step slower and each slot larger (four times, on a small base)."""
-
 
 def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace:
     """Parse vLLM's arguments for a base directory or hub id.
@@ -80,11 +77,14 @@ def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace
     parser = make_arg_parser(Parser(allow_abbrev=False))
     known = [option.lstrip("-") for option in parser._option_string_actions]
     _check_passed_through(settings.engine_args, known)
-    arguments = _from_settings(settings, base, device)
+    formats = chat_formats(base)
+    arguments = _from_settings(settings, base, device, formats)
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     if namespace.model_tag is not None:
         raise SettingsError(f"{namespace.model_tag!r} is not a flag; the base is named with --base")
-    namespace.lora_target_modules = list(ADAPTED_MODULES)
+    # Embedding and head are left out: they would make each step slower and each slot larger (four
+    # times, on a small base). The gate rejects adapters that change other layers than these.
+    namespace.lora_target_modules = list(formats.family.targets)
     if not device.is_cpu and settings.gpu_lora_kernels == "fused":
         namespace.additional_config = _of_compiled_model(namespace.additional_config)
     _bound_prefill(namespace, settings, base, device)
@@ -141,7 +141,9 @@ def step_tokens(namespace: Namespace, device: Device) -> int:
     return namespace.max_num_batched_tokens or device.step_tokens
 
 
-def _from_settings(settings: Settings, base: str, device: Device) -> list[str]:
+def _from_settings(
+    settings: Settings, base: str, device: Device, formats: ChatFormats
+) -> list[str]:
     options: dict[str, object] = {
         "model": base,
         "served-model-name": settings.served_base_name,
@@ -157,9 +159,11 @@ def _from_settings(settings: Settings, base: str, device: Device) -> list[str]:
         "kv-cache-memory-bytes": _kv_cache_bytes(settings, base, device),
         # The server's own probes come first; `metering.AHEAD` explains the order of the others.
         "scheduling-policy": "priority",
-        "tool-call-parser": tool_call_parser(base),
+        "tool-call-parser": formats.tool_parser,
+        "reasoning-parser": formats.reasoning_parser,
         # With vLLM's default, answers may contain tool arguments that break the tool's schema.
         "tool-strict-level": "parameter",
+        **dict(formats.family.engine_options),
     }
     arguments = ["--enable-lora", "--enable-auto-tool-choice", "--no-use-tqdm-on-load"]
     for name, value in options.items():
@@ -192,13 +196,3 @@ def _kv_cache_bytes(settings: Settings, base: str, device: Device) -> int | None
             room / _GIB,
         )
     return wanted
-
-
-def tool_call_parser(base: str) -> str:
-    """Return the format of tool calls: Llama 3's if the tokenizer has its tag, else Hermes'."""
-    tokenizer = Path(base) / "tokenizer.json"
-    if Path(base).is_dir() and not (
-        tokenizer.is_file() and "<|python_tag|>" in tokenizer.read_text(encoding="utf-8")
-    ):
-        return "hermes"
-    return "llama3_json"

@@ -22,7 +22,12 @@ from server.engine.errors import map_exception, map_response
 from server.engine.grammar.budget import check_grammars
 from server.engine.interface import Endpoint
 from server.engine.log_filter import hide_exception_texts
-from server.engine.own_defaults import OwnTemplates, add_stop_tokens, current_own
+from server.engine.own_defaults import (
+    OwnTemplates,
+    add_stop_tokens,
+    current_own,
+    expect_no_reasoning,
+)
 from server.engine.request_fields import ALLOWED, allowed_part
 from server.engine.validation import fail_fast_validator
 from server.errors import InvalidRequest
@@ -99,6 +104,7 @@ def make_endpoints(
             own = await templates.of(version, raw.state.caller.tenant)
             if own is not None:
                 add_stop_tokens(request, own)
+                expect_no_reasoning(request, own)
             token, own_token = current_lora.set(leased), current_own.set(own)
             try:
                 response = await handler(request, _without_engine_headers(raw))

@@ -21,6 +21,7 @@ from adapters_registry.chat_templates.renderer import TemplateRenderer
 from adapters_registry.chat_templates.sandbox import TemplateFailed
 from adapters_registry.check.companions import chat_template_of
 from adapters_registry.records.catalog import VersionRecord
+from server.engine.chat_formats import THINK_END
 from server.workers import Workers
 
 if TYPE_CHECKING:
@@ -125,6 +126,22 @@ def add_stop_tokens(request: BaseModel, own: OwnDefaults) -> None:
         asked = getattr(request, "stop_token_ids", None) or []
         together = list(dict.fromkeys([*asked, *own.stop_token_ids]))
         request.stop_token_ids = together  # type: ignore[attr-defined]
+
+
+def expect_no_reasoning(request: BaseModel, own: OwnDefaults) -> None:
+    """Let nothing of the answer be taken for reasoning if the version's own template shows none.
+
+    The base's may. Then vLLM's parser would take all of the answer for reasoning, up to a
+    `</think>` that this version never learned to write. What the request itself says, holds.
+    """
+    if not own.template or THINK_END in own.template:
+        return
+    if "chat_template_kwargs" in type(request).model_fields:
+        given = getattr(request, "chat_template_kwargs", None) or {}
+        request.chat_template_kwargs = {  # type: ignore[attr-defined]
+            "enable_thinking": False,
+            **given,
+        }
 
 
 def follow_versions(state: State) -> None:

@@ -139,7 +139,7 @@ def base_spec(base: str, max_rank: int) -> BaseSpec:
 
     Raises:
         SettingsError: the configuration cannot be fetched.
-        ValueError: it is not that of a Llama model.
+        ValueError: it is not that of a model of a known family.
     """
     name = "" if Path(base).is_dir() else base
     return BaseSpec.from_directory(config_directory(base), max_rank, name)
@@ -158,8 +158,10 @@ def weights_directory(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+    # Mistral's repositories have the weights a second time, in files of that name.
+    unwanted = ["*/*", "consolidated*"]
     try:
-        return Path(snapshot_download(base, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(base, allow_patterns=wanted, ignore_patterns=unwanted))
     except OSError as error:
         raise _not_from_the_hub(base, error) from error
 

@@ -20,8 +20,8 @@ class BaseModelSettings(BaseSettings):
     base: str = setting(
         "",
         "Base",
-        "The base model: a directory, or a Hugging Face id that is downloaded at start. Empty: the "
-        "bundled base.",
+        "The base model: a directory, or a Hugging Face id that is downloaded at start. It is of a "
+        "family in docs/bases.md, such as Llama 3 or Qwen 3. Empty: the bundled base.",
     )
     served_base_name: str = setting(
         "base", "Base", "The name by which requests ask for the base.", min_length=1

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
+from adapters_registry.families import TARGETS
 from server.bundled_base import ensure_bundled_base
-from server.engine.arguments import ADAPTED_MODULES
 from server.engine.environment import prepare_environment
 
 ROUNDS = 8
@@ -34,7 +34,7 @@ def engine(base: str, with_lora: bool, channel: Connection) -> None:
         "enable_lora": True,
         "max_loras": 16,
         "max_lora_rank": 16,
-        "lora_target_modules": list(ADAPTED_MODULES),
+        "lora_target_modules": list(TARGETS),
     }
     llm = LLM(
         base,

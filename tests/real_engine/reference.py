@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 NOISE = 0.15
 """Bound on `distance` to the model that answered.
@@ -20,7 +20,7 @@ to any other model is at least twice the bound.
 def make_adapter(base: Path, directory: Path, seed: int, **config: Any) -> Path:
     """A random adapter of PEFT's whose answers are far from the base's."""
     torch.manual_seed(seed)
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(**config))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**config))
     for name, weight in model.named_parameters():
         if "lora_" in name:
             size = 0.3 if "lora_A" in name else 0.8
@@ -31,7 +31,7 @@ def make_adapter(base: Path, directory: Path, seed: int, **config: Any) -> Path:
 
 def load(base: Path, adapter: Path | None = None, **config: Any) -> Any:
     """The model in float32; `config` bends the base's configuration."""
-    model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, **config)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **config)
     return PeftModel.from_pretrained(model, adapter) if adapter else model
 
 

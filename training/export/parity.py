@@ -1,8 +1,8 @@
 """Whether a merged model equals its base with the adapter: their logits on probe texts, compared.
 
-Both are computed one layer at a time, in float64, so that only the weights can differ and not the
-arithmetic. The adapter acts on activations, as in PEFT and vLLM, so that the comparison shares no
-code with the merge.
+Both are computed in float64, so that only the weights can differ and not the arithmetic: a Llama
+one layer at a time, other families as whole models. The adapter acts on activations, as in PEFT and
+vLLM, so that the comparison shares no code with the merge.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from adapters_registry.families import LLAMA, family_of
 from training.data.conversations import exchange
 from training.models.adapter import Update
+from training.models.base_model import quiet_libraries
 from training.models.checkpoint import Checkpoint
 from training.quantization.calibration import Calibration, sample_texts
 from training.quantization.nf4 import round_to_nf4
@@ -77,9 +79,13 @@ def measure_parity(
 ) -> Parity:
     """Compare the merged checkpoint with the base and the updates on these texts of token ids.
 
-    `rounded` names the weights of the base that are rounded to NF4 first. Two layers are in memory
-    at a time, besides the embedding and the head.
+    `rounded` names the weights of the base that are rounded to NF4 first. Of a Llama two layers are
+    in memory at a time, besides the embedding and the head. Of another family one whole model is,
+    at 8 bytes a weight: their layers differ from each other, or the embedding is scaled.
     """
+    if family_of(base.config) is not LLAMA:
+        expected = _whole_logits(base, texts, updates, rounded)
+        return parity_of(expected, _whole_logits(merged, texts, {}, ()))
     models = [(base, _States(base, texts)), (merged, _States(merged, texts))]
     layers = range(base.config["num_hidden_layers"])
     for index in track(layers, "verifying", console=Console(stderr=True), transient=True):
@@ -118,6 +124,25 @@ class _States:
         states = self._states.outputs(self._checkpoint.tensor("model.norm.weight").double())
         parts = torch.split(self._checkpoint.tensor(head), HEAD_ROWS)
         return torch.cat([states @ part.double().T for part in parts], dim=1)
+
+
+def _whole_logits(
+    checkpoint: Checkpoint,
+    texts: list[list[int]],
+    updates: dict[str, Update],
+    rounded: Collection[str],
+) -> torch.Tensor:
+    """Return the logits at every position of the texts: shape (positions, vocabulary)."""
+    quiet_libraries()
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float64)
+    for name in rounded:
+        model.get_parameter(name).data = round_to_nf4(checkpoint.tensor(name)).double()
+    for module, update in updates.items():
+        _act_on_activations(model.get_submodule(module), update)
+    with torch.inference_mode():
+        return torch.cat([model(torch.tensor([text])).logits[0] for text in texts])
 
 
 def _act_on_activations(linear: Any, update: Update) -> None:

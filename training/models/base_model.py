@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from adapters_registry.check.base import quantization_of
+from adapters_registry.families import Family, family_of
 from training.errors import TrainingError
 from training.models.checkpoint import Checkpoint
 from training.models.device import chosen_device
@@ -17,6 +18,18 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 """Where transformers, PEFT's trainers and our own training keep a chat template."""
 NF4 = "nf4"
 """What QLoRA rounds a base to: NF4 in blocks of 64, with the scales quantised too."""
+
+
+def known_family(config: dict[str, Any], base: Path) -> Family:
+    """Return the family of a base by its configuration.
+
+    Raises:
+        TrainingError: no server could serve adapters on it.
+    """
+    try:
+        return family_of(config, base.name)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
 
 
 def quiet_libraries() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from adapters_registry.check.base import BaseSpec, ModuleShape
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.families import Family, LayerSizes, ModuleShape, family_of
 from training.data.recipe import Recipe
 from training.errors import TrainingError
 
@@ -23,8 +24,9 @@ the peak their gradient and both in bfloat16."""
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama's sizes."""
+    """A base's sizes."""
 
+    family: Family
     modules: dict[str, ModuleShape]
     num_layers: int
     hidden: int
@@ -45,20 +47,24 @@ class Shape:
         """
         try:
             modules = BaseSpec.from_config(name, config, max_rank=1).modules
-            first = {key.split(".", 3)[3]: shape for key, shape in modules.items() if ".0." in key}
+            family = family_of(config)
+            sizes = LayerSizes.of(family, config)
             return cls(
+                family,
                 modules,
-                num_layers=config["num_hidden_layers"],
-                hidden=config["hidden_size"],
-                mlp=config["intermediate_size"],
-                query=first["self_attn.q_proj"].out_features,
-                key_value=first["self_attn.k_proj"].out_features,
+                num_layers=sizes.num_layers,
+                hidden=sizes.hidden,
+                mlp=sizes.mlp,
+                query=sizes.query,
+                key_value=sizes.key_value,
                 num_heads=config["num_attention_heads"],
                 vocabulary=config["vocab_size"],
-                is_tied=bool(config.get("tie_word_embeddings", False)),
+                is_tied=family.has_tied_head(config),
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"this isn't the configuration of a Llama: {error}") from None
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+        except (KeyError, TypeError) as error:
+            raise TrainingError(f"config.json is not a model configuration: {error}") from None
 
     @property
     def num_linear(self) -> int:
@@ -89,10 +95,11 @@ class Shape:
     def adapted(self, recipe: Recipe) -> list[ModuleShape]:
         """Return the modules that a recipe adapts."""
         lowest = self.num_layers - (recipe.num_last_layers or self.num_layers)
+        targets = self.family.own_names(recipe.targets)
         return [
             shape
             for name, shape in self.modules.items()
-            if name.rsplit(".", 1)[1] in recipe.targets and int(name.split(".")[2]) >= lowest
+            if name.rsplit(".", 1)[1] in targets and int(name.split(".")[2]) >= lowest
         ]
 
     def num_trainable(self, recipe: Recipe) -> int:
@@ -177,6 +184,7 @@ def _layer_bytes(shape: Shape, recipe: Recipe) -> int:
     if not recipe.has_adapter:
         return attention + 26 * shape.hidden + 8 * shape.mlp
     first = {n.rsplit(".", 1)[1]: m for n, m in shape.modules.items() if ".layers.0." in n}
-    adapted = [module for name, module in first.items() if name in recipe.targets]
+    targets = shape.family.own_names(recipe.targets)
+    adapted = [module for name, module in first.items() if name in targets]
     copies = sum(4 * (m.in_features + recipe.rank) for m in adapted)
     return attention + 8 * shape.hidden + 6 * shape.mlp + copies

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from adapters_registry.check.base import MADE_FROM, BaseSpec, short_name
+from adapters_registry.families import LLAMA, family_of
 from training.errors import TrainingError
 from training.models.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
 from training.quantization.calibration import Calibration
@@ -66,6 +67,11 @@ def quantize_checkpoint(
 def _check(checkpoint: Checkpoint, group_size: int) -> None:
     """Refuse a base that isn't known, is quantised already, or can't be divided into groups."""
     checkpoint.linear_weights()
+    if (family := family_of(checkpoint.config)) is not LLAMA:
+        raise TrainingError(
+            f"4-bit weights can be made of Llama bases only, and {checkpoint.directory} is "
+            f"{family.name}: use --method nf4, or a 4-bit checkpoint that others made"
+        )
     modules = BaseSpec.from_directory(checkpoint.directory, max_rank=1).modules
     for name, shape in modules.items():
         if shape.in_features % group_size or shape.out_features % FEATURES_STEP:

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from training.errors import TrainingError
 from training.models.base_model import (
     CHAT_TEMPLATE_FILE,
     base_digest,
+    known_family,
     load_model,
     load_tokenizer,
     quantization_in_training,
@@ -63,6 +64,8 @@ def train(
 
     require_new(out)
     config = Checkpoint.open(base).config
+    family = known_family(config, base)
+    recipe = replace(recipe, targets=family.own_names(recipe.targets))
     renderer = Renderer(load_tokenizer(base, recipe.chat_template), recipe.date)
     if recipe.has_adapter:
         lora_config(recipe, num_layers=config["num_hidden_layers"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters_registry.check.base import BaseSpec, quantization_of
+from adapters_registry.families import LayerSizes, family_of
 
 _BF16_BYTES = 2
 _BYTES_PER_WEIGHT = {"": 2.0, "nf4": 2.0, "fp8": 1.0}
@@ -23,7 +24,7 @@ class BaseSize:
     slot_bytes_per_rank: int
     """Bytes of an adapter slot in BF16, on all linear layers, for each unit of the largest rank."""
     kv_bytes_per_token: int
-    """Bytes of a KV cache in BF16."""
+    """Bytes of a KV cache in BF16. Layers with a sliding window take less of a long prompt."""
     max_tokens: int
     """The longest context that the base was trained for."""
 
@@ -33,7 +34,7 @@ class BaseSize:
 
         Raises:
             OSError: there is no readable `config.json`.
-            ValueError: it doesn't describe a Llama model.
+            ValueError: it doesn't describe a model of a known family.
         """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         size = cls.from_config(config)
@@ -44,14 +45,14 @@ class BaseSize:
         """Compute the sizes from a Hugging Face configuration. That of the weights is an estimate.
 
         Raises:
-            ValueError: it doesn't describe a Llama model.
+            ValueError: it doesn't describe a model of a known family.
         """
         try:
             modules = BaseSpec.from_config("the base", config, max_rank=1).modules
-            hidden, num_layers = config["hidden_size"], config["num_hidden_layers"]
-            tables = 1 if config.get("tie_word_embeddings") else 2
-            num_embedding = tables * config["vocab_size"] * hidden
-            key_value = modules["model.layers.0.self_attn.k_proj"].out_features
+            family = family_of(config)
+            sizes = LayerSizes.of(family, config)
+            tables = 1 if family.has_tied_head(config) else 2
+            num_embedding = tables * config["vocab_size"] * sizes.hidden
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"config.json is not a model configuration: {error}") from None
         num_linear = sum(m.in_features * m.out_features for m in modules.values())
@@ -60,7 +61,7 @@ class BaseSize:
         return cls(
             weights_bytes=round(num_linear * bytes_per_weight) + num_embedding * _BF16_BYTES,
             slot_bytes_per_rank=features * _BF16_BYTES,
-            kv_bytes_per_token=2 * num_layers * key_value * _BF16_BYTES,
+            kv_bytes_per_token=2 * sizes.num_layers * sizes.key_value * _BF16_BYTES,
             max_tokens=int(config.get("max_position_embeddings") or 2048),
         )
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.static_check import check_adapter
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
@@ -14,6 +16,14 @@ def test_its_adapters_pass_the_gate(tmp_path: Path, tiny_base: BaseSpec) -> None
     make_adapter(tmp_path / "adapter", shape, rank=8, seed=1)
     facts = check_adapter(tmp_path / "adapter", tiny_base)
     assert (facts.rank, facts.num_layers, len(facts.target_modules)) == (8, 2, 7)
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "Phi3ForCausalLM"])
+def test_adapters_of_other_families_pass_the_gate(tmp_path: Path, architecture: str) -> None:
+    config = TINY_BASE | {"architectures": [architecture], "head_dim": 8}
+    base = BaseSpec.from_config("other", config, max_rank=8)
+    make_adapter(tmp_path / "adapter", LlamaShape.from_config(config), rank=2, seed=1)
+    assert check_adapter(tmp_path / "adapter", base).num_layers == 2
 
 
 def test_the_same_seed_makes_the_same_adapter(tmp_path: Path) -> None:

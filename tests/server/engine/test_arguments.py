@@ -6,7 +6,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from server.engine import arguments as engine_module
 from server.engine import cpu
-from server.engine.arguments import FORBIDDEN, engine_arguments, tool_call_parser
+from server.engine.arguments import FORBIDDEN, engine_arguments
 from server.engine.device.base_size import BaseSize
 from server.engine.device.device import Device
 from server.engine.worker.lora_gpu import OPERATOR_VERSION
@@ -98,12 +98,6 @@ def test_arguments_that_cannot_be_passed(given: tuple[str, ...], message: str) -
     with pytest.raises(SettingsError, match=message) as error:
         parsed(Settings(engine_args=given))
     assert "\n" not in str(error.value)
-
-
-def test_tool_call_format_follows_the_tokenizer(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    assert tool_call_parser(str(tmp_path)) == "hermes"
-    (tmp_path / "tokenizer.json").write_text('{"content": "<|python_tag|>"}')
-    assert tool_call_parser(str(tmp_path)) == "llama3_json"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
     ("spoil", "message"),
     [
         (lambda base: shutil.rmtree(base), "isn't a model directory"),
-        (lambda base: edit_config(base, architectures=["GPT2LMHeadModel"]), "not a Llama base"),
+        (lambda base: edit_config(base, architectures=["GPT2LMHeadModel"]), "can't be a base"),
         (lambda base: edit_config(base, quantization_config={}), "quantised already"),
         (lambda base: edit_config(base, num_hidden_layers=3), "lacks 7 weights"),
         (

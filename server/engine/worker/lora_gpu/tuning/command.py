@@ -46,13 +46,13 @@ def tune(
     import torch
 
     from server.engine.worker.lora_gpu.tile_table import write_table
-    from server.engine.worker.lora_gpu.tuning.search import adapters_of, llama_shapes
+    from server.engine.worker.lora_gpu.tuning.search import adapters_of, layer_shapes
     from server.settings import load_settings
 
     path = output or load_settings().gpu_lora_tiles_file
     try:
         file = base / "config.json" if base.is_dir() else base
-        shapes = llama_shapes(json.loads(file.read_text()), rank, tensor_parallel)
+        shapes = layer_shapes(json.loads(file.read_text()), rank, tensor_parallel)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"--base {base}: {error}") from None
     if not torch.cuda.is_available():

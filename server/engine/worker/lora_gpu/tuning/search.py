@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from adapters_registry.families import LLAMA, LayerSizes, family_of
 from server.engine.worker.lora_gpu.steps import TILE_ROWS
 from server.engine.worker.lora_gpu.tile_table import Tiles
 from server.engine.worker.lora_gpu.weights import Shape
@@ -67,32 +68,39 @@ def best_tiles(
             return best, times[best]
 
 
-def llama_shapes(
+def layer_shapes(
     config: Mapping[str, Any], max_rank: int, tensor_parallel: int = 1
 ) -> dict[str, Shape]:
-    """Return the shapes of the wrapped layers of a Llama-like model, from its config.json.
+    """Return the shapes of a model's wrapped layers, from its config.json.
+
+    An unknown architecture is taken for a Llama: the sizes are enough to measure with.
 
     Raises:
         ValueError: the configuration lacks a value, or the layers can't be split in this way.
     """
-    text = config.get("text_config") or config
+    text = dict(config.get("text_config") or config)
     try:
-        hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
-        inner = int(text["intermediate_size"])
+        family = family_of(text)
+    except ValueError:
+        family = LLAMA
+    try:
+        sizes = LayerSizes.of(family, {"num_hidden_layers": 1, **text})
+        heads = int(text["num_attention_heads"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"the configuration has no {error}") from None
-    head = int(text.get("head_dim") or hidden // heads)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
+    hidden, inner, head = sizes.hidden, sizes.mlp, sizes.query // heads
+    kv_heads = sizes.key_value // head
     if heads % tensor_parallel or inner % tensor_parallel:
         raise ValueError(
             f"{heads} heads and {inner} features can't be split {tensor_parallel} ways"
         )
     q, inner = head * heads // tensor_parallel, inner // tensor_parallel
     kv = head * max(1, kv_heads // tensor_parallel)
+    fused = family.is_fused
     return {
-        "qkv": Shape(hidden, (q, kv, kv), max_rank),
+        "qkv": Shape(hidden, (q + 2 * kv,) if fused else (q, kv, kv), max_rank),
         "o": Shape(q, (hidden,), max_rank),
-        "gate_up": Shape(hidden, (inner, inner), max_rank),
+        "gate_up": Shape(hidden, (2 * inner,) if fused else (inner, inner), max_rank),
         "down": Shape(inner, (hidden,), max_rank),
     }
 

@@ -18,7 +18,7 @@ from server.engine.worker.lora_gpu.tuning.search import (
     STEPS,
     adapters_of,
     best_tiles,
-    llama_shapes,
+    layer_shapes,
     neighbours,
 )
 from server.engine.worker.lora_gpu.weights import Shape
@@ -86,19 +86,25 @@ def test_every_neighbour_is_valid(size: str) -> None:
 
 
 def test_shapes_of_a_llama() -> None:
-    assert llama_shapes(LLAMA, 16) == {
+    assert layer_shapes(LLAMA, 16) == {
         "qkv": Shape(4096, (4096, 1024, 1024), 16),
         "o": Shape(4096, (4096,), 16),
         "gate_up": Shape(4096, (14336, 14336), 16),
         "down": Shape(14336, (4096,), 16),
     }
-    halves = llama_shapes(LLAMA, 16, tensor_parallel=2)
+    halves = layer_shapes(LLAMA, 16, tensor_parallel=2)
     assert halves["qkv"].outputs == (2048, 512, 512)
     assert halves["down"] == Shape(7168, (4096,), 16)
     with pytest.raises(ValueError, match="3 ways"):
-        llama_shapes(LLAMA, 16, tensor_parallel=3)
+        layer_shapes(LLAMA, 16, tensor_parallel=3)
     with pytest.raises(ValueError, match="hidden_size"):
-        llama_shapes({}, 16)
+        layer_shapes({}, 16)
+
+
+def test_shapes_of_a_family_with_fused_layers() -> None:
+    shapes = layer_shapes({**LLAMA, "architectures": ["Phi3ForCausalLM"]}, 16)
+    assert shapes["qkv"] == Shape(4096, (4096 + 2 * 1024,), 16)
+    assert shapes["gate_up"] == Shape(4096, (2 * 14336,), 16)
 
 
 def test_batches_to_measure_with() -> None:
