@@ -1,6 +1,6 @@
-"""Makes adapters: data, recipes, training, evaluation. Knows nothing of the server or of vLLM."""
+"""Makes adapters: data, recipes, training, evaluation. It depends on neither server nor vLLM."""
 
 import logging
 
-# At its import it warns of an optional package that nothing here needs.
+# When it is imported, it warns about an optional package that isn't needed here.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

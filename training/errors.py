@@ -1,9 +1,9 @@
-"""What can go wrong with a training job and is the caller's to mend."""
+"""Errors of training jobs that the caller can correct."""
 
 
 class TrainingError(Exception):
-    """A training job that can't be run as asked; the message says what to change."""
+    """A training job can't be run as asked. The message says what to change."""
 
 
 class DataError(TrainingError):
-    """Training data that can't be used; the message lists every bad line."""
+    """Training data can't be used. The message says what is wrong, and where."""

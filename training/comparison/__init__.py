@@ -1,1 +1,1 @@
-"""The experiment that compares methods on one's own data."""
+"""The experiment that compares training methods on the user's own data."""

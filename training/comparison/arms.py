@@ -1,4 +1,4 @@
-"""The arms of a comparison: which method, at which rank, on which modules."""
+"""The arms of a comparison. Each is a method, at a rank, on a set of modules."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Arm:
 def make_arms(
     recipe: Recipe, methods: Sequence[str], ranks: Sequence[int], targets: Sequence[str]
 ) -> list[Arm]:
-    """Return the prompt's arm, and one for each method; adapters at each rank and set of targets.
+    """Return the arms: the prompt, full training, and each other method at each rank and targets.
 
     Raises:
-        TrainingError: there is no such method.
+        TrainingError: a method doesn't exist.
     """
     arms = [Arm(PROMPT, None)]
     for method in methods:
         if method not in METHODS:
-            raise TrainingError(f"--method is {', '.join(METHODS)}; not {method}")
+            raise TrainingError(f"--method must be one of {', '.join(METHODS)}, not {method}")
         if method == "full":
             arms.append(Arm("full", replace(recipe, method="full")))
             continue

@@ -1,7 +1,7 @@
-"""The experiment that decides: prompt alone, LoRA, QLoRA, full, on one's own data.
+"""Runs a comparison of methods on the user's own data: prompt only, LoRA, QLoRA, full training.
 
 Each arm searches its own learning rate on a development split, then runs with every seed and is
-scored on what was held out. A comparison that was killed continues where it was.
+scored on the held-out examples. A comparison that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from training.data.splitting import split_off
 from training.errors import TrainingError
 
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
-"""The rates that are searched, times the method's default."""
+"""The learning rates to try, as factors of the method's default."""
 DEV_SHARE = 0.1
 MAX_DEV = 64
 NUM_SHOTS = 4
-"""Examples in the prompt of the arm that trains nothing."""
+"""Number of examples in the prompt of the arm that isn't trained."""
 PROBE_STEPS = 4
 
 RunTrial = Callable[[str, Recipe | None, str], Result]
-"""Runs one trial: its name, its recipe (None: the base as it is), and which split to score on."""
+"""Runs a trial, given its name, its recipe (None for the untrained base) and the split to score."""
 
 
 def compare(
@@ -44,13 +44,13 @@ def compare(
     minutes: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Run every arm. The results of trials stay in `out`: a repeated call takes them from there.
+    """Run every arm. The results of trials are kept in `out`, and a repeated call reuses them.
 
-    With `minutes` each arm has as many steps as fit into that time; otherwise all arms have the
-    recipe's. `progress` is told the name of each trial before it begins.
+    With `minutes` each arm runs as many steps as fit into that time. Otherwise it runs its recipe's
+    steps. `progress` is called with the name of each trial before it begins.
 
     Raises:
-        TrainingError: a trial can't be run.
+        TrainingError: there are no test examples, or a trial can't be run.
     """
     if not test:
         raise TrainingError("nothing is held out to compare on: give --test")
@@ -100,7 +100,7 @@ def _with_steps(name: str, recipe: Recipe, minutes: float | None, trial: RunTria
 def _best_rate(
     name: str, recipe: Recipe, rates: list[float], metric: str, trial: RunTrial
 ) -> float:
-    """Return the rate with the best score on the development split; of equals the least loss."""
+    """Return the rate with the best score on the development split, or the least loss if equal."""
     if len(rates) == 1:
         return rates[0]
     tried: dict[float, tuple[float, float]] = {}

@@ -1,4 +1,4 @@
-"""What to take: the method with the least effort that is as good as the best."""
+"""Recommends the method with the least effort that is as good as the best one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from training.comparison.results import Comparison, Row
 
 
 def recommendation(comparison: Comparison, margin: float = 0.01) -> str:
-    """Name the arm with the least effort to which none is better by more than `margin`.
+    """Return a sentence that names the arm with the least effort that is as good as the best.
 
-    A difference counts where it is significant. Effort, from the least: a prompt, LoRA, QLoRA (its
-    base must be rounded for serving), full (a base of its own). Of two arms of one method the one
-    with fewer trained parameters takes less.
+    An arm is as good as the best if the difference is not significant, or at most `margin`. The
+    effort rises from a prompt over LoRA and QLoRA (its base must be rounded for serving) to full
+    training (which makes a base of its own). Of two arms with the same method, the one with fewer
+    trained parameters takes less effort.
     """
     effort = {"": 0, "lora": 1, "qlora": 2, "full": 3}
     rows = sorted(comparison.rows, key=lambda row: (effort[row.method], row.num_trainable))
@@ -35,10 +36,10 @@ def recommendation(comparison: Comparison, margin: float = 0.01) -> str:
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """Return what speaks against taking the table as it is, a line each."""
+    """Return the reasons to doubt the table, one line for each."""
     return [
-        f"{row.name}: {row.learning_rate:.2g} is at the edge of the rates that were tried; repeat "
-        "with more of --rate, as factors of the method's own"
+        f"{row.name}: the best learning rate, {row.learning_rate:.2g}, is at the edge of those "
+        "tried; repeat with more values of --rate (factors of the method's own rate)"
         for row in comparison.rows
         if row.rate_is_at_edge
     ]

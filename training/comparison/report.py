@@ -1,4 +1,4 @@
-"""A comparison to read: a table, a plot, and a page of HTML that holds both."""
+"""Writes a comparison as a table, a plot, and an HTML page with both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPORT_JSON, REPORT_PNG, REPORT_HTML = "comparison.json", "comparison.png", "com
 
 
 def columns(comparison: Comparison) -> list[str]:
-    """Return the table's heads."""
+    """Return the names of the table's columns."""
     is_on_gpu = any(row.peak_gpu_memory_mib for row in comparison.rows)
     return [
         "arm",
@@ -32,10 +32,10 @@ def columns(comparison: Comparison) -> list[str]:
 
 
 def table_rows(comparison: Comparison, price_per_hour: float | None = None) -> list[list[str]]:
-    """Return the table's cells, a row for each arm; a dash stands where there is no value.
+    """Return the table's cells, a row for each arm. A dash stands for a missing value.
 
-    The target is the validation loss that every trained arm reached: the highest of their lowest.
-    `price_per_hour` is in any currency, and so is the column `cost`.
+    The target in "s to target" is the lowest validation loss that every trained arm has reached.
+    The column `cost` has the currency of `price_per_hour`.
     """
     lowest = [min(loss for _, loss in row.validation) for row in comparison.rows if row.validation]
     target = max(lowest, default=0.0)

@@ -1,4 +1,4 @@
-"""What a comparison found: a row for each arm, and how far each is behind the best."""
+"""The results of a comparison: a row for each arm, and its distance to the best."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class Row:
     runs: list[Scores]
     """The scores of each seed's run."""
     peak_memory_mib: float = 0
-    """Of the process in the machine's memory."""
+    """Peak memory of the process on the host."""
     peak_gpu_memory_mib: float = 0
-    """Of the tensors on the GPU; 0 where there is none."""
+    """Peak memory of the tensors on the GPU, 0 if there is no GPU."""
     seconds_per_step: float = 0
     train_seconds: float = 0
     num_trainable: int = 0
     artefact_bytes: int = 0
     rate_is_at_edge: bool = False
-    """Whether the best rate was the lowest or highest that was tried: another may be better."""
+    """Whether the best rate is the lowest or highest that was tried. Others may be better."""
     validation: list[list[float]] = field(default_factory=list)
-    """Pairs of seconds of training and validation loss, of the first seed's run."""
+    """Pairs of seconds of training and validation loss, from the first seed's run."""
 
     @property
     def peak_mib(self) -> float:
-        """The peak where training ran: of the GPU if there was one, otherwise of the process."""
+        """Return the peak of the GPU's memory if there was one, otherwise of the process."""
         return self.peak_gpu_memory_mib or self.peak_memory_mib
 
     @property
     def scores(self) -> Scores:
-        """For each held-out example the mean over seeds."""
+        """Return the mean over seeds of each held-out example's scores."""
         first = self.runs[0]
         values = {
             metric: np.mean([run.values[metric] for run in self.runs], axis=0).tolist()
@@ -50,17 +50,17 @@ class Row:
         return Scores(values, first.num_tokens)
 
     def by_seed(self, metric: str) -> list[float]:
-        """The metric's mean in each run."""
+        """Return the metric's mean in each run."""
         return [run.mean(metric) for run in self.runs]
 
     def spread(self, metric: str) -> float:
-        """The metric's standard deviation over seeds."""
+        """Return the metric's standard deviation over seeds."""
         return statistics.stdev(self.by_seed(metric)) if len(self.runs) > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, the metric that decides, and the paired difference of each row to the best."""
+    """All rows, the metric that decides, and each row's paired difference to the best row."""
 
     metric: str
     num_examples: int
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def make_row(name: str, method: str, rate: float, results: list[Result]) -> Row:
-    """Return the row of an arm whose trials, one for each seed, had these results."""
+    """Return the row of an arm from the results of its trials, one for each seed."""
     records: list[dict[str, Any]] = [result.record for result in results]
     first = records[0]
     pace = first["train_seconds"] / max(1, first["num_steps_run"])
@@ -91,7 +91,7 @@ def make_row(name: str, method: str, rate: float, results: list[Result]) -> Row:
 
 
 def summarise(rows: list[Row], metric: str, num_examples: int, num_seeds: int) -> Comparison:
-    """Find the best row, and how far each other row is behind it on the same examples."""
+    """Find the best row, and each other row's distance to it on the same examples."""
     sign = -1 if metric == "loss" else 1
     best = max(rows, key=lambda row: sign * row.scores.mean(metric))
     behind = {
@@ -101,5 +101,5 @@ def summarise(rows: list[Row], metric: str, num_examples: int, num_seeds: int) -
 
 
 def seconds_to_target(row: Row, target_loss: float) -> float | None:
-    """Return the seconds of training until the validation loss was this low; None if never."""
+    """Return the seconds of training until validation loss reached a target, None if it didn't."""
     return next((seconds for seconds, loss in row.validation if loss <= target_loss), None)

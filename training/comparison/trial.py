@@ -1,7 +1,8 @@
-"""One trial of a comparison: `python -m training.comparison.trial DIRECTORY` trains and scores.
+"""Runs one trial of a comparison: `python -m training.comparison.trial DIRECTORY`.
 
-A trial has a process of its own, so that its peak memory is its own. One that was killed continues
-from its last checkpoint. `trial.json` says what to do, `result.json` holds the result.
+A trial trains and scores in a process of its own, so its peak memory can be measured. A trial that
+was killed continues from its last checkpoint. `trial.json` describes it, `result.json` holds the
+result.
 """
 
 from __future__ import annotations
@@ -37,24 +38,25 @@ class Result:
 
     scores: Scores
     record: dict[str, Any]
-    """The record of the training run; empty where nothing was trained."""
+    """The record of the training run. It is empty if nothing was trained."""
     artefact_bytes: int
 
     @property
     def seconds_per_step(self) -> float:
-        """How long a step of the training took, without loading and scoring."""
+        """Return how long a training step took, without loading and scoring."""
         return float(self.record["train_seconds"]) / max(1, int(self.record["num_steps_run"]))
 
 
 def run_trial(
     directory: Path, base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path
 ) -> Result:
-    """Train by a recipe (empty: the base as it is) and score on a file, unless that is done.
+    """Train by a recipe and score on a file. If this was done before, return that result.
 
-    What another job left in the directory is deleted.
+    With an empty recipe the untrained base is scored. If the directory holds another trial, that
+    one is deleted.
 
     Raises:
-        TrainingError: the trial can't be run; says why.
+        TrainingError: the trial can't be run. The message says why.
     """
     job = _job(base, recipe, train_on, score_on)
     if (directory / TRIAL_FILE).is_file() and (directory / TRIAL_FILE).read_text() != job:
@@ -72,7 +74,7 @@ def run_trial(
 
 
 def _job(base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path) -> str:
-    """Return all that the result depends on; the base's path stands for its weights."""
+    """Return everything that the result depends on, as JSON. A base is identified by its path."""
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (train_on, score_on)]
     job = {
         "base": str(base),
@@ -85,7 +87,7 @@ def _job(base: Path, recipe: dict[str, Any], train_on: Path, score_on: Path) -> 
 
 
 def carry_out(directory: Path) -> None:
-    """Do what `trial.json` says, and write `result.json`; then delete a whole model's weights."""
+    """Run the trial in `trial.json` and write `result.json`. A full model's weights are deleted."""
     job = json.loads((directory / TRIAL_FILE).read_text())
     base, model = Path(job["base"]), directory / MODEL
     record: dict[str, Any] = {}

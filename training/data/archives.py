@@ -1,6 +1,7 @@
-"""Data in a package's archive that isn't installed with it: fetched once, checked and kept.
+"""Fetches data that is in a package's archive but isn't installed with the package.
 
-The registries' own clients fetch the archive, so that configured mirrors and proxies are used.
+The archive is fetched once, checked and kept. The registries' own clients fetch it, so configured
+mirrors and proxies are used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from training.errors import TrainingError
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of a package registry, and what its content must be."""
+    """One file of a package registry, and the digest that it must have."""
 
     package: str
     version: str
@@ -31,10 +32,10 @@ class Archive:
     """`pip` for a source distribution on PyPI, `npm` for a package of npm's registry."""
 
     def members(self, folder: str) -> Iterator[tuple[str, bytes]]:
-        """Yield path and content of the files whose path begins with `folder`, in their order.
+        """Yield path and content of the files whose path begins with `folder`, in archive order.
 
         Raises:
-            TrainingError: the archive can't be fetched, or isn't the one with this digest.
+            TrainingError: the archive can't be fetched, or has another digest.
         """
         with tarfile.open(self._fetched()) as archive:
             for member in archive:
@@ -69,7 +70,7 @@ class Archive:
         if self.client == "npm":
             name = f"{self.package}@{self.version}"
             return ["npm", "pack", name, "--pack-destination", str(directory)]
-        # With its digest, which pip checks before it asks the package anything.
+        # pip checks the digest before it runs any code of the package.
         requirement = directory / "requirement.txt"
         requirement.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
         options = ["--no-deps", "--no-binary", self.package, "--dest", str(directory)]

@@ -1,4 +1,4 @@
-"""In which order examples are learned, and how a batch of them becomes tensors."""
+"""Puts examples into the order in which they are learned, and turns a batch into tensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from training.data.tokenization import IGNORED_LABEL, Sample
 def training_order(
     lengths: Sequence[int], num_examples: int, batch_size: int, seed: int
 ) -> list[int]:
-    """Return which example comes when, over as many passes as it takes: indices into `lengths`.
+    """Return `num_examples` indices into `lengths`, in as many passes as needed.
 
     Each pass is shuffled. Then the examples of every 50 batches are sorted by length and cut into
-    batches, so that there is little padding, and those batches are shuffled. The order depends on
-    the arguments alone, so that a resumed run goes on where it was.
+    batches, so that there is little padding, and those batches are shuffled. The order depends only
+    on the arguments, so a resumed run continues where it stopped.
     """
     rng = random.Random(seed)
     shuffled: list[int] = []
@@ -36,7 +36,7 @@ def training_order(
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads samples to the longest of the batch. Yields int64 tensors of shape (batch, length)."""
+    """Pads samples to the longest of a batch. Returns int64 tensors of shape (batch, length)."""
 
     pad_token_id: int
 

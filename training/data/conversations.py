@@ -1,8 +1,8 @@
-"""A conversation to learn from: its messages and tools, checked and brought into one form.
+"""Conversations to learn from: their messages and tools are checked and brought into one form.
 
-The form is the one in which the server hands a request to the chat template: text as one string,
-the arguments of a tool call as an object, `developer` as `system`. So an adapter is trained on the
-same text that it will later be asked with.
+It is the form in which the server gives a request to the chat template: text is one string, the
+arguments of a tool call are an object, and `developer` becomes `system`. So an adapter is trained
+on the same text that it will get when it is served.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
-"""`role` and `content`; an assistant's may have `tool_calls`, and `weight` 0 for "don't learn"."""
+"""`role` and `content`. An assistant's may have `tool_calls`, and `weight` 0 to learn nothing."""
 
 Tool = dict[str, Any]
 """A function that the model may call, as in OpenAI's chat API: `type` and `function`."""
@@ -26,26 +26,26 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-"""The roles that are taken, and what each counts as."""
+"""The accepted roles, and the role that each becomes."""
 
 _USED = {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "function_call"}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages that end with an answer, and the tools that the model could call meanwhile."""
+    """Messages that end with an answer, and the tools that the model could call."""
 
     messages: list[Message]
     tools: list[Tool] = field(default_factory=list)
 
     @property
     def answer(self) -> Message:
-        """The last message."""
+        """Return the last message."""
         return self.messages[-1]
 
     @property
     def record(self) -> dict[str, Any]:
-        """The conversation as one record of a JSONL file."""
+        """Return the conversation as one record of a JSONL file."""
         tools = {"tools": self.tools} if self.tools else {}
         return {**tools, "messages": self.messages}
 
@@ -58,7 +58,7 @@ def exchange(prompt: str, completion: str) -> Conversation:
 
 
 def carries_loss(message: Message) -> bool:
-    """Whether the model learns this message: an assistant's whose weight isn't 0."""
+    """Return whether the model learns this message: an assistant's with a weight other than 0."""
     return bool(message["role"] == "assistant" and message.get("weight") != 0)
 
 
@@ -66,8 +66,8 @@ def checked(messages: Any, tools: Any = None) -> Conversation:
     """Return the conversation of these messages, if a model can learn from it.
 
     Raises:
-        ValueError: a message has the wrong form, nothing is asked or nothing is answered. The text
-            says what is wrong.
+        ValueError: a message has a wrong form, or there is no question, or no answer to learn. The
+            text says what is wrong.
     """
     if not isinstance(messages, list) or not messages:
         raise ValueError('"messages" is not a list of messages')
@@ -87,7 +87,7 @@ def checked(messages: Any, tools: Any = None) -> Conversation:
 
 
 def unused_fields(messages: Iterable[Message]) -> set[str]:
-    """Return the fields of messages that hold something and that training doesn't use."""
+    """Return the fields of messages that aren't empty and that training doesn't use."""
     return {
         name
         for message in messages
@@ -171,7 +171,9 @@ def _tool_call(call: Any) -> dict[str, Any]:
 
 
 def checked_tools(tools: Any) -> list[Tool]:
-    """Return tools as the server hands them to the chat template; text is taken for their JSON.
+    """Return tools in the form in which the server gives them to the chat template.
+
+    Text is parsed as JSON.
 
     Raises:
         ValueError: they aren't a list of functions with names.

@@ -1,6 +1,6 @@
-"""Files of records: JSON lines, a JSON array, either of them compressed, Parquet, or a folder.
+"""Reads files of records: JSON lines, a JSON array, either compressed, Parquet, or a folder.
 
-What a record means is not known here: see `formats.py`.
+`formats.py` knows what a record means.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from training.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
-"""The files of a folder that are read; a file that is named may have any suffix."""
+"""Suffixes of the files that are read from a folder. A single file may have any suffix."""
 
 TAKEN = (
     "JSON lines, a JSON array, either of them compressed with gzip, Parquet, or a folder of such "
@@ -27,7 +27,7 @@ GZIP, PARQUET, ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Place:
-    """One record of a file: where it stands, and its value, or why it couldn't be decoded."""
+    """One record of a file: its place, and its value or the reason why it couldn't be decoded."""
 
     name: str
     value: Any = None
@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file's records, and the name of the form that it has."""
+    """A file's records, and the name of its form."""
 
     form: str
     records: list[Place]
@@ -46,7 +46,7 @@ def read_file(path: Path) -> DataFile:
     """Read a file's records, or those of all files of a folder in the order of their names.
 
     Raises:
-        DataError: it isn't there, can't be read, or has a form that isn't taken.
+        DataError: it doesn't exist, can't be read, or has a form that isn't accepted.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -60,11 +60,11 @@ def read_file(path: Path) -> DataFile:
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"can't decompress {path}: {error}") from error
     if content.startswith(ZIP):
-        raise DataError(f"{path} is a ZIP archive or a spreadsheet. Taken are {TAKEN}.")
+        raise DataError(f"{path} is a ZIP archive or a spreadsheet. Accepted are {TAKEN}.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} isn't UTF-8 text ({error}). Taken are {TAKEN}.") from error
+        raise DataError(f"{path} isn't UTF-8 text ({error}). Accepted are {TAKEN}.") from error
     form, records = _records(text, path)
     return DataFile(f"{form} (gzip)" if compressed else form, records)
 
@@ -99,14 +99,15 @@ def _read_folder(folder: Path) -> DataFile:
 
 def _records(text: str, path: Path) -> tuple[str, list[Place]]:
     """Read JSON lines if the first line is a record of its own, otherwise one JSON value."""
-    # Not splitlines(), which also splits at characters that JSON strings may hold as they are.
+    # splitlines() would also split at characters that may stand unescaped in JSON strings.
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         return "JSON lines", []
     first = lines[0][1].strip()
     if first[0] not in "{[":
-        looks = f"like CSV ({first[:60]!r})" if "," in first or "\t" in first else "unlike JSON"
-        raise DataError(f"{path} begins {looks}. Taken are {TAKEN}.")
+        is_csv = "," in first or "\t" in first
+        looks = f"looks like CSV ({first[:60]!r})" if is_csv else "isn't JSON"
+        raise DataError(f"{path} {looks}. Accepted are {TAKEN}.")
     if not isinstance(_decoded(first).value, dict):
         decoded = _decoded(text)
         if decoded.fault and first[0] == "[" and _decoded(first).fault:
@@ -120,7 +121,7 @@ def _records(text: str, path: Path) -> tuple[str, list[Place]]:
 
 
 def _is_conversation(values: list[Any]) -> bool:
-    """Whether a list is the messages of one conversation, not a list of conversations."""
+    """Return whether a list holds the messages of one conversation, not several conversations."""
     return bool(values) and all(isinstance(value, dict) and "role" in value for value in values)
 
 

@@ -1,4 +1,4 @@
-"""The forms in which people keep conversations, and how a record of each is read."""
+"""The formats in which people keep conversations, and how a record of each is read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Record = dict[str, Any]
 
 
 class UnknownFormat(ValueError):
-    """A record that has the fields of none of the known formats."""
+    """A record whose fields fit none of the known formats."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a record says, the name of its format, and which of its fields weren't used."""
+    """A record's conversation, the name of its format, and its unused fields."""
 
     conversation: Conversation
     format: str
@@ -27,22 +27,23 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write a conversation down. A record has it if it has all of `fields`."""
+    """A format of conversations. A record has this format if it has all of `fields`."""
 
     name: str
     example: str
     fields: tuple[str, ...]
     optional: tuple[str, ...]
     read: Callable[[Record], tuple[list[Message], Any]]
-    """From a record to its messages, in OpenAI's form but not yet checked, and its tools."""
+    """Returns a record's messages, in OpenAI's form but not yet checked, and its tools."""
 
 
 def parse_record(record: Any) -> Parsed:
-    """Turn one decoded JSON value into a conversation, whatever format it has.
+    """Turn one decoded JSON value of any known format into a conversation.
 
     Raises:
         UnknownFormat: no format has these fields.
-        ValueError: the format is known, but the record can't be learned from; the text says why.
+        ValueError: the format is known, but nothing can be learned from the record. The text says
+            why.
     """
     if isinstance(record, list) and record and all(isinstance(m, dict) for m in record):
         record = {"messages": record}
@@ -64,7 +65,7 @@ def _unknown(record: Record) -> str:
     if {"chosen", "rejected"} <= record.keys():
         return f"preference data ({names}), which can't be trained on here"
     if "text" in record:
-        return f"plain text ({names}): without question and answer there is nothing to mask"
+        return f"plain text ({names}): training needs a question and an answer"
     return f"no known format: its fields are {names}"
 
 
@@ -114,7 +115,7 @@ def _sharegpt_message(turn: Message) -> Message:
 
 
 def _alpaca(record: Record) -> tuple[list[Message], Any]:
-    """Ask the instruction, a blank line and the input if there is one, after earlier rounds."""
+    """Read an instruction, with a blank line and the input if there is one, after any history."""
     parts = [record["instruction"], record.get("input") or ""]
     if not all(isinstance(part, str) for part in [*parts, record["output"]]):
         raise ValueError("instruction, input and output must be strings")
@@ -136,7 +137,7 @@ def _system(record: Record) -> list[Message]:
 
 
 def _prompt_completion(record: Record) -> tuple[list[Message], Any]:
-    """Read strings, or lists of messages as TRL has them. Answers in the prompt aren't learned."""
+    """Read strings, or lists of messages as in TRL. Answers in the prompt aren't learned."""
     prompt = _side(record["prompt"], "user", "prompt")
     before = [
         {**message, "weight": 0} if message.get("role") == "assistant" else message

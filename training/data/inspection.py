@@ -1,4 +1,4 @@
-"""What a data set is like before anything is trained: counts, lengths, what carries loss."""
+"""Describes a data set before training: counts, lengths, and the parts that carry loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Lengths:
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> Lengths:
-        """Sum up at least one number."""
+        """Return the lengths of at least one number."""
         median, p95 = np.quantile(numbers, [0.5, 0.95], method="inverted_cdf")
         return cls(min(numbers), int(median), int(p95), max(numbers))
 
@@ -52,15 +52,15 @@ class Inspection:
     num_bad: int
     num_duplicates: int
     num_prompts: int
-    """Different prompts, blanks and case aside."""
+    """Number of different prompts, where blanks and case don't count."""
     num_with_tools: int
     num_turns: int
-    """Answers that carry loss."""
+    """Number of answers that carry loss."""
     num_unlearned: int
-    """Answers with the weight 0."""
+    """Number of answers with the weight 0."""
     special_tokens: str = ""
     unrenderable: dict[str, int] = field(default_factory=dict)
-    """Why examples can't be rendered by the base's chat template, and how many."""
+    """Why the base's chat template can't render examples, and how many for each reason."""
     lengths: Lengths | None = None
     answer_lengths: Lengths | None = None
     num_too_long: int = 0
@@ -70,7 +70,7 @@ class Inspection:
 def inspect_data(
     data: Data, renderer: Renderer, max_length: int, num_examples: int = 3
 ) -> Inspection:
-    """Count, measure and render a data set; the first `num_examples` examples are kept whole."""
+    """Count, measure and render a data set. The first `num_examples` examples are kept whole."""
     conversations = data.conversations
     answers = [m for c in conversations for m in c.messages if m["role"] == "assistant"]
     special = special_tokens_in(renderer.tokenizer, conversations)

@@ -1,4 +1,4 @@
-"""Training data from a file: its form and format are found, its records checked and counted."""
+"""Reads training data: finds a file's form and format, and checks and counts its records."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from training.data.formats import FORMATS, UnknownFormat, parse_record
 from training.errors import DataError
 
 MAX_SHOWN = 10
-"""Bad records that a message shows; the others are counted."""
+"""Number of bad records that a message shows. The others are only counted."""
 
 
 @dataclass
 class Data:
-    """What a file holds: its conversations, and what a reader should know about them."""
+    """A file's conversations, and facts about them that the user should know."""
 
     form: str
     """How the file is built, for example `JSON lines`."""
     conversations: list[Conversation] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
-    """How many records have which format."""
+    """The number of records in each format."""
     unused: Counter[str] = field(default_factory=Counter)
-    """In how many records a field stands that training doesn't use."""
+    """The number of records that have each field that training doesn't use."""
     bad: list[str] = field(default_factory=list)
-    """The records that can't be used: the place of each, and why."""
+    """The place of each record that can't be used, with the reason."""
 
     @property
     def notes(self) -> list[str]:
-        """A line that names the formats, and one for each field that isn't used."""
+        """Return a line that names the formats, and a line for each unused field."""
         formats = ", ".join(f"{count:,} × {name}" for name, count in self.formats.most_common())
         lines = [f"{self.form}: {formats}"]
         for name, count in self.unused.most_common():
@@ -42,10 +42,10 @@ class Data:
 
 
 def read_data(path: Path) -> Data:
-    """Read a file or folder, and find out what it is; bad records are listed in the result.
+    """Read a file or folder in any known form and format. The result lists bad records.
 
     Raises:
-        DataError: it can't be read, or no record has a format that is known.
+        DataError: it can't be read, or no record has a known format.
     """
     file = read_file(path)
     data = Data(file.form)
@@ -72,15 +72,15 @@ def _no_format(path: Path, file: DataFile, causes: Counter[str]) -> str:
     known = "".join(f"\n  {known.name}: {known.example}" for known in FORMATS)
     return (
         f"{path} ({file.form}) has no record that can be trained on. {count:,} of "
-        f"{len(file.records):,} are: {cause}. Taken are {TAKEN}, of records like these:{known}"
+        f"{len(file.records):,} are: {cause}. Accepted are {TAKEN}, with records like these:{known}"
     )
 
 
 def read_whole_data(path: Path) -> Data:
-    """Read a file or folder, all of whose records must be good.
+    """Read a file or folder in which all records must be good.
 
     Raises:
-        DataError: it can't be read, is empty, or has bad records; the first ten are shown.
+        DataError: it can't be read, is empty, or has bad records. The first ten are shown.
     """
     data = read_data(path)
     if data.bad:
@@ -91,17 +91,17 @@ def read_whole_data(path: Path) -> Data:
 
 
 def bad_records(bad: list[str]) -> str:
-    """Say how many records are bad, and show the first ten of them."""
+    """Return a text with the number of bad records and the first ten of them."""
     left_out = len(bad) - MAX_SHOWN
     more = [f"and {left_out:,} more"] if left_out > 0 else []
     return f"{len(bad):,} bad line(s):\n" + "\n".join([*bad[:MAX_SHOWN], *more])
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """Read the conversations of a file or folder, all of which must be good.
+    """Read the conversations of a file or folder in which all records must be good.
 
     Raises:
-        DataError: it can't be read, is empty, or has bad records; the first ten are shown.
+        DataError: it can't be read, is empty, or has bad records. The first ten are shown.
     """
     return read_whole_data(path).conversations
 

@@ -1,4 +1,4 @@
-"""What to train and how: a recipe is a TOML file, and each of its fields is a flag of `train`."""
+"""Recipes say what to train and how. A recipe is a TOML file; its fields are flags of `train`."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 METHODS = ("lora", "qlora", "full")
 LEARNING_RATES = {"lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
-"""Full fine-tuning needs a tenth to a thirtieth of LoRA's rate."""
+"""Default learning rates. Full fine-tuning needs a tenth to a thirtieth of LoRA's."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training job. Sizes are in examples, tokens or optimiser steps as the name says."""
+    """One training job. The name of a size says whether it counts examples, tokens or steps."""
 
     dataset: str = ""
-    """Name of a data set in `training/data/datasets/`; empty where a file is given."""
+    """Name of a data set in `training/data/datasets/`, empty if a file is given."""
     dataset_licence: str = ""
     num_examples: int = 2400
     method: str = "lora"
-    """lora; qlora: over a base in 4 bits (NF4, double quantisation); full: every weight."""
+    """`lora`, `qlora` (over a base in NF4 with double quantisation) or `full` (all weights)."""
     rank: int = 16
     alpha: int = 32
     targets: tuple[str, ...] = ALL_LINEAR
     num_last_layers: int = 0
-    """How many layers, counted from the top, get an adapter; 0 means every layer."""
+    """Number of layers, counted from the last, that get an adapter. 0 means all layers."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
     init: str = "default"
-    """How A begins (B at zero): default is Kaiming; or gaussian, orthogonal."""
+    """How A is initialised: `default` (Kaiming), `gaussian` or `orthogonal`. B starts at zero."""
     peft: dict[str, Any] = field(default_factory=dict)
-    """Further fields of PEFT's LoraConfig; what couldn't be served is refused."""
+    """More fields of PEFT's LoraConfig. A value that can't be served is refused."""
     learning_rate: float = LEARNING_RATES["lora"]
     num_steps: int = 120
     batch_size: int = 16
     """Examples that a step learns from."""
     accumulation: int = 1
-    """Into how many parts a step's examples are cut, which run one by one, to save memory."""
+    """Number of parts that a step's examples are cut into. They run in turn, to save memory."""
     gradient_checkpointing: bool = False
-    """Compute activations twice rather than keep them: about a third slower, far less memory."""
+    """Compute activations twice instead of keeping them: about a third slower, far less memory."""
     warmup_share: float = 0.05
     validation_share: float = 0.05
-    """Share of the examples that isn't trained on, to watch the loss on; 0: none."""
+    """Share of the examples that is held out to measure the validation loss. 0 means none."""
     patience: int = 3
-    """Stop after this many looks (of eight) without a lower validation loss; 0: never stop."""
+    """Stop if this many looks (of eight) bring no lower validation loss. 0 means never."""
     max_length: int = 512
     truncate: bool = False
     """Cut longer examples at `max_length` instead of refusing them."""
     chat_template: str = ""
-    """The text of a chat template that takes the place of the base's; empty: the base's own."""
+    """The text of a chat template that replaces the base's. Empty means the base's own."""
     date: str = DEFAULT_DATE
-    """What the chat template is told where it asks for today's date, as `2024-07-26`."""
+    """The date that the chat template gets as today's date, for example `2024-07-26`."""
     refuse_special_tokens: bool = False
     """Refuse examples whose text holds special tokens, instead of counting them."""
     seed: int = 0
     expected: dict[str, float] = field(default_factory=dict)
-    """What a run of this recipe scored on its held-out examples, by metric."""
+    """The scores of a run of this recipe on its held-out examples, by metric."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -98,15 +98,15 @@ class Recipe:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter comes out, and not a whole model."""
+        """Return whether the result is an adapter. Otherwise it is a full model."""
         return self.method != "full"
 
 
 def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
-    """Read a recipe by the name of a bundled one or by path; `overrides` win where not None.
+    """Read a bundled recipe by its name, or a recipe by its path. `overrides` win if not None.
 
     Raises:
-        TrainingError: there is no such file, or it has a field that a recipe doesn't have.
+        TrainingError: there is no such file, or it has an unknown field.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -123,23 +123,23 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
         raise TrainingError(f"{path} has unknown fields: {', '.join(sorted(unknown))}")
     before, after = values.get("method", "lora"), overrides.get("method")
     if after and LEARNING_RATES.get(after) != LEARNING_RATES.get(before):
-        values.pop("learning_rate", None)  # a rate for adapters doesn't fit a whole model
+        values.pop("learning_rate", None)  # a rate for adapters doesn't fit a full model
     values.update({key: value for key, value in overrides.items() if value is not None})
     return make_recipe(values)
 
 
 def load_recipe_data(name_or_path: str) -> Split:
-    """Return the conversations of a recipe's data set: to train on, and held out.
+    """Return a recipe's data set: the conversations to train on, and those held out.
 
     Raises:
-        TrainingError: there is no such recipe, or its data set can't be had.
+        TrainingError: there is no such recipe, or its data set can't be loaded.
     """
     recipe = load_recipe(name_or_path)
     return load_dataset(recipe.dataset, size=recipe.num_examples, seed=recipe.seed)
 
 
 def make_recipe(values: dict[str, Any]) -> Recipe:
-    """Return a recipe of plain values. None means the default; the rate's is the method's."""
+    """Return a recipe from plain values. None means the default, for the rate the method's."""
     given = {key: value for key, value in values.items() if value is not None}
     if isinstance(given.get("date"), datetime.date):  # TOML has dates of its own
         given["date"] = given["date"].isoformat()

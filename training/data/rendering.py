@@ -1,4 +1,4 @@
-"""Conversations as text: the base's chat template, rendered the same way on any day."""
+"""Renders conversations as text with the base's chat template, always with the same date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.data.conversations import Conversation, Message
 from training.errors import DataError
 
 DEFAULT_DATE = "2024-07-26"
-"""What templates that ask for today's date are told, as Llama's own do where no date can be had."""
+"""The date given to templates that ask for today's. Llama's own template falls back to it too."""
 
 
 class Renderer:
@@ -27,7 +27,7 @@ class Renderer:
         With `opens_answer` the text ends where the model would begin its next answer.
 
         Raises:
-            DataError: the template refuses the conversation; holds what the template says.
+            DataError: the template refuses the conversation. The text has the template's reason.
         """
         from jinja2.exceptions import TemplateError
 
@@ -44,7 +44,7 @@ class Renderer:
         return str(text)
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the text's token ids, and for each the place of its characters."""
+        """Return the text's token ids, and the range of characters of each."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded["input_ids"]), list(encoded["offset_mapping"])
 

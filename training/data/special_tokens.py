@@ -1,4 +1,4 @@
-"""Special tokens that stand as text in training data: usually an export went wrong."""
+"""Finds special tokens in the text of training data, usually the result of a wrong export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.data.conversations import Conversation
 
 @dataclass(frozen=True)
 class Found:
-    """How many examples hold special tokens in their text, by role, and which tokens."""
+    """The number of examples whose text has special tokens, by role, and these tokens."""
 
     num_examples: int
     by_role: Counter[str]
@@ -28,7 +28,7 @@ class Found:
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
-    """Return the texts that the tokenizer turns into tokens with a meaning of their own."""
+    """Return the texts that the tokenizer turns into special tokens."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     texts = {str(token) for token in getattr(tokenizer, "all_special_tokens", [])}
     return {text for text in texts | {t.content for t in added if t.special} if text}

@@ -1,4 +1,4 @@
-"""Which examples are held out: whole groups with the same prompt, so that none is on both sides."""
+"""Chooses the held-out examples: whole groups with one prompt, so none is on both sides."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from training.errors import DataError
 
 
 def prompt_of(conversation: Conversation) -> str:
-    """Return what identifies a conversation: all up to its first answer, blanks and case aside.
+    """Return a conversation's text before its first answer, with blanks and case normalised.
 
-    So several rounds of one conversation, each a record of its own, belong together.
+    Conversations with the same prompt form a group. So if several rounds of one conversation are
+    separate records, they stay together.
     """
     parts = []
     for message in conversation.messages:
@@ -25,16 +26,16 @@ def prompt_of(conversation: Conversation) -> str:
 
 
 def num_duplicates(conversations: Sequence[Conversation]) -> int:
-    """Return how many conversations are the same as an earlier one, word for word."""
+    """Return how many conversations repeat an earlier one word for word."""
     return len(conversations) - len({json.dumps(c.record, sort_keys=True) for c in conversations})
 
 
 def held_out(conversations: Sequence[Conversation], share: float, seed: int) -> set[int]:
-    """Return the indices of the examples to hold out: about this share, and at least one if any.
+    """Return the indices of the examples to hold out: about this share, at least one if not 0.
 
-    Which prompts are held out depends on a hash of the prompt and the seed, so more data doesn't
-    move earlier examples from one side to the other without need. Groups that are larger than what
-    is still wanted are passed over; if all are, the smallest group is held out.
+    A hash of prompt and seed decides which prompts are held out, so that with more data earlier
+    examples mostly stay on their side. A group that is larger than the number still needed is
+    skipped. If all groups are, the smallest one is held out.
 
     Raises:
         DataError: there are too few examples or too few different prompts.
@@ -64,10 +65,10 @@ def held_out(conversations: Sequence[Conversation], share: float, seed: int) -> 
 def split_off(
     conversations: Sequence[Conversation], share: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Return the conversations that stay, and those that `held_out` chooses, both in order.
+    """Return the conversations to train on, and those that `held_out` chooses, both in order.
 
     Raises:
-        DataError: as `held_out`.
+        DataError: as in `held_out`.
     """
     chosen = held_out(conversations, share, seed)
     rest = [c for index, c in enumerate(conversations) if index not in chosen]

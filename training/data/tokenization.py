@@ -1,8 +1,8 @@
-"""Conversations as token ids, with the loss on the assistant's answers alone.
+"""Turns conversations into token ids, with loss only on the assistant's answers.
 
-An answer begins where the template's generation prompt ends, and ends where the rendering of the
-conversation up to that answer ends. No search for an end token is needed, so it doesn't matter what
-the tokenizer calls its end token, nor what an answer's own text holds.
+An answer begins where the template's generation prompt ends. It ends where the rendering of the
+conversation up to that answer ends. There is no search for an end token, so neither the tokenizer's
+name for it nor the text of an answer can confuse this.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ IGNORED_LABEL = -100
 """The label that `torch.nn.CrossEntropyLoss` skips by default."""
 
 PROBE = "Yes."
-"""A short answer, which every template renders as it is."""
+"""A short answer that every template renders unchanged."""
 
 MAX_LISTED = 20
-"""Numbers of examples that a message lists; the others are counted."""
+"""How many example numbers a message lists. The others are only counted."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids to learn from; `labels` is `input_ids` where loss is taken, otherwise -100."""
+    """Token ids to learn from. `labels` equals `input_ids` where loss is taken, otherwise -100."""
 
     input_ids: list[int]
     labels: list[int]
 
     @property
     def answer_ids(self) -> list[int]:
-        """The tokens that carry loss."""
+        """Return the tokens that carry loss."""
         return [label for label in self.labels if label != IGNORED_LABEL]
 
 
@@ -48,21 +48,21 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A text to learn from, and where its answers stand."""
+    """A text to learn from, and the spans of its answers."""
 
     text: str
     spans: list[Span]
 
 
 def renderings(renderer: Renderer, conversation: Conversation) -> list[Rendering]:
-    """Render a conversation to learn from: as one text, or as one text for each answer.
+    """Render a conversation to learn from, as one text or as one text for each answer.
 
-    The second is needed where a template shows earlier answers otherwise than they were given, for
-    example without their reasoning. Each answer then stands behind what the model will see.
+    Some templates change earlier answers, for example by removing their reasoning. Then each answer
+    is rendered with the prompt that the model will see before it.
 
     Raises:
-        DataError: the template can't render it, or begins answers in another way than it asks for
-            them; says what to do.
+        DataError: the template can't render it, or doesn't begin answers with its own generation
+            prompt. The message says what to do.
     """
     whole = renderer.render(conversation)
     _check_tools(conversation, whole)
@@ -74,7 +74,7 @@ def renderings(renderer: Renderer, conversation: Conversation) -> list[Rendering
 
 
 def _check_tools(conversation: Conversation, text: str) -> None:
-    """Refuse a template that leaves out the tools, or what they said."""
+    """Raise `DataError` if the template leaves out the tools or their answers."""
     if not all(tool["function"]["name"] in text for tool in conversation.tools):
         raise DataError("the base's chat template can't render tools: train on another base")
     for message in conversation.messages:
@@ -90,7 +90,7 @@ def render_answer(renderer: Renderer, conversation: Conversation, index: int) ->
     """Render a conversation up to the answer that is its message number `index`.
 
     Raises:
-        DataError: as `renderings`.
+        DataError: as in `renderings`.
     """
     message = conversation.messages[index]
     before = renderer.render(conversation, index, opens_answer=True)
@@ -107,7 +107,7 @@ def render_answer(renderer: Renderer, conversation: Conversation, index: int) ->
                 "with it, or give another template (--chat-template FILE)"
             )
         text = _answer_as_given(renderer, conversation, index, before)
-    # Behind the end of a turn many templates put a newline, which the model is never asked for.
+    # Many templates put a newline after a turn. The model never has to generate it.
     end = max(len(before), len(text.rstrip()))
     if not all(call["function"]["name"] in text[len(before) : end] for call in calls):
         raise DataError("the base's chat template can't render tool calls: train on another base")
@@ -117,10 +117,10 @@ def render_answer(renderer: Renderer, conversation: Conversation, index: int) ->
 def _answer_as_given(
     renderer: Renderer, conversation: Conversation, index: int, before: str
 ) -> str:
-    """Return an answer behind its prompt where the template would leave out a part of it.
+    """Return prompt and answer as text if the template would leave out a part of the answer.
 
-    Templates of reasoning models drop an answer's reasoning. The end of the turn is taken from the
-    rendering of a short answer.
+    Templates of reasoning models drop an answer's reasoning, for example. The text that ends the
+    turn is taken from the rendering of a short answer.
     """
     content = conversation.messages[index]["content"]
     shortened = [*conversation.messages[:index], {"role": "assistant", "content": PROBE}]
@@ -132,18 +132,18 @@ def _answer_as_given(
 
 
 def _common_start(one: str, other: str) -> str:
-    """Return what both texts begin with."""
+    """Return the common beginning of two texts."""
     pairs = zip(one, other, strict=False)
     return one[: next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))]
 
 
 def _is_in(part: str, text: str) -> bool:
-    """Whether a text holds another, blanks and newlines aside."""
+    """Return whether `text` contains `part`, where blanks and newlines don't count."""
     return "".join(part.split()) in "".join(text.split())
 
 
 def tokenize(renderer: Renderer, rendering: Rendering) -> Sample:
-    """Turn a rendered text into token ids and labels; only answers have labels.
+    """Turn a rendered text into token ids and labels. Only answers have labels.
 
     A token belongs to an answer if all its characters do.
     """
@@ -161,16 +161,16 @@ def tokenize_conversation(renderer: Renderer, conversation: Conversation) -> lis
     """Return the samples of a conversation: one, or one for each answer (see `renderings`).
 
     Raises:
-        DataError: as `renderings`.
+        DataError: as in `renderings`.
     """
     return [tokenize(renderer, one) for one in renderings(renderer, conversation)]
 
 
 def tokenize_last_answer(renderer: Renderer, conversation: Conversation) -> Sample:
-    """Return the conversation with loss on its last answer alone, as an evaluation wants it.
+    """Return a conversation with loss only on its last answer, as an evaluation needs it.
 
     Raises:
-        DataError: as `renderings`.
+        DataError: as in `renderings`.
     """
     last = len(conversation.messages) - 1
     return tokenize(renderer, render_answer(renderer, conversation, last))
@@ -182,11 +182,11 @@ def tokenize_all(
     max_length: int,
     truncate: bool = False,
 ) -> list[list[Sample]]:
-    """Return each conversation's samples; those over `max_length` tokens are refused, or cut.
+    """Return each conversation's samples. Those over `max_length` tokens are refused, or cut.
 
     Raises:
-        DataError: some are too long, would lose their whole answer, or can't be rendered; says
-            which, counted from 1.
+        DataError: some are too long, would lose their whole answer, or can't be rendered. The
+            message gives their numbers, counted from 1.
     """
     samples = []
     for number, conversation in enumerate(conversations, start=1):

@@ -1,1 +1,1 @@
-"""What a model or adapter is worth on held-out conversations."""
+"""Scores models and adapters on held-out conversations."""

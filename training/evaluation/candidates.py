@@ -1,4 +1,4 @@
-"""What can be evaluated: a base, an adapter over its base, a merged model, a model on a server."""
+"""Candidates for evaluation: a base, with or without an adapter, or a model on a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 600
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked: as messages and tools, and as the token ids that the chat template makes."""
+    """A prompt, as messages and tools, and as the token ids that the template makes of them."""
 
     messages: list[Message]
     tools: list[Tool]
@@ -35,15 +35,15 @@ class Prompt:
 
     @property
     def has_tools(self) -> bool:
-        """Whether tools are offered, or were used before."""
+        """Return whether the prompt offers tools, or has an answer of a tool."""
         return bool(self.tools) or any(m["role"] == "tool" for m in self.messages)
 
 
 class Candidate(ABC):
-    """Something that answers, and says how likely it finds an answer."""
+    """A model that can answer prompts and give the likelihood of an answer."""
 
     chat_template = ""
-    """The text of a chat template of its own; empty: the base's."""
+    """The text of its own chat template. Empty means the base's."""
 
     @abstractmethod
     def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
@@ -65,9 +65,9 @@ class LocalModel(Candidate):
         nf4: bool | None = None,
         chat_template: str = "",
     ) -> None:
-        """Load it; where `nf4` is None, over NF4 if the adapter was trained over NF4.
+        """Load base and adapter. If `nf4` is None, NF4 is used if the adapter was trained over it.
 
-        Without a `chat_template` the one beside the adapter is used, if there is one.
+        If no `chat_template` is given, the one beside the adapter is used, if there is one.
 
         Raises:
             TrainingError: base or adapter can't be loaded.
@@ -84,7 +84,7 @@ class LocalModel(Candidate):
         self._model.eval()
 
     def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
-        """Return greedy answers; prompts of similar length are answered together."""
+        """Return greedy answers. Prompts of similar length are answered together."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
         found: dict[int, str] = {}
         for start in range(0, len(order), BATCH_SIZE):
@@ -106,7 +106,7 @@ class LocalModel(Candidate):
         return [text.strip() for text in texts]
 
     def losses(self, samples: list[Sample]) -> list[float]:
-        """Return the samples' losses, computed one at a time, without padding."""
+        """Return the samples' losses. They are computed one at a time, so there is no padding."""
         collate = Collator(self._tokenizer.pad_token_id)
         found = []
         for sample in samples:
@@ -121,7 +121,7 @@ class ServedModel(Candidate):
     """A model on a server with OpenAI's API, as its clients see it."""
 
     def __init__(self, url: str, api_key: str | None, model: str) -> None:
-        """Name a model; no request is sent yet."""
+        """Prepare a client. Sends no request yet."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(
             base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_SECONDS
@@ -131,8 +131,8 @@ class ServedModel(Candidate):
     def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
         """Return greedy answers of the chat API.
 
-        Where there are tools the prompt's tokens are sent to the completions API: the chat API
-        would take calls out of the text, which is what is compared.
+        A prompt with tools goes to the completions API as tokens, because the chat API would remove
+        tool calls from the text, and the text is what is compared.
         """
 
         def one(prompt: Prompt) -> str:
@@ -148,7 +148,7 @@ class ServedModel(Candidate):
             return list(pool.map(one, prompts))
 
     def losses(self, samples: list[Sample]) -> list[float]:
-        """Return the losses, from the log-probabilities that vLLM gives of a prompt's tokens."""
+        """Return the losses, computed from vLLM's log-probabilities of a prompt's tokens."""
 
         def one(sample: Sample) -> float:
             reply = self._post(
@@ -174,12 +174,12 @@ class ServedModel(Candidate):
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter in PEFT's format."""
+    """Return whether a directory holds an adapter in PEFT's format."""
     return (directory / CONFIG_FILE).is_file()
 
 
 def is_trained_on_nf4(adapter: Path) -> bool:
-    """Whether the adapter's file says that it was trained over a base in NF4."""
+    """Return whether the adapter's file says that it was trained over a base in NF4."""
     try:
         return trained_quantization(adapter / WEIGHTS_FILE) == NF4
     except (OSError, ValueError) as error:
@@ -187,7 +187,7 @@ def is_trained_on_nf4(adapter: Path) -> bool:
 
 
 def load_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
-    """Return the model with an adapter on top, under a name.
+    """Return the model with an adapter added under this name.
 
     Raises:
         TrainingError: it isn't an adapter of this base.

@@ -1,4 +1,4 @@
-"""What a candidate is worth on held-out conversations: every metric, the same for all kinds."""
+"""Scores a candidate on held-out conversations. All kinds of candidates get the same metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.evaluation.scores import Scores, score_answers
 from training.models.base_model import load_tokenizer
 
 SPARE_TOKENS = 16
-"""Room beyond the longest right answer: a wrong one may be longer, and must not look cut off."""
+"""Tokens beyond the longest right answer, so that a longer, wrong answer isn't cut off."""
 
 
 def evaluate(
@@ -22,10 +22,10 @@ def evaluate(
     conversations: list[Conversation],
     date: str = DEFAULT_DATE,
 ) -> Scores:
-    """Score a candidate's greedy answers to the last turns, and how likely it finds the right ones.
+    """Score a candidate's greedy answers to the last turns, and its loss on the right answers.
 
-    `base` gives the tokenizer, and the chat template where the candidate has none of its own.
-    Answers may be as long as the longest right one and a little longer.
+    `base` provides the tokenizer, and the chat template if the candidate has none of its own.
+    Answers may be a little longer than the longest right one.
 
     Raises:
         DataError: there is nothing to evaluate on, or the template can't render it.
@@ -53,7 +53,7 @@ def _prompt(renderer: Renderer, conversation: Conversation) -> Prompt:
 
 
 def _expected(renderer: Renderer, conversation: Conversation, sample: Sample) -> str:
-    """Return the right answer's text; that of a tool call is what the template makes of it."""
+    """Return the right answer's text. A tool call's text is what the template makes of the call."""
     if not conversation.answer.get("tool_calls"):
         return str(conversation.answer["content"]).strip()
     text: str = renderer.tokenizer.decode(sample.answer_ids, skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""Metrics of answers, example by example, computed by the libraries that are usual for them."""
+"""Computes metrics of answers for each example, with the usual libraries."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 METRICS = ("exact_match", "rouge_l", "bleu", "json_valid", "loss")
-"""All are means over examples in [0, 1], except `loss`: nats for a token, where lower is better."""
+"""All are means over examples in [0, 1], except `loss`, in nats for each token: lower is better."""
 NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one candidate: for each metric one number an example, in the data's order."""
+    """A candidate's scores: for each metric one number for each example, in the data's order."""
 
     values: dict[str, list[float]]
     num_tokens: list[int] = field(default_factory=list)
-    """The lengths of the right answers in tokens: the weights of the losses."""
+    """The lengths of the right answers in tokens. Losses are weighted by them."""
 
     def mean(self, metric: str, rows: Sequence[int] | None = None) -> float:
         """Return the metric's mean over all examples, or over `rows`, which may repeat."""
@@ -49,14 +49,15 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval doesn't contain zero."""
+        """Return whether zero lies outside the interval."""
         return self.low > 0 or self.high < 0
 
 
 def score_answers(answers: Sequence[str], expected: Sequence[str]) -> dict[str, list[float]]:
-    """Return exact match, ROUGE-L's F and sentence BLEU; JSON validity if all expected are JSON.
+    """Return exact match, ROUGE-L's F and sentence BLEU of each answer.
 
-    ROUGE-L: Lin, 2004; BLEU: Papineni et al., 2002, as sacrebleu computes it for a sentence.
+    JSON validity is added if all expected answers are JSON. ROUGE-L is by Lin, 2004. BLEU is by
+    Papineni et al., 2002, as sacrebleu computes it for a sentence.
     """
     pairs = list(zip(answers, expected, strict=True))
     values = {
@@ -79,9 +80,9 @@ def difference_of_runs(
 ) -> Difference:
     """Return the difference of two means over runs with several seeds.
 
-    Examples and seeds are both resampled: an interval over the examples alone would take a lucky
-    seed for a better method. With few seeds the interval is still somewhat too narrow, because a
-    bootstrap of three values has two thirds of their variance.
+    Both examples and seeds are resampled. If only examples were, a lucky seed would look like a
+    better method. With few seeds the interval is still somewhat too narrow: a bootstrap of three
+    values has two thirds of their variance.
     """
     rng = np.random.default_rng(seed)
     count = len(candidate[0].values[metric])
@@ -100,7 +101,7 @@ def difference_of_runs(
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is a JSON object or array. A number or a string alone doesn't count."""
+    """Return whether a text is a JSON object or array. A number or a string doesn't count."""
     try:
         return isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""Adapters become whole models, or one adapter."""
+"""Merges an adapter into its base, and combines several adapters into one."""

@@ -1,4 +1,4 @@
-"""Several adapters become one, with PEFT's `add_weighted_adapter`."""
+"""Combines several adapters into one, with PEFT's `add_weighted_adapter`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from training.models.checkpoint import whole_or_not_at_all
 from training.models.lora import write_adapter_weights
 
 PEFT_METHODS = {"cat": "cat", "svd": "svd", "ties": "ties_svd", "dare": "dare_ties_svd"}
-"""PEFT's names of our methods. Its plain `linear`, `ties` and `dare_ties` combine A and B one by
-one, and the product of sums isn't the sum of products; these combine the updates themselves."""
+"""PEFT's names of our methods, which combine the updates themselves. PEFT's plain `linear`, `ties`
+and `dare_ties` aren't used: they combine A and B separately, and the product of sums isn't the sum
+of products."""
 PRUNING = ("ties", "dare")
 
 
@@ -35,10 +36,10 @@ def combine_adapters(
     """Write the combination to the new directory `out`.
 
     `cat` is the exact weighted sum, whose rank is the sum of the ranks. `svd` is its best fit at
-    `rank` (without it, the largest of the adapters' ranks). `ties` (arXiv:2306.01708) and `dare`
-    (arXiv:2311.03099) keep the share `density` of each update before they add them.
+    `rank`, by default the largest of the adapters' ranks. `ties` (arXiv:2306.01708) and `dare`
+    (arXiv:2311.03099) keep the share `density` of each update before they add the updates.
 
-    Returns the distance from the weighted sum, relative to its size; 0 is exact.
+    Returns the distance from the weighted sum, relative to the size of the sum. 0 is exact.
 
     Raises:
         TrainingError: the adapters don't fit the base or each other, or `out` isn't empty.
@@ -67,14 +68,16 @@ def _check(
     adapters: Sequence[Path], weights: Sequence[float], method: str, rank: int | None
 ) -> None:
     if method not in PEFT_METHODS:
-        raise TrainingError(f"--method is {', '.join(PEFT_METHODS)}; not {method}")
+        raise TrainingError(f"--method must be one of {', '.join(PEFT_METHODS)}, not {method}")
     if len(adapters) < 2 or len(adapters) != len(weights):
         raise TrainingError(
             f"give two adapters or more and a weight for each: {len(adapters)} adapter(s), "
             f"{len(weights)} weight(s)"
         )
     if method == "cat" and rank is not None:
-        raise TrainingError("cat's rank is the sum of the adapters': for another use --method svd")
+        raise TrainingError(
+            "cat's rank is the sum of the adapters' ranks; for another, use --method svd"
+        )
 
 
 def _combine(
@@ -88,8 +91,8 @@ def _combine(
     model = load_adapter(load_model(base), adapters[0], names[0])
     for name, adapter in zip(names[1:], adapters[1:], strict=True):
         model.load_adapter(adapter, name)
-    # PEFT takes the new adapter's configuration from the first one. That must name every layer that
-    # any of them has, and must not scale sums a second time.
+    # PEFT copies the new adapter's configuration from the first one. So the first must name all
+    # layers that the adapters have, and must not scale sums a second time.
     layers = [model.peft_config[name].layers_to_transform for name in names]
     first = model.peft_config[names[0]]
     first.use_rslora = False
@@ -107,7 +110,7 @@ def _combine(
 
 
 def _common_base(adapters: Sequence[Path]) -> str | None:
-    """Return what the base was rounded to in training, which must be the same for all adapters."""
+    """Return the base's quantization in training, which must be the same for all adapters."""
     named = {read_config(adapter).get("base_model_name_or_path") for adapter in adapters}
     over = {trained_quantization(adapter / WEIGHTS_FILE) for adapter in adapters}
     if len(named) > 1 or len(over) > 1:

@@ -1,7 +1,7 @@
-"""An adapter becomes part of the base's weights: a whole model, which serves as a base of its own.
+"""Merges an adapter into the base's weights. The result is a full model, which can be served alone.
 
-Weights are read, changed and written one by one, so that about one file of the checkpoint is in
-memory at a time. They are added in float32.
+Weights are read, changed and written one by one, so about one file of the checkpoint is in memory
+at a time. Updates are added in float32.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def merge_adapter(
 ) -> Parity:
     """Merge an adapter into its base, verify the result, and keep it in the new directory `out`.
 
-    `over` says which base: the one that the adapter's file says it was trained over (`trained`),
+    `over` names the form of the base: as the adapter's file says it was in training (`trained`),
     the checkpoint as it is (`original`), or rounded to NF4 (`nf4`). The result is compared with
-    base and adapter as they were in training. If `over` names another base, the difference is
+    base and adapter as they were in training. If `over` names another form, the difference is
     measured but not bounded.
 
     Returns the difference.
@@ -49,7 +49,8 @@ def merge_adapter(
     """
     if dtype not in DTYPES or over not in OVER:
         raise TrainingError(
-            f"--dtype is {' or '.join(DTYPES)}, --over is {', '.join(OVER)}; not {dtype}, {over}"
+            f"--dtype must be {' or '.join(DTYPES)}, and --over one of {', '.join(OVER)}, "
+            f"not {dtype} and {over}"
         )
     checkpoint = Checkpoint.open(base)
     linear = checkpoint.linear_weights()
@@ -95,7 +96,7 @@ def _check(parity: Parity, dtype: str) -> None:
 
 
 def _write_config(checkpoint: Checkpoint, dtype: str, directory: Path) -> None:
-    """Write the base's configuration with the new type, without its mark as another base's copy."""
+    """Write the base's configuration with the new type. The mark of a quantized copy is removed."""
     config = {k: v for k, v in checkpoint.config.items() if k not in (MADE_FROM, QUANTIZATION)}
     config.pop("torch_dtype", None)
     text = json.dumps(config | {"dtype": dtype}, indent=2)

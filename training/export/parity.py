@@ -1,8 +1,8 @@
-"""Whether a merged model equals its base with the adapter: their logits on probe texts, compared.
+"""Compares the logits of a merged model with those of its base with the adapter, on probe texts.
 
-Both are computed in float64, so that only the weights can differ and not the arithmetic: a Llama
-one layer at a time, other families as whole models. The adapter acts on activations, as in PEFT and
-vLLM, so that the comparison shares no code with the merge.
+Both are computed in float64, so differences come from the weights and not from the arithmetic. A
+Llama is computed one layer at a time, other families as whole models. The adapter is applied to
+activations, as in PEFT and vLLM, so the comparison shares no code with the merge.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ PROBES = (
 
 
 NEAR_TIE = 0.9
-"""A token whose probability is this near to the highest counts as equal: rounding swaps them."""
+"""A token with this share of the highest probability counts as the same: rounding may swap them."""
 HEAD_ROWS = 8192
-"""How many rows of the head are converted to float64 at a time."""
+"""Number of rows of the head that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How much a merged model differs from base and adapter, over all positions of the texts."""
+    """The difference of a merged model from base and adapter, over all positions of the texts."""
 
     max_difference: float
     """The largest difference of a logit."""
@@ -77,11 +77,11 @@ def measure_parity(
     updates: dict[str, Update],
     rounded: Collection[str] = (),
 ) -> Parity:
-    """Compare the merged checkpoint with the base and the updates on these texts of token ids.
+    """Compare the merged checkpoint with base and updates, on texts given as token ids.
 
-    `rounded` names the weights of the base that are rounded to NF4 first. Of a Llama two layers are
-    in memory at a time, besides the embedding and the head. Of another family one whole model is,
-    at 8 bytes a weight: their layers differ from each other, or the embedding is scaled.
+    `rounded` names the weights of the base that are rounded to NF4 first. For a Llama, embedding,
+    head and two layers are in memory at a time. For another family it is one whole model, with 8
+    bytes for each weight, because its layers differ from each other, or its embedding is scaled.
     """
     if family_of(base.config) is not LLAMA:
         expected = _whole_logits(base, texts, updates, rounded)
@@ -96,7 +96,7 @@ def measure_parity(
 
 
 class _States:
-    """The hidden states of the texts in one checkpoint, layer after layer."""
+    """The hidden states of the texts in one checkpoint, advanced layer by layer."""
 
     def __init__(self, checkpoint: Checkpoint, texts: list[list[int]]) -> None:
         self._checkpoint = checkpoint

@@ -1,1 +1,1 @@
-"""The base and the adapter on it: loading, checking, saving."""
+"""Loads, checks and saves bases and adapters."""

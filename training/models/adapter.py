@@ -1,4 +1,4 @@
-"""An adapter's updates of the base's modules, read from its two files without loading a model."""
+"""Reads an adapter's updates of the base's modules from its two files. No model is loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.models.lora import MAX_RANK
 
 @dataclass(frozen=True)
 class Update:
-    """What an adapter adds to one weight: `scale * b @ a`, in float32."""
+    """An adapter's update of one weight: it adds `scale * b @ a`, in float32."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -34,24 +34,24 @@ class Update:
 
     @property
     def delta(self) -> torch.Tensor:
-        """Return the update as a whole matrix."""
+        """Return the update as a full matrix."""
         return self.scale * (self.b @ self.a)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return what the update adds to the module's output."""
+        """Return the update's part of the module's output."""
         a, b = self.a.to(inputs.dtype), self.b.to(inputs.dtype)
         output: torch.Tensor = self.scale * (inputs @ a.T @ b.T)
         return output
 
 
 def read_updates(adapter: Path, base: Path) -> dict[str, Update]:
-    """Check an adapter by the gate's rules, and return its updates by the modules' names.
+    """Check an adapter by the gate's rules, and return its updates by module name.
 
     Raises:
-        TrainingError: it isn't an adapter for this base; holds every reason.
+        TrainingError: it isn't an adapter for this base. The message has every reason.
     """
     with tempfile.TemporaryDirectory() as staged:
-        for name in ADAPTER_FILES:  # what a server would take, and nothing else
+        for name in ADAPTER_FILES:  # only the files that a server would take
             if not (adapter / name).is_file():
                 raise TrainingError(f"{adapter} isn't an adapter: it has no {name}")
             shutil.copyfile(adapter / name, Path(staged) / name)
@@ -81,7 +81,7 @@ def read_config(adapter: Path) -> dict[str, Any]:
 
 
 def size_of(updates: list[Update]) -> float:
-    """Return the Frobenius norm of a sum of updates of one module, without the large matrix."""
+    """Return the Frobenius norm of a sum of updates of one module. No full matrix is made."""
     a = torch.cat([update.a for update in updates])
     b = torch.cat([update.b * update.scale for update in updates], dim=1)
     return math.sqrt(max(0.0, float(((a @ a.T) * (b.T @ b)).double().sum())))

@@ -1,4 +1,4 @@
-"""The base that a training run starts from: loaded as the method needs it, named by its content."""
+"""Loads the base of a training run as the method needs it, and computes its digest."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from training.models.checkpoint import Checkpoint
 from training.models.device import chosen_device
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-"""Where transformers, PEFT's trainers and our own training keep a chat template."""
+"""The file in which transformers, PEFT's trainers and our own training keep a chat template."""
 NF4 = "nf4"
-"""What QLoRA rounds a base to: NF4 in blocks of 64, with the scales quantised too."""
+"""The type that QLoRA rounds a base to: NF4 in blocks of 64, with quantised scales."""
 
 
 def known_family(config: dict[str, Any], base: Path) -> Family:
@@ -33,14 +33,14 @@ def known_family(config: dict[str, Any], base: Path) -> Family:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers from drawing progress bars of its own."""
+    """Turn off transformers' own progress bars."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def load_tokenizer(base: Path, chat_template: str = "", **options: Any) -> Any:
-    """Load the base's tokenizer; a `chat_template` takes the place of the base's own.
+    """Load the base's tokenizer. A `chat_template` replaces the base's own.
 
     Raises:
         TrainingError: it can't be loaded, or has no chat template.
@@ -65,7 +65,7 @@ def load_tokenizer(base: Path, chat_template: str = "", **options: Any) -> Any:
 
 
 def own_chat_template(directory: Path) -> str:
-    """Return the chat template that lies beside an adapter; empty if there is none.
+    """Return the chat template beside an adapter, or an empty text if there is none.
 
     Raises:
         TrainingError: it can't be read.
@@ -78,9 +78,9 @@ def own_chat_template(directory: Path) -> str:
 
 
 def load_model(base: Path, dtype: torch.dtype = torch.bfloat16, *, nf4: bool = False) -> Any:
-    """Load the base onto the chosen device: in this type, or with its linear layers in NF4.
+    """Load the base onto the chosen device, in this type or with its linear layers in NF4.
 
-    The second is what QLoRA (arXiv:2305.14314) trains over.
+    QLoRA (arXiv:2305.14314) trains over a base in NF4.
 
     Raises:
         TrainingError: it can't be loaded.
@@ -93,7 +93,7 @@ def load_model(base: Path, dtype: torch.dtype = torch.bfloat16, *, nf4: bool = F
     if nf4:
         options["quantization_config"] = _nf4_config()
     if device.type != "cpu":
-        options["device_map"] = {"": device}  # without a copy in the machine's memory first
+        options["device_map"] = {"": device}  # so that no copy is made in host memory
     try:
         model = AutoModelForCausalLM.from_pretrained(base, **options)
     except (OSError, ValueError) as error:
@@ -115,10 +115,11 @@ def _nf4_config() -> Any:
 
 
 def _keep_nf4_as_it_is(model: Any) -> None:
-    """Keep bitsandbytes from repacking weights in evaluation: after it, training goes wrong.
+    """Keep bitsandbytes from repacking weights in evaluation, which breaks training afterwards.
 
     On CPUs with AVX512-BF16 `Linear4bit` repacks its weight for an inference kernel and never
-    unpacks it: most gradients are then zero, and dequantising gives garbage (bitsandbytes #2078).
+    unpacks it. Most gradients are then zero, and dequantising gives wrong values (bitsandbytes
+    #2078).
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -128,15 +129,15 @@ def _keep_nf4_as_it_is(model: Any) -> None:
 
 
 def quantization_in_training(base: Path, method: str) -> str:
-    """Return what the base's weights are rounded to in training; empty: they aren't rounded."""
+    """Return the base's quantization in training, or an empty text if it isn't rounded."""
     return NF4 if method == "qlora" else quantization_of(Checkpoint.open(base).config)
 
 
 def base_digest(base: Path) -> str:
-    """Return the SHA-256 over the names and contents of the base's weight files, by name.
+    """Return the SHA-256 over the names and contents of the base's weight files, sorted by name.
 
     Raises:
-        TrainingError: it isn't a model directory with whole safetensors files.
+        TrainingError: it isn't a model directory with complete safetensors files.
     """
     digest = hashlib.sha256()
     for name in sorted(set(Checkpoint.open(base).file_of.values())):

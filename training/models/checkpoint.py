@@ -1,4 +1,4 @@
-"""A model directory: read tensor by tensor, written file by file, whole or not at all."""
+"""Reads a model directory tensor by tensor, and writes one file by file, completely or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_FILE_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory: its configuration, and which file holds which tensor."""
+    """A model directory: its configuration, and the file of each tensor."""
 
     directory: Path
     config: dict[str, Any]
@@ -37,7 +37,7 @@ class Checkpoint:
         """Read the configuration, and the headers of the weight files.
 
         Raises:
-            TrainingError: it isn't a model directory with whole safetensors files.
+            TrainingError: it isn't a model directory with complete safetensors files.
         """
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -63,10 +63,10 @@ class Checkpoint:
             return tensor
 
     def linear_weights(self) -> set[str]:
-        """Return the names of the weights that an adapter can change, and that quantising rounds.
+        """Return the names of the weights that adapters can change and that quantising rounds.
 
         Raises:
-            TrainingError: the architecture isn't known, or it is quantised, or lacks some weights.
+            TrainingError: the architecture isn't known, or the base is quantised or lacks weights.
         """
         if "quantization_config" in self.config:
             raise TrainingError(
@@ -95,7 +95,7 @@ class CheckpointWriter:
     """Writes tensors to files of bounded size, and their index."""
 
     def __init__(self, directory: Path, file_bytes: int = MAX_FILE_BYTES) -> None:
-        """Write to an existing directory; a file ends with the tensor that makes it so large."""
+        """Write to an existing directory. A file ends once it has at least `file_bytes`."""
         self._directory, self._file_bytes = directory, file_bytes
         self._pending: dict[str, torch.Tensor] = {}
         self._weight_map: dict[str, str] = {}
@@ -103,13 +103,13 @@ class CheckpointWriter:
         self._total_bytes = 0
 
     def add(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take tensors, and write a file as soon as there are enough of them."""
+        """Add tensors. A file is written as soon as they fill it."""
         self._pending |= tensors
         if sum(tensor.nbytes for tensor in self._pending.values()) >= self._file_bytes:
             self._flush()
 
     def finish(self) -> None:
-        """Write what is left, and the index."""
+        """Write the remaining tensors and the index."""
         self._flush()
         index = {"metadata": {"total_size": self._total_bytes}, "weight_map": self._weight_map}
         (self._directory / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n")
@@ -126,10 +126,10 @@ class CheckpointWriter:
 
 
 def require_new(directory: Path) -> None:
-    """Refuse a directory that holds anything.
+    """Check that a directory doesn't exist or is empty.
 
     Raises:
-        TrainingError: the directory is there and isn't empty.
+        TrainingError: it isn't so.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise TrainingError(f"{directory} isn't empty; name a new directory")
@@ -137,16 +137,16 @@ def require_new(directory: Path) -> None:
 
 @contextmanager
 def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
-    """Yield a scratch directory that takes this one's place at the end, or is deleted on errors.
+    """Yield a scratch directory. At the end it is renamed to this one; on errors it is deleted.
 
     Raises:
-        TrainingError: the directory is there and isn't empty.
+        TrainingError: the directory exists and isn't empty.
     """
     directory = directory.resolve()
     require_new(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = directory.parent / f".{directory.name}-{uuid.uuid4().hex}"
-    scratch.mkdir()  # with the permissions that a directory gets, unlike tempfile's
+    scratch.mkdir()  # unlike tempfile, this gives the usual permissions
     try:
         yield scratch
         _set_usual_modes(scratch)
@@ -157,10 +157,10 @@ def whole_or_not_at_all(directory: Path) -> Iterator[Path]:
 
 
 def _set_usual_modes(directory: Path) -> None:
-    """Give every file the mode that new files get by the umask.
+    """Give every file the mode that the umask gives to new files.
 
-    safetensors writes files that only their owner can read, which a server of another user, or one
-    in a container, then can't.
+    safetensors writes files that only their owner can read. A server that runs as another user, for
+    example in a container, couldn't read them.
     """
     probe = directory / ".mode"
     probe.touch()

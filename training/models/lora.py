@@ -1,4 +1,4 @@
-"""The adapter on a base: it is made, refused early if no server could serve it, and saved."""
+"""Adds an adapter to a base and saves it. An adapter that can't be served is refused early."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lora_config(recipe: Recipe, num_layers: int) -> Any:
     """Return PEFT's configuration for a recipe.
 
     Raises:
-        TrainingError: vLLM couldn't serve the adapter; holds every reason.
+        TrainingError: vLLM couldn't serve the adapter. The message has every reason.
     """
     from peft import LoraConfig
 
@@ -41,7 +41,7 @@ def lora_config(recipe: Recipe, num_layers: int) -> Any:
         "task_type": "CAUSAL_LM",
         **recipe.peft,
     }
-    # The gate's own rules, so that no run ends in an adapter that no server takes.
+    # These are the gate's own rules, so a server will accept the adapter that is trained.
     faults = [fault.message for fault in PeftConfig({"peft_type": "LORA", **values}).faults()]
     ranks = [values["r"], *(values.get("rank_pattern") or {}).values()]
     if not faults and max(ranks) > MAX_RANK:
@@ -51,7 +51,7 @@ def lora_config(recipe: Recipe, num_layers: int) -> Any:
     try:
         return LoraConfig(**values)
     except (TypeError, ValueError) as error:
-        raise TrainingError(f"PEFT doesn't take this configuration: {error}") from error
+        raise TrainingError(f"PEFT refuses this configuration: {error}") from error
 
 
 def add_lora(model: Any, recipe: Recipe) -> Any:
@@ -68,7 +68,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
 
 
 def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
-    """Refuse targets that aren't linear modules of the base's layers: the gate takes no others."""
+    """Check that the targets are linear modules of the base's layers, as the gate requires."""
     known = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
@@ -89,13 +89,13 @@ def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
 
 
 def save_adapter(adapted: Any, out: Path, base: Path, base_quantization: str) -> None:
-    """Write an adapter in PEFT's format, in bfloat16, so that what is served was evaluated.
+    """Write an adapter in PEFT's format, in bfloat16: the same weights are evaluated and served.
 
-    The base's name is recorded, since its path means nothing on another machine. What the base was
-    rounded to stands in the metadata of the weights' file, which PEFT and vLLM ignore.
+    The base's name is recorded, because its path means nothing on another machine. The base's
+    quantization is recorded in the metadata of the weights' file, which PEFT and vLLM ignore.
     """
     adapted.peft_config["default"].base_model_name_or_path = short_name(str(base.absolute()))
-    # Otherwise PEFT looks for that name on the hub, to see whether the embedding has grown.
+    # Otherwise PEFT looks for that name on the hub, to check whether the embedding has grown.
     adapted.save_pretrained(out, save_embedding_layers=False)
     tensors = load_file(out / WEIGHTS_FILE)
     write_adapter_weights(tensors, out, base_quantization)

@@ -1,1 +1,1 @@
-"""What training and serving take, computed before either begins."""
+"""Computes the memory, time and cost of training and serving in advance."""

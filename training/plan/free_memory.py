@@ -1,4 +1,4 @@
-"""How much memory a training run may take: what is free, within the container's limit."""
+"""Finds out how much memory a training run may take, within the container's limit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from training.models.device import chosen_device
 
 CGROUPS = Path("/sys/fs/cgroup")
-"""Where a container sees its own control group, of version 2 or of version 1."""
+"""Where a container finds its own control group, of version 2 or version 1."""
 
 
 def free_memory(cgroups: Path = CGROUPS) -> int:
     """Return the free bytes of the device that a model would be loaded on.
 
-    Without a GPU these are the machine's, or what is left to the container if that is less.
+    On a CPU this is the machine's free memory, or what the container may still use if that is less.
     """
     device = chosen_device()
     if device.type == "cuda":
@@ -31,7 +31,7 @@ def free_memory(cgroups: Path = CGROUPS) -> int:
 
 
 def _room(group: Path, limit_file: str, usage_file: str) -> int | None:
-    """Return the bytes that a control group leaves; None if it isn't there or has no limit.
+    """Return the bytes that a control group leaves, or None if it doesn't exist or has no limit.
 
     The kernel counts the page cache as used, but gives it back when a process needs memory.
     """

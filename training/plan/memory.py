@@ -1,7 +1,7 @@
-"""The memory that training and serving take, in bytes, from a model's configuration alone.
+"""Computes the memory of training and serving, in bytes, only from a model's configuration.
 
-The activations are what autograd keeps with our loss (`training/run/trainer.py`) and PyTorch's
-fused attention. `tests/training/plan/test_planner.py` compares them with those of a real model.
+Activations are the tensors that autograd keeps, given our loss (`training/run/trainer.py`) and
+PyTorch's fused attention. `tests/training/plan/test_planner.py` compares them with a real model's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from training.errors import TrainingError
 
 MIB, GIB = 1 << 20, 1 << 30
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight in NF4: half a byte, a byte of scale for 64 weights, and 4 bytes for 256 scales."""
+"""Bytes of a weight in NF4: half a byte, a byte of scale for 64 weights, 4 bytes for 256 scales."""
 LOGIT_BYTES = 12
-"""Bytes for an answer's token and an entry of the vocabulary: log-probabilities in float32, and at
-the peak their gradient and both in bfloat16."""
+"""Bytes for each token of an answer and each entry of the vocabulary: log-probabilities in float32,
+and at the peak their gradient, and both in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Shape:
     hidden: int
     mlp: int
     query: int
-    """Width of all query heads together; `key_value` is that of all key heads, or value heads."""
+    """Width of all query heads together. `key_value` is that of the key heads or value heads."""
     key_value: int
     num_heads: int
     vocabulary: int
@@ -43,7 +43,7 @@ class Shape:
         """Read a Hugging Face configuration.
 
         Raises:
-            TrainingError: it isn't one of a model that is known.
+            TrainingError: it isn't the configuration of a known model.
         """
         try:
             modules = BaseSpec.from_config(name, config, max_rank=1).modules
@@ -68,27 +68,27 @@ class Shape:
 
     @property
     def num_linear(self) -> int:
-        """How many weights the layers' linear modules have."""
+        """Return the number of weights of the layers' linear modules."""
         return sum(m.in_features * m.out_features for m in self.modules.values())
 
     @property
     def num_other(self) -> int:
-        """How many weights embedding, head and norms have."""
+        """Return the number of weights of embedding, head and norms."""
         tables = 1 if self.is_tied else 2
         return tables * self.vocabulary * self.hidden + (2 * self.num_layers + 1) * self.hidden
 
     @property
     def num_parameters(self) -> int:
-        """How many weights the model has."""
+        """Return the number of weights of the model."""
         return self.num_linear + self.num_other
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of the KV cache for one token, in bfloat16."""
+        """Return the bytes of the KV cache for one token, in bfloat16."""
         return 2 * self.num_layers * self.key_value * 2
 
     def slot_bytes(self, max_rank: int) -> int:
-        """Return the bytes of an engine's slot, which holds this rank on every linear module."""
+        """Return the bytes of an engine's slot that holds this rank on every linear module."""
         features = sum(m.in_features + m.out_features for m in self.modules.values())
         return 2 * max_rank * features
 
@@ -116,21 +116,21 @@ class TrainingMemory:
 
     weights: int
     quantisation: int
-    """The scales of 4-bit weights, which no other figure contains."""
+    """The scales of 4-bit weights. They are in none of the other figures."""
     gradients: int
     optimiser: int
     activations: int
     artefact: int
-    """What is written at the end, in bfloat16. It isn't part of the peak."""
+    """The weights that are written at the end, in bfloat16. They aren't part of the peak."""
 
     @property
     def state(self) -> int:
-        """What is kept from step to step."""
+        """Return the bytes that are kept from step to step."""
         return self.weights + self.quantisation + self.gradients + self.optimiser
 
     @property
     def peak(self) -> int:
-        """State and activations."""
+        """Return the bytes of state and activations together."""
         return self.state + self.activations
 
 
@@ -141,8 +141,9 @@ def training_memory(
 
     `answer_share` is the share of tokens that carry loss.
 
-    Full fine-tuning keeps float32 weights and computes in bfloat16; LoRA keeps the base in
-    bfloat16 and the adapter in float32; QLoRA the same over NF4. AdamW has two float32 moments.
+    Full fine-tuning keeps float32 weights and computes in bfloat16. LoRA keeps the base in bfloat16
+    and the adapter in float32. QLoRA does the same, with the base in NF4. AdamW has two float32
+    moments.
     """
     trained = shape.num_trainable(recipe)
     weights, quantisation = 4 * shape.num_parameters, 0
@@ -164,7 +165,7 @@ def training_memory(
 def activation_bytes(
     shape: Shape, recipe: Recipe, length: int, answer_share: float, logit_bytes: int
 ) -> int:
-    """Return what a part of a step (`batch_size / accumulation` sequences) keeps for gradients."""
+    """Return the bytes kept for gradients of `batch_size / accumulation` sequences."""
     tokens = length * recipe.batch_size // recipe.accumulation
     per_token = _layer_bytes(shape, recipe)
     layers = (recipe.num_last_layers if recipe.has_adapter else 0) or shape.num_layers
@@ -179,7 +180,7 @@ def activation_bytes(
 
 
 def _layer_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Return what a layer keeps for one token: inputs of products, norms, attention, gates."""
+    """Return the bytes a layer keeps for a token: inputs of products, norms, attention, gates."""
     attention = 2 * (2 * shape.query + 2 * shape.key_value) + 4 * shape.num_heads
     if not recipe.has_adapter:
         return attention + 26 * shape.hidden + 8 * shape.mlp

@@ -1,4 +1,4 @@
-"""What a run takes and costs, and which method fits, computed before any run."""
+"""Estimates a run's memory, time and cost, and recommends a method, before any run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from training.data.recipe import METHODS, Recipe
 from training.plan.memory import Shape, TrainingMemory, training_memory
 
 QLORA_SLOWDOWN = 1.25
-"""QLoRA's time for a step over LoRA's, measured on CPU. It unpacks the weights twice a step."""
+"""Ratio of QLoRA's and LoRA's time for a step, measured on CPU. QLoRA unpacks weights twice."""
 FEW_EXAMPLES = 1000
-"""With fewer examples full fine-tuning learns them by heart."""
+"""With fewer examples than this, full fine-tuning learns them by heart."""
 GAPS = {"ordinary": (0.01, 0.03), "domain": (0.04, 0.07)}
-"""How far LoRA is behind full fine-tuning by publications, for each kind of task."""
+"""Published range of LoRA's distance to full fine-tuning, for each kind of task."""
 QLORA_GAP = (0.005, 0.015)
-"""How far QLoRA is behind LoRA by publications."""
+"""Published range of QLoRA's distance to LoRA."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one method takes: memory, and the time and cost of a run over the data."""
+    """The memory of one method, and the time and cost of a run over the data."""
 
     method: str
     num_trainable: int
@@ -34,13 +34,13 @@ class Hardware:
 
     memory_bytes: int | None = None
     flops_per_second: float | None = None
-    """What training reaches, which is less than the data sheet's peak."""
+    """The speed that training reaches. It is lower than the data sheet's peak."""
     price_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The method to take, empty if none fits, and why."""
+    """The recommended method (empty if none fits), and the reasons."""
 
     method: str
     reasons: list[str]
@@ -54,7 +54,7 @@ def estimate(
     hardware: Hardware | None = None,
     answer_share: float = 0.5,
 ) -> Estimate:
-    """Return what a recipe takes. `num_tokens` is how many it sees in all steps, 0 if unknown."""
+    """Return a recipe's estimate. `num_tokens` is the number in all steps, 0 if unknown."""
     hardware = hardware or Hardware()
     seconds = cost = None
     if num_tokens and hardware.flops_per_second:
@@ -73,8 +73,8 @@ def estimate(
 def flops_per_token(shape: Shape, recipe: Recipe) -> float:
     """Return the operations for one token (Kaplan et al., 2020, arXiv:2001.08361).
 
-    For each weight there are two in the forward pass, two for the gradient of the inputs, and two
-    for that of the weight if it is trained. Attention over long contexts isn't counted.
+    Each weight takes two operations in the forward pass, two for the gradient of the inputs, and
+    two for the weight's own gradient if it is trained. Attention over long contexts isn't counted.
     """
     passes = 6 if not recipe.has_adapter else 4
     passes += 2 if recipe.gradient_checkpointing else 0
@@ -102,8 +102,8 @@ def advise(
 ) -> Advice:
     """Recommend a method whose published quality is at most `max_gap` below full fine-tuning's.
 
-    LoRA is taken where its quality is near enough, QLoRA where LoRA doesn't fit into the memory,
-    and full fine-tuning where neither is near enough and there are examples enough.
+    The choice is LoRA if its quality is near enough, QLoRA if LoRA doesn't fit into the memory, and
+    full fine-tuning if neither is near enough and there are enough examples.
     """
     peaks = {e.method: e.memory.peak for e in estimates}
     fits = {m for m, peak in peaks.items() if memory_bytes is None or peak <= memory_bytes}
@@ -142,7 +142,7 @@ def advise(
 def slots_and_context(
     shape: Shape, memory_bytes: int, max_rank: int, num_slots: int, weight_bytes: int
 ) -> int:
-    """Return how many tokens of KV cache fit into the memory beside weights and slots."""
+    """Return how many tokens of KV cache fit into the memory with weights and slots."""
     room = memory_bytes - weight_bytes - num_slots * shape.slot_bytes(max_rank)
     return max(0, room // shape.kv_bytes_per_token)
 

@@ -1,1 +1,1 @@
-"""A base in four bits: W4A16 by GPTQ, and NF4 as QLoRA sees it."""
+"""Rounds a base to four bits: W4A16 by GPTQ, or NF4 as in QLoRA."""

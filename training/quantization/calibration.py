@@ -1,4 +1,4 @@
-"""Sample texts as hidden states, carried through a base one layer at a time."""
+"""Computes the hidden states of sample texts in a base, one layer at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PADDING = -1
 
 
 def sample_texts(base: Path, conversations: list[Conversation], number: int) -> list[list[int]]:
-    """Return the token ids of `number` conversations (or all there are), always the same ones.
+    """Return the token ids of `number` conversations, or of all. They are always the same ones.
 
     Raises:
         TrainingError: the base has no tokenizer with a chat template, or the template can't render
@@ -31,10 +31,10 @@ def sample_texts(base: Path, conversations: list[Conversation], number: int) -> 
 
 
 class Calibration:
-    """The samples' hidden states, before the layer that comes next.
+    """The samples' hidden states before the next layer.
 
     Samples of similar length make a batch, padded on the right. With causal attention a token
-    depends only on those before it, so the padding changes none; its own rows are left out.
+    depends only on earlier ones, so padding doesn't change it. The rows of padding are left out.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Calibration:
         samples: list[list[int]],
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Start before the first layer. `samples` are token ids; states have the type `dtype`."""
+        """Start before the first layer. `samples` are token ids. States have the type `dtype`."""
         from transformers import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -60,7 +60,7 @@ class Calibration:
         self._hidden = [embedding[batch.clamp(min=0)].to(dtype) for batch in batches]
 
     def layer(self, weights: dict[str, torch.Tensor]) -> Any:
-        """Return a layer that uses these very tensors, so that a change of them changes it."""
+        """Return a layer that uses the given tensors, so changing them changes the layer."""
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
         with torch.device("meta"):
@@ -69,7 +69,7 @@ class Calibration:
         return layer.requires_grad_(False).eval()
 
     def moments(self, layer: Any, modules: list[str]) -> dict[str, torch.Tensor]:
-        """Return for each linear module the sum of the outer products of its inputs, in float32."""
+        """Return, for each linear module, the sum of its inputs' outer products in float32."""
         totals, fed = {}, {}
         for module in modules:
             linear = layer.get_submodule(module)
@@ -85,7 +85,7 @@ class Calibration:
         return totals
 
     def advance(self, layer: Any) -> None:
-        """Carry the samples through a layer."""
+        """Compute the samples' states after a layer."""
         self._hidden = [self._run(layer, hidden) for hidden in self._hidden]
 
     def outputs(self, norm: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""GPTQ for one weight: which sixteen values a group gets, and which of them each weight takes.
+"""Rounds one weight matrix to four bits by GPTQ (Frantar et al., 2022, arXiv:2210.17323).
 
-A group of neighbours in a row shares a scale and a zero point. With the second moments of the
-layer's inputs at hand, the errors of columns rounded are made up for in those to come: GPTQ
-(Frantar et al., 2022, arXiv:2210.17323).
+Neighbours in a row form a group with one scale and one zero point, which give it sixteen values. If
+the second moments of the layer's inputs are known, the error of each rounded column is compensated
+in the columns that follow.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ NUM_BITS = 4
 LOWEST, HIGHEST = -(1 << NUM_BITS - 1), (1 << NUM_BITS - 1) - 1
 
 CLIPS = tuple(1.0 - 0.05 * step for step in range(10))
-"""Shares of a group's range that are tried: cutting outliers off leaves the others finer steps."""
+"""Shares of a group's range to try: if outliers are cut off, the other values get finer steps."""
 ROWS_AT_ONCE = 2048
-"""Bounds the memory that the search takes, whatever the layer's size."""
+"""Number of rows in the search at a time, which bounds its memory for layers of any size."""
 BLOCK = 128
-"""How many columns pass on their errors together."""
+"""Number of columns whose errors are passed on together."""
 DAMPINGS = (0.01, 0.1, 1.0)
-"""Shares of the mean second moment that are added to the diagonal, until it can be inverted."""
+"""Shares of the mean second moment to add to the diagonal, in turn, until it can be inverted."""
 
 
 def four_bit_scheme(group_size: int) -> QuantizationScheme:
-    """Return the scheme, with a zero point for each group: small models need it."""
+    """Return the scheme. Each group has a zero point, which small models need."""
     weights = QuantizationArgs(
         num_bits=NUM_BITS, type="int", symmetric=False, strategy="group", group_size=group_size
     )
@@ -43,11 +43,11 @@ def round_weight(
     moments: torch.Tensor | None = None,
     clips: Sequence[float] = CLIPS,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the rounded weight, and its tensors in the file: packed, scales, zero points, shape.
+    """Return the rounded weight, and its tensors for the file: packed, scales, zero points, shape.
 
     `weight` has the shape (out, in). `moments` has the shape (in, in): the sum of the outer
-    products of the layer's inputs. Without it each weight takes the nearest value. `clips` are the
-    shares of a group's range that are tried.
+    products of the layer's inputs. If it is None, each weight takes the nearest value. `clips` are
+    the shares of a group's range to try.
 
     Raises:
         TrainingError: the moments aren't finite.
@@ -74,7 +74,10 @@ def _nearest(values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
 def _fit(
     weight: torch.Tensor, args: QuantizationArgs, clips: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the scales (float32, exact in the weight's type) and zero points of least error."""
+    """Return the scales and zero points with the least error.
+
+    Scales are float32, but exact in the weight's type.
+    """
     groups = weight.float().view(len(weight), -1, args.group_size)
     low, high = groups.aminmax(dim=-1)
     best_error = torch.full_like(low, torch.inf)
@@ -93,7 +96,7 @@ def _fit(
 def _compensated(
     values: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
 ) -> torch.Tensor:
-    """Round column by column, and let the columns to the right make up for each one's error."""
+    """Round column by column, and compensate each column's error in the columns to its right."""
     scale, zero_point = scale.T.contiguous(), zero_point.T.contiguous()
     columns = values.T.contiguous()  # the layout in which a column's values are neighbours
     rounded = torch.empty_like(columns)
@@ -119,7 +122,7 @@ def _inverse_factor(moments: torch.Tensor) -> torch.Tensor:
         TrainingError: the moments aren't finite.
     """
     diagonal = moments.diagonal()
-    # An input that was always zero says nothing about its column, which is then just rounded.
+    # If an input was always zero, nothing is known about its column, so it is only rounded.
     filled = moments + torch.diag((diagonal == 0).to(moments.dtype))
     for damping in DAMPINGS:
         damped = filled + torch.eye(len(moments)) * (damping * diagonal.mean())

@@ -1,6 +1,6 @@
-"""A base as QLoRA sees it: a checkpoint whose linear layers are rounded to NF4 and back.
+"""Makes a base as QLoRA uses it: a checkpoint whose linear layers are rounded to NF4 and back.
 
-An adapter that was trained over the rounded weights belongs over them. vLLM serves such a
+An adapter that was trained over rounded weights should be served over them. vLLM serves such a
 checkpoint like any other BF16 one, on any hardware. It is as large as a BF16 one.
 """
 
@@ -21,7 +21,7 @@ BLOCK_SIZE = 64
 
 
 def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """Round a weight to bitsandbytes' NF4 with double quantisation, and return it in its type."""
+    """Round a weight to bitsandbytes' NF4 with double quantisation. Returns it in its own type."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(

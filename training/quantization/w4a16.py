@@ -1,7 +1,7 @@
-"""A BF16 or FP16 checkpoint becomes a 4-bit one that vLLM serves (W4A16), group by group.
+"""Turns a BF16 or FP16 checkpoint into a 4-bit one (W4A16) that vLLM serves.
 
 The format is compressed-tensors' `pack-quantized`, which runs on CPU and, through Marlin or
-Machete, on GPUs. Embedding, head and norms keep their type; activations always do.
+Machete, on GPUs. Embedding, head, norms and all activations keep their type.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FED_ALIKE = {
     "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down_proj": ("mlp.down_proj",),
 }
-"""A layer's linear modules, grouped by what they have as inputs, under the first of each group."""
+"""A layer's linear modules, grouped by their common input. The first of each group is the key."""
 
 
 def quantize_checkpoint(
@@ -46,12 +46,12 @@ def quantize_checkpoint(
 ) -> None:
     """Quantise a Llama checkpoint to 4 bits in the new directory `out`.
 
-    `samples` are token ids of texts like those that the model will see. With them each layer is
-    rounded so that its outputs on them change least. Without them each weight takes the nearest
-    value. In memory are one layer at a time, and what isn't written yet.
+    `samples` are token ids of texts like those that the model will see. With samples, each layer is
+    rounded so that its outputs on them change least. Otherwise each weight takes the nearest value.
+    One layer at a time is in memory, and the tensors that aren't written yet.
 
     Raises:
-        TrainingError: `out` isn't empty, or the base can't be quantised like this; says why.
+        TrainingError: `out` isn't empty, or the base can't be quantised. The message says why.
     """
     if group_size not in GROUP_SIZES:
         raise TrainingError(f"--group-size must be one of {', '.join(map(str, GROUP_SIZES))}")
@@ -65,7 +65,7 @@ def quantize_checkpoint(
 
 
 def _check(checkpoint: Checkpoint, group_size: int) -> None:
-    """Refuse a base that isn't known, is quantised already, or can't be divided into groups."""
+    """Raise `TrainingError` if the base is unknown, quantised, or can't be divided into groups."""
     checkpoint.linear_weights()
     if (family := family_of(checkpoint.config)) is not LLAMA:
         raise TrainingError(
@@ -112,7 +112,7 @@ def _quantize_layer(
     scheme: QuantizationScheme,
     calibration: Calibration | None,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of one layer in the file, by their names without the layer's prefix."""
+    """Return one layer's tensors for the file, by their names after the layer's prefix."""
     for module in itertools.chain(*FED_ALIKE.values()):
         weight = weights[f"{module}.weight"]
         if weight.dtype not in (torch.bfloat16, torch.float16, torch.float32):
@@ -138,7 +138,7 @@ def _quantize_layer(
 def _write_config(
     config: dict[str, Any], scheme: QuantizationScheme, base_name: str, directory: Path
 ) -> None:
-    """Write the base's configuration, and what vLLM needs to know about the weights."""
+    """Write the base's configuration, with the description of the weights that vLLM needs."""
     quantization = QuantizationConfig(
         config_groups={"group_0": scheme},
         ignore=["lm_head"],

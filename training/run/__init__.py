@@ -1,1 +1,1 @@
-"""One training run: method, loop, record."""
+"""Runs one training job: the method, the loop and the record."""

@@ -1,4 +1,4 @@
-"""What a run learns from: conversations become samples, some held out, and notes for the reader."""
+"""Turns conversations into samples to train on and to validate on, with notes for the user."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from training.errors import DataError
 
 @dataclass(frozen=True)
 class Examples:
-    """Samples to learn from and to watch the loss on, and what a reader should know about them."""
+    """Samples to train on and to validate on, and notes about them for the user."""
 
     train: list[Sample]
     validation: list[Sample]
     num_validation: int
-    """Conversations that are held out."""
+    """Number of conversations that are held out."""
     num_duplicates: int
-    """Conversations that repeat an earlier one word for word."""
+    """Number of conversations that repeat an earlier one word for word."""
     notes: list[str]
 
 
@@ -37,8 +37,8 @@ def make_examples(
     """Tokenise the conversations, and hold out a share of the prompts for validation.
 
     Raises:
-        DataError: examples are too long, too few, can't be rendered, or hold special tokens where
-            the recipe refuses that.
+        DataError: examples are too long, too few, or can't be rendered; or they hold special tokens
+            and the recipe refuses these.
     """
     if not conversations:
         raise DataError("there is nothing to train on")
@@ -46,7 +46,7 @@ def make_examples(
     notes = [f"{repeated:,} example(s) repeat an earlier one word for word"] if repeated else []
     special = special_tokens_in(renderer.tokenizer, conversations)
     if special.num_examples and recipe.refuse_special_tokens:
-        raise DataError(f"{special}; mend them, or train without --refuse-special-tokens")
+        raise DataError(f"{special}; correct them, or train without --refuse-special-tokens")
     notes += [str(special)] if special.num_examples else []
     if recipe.chat_template and recipe.has_adapter:
         notes.append(
@@ -66,7 +66,7 @@ def make_examples(
 
 
 def _ending(base: Path, tokenizer: Any, samples: list[Sample]) -> list[str]:
-    """Say so where the server wouldn't stop at the token that the answers end with."""
+    """Return a note if the server wouldn't stop at the token that answers end with."""
     (token, _), *_ = Counter(sample.answer_ids[-1] for sample in samples).most_common(1)
     stops = stop_tokens(base) | {tokenizer.eos_token_id}
     if token in stops:
@@ -79,7 +79,7 @@ def _ending(base: Path, tokenizer: Any, samples: list[Sample]) -> list[str]:
 
 
 def stop_tokens(base: Path) -> set[int]:
-    """Return the tokens that end an answer by the base's generation settings."""
+    """Return the tokens that end an answer according to the base's generation settings."""
     for name in ("generation_config.json", "config.json"):
         try:
             ids = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")

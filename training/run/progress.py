@@ -1,4 +1,4 @@
-"""How far a run is: one line that changes on a terminal, and lines now and then elsewhere."""
+"""Shows a run's progress: a changing line on a terminal, or a few log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 NUM_LINES = 8
-"""Lines about a whole run where there is no terminal, besides that of the first step."""
+"""Number of log lines of a run, in addition to the line of the first step."""
 
 
 class _Figures(TrainerCallback):  # type: ignore[misc]
@@ -28,10 +28,10 @@ class _Figures(TrainerCallback):  # type: ignore[misc]
 
 
 class ProgressBar(_Figures):
-    """One line on a terminal: steps, losses, time left."""
+    """Shows one line on a terminal: steps, losses, time left."""
 
     def __init__(self, console: Console) -> None:
-        """Show it on this terminal, from the run's begin on."""
+        """Prepare the line for this terminal. It appears when the run begins."""
         super().__init__()
         self._bar = Progress(
             TextColumn("training"),
@@ -56,12 +56,12 @@ class ProgressBar(_Figures):
         self._bar.update(self._task, description=str(self))
 
     def close(self) -> None:
-        """Give the terminal back, also where training failed."""
+        """Give the terminal back, even if training failed."""
         self._bar.stop()
 
 
 class LogLines(_Figures):
-    """Lines for a file or a pipe: the step, the losses, the time left."""
+    """Writes lines to a file or a pipe: step, losses, time left."""
 
     def __init__(self, console: Console) -> None:
         """Write the lines to this console."""
@@ -77,7 +77,7 @@ class LogLines(_Figures):
         self._take(logs)
         step, last = state.global_step, state.max_steps
         every = max(1, -(-last // NUM_LINES))
-        # At a look the training loss is logged first, then the validation loss: one line for both.
+        # At a look, the training loss is logged before the validation loss. One line shows both.
         is_look = "eval_loss" in (logs or {})
         is_due = args.eval_strategy == "no" and step % every == 0
         if is_look or ("loss" in (logs or {}) and (is_due or step == self._first_step + 1)):

@@ -1,4 +1,4 @@
-"""What a run was and how it went, kept beside what it made: `training_run.json` and a plot."""
+"""Records a run's settings and results beside its output: `training_run.json` and a plot."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ class RunRecord:
     base: str
     base_sha256: str
     base_quantization: str
-    """What the base was rounded to in training; empty: it wasn't rounded."""
+    """The base's quantization in training. Empty if it wasn't rounded."""
     num_examples: int
     num_validation: int
     data_sha256: str
     versions: dict[str, str]
     num_duplicates: int = 0
-    """Examples that repeat an earlier one word for word."""
+    """Number of examples that repeat an earlier one word for word."""
     notes: list[str] = field(default_factory=list)
-    """What was said of the data before the run began, a line each."""
+    """Notes about the data from before the run, one line each."""
     device: str = ""
     """The GPU's name, or `cpu`."""
     num_trainable: int = 0
     num_steps_run: int = 0
     best_step: int = 0
-    """The step whose weights were kept: the one of the least validation loss, or the last."""
+    """The step whose weights were kept: that with the least validation loss, or the last."""
     train_seconds: float = 0
-    """For a resumed run the time of all its steps, at the pace of the last part."""
+    """Time of all steps. For a resumed run it is estimated from the speed of the last part."""
     peak_memory_mib: int = 0
-    """Of the process in the machine's memory, since its start: imports, loading and training."""
+    """Peak host memory of the process since its start: imports, loading and training."""
     peak_gpu_memory_mib: int = 0
-    """Of the tensors on the GPU while loading and training; 0 where there is none."""
+    """Peak of the tensors on the GPU while loading and training, 0 if there is no GPU."""
     peak_gpu_reserved_mib: int = 0
-    """What PyTorch reserved on the GPU for them; the driver's own share comes on top."""
+    """Peak of the GPU memory that PyTorch reserved. The driver takes some more."""
     loss: list[tuple[int, float]] = field(default_factory=list)
     validation_loss: list[tuple[int, float]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """The scores of the base and of what was trained, on what was held out."""
+    """The scores of the base and of the trained model on the held-out examples."""
 
     @property
     def peak_mib(self) -> int:
-        """The peak where training ran: of the GPU if there was one, otherwise of the process."""
+        """Return the peak of the GPU's memory if there was one, otherwise of the process."""
         return self.peak_gpu_memory_mib or self.peak_memory_mib
 
     def follow(self, log: list[dict[str, float]]) -> None:
-        """Take over what the trainer logged, and measure the peaks of memory."""
+        """Record the trainer's log, and measure the peaks of memory."""
         self.loss = [(int(row["step"]), row["loss"]) for row in log if "loss" in row]
         self.validation_loss = [
             (int(row["step"]), row["eval_loss"]) for row in log if "eval_loss" in row
@@ -74,7 +74,7 @@ class RunRecord:
         self.peak_gpu_memory_mib, self.peak_gpu_reserved_mib = gpu_peak_mib(chosen_device())
 
     def write_json(self, directory: Path) -> None:
-        """Write the record alone."""
+        """Write only the record."""
         text = json.dumps(asdict(self), indent=1)
         (directory / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -84,7 +84,7 @@ class RunRecord:
         plot_losses(self, directory / PLOT_FILE)
 
     def same_job(self, other: dict[str, Any]) -> bool:
-        """Whether a record read back is of a run on the same base and data by the same recipe."""
+        """Return whether a stored record has the same base, data and recipe as this one."""
         mine = json.loads(json.dumps(asdict(self)))
         keys = ("recipe", "base_sha256", "data_sha256")
         return all(mine[key] == other.get(key) for key in keys)
@@ -98,7 +98,7 @@ def begin_record(
     examples: Sequence[Conversation],
     num_validation: int,
 ) -> RunRecord:
-    """Return the record of a run that begins now on the chosen device."""
+    """Return the record of a run that begins on the chosen device."""
     data = json.dumps([example.record for example in examples], sort_keys=True).encode()
     return RunRecord(
         recipe=asdict(recipe),

@@ -1,4 +1,4 @@
-"""LoRA (arXiv:2106.09685), QLoRA (arXiv:2305.14314) and full fine-tuning of a base."""
+"""Trains on a base: LoRA (arXiv:2106.09685), QLoRA (arXiv:2305.14314) or full fine-tuning."""
 
 from __future__ import annotations
 
@@ -47,17 +47,16 @@ def train(
     force: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> RunRecord:
-    """Train on the base, and write an adapter (or with `full` a whole model) to `out`.
+    """Train on the base, and write an adapter (with `full` a full model) to `out`.
 
-    Beside PEFT's two files, or the model's, there are `training_run.json` with recipe, digests,
-    versions and losses, and their plot. The checkpoints of a run are in `OUT.checkpoints`, which
-    is deleted at the end. `resume` continues from the newest of them. `force` begins even where
-    the plan needs more memory than is free. `say` is told, line by line, what a reader should know
-    about the data; the record keeps these lines.
+    `out` also gets `training_run.json` with recipe, digests, versions and losses, and a plot of the
+    losses. While a run lasts, its checkpoints are in `OUT.checkpoints`. `resume` continues from the
+    newest of them. `force` begins even if the plan needs more memory than is free. `say` gets the
+    notes about the data line by line; the record keeps them.
 
     Raises:
-        TrainingError: the base can't be loaded or lacks the targets, `out` is taken, what comes
-            out couldn't be served, or the loss stops being finite (the checkpoints then stay).
+        TrainingError: the base can't be loaded or lacks the targets, `out` isn't empty, the result
+            couldn't be served, or the loss stops being finite (the checkpoints then stay).
         DataError: examples are too long or too few.
     """
     from transformers import set_seed
@@ -108,7 +107,7 @@ def train(
         kept_at = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
         raise TrainingError(f"{error}; {kept_at}") from None
     record.follow(log)
-    # Of a resumed run only the last part was timed here.
+    # If the run was resumed, only its last part was timed here.
     timed = (time.monotonic() - started) / max(1, record.num_steps_run - first_step)
     record.train_seconds = round(timed * record.num_steps_run, 1)
     with whole_or_not_at_all(out) as scratch:
@@ -119,10 +118,10 @@ def train(
 
 
 def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
-    """Refuse a run that by the plan needs more memory than is free, here or in the container.
+    """Check that the memory that a run needs by the plan is free, here or in the container.
 
     Raises:
-        TrainingError: with the plan's figures.
+        TrainingError: it isn't. The message has the plan's figures.
     """
     free = free_memory()
     length = max(len(sample.input_ids) for sample in samples)
@@ -134,7 +133,7 @@ def _check_memory(base: Path, recipe: Recipe, samples: list[Sample]) -> None:
         raise TrainingError(
             f"this takes {memory.peak / MIB:,.0f} MiB by the plan ({parts}), and {free / MIB:,.0f} "
             "are free: try --gradient-checkpointing, --accumulation, a shorter --max-length or "
-            "--method qlora; --force begins all the same"
+            "--method qlora; with --force it begins anyway"
         )
 
 
@@ -144,10 +143,11 @@ def checkpoints_of(out: Path) -> Path:
 
 
 def _checkpoints_for(out: Path, record: RunRecord, *, resume: bool) -> Path:
-    """Return the directory of checkpoints, which holds those of this job, or isn't there yet.
+    """Return the directory for checkpoints. With `resume` it must hold those of this job.
 
     Raises:
-        TrainingError: it holds those of another job, or of this one and `resume` isn't set.
+        TrainingError: it holds checkpoints of another job; or it holds any and `resume` isn't set;
+            or there are none to resume from.
     """
     directory = checkpoints_of(out)
     if (directory / RECORD_FILE).is_file():
@@ -166,15 +166,15 @@ def _checkpoints_for(out: Path, record: RunRecord, *, resume: bool) -> Path:
 
 
 def _load(base: Path, recipe: Recipe) -> Any:
-    """Load the model; only the weights that are trained require gradients."""
+    """Load the model. Only the weights that are trained require gradients."""
     if not recipe.has_adapter:
-        # bfloat16 weights would round most updates away.
+        # In bfloat16 most updates would be rounded to zero.
         return load_model(base, torch.float32)
     return add_lora(load_model(base, nf4=recipe.method == "qlora"), recipe)
 
 
 def _save(model: Any, recipe: Recipe, base: Path, quantization: str, out: Path) -> None:
-    """Write what was trained, and beside it the chat template if it isn't the base's."""
+    """Write the adapter or model, and its chat template if it isn't the base's."""
     if recipe.has_adapter:
         save_adapter(model, out, base, quantization)
     else:

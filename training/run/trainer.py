@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer, with the loss on answers alone, on one device."""
+"""The training loop: transformers' Trainer on one device, with loss only on answers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from training.models.device import chosen_device
 from training.run.progress import LogLines, ProgressBar
 
 NUM_LOOKS = 8
-"""How often a run measures the validation loss and writes a checkpoint: its looks."""
+"""Number of looks in a run: at each it measures the validation loss and writes a checkpoint."""
 MAX_CHECKPOINTS = 2
 
 
 class NotFinite(TrainingError):
-    """The loss or its gradient is no longer finite; the weights are those of the step before."""
+    """The loss or its gradient is no longer finite. The weights are those of the step before."""
 
 
 def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """Return the summed cross-entropy of the answers' tokens, in nats, and their number.
 
-    The head is computed at those positions only: with a large vocabulary the logits of a prompt
-    take more memory than a small model.
+    The head is computed only at those positions: with a large vocabulary, the logits of a prompt
+    would take more memory than a small model.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     states = causal.model(
@@ -45,7 +45,7 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tenso
 
 
 class _AnswerTrainer(Trainer):  # type: ignore[misc]
-    """Learns from answers alone, and stops before a step whose loss or gradient isn't finite."""
+    """Learns only from answers, and stops before a step whose loss or gradient isn't finite."""
 
     def compute_loss(
         self,
@@ -54,7 +54,7 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        # In full fine-tuning weights and updates stay float32, products are bfloat16.
+        # In full fine-tuning, weights and updates stay float32, and products are bfloat16.
         device = inputs["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=model.dtype == torch.float32):
             total, count = answer_loss(model, inputs)
@@ -77,13 +77,13 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
 class _OneDevice(TrainingArguments):  # type: ignore[misc]
     """Arguments of a run on one device.
 
-    Where several GPUs are visible, Trainer would wrap the model in `DataParallel`: our loss can't
-    look into that, and a step would learn from more examples than the recipe says.
+    If several GPUs are visible, Trainer would wrap the model in `DataParallel`. Our loss can't use
+    such a model, and a step would learn from more examples than the recipe says.
     """
 
     @property
     def n_gpu(self) -> int:
-        """How many GPUs the run uses: one, or none."""
+        """Return the number of GPUs that the run uses, 0 or 1."""
         return min(1, int(super().n_gpu))
 
 
@@ -95,10 +95,10 @@ def run_training(
     pad_token_id: int,
     checkpoints: Path,
 ) -> list[dict[str, float]]:
-    """Train on these samples, in this order, and leave the model as it was at its best look.
+    """Train on the samples in their order. The model ends with the weights of its best look.
 
-    Continues from the newest checkpoint in `checkpoints`, if there is one. Returns what was logged:
-    entries with `step` and `loss` or `eval_loss`.
+    Continues from the newest checkpoint in `checkpoints`, if there is one. Returns the log, whose
+    entries have `step` and `loss` or `eval_loss`.
 
     Raises:
         NotFinite: the loss or its gradient stopped being finite.
@@ -114,7 +114,7 @@ def run_training(
         data_collator=Collator(pad_token_id),
         callbacks=[progress],
     )
-    trainer.model_accepts_loss_kwargs = True  # so that it counts the tokens of a whole step
+    trainer.model_accepts_loss_kwargs = True  # so that it counts the tokens of a step
     trainer.remove_callback(PrinterCallback)
     if validation and recipe.patience:
         trainer.add_callback(EarlyStoppingCallback(recipe.patience))
@@ -127,13 +127,13 @@ def run_training(
 
 
 def newest_checkpoint(checkpoints: Path) -> str | None:
-    """Return the directory of the last whole checkpoint, or None if there is none."""
+    """Return the directory of the last complete checkpoint, or None if there is none."""
     found = [str(path.parent) for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
     return max(found, key=step_of, default=None)
 
 
 def step_of(checkpoint: str | None) -> int:
-    """Return the step after which a checkpoint was written; 0 without one."""
+    """Return the step after which a checkpoint was written, or 0 if there is none."""
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
@@ -151,7 +151,7 @@ def _arguments(recipe: Recipe, checkpoints: Path, *, has_validation: bool) -> _O
         lr_scheduler_type="cosine",
         warmup_steps=max(1, round(recipe.num_steps * recipe.warmup_share)),
         weight_decay=0.0,
-        train_sampling_strategy="sequential",  # the samples are in training order already
+        train_sampling_strategy="sequential",  # the samples are already in training order
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if has_validation else "no",

@@ -21,5 +21,5 @@ def test_arms() -> None:
     assert recipe is not None
     assert (recipe.rank, recipe.targets) == (8, ("q_proj", "v_proj"))
     assert recipe.alpha / recipe.rank == RECIPE.alpha / RECIPE.rank, "the scale stays"
-    with pytest.raises(TrainingError, match="--method is lora, qlora, full; not ia3"):
+    with pytest.raises(TrainingError, match="--method must be one of lora, qlora, full, not ia3"):
         make_arms(RECIPE, ["ia3"], [], [])

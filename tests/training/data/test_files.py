@@ -68,7 +68,7 @@ def test_lines_that_are_not_json_have_a_place(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"prompt,completion\na,b\n", "like CSV"),
-        (b"hello there", "unlike JSON"),
+        (b"hello there", "isn't JSON"),
         (b"\xff\xfe{", "isn't UTF-8"),
         (b"PK\x03\x04", "spreadsheet"),
         (b"\x1f\x8bnothing", "can't decompress"),

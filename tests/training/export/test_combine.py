@@ -74,7 +74,7 @@ def test_pruning_methods_run_and_are_no_plain_sums(
 def test_what_cannot_be_combined(tiny_llama: Path, tmp_path: Path) -> None:
     one, two = (make_adapter(tiny_llama, tmp_path / str(seed), seed) for seed in (1, 2))
     out = tmp_path / "out"
-    with pytest.raises(TrainingError, match="--method is cat, svd, ties, dare; not linear"):
+    with pytest.raises(TrainingError, match="must be one of cat, svd, ties, dare, not linear"):
         combine_adapters([one, two], [1, 1], tiny_llama, out, "linear")
     with pytest.raises(TrainingError, match="1 weight"):
         combine_adapters([one, two], [1], tiny_llama, out)

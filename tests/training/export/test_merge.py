@@ -96,7 +96,7 @@ def test_a_wrong_merge_is_found_and_nothing_is_kept(
 
 def test_what_cannot_be_merged(tiny_llama: Path, tmp_path: Path) -> None:
     adapter, out = make_adapter(tiny_llama, tmp_path / "adapter"), tmp_path / "out"
-    with pytest.raises(TrainingError, match="--dtype is bfloat16 or float32"):
+    with pytest.raises(TrainingError, match="--dtype must be bfloat16 or float32"):
         merge_adapter(adapter, tiny_llama, out, dtype="int8")
     with pytest.raises(TrainingError, match="isn't an adapter"):
         merge_adapter(tiny_llama, tiny_llama, out)

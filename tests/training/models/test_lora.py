@@ -26,7 +26,7 @@ def test_a_recipe_becomes_pefts_configuration() -> None:
     [
         ({"rank": 1024}, "over vLLM's limit of 512"),
         ({"peft": {"use_dora": True}}, "DoRA can't be served"),
-        ({"peft": {"lora_droput": 0.1}}, "PEFT doesn't take"),
+        ({"peft": {"lora_droput": 0.1}}, "PEFT refuses"),
     ],
 )
 def test_what_could_not_be_served_is_refused(changes: dict[str, object], message: str) -> None:

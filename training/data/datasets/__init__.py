@@ -1,1 +1,1 @@
-"""The openly licensed data that the recipes train on, made from what packages ship."""
+"""Openly licensed data sets for the recipes, made from files that packages ship."""

@@ -1,7 +1,8 @@
 """The data sets by name.
 
-Each depends on its seed alone, and holds out whole groups (sentence templates, diagnosis
-categories, streets, threads of mail): the test split asks for what was never seen in training.
+Each depends only on its size and seed. It holds out whole groups (sentence templates, diagnosis
+categories, streets, threads of mail), so the test split asks only for groups that training has not
+seen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def load_dataset(name: str, *, size: int, seed: int) -> Split:
     """Make a data set of about `size` training examples.
 
     Raises:
-        TrainingError: there is no such data set, or the package that ships it can't be had.
+        TrainingError: there is no such data set, or its package is missing.
     """
     if name not in DATASETS:
         raise TrainingError(f"no data set {name!r}; there are: {', '.join(sorted(DATASETS))}")

@@ -10,7 +10,7 @@ from training.data.datasets.split import Split, hold_out, num_to_test
 
 
 def icd10_chapter(size: int, rng: random.Random) -> Split:
-    """Make examples of a diagnosis and the name of its chapter; hold out whole categories."""
+    """Make examples of a diagnosis and the name of its chapter. Hold out whole categories."""
     import simple_icd_10_cm as icd
 
     chapters: dict[str, list[str]] = {}

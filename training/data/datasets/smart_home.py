@@ -34,7 +34,7 @@ SMART_HOME_SLOTS = {
 
 
 def smart_home(size: int, rng: random.Random) -> Split:
-    """Make examples of an utterance and its JSON intent; hold out whole sentence templates."""
+    """Make examples of an utterance and its JSON intent. Hold out whole sentence templates."""
     from hassil.intents import Intents
     from home_assistant_intents import get_intents
 

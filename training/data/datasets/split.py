@@ -1,4 +1,4 @@
-"""A data set in two parts, and how groups of examples are held out."""
+"""Splits a data set into training and test examples, and holds out whole groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.data.conversations import Conversation
 
 HELD_OUT_SHARE = 0.15
 MIN_TEST = 100
-"""Examples to evaluate on, at least."""
+"""The smallest number of examples to evaluate on."""
 
 Item = TypeVar("Item")
 
@@ -25,18 +25,18 @@ class Split:
 
 
 def hold_out(groups: Sequence[Item], rng: random.Random) -> tuple[list[Item], list[Item]]:
-    """Return the groups to train on, and a random share of them to test on: at least one."""
+    """Return the groups to train on, and a random share to test on, at least one."""
     shuffled = rng.sample(groups, len(groups))
     cut = max(1, round(len(shuffled) * HELD_OUT_SHARE))
     return shuffled[cut:], shuffled[:cut]
 
 
 def num_to_test(size: int) -> int:
-    """Return how many examples to test on, where `size` are trained on."""
+    """Return the number of test examples for `size` training examples."""
     return max(MIN_TEST, size // 10)
 
 
 def repeated(items: Sequence[Item], count: int, rng: random.Random) -> list[Item]:
-    """Return `count` items in random order, from the first again where there are fewer."""
+    """Return `count` items in random order. They repeat if there are fewer items."""
     shuffled = rng.sample(items, len(items))
     return [shuffled[index % len(shuffled)] for index in range(count)]

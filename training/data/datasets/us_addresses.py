@@ -19,13 +19,14 @@ ADDRESSES = Archive(
     client="pip",
 )
 ADDRESSES_FILE = "usaddress-0.5.16/training/labeled.xml"
-"""The file that was labelled by hand. Others of the archive are made from OpenStreetMap."""
+"""The file that was labelled by hand. Other files in the archive come from OpenStreetMap."""
 
 
 def us_addresses(size: int, rng: random.Random, archive: Archive = ADDRESSES) -> Split:
-    """Make examples of an address and the JSON object of its parts; hold out whole streets.
+    """Make examples of an address and the JSON object of its parts. Hold out whole streets.
 
-    There are about 1,300 addresses without a person's name. They repeat if more are asked for.
+    Addresses with a person's name are left out. About 1,300 remain, which repeat if more are asked
+    for.
     """
     [(_, content)] = archive.members(ADDRESSES_FILE)
     streets: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
@@ -44,7 +45,7 @@ def us_addresses(size: int, rng: random.Random, archive: Archive = ADDRESSES) ->
 
 
 def _address_parts(element: ElementTree.Element) -> dict[str, str]:
-    """Join neighbours with the same label. Return nothing if a label comes again later."""
+    """Join neighbours with the same label. Return an empty dict if a label comes again later."""
     parts: dict[str, str] = {}
     last = ""
     for token in element:
