@@ -109,7 +109,13 @@ MALFORMED: dict[str, Recipe] = {
     "tensors' rank over the limit": Recipe("rank_too_large", ranks={"q_proj": 17}),
     "pattern of another type": config("bad_rank", rank_pattern=[2]),
     "pattern's rank no whole number": config("bad_rank", rank_pattern={"q_proj": 2.0}),
-    "pattern that takes for ever": config("bad_rank", rank_pattern={"(a+)+$": 2}),
+    "pattern that takes for ever": config("bad_rank", rank_pattern={r"([a-z_.0-9]+)+!": 2}),
+    "pattern of an alpha that takes for ever": config(
+        "bad_alpha", alpha_pattern={r"(([a-z]*)*_?\.?)*!": 2}
+    ),
+    "pattern that is none": config("bad_rank", rank_pattern={"q_proj)": 2}),
+    "pattern that is long": config("bad_rank", rank_pattern={"(q|k)_proj" * 60: 2}),
+    "too many expressions": config("bad_rank", rank_pattern={f"q{n}+": 2 for n in range(300)}),
     "alpha NaN": config("bad_alpha", lora_alpha=float("nan")),
     "alpha infinite": config("bad_alpha", lora_alpha=float("inf")),
     "alpha as text": config("bad_alpha", lora_alpha="16"),
@@ -196,6 +202,14 @@ def valid(base: BaseSpec) -> dict[str, Recipe]:
             ranks={"q_proj": 5}, config={"rank_pattern": {"self_attn.q_proj": 5}}
         ),
         "alphas by module": Recipe(config={"alpha_pattern": {"layers.0.self_attn.q_proj": 16}}),
+        "ranks by expression": Recipe(
+            ranks={"layers.1.mlp.down_proj": 5},
+            config={
+                "rank_pattern": {r".*\.layers\.1\..*down_proj": 5},
+                "alpha_pattern": {r".*\.layers\.1\..*down_proj": 8},
+            },
+        ),
+        "an expression that matches nothing": Recipe(config={"rank_pattern": {"^q_proj": 4}}),
         "negative alpha": Recipe(config={"lora_alpha": -4}),
         "keys without a prefix": Recipe(bend=renamed(lambda key: key.removeprefix(PREFIX))),
         "as PEFT 0.2 wrote": Recipe(

@@ -6,15 +6,15 @@ vLLM ignores many features silently. They are refused here (tried on vLLM 0.32 w
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from adapters_registry.check.findings import counted
+from adapters_registry.check.module_patterns import ModulePatterns, fault_of
 from adapters_registry.errors import Reason
 
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-_PATTERN = re.compile(r"[\w.]+", re.ASCII)
 
 _UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_dora": (bool, "DoRA can't be served"),
@@ -66,9 +66,16 @@ class PeftConfig:
         """The base that it names, or an empty string."""
         return str(self._values.get("base_model_name_or_path") or "")
 
-    def faults(self) -> Iterator[Reason]:
-        """Yield every reason why it cannot be served, whatever the tensors and the base are."""
+    def faults(self, modules: Collection[str] = ()) -> Iterator[Reason]:
+        """Yield every reason why it cannot be served, whatever the tensors are.
+
+        The patterns for ranks and alphas are tried on the names of these modules.
+
+        Raises:
+            OSError: the patterns could not be tried.
+        """
         yield from self._numbers()
+        yield from self._patterns(modules)
         for key, (is_used, message) in _UNSUPPORTED.items():
             if key in self._values and is_used(self._values[key]):
                 yield Reason("unsupported_feature", f"{key}: {message}", key)
@@ -93,12 +100,18 @@ class PeftConfig:
         targets = self._values.get("target_modules")
         if not isinstance(targets, str | list) or not targets:
             yield Reason("bad_targets", "target_modules names no modules", "target_modules")
-        if not _is_pattern(self._values.get("rank_pattern"), _is_rank):
-            message = "rank_pattern must map plain module names to whole numbers from 1"
-            yield Reason("bad_rank", message, "rank_pattern")
-        if not _is_pattern(self._values.get("alpha_pattern"), _is_finite_number):
-            message = "alpha_pattern must map plain module names to finite numbers"
-            yield Reason("bad_alpha", message, "alpha_pattern")
+
+    def _patterns(self, modules: Collection[str]) -> Iterator[Reason]:
+        for key, code, values, is_allowed in (
+            ("rank_pattern", "bad_rank", "whole numbers from 1", _is_rank),
+            ("alpha_pattern", "bad_alpha", "finite numbers", _is_finite_number),
+        ):
+            patterns = self._values.get(key) or {}
+            if not isinstance(patterns, dict) or not all(map(is_allowed, patterns.values())):
+                message = f"{key} must map names of modules, or regular expressions, to {values}"
+                yield Reason(code, message, key)
+            elif fault := fault_of(patterns, modules):
+                yield Reason(code, f"{key}: {fault}", key)
 
     def claimed_ranks(self) -> Iterator[tuple[str, int]]:
         """Yield every rank that it mentions, with the key: the engine refuses by each of them."""
@@ -110,24 +123,22 @@ class PeftConfig:
 
     def rank_of(self, module: str) -> Any:
         """Return the rank of a module."""
-        return self._of(module, "rank_pattern", "r")
+        own = self._ranks.of(module)
+        return self._values.get("r") if own is None else own
 
     def scale_of(self, module: str) -> float:
         """Return the factor by which a module's B times A is multiplied."""
-        rank, alpha = self.rank_of(module), self._of(module, "alpha_pattern", "lora_alpha")
+        rank, alpha = self.rank_of(module), self._alphas.of(module)
+        alpha = self._values.get("lora_alpha") if alpha is None else alpha
         return float(alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank))
 
-    def _of(self, module: str, patterns: str, default: str) -> Any:
-        """Return a module's own value, or the default. The first pattern that matches wins.
+    @cached_property
+    def _ranks(self) -> ModulePatterns:
+        return ModulePatterns(self._values.get("rank_pattern") or {})
 
-        A pattern matches at the end of a module's name. PEFT and vLLM take a pattern for a regular
-        expression. Only plain names are accepted. There a dot matches any character and here only a
-        dot, which makes no difference for the names of a base's layers.
-        """
-        for pattern, value in (self._values.get(patterns) or {}).items():
-            if module == pattern or module.endswith(f".{pattern}"):
-                return value
-        return self._values.get(default)
+    @cached_property
+    def _alphas(self) -> ModulePatterns:
+        return ModulePatterns(self._values.get("alpha_pattern") or {})
 
 
 def _is_unknown(key: str, value: Any) -> bool:
@@ -140,14 +151,6 @@ def _is_unknown(key: str, value: Any) -> bool:
 
 def _is_switched_on(value: Any) -> bool:
     return value is True or (isinstance(value, dict | list) and bool(value))
-
-
-def _is_pattern(value: Any, is_allowed: Callable[[Any], bool]) -> bool:
-    if not value:
-        return True
-    return isinstance(value, dict) and all(
-        _PATTERN.fullmatch(name) and is_allowed(entry) for name, entry in value.items()
-    )
 
 
 def _is_rank(value: Any) -> bool:

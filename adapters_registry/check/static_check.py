@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from adapters_registry.check.base import BaseSpec, split_quantization
-from adapters_registry.check.companions import check_companions
+from adapters_registry.check.companions.companions import check_companions
+from adapters_registry.check.companions.serving_defaults import ServingDefaults
 from adapters_registry.check.findings import Findings, clean
 from adapters_registry.check.key_names import KEY
 from adapters_registry.check.peft_config import PeftConfig
-from adapters_registry.check.serving_defaults import ServingDefaults
 from adapters_registry.check.shapes import Pair, check_ranks, check_shapes, pair_up
 from adapters_registry.check.weights import (
     TRAINED_QUANTIZATION,
@@ -89,7 +89,7 @@ def check_adapter(
     tensors = _read_tensors(directory / WEIGHTS_FILE, findings)
     findings.raise_if_any()
     config = PeftConfig(values)
-    faults = list(config.faults())
+    faults = list(config.faults(base.modules))
     trained = _fully_trained(tensors, values.get("modules_to_save"))
     for fault in faults:
         if fault.key == "modules_to_save" and not trained:

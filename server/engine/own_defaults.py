@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from adapters_registry.chat_templates.renderer import TemplateRenderer
 from adapters_registry.chat_templates.sandbox import TemplateFailed
-from adapters_registry.check.companions import chat_template_of
+from adapters_registry.check.companions.companions import chat_template_of
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.chat_formats import THINK_END
 from server.workers import Workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
+from adapters_registry.check.peft_config import PeftConfig
+from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from server.engine.worker.lora_cpu.files import (
     AdapterFile,
     Matrix,
@@ -91,9 +94,10 @@ class AdapterReader:
             return None
         config = PEFTHelper.from_local_dir(path, self._of_worker.max_position_embeddings)
         config.validate_legal(self._of_worker.lora_config)
+        scale_of = PeftConfig(json.loads((Path(path) / CONFIG_FILE).read_text())).scale_of
         mapper = getattr(model, "hf_to_vllm_mapper", None)
         mapper = mapper.get_rename_mapper() if mapper is not None else None
-        file = AdapterFile(Path(path) / "adapter_model.safetensors")
+        file = AdapterFile(Path(path) / WEIGHTS_FILE)
         layers: Layers = {}
         pairs: dict[str, dict[bool, Matrix]] = {}
         scales: dict[str, float] = {}
@@ -103,7 +107,7 @@ class AdapterReader:
                 return None
             pairs.setdefault(projection, {})[is_a] = matrix
             in_file = parse_fine_tuned_lora_name(key)[0] if mapper else projection
-            scales[projection] = config.get_rank_and_scaling(in_file)[1]
+            scales[projection] = scale_of(in_file)
         for projection, pair in pairs.items():
             if len(pair) != 2:
                 raise ValueError(f"{projection} has A or B alone")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from adapters_registry.check.companions import check_companions
-from adapters_registry.check.serving_defaults import CompanionFindings, ServingDefaults
+from adapters_registry.check.companions.companions import check_companions
+from adapters_registry.check.companions.serving_defaults import CompanionFindings, ServingDefaults
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}"
 OWN = "{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}"

@@ -22,6 +22,9 @@ from tests.tiny import AdapterFactory
         {"modules_to_save": [], "alpha_pattern": {}, "layer_replication": None},
         {"rank_pattern": {"layers.0.self_attn.k_proj": 4, "gate_proj": 1}},
         {"alpha_pattern": {"layers.1.self_attn.q_proj": 9, "q_proj": 2.5}, "use_rslora": True},
+        {"rank_pattern": {r".*\.layers\.1\..*k_proj": 4, "k_proj": 3, "^q_proj": 5}},
+        {"rank_pattern": {"k.proj": 4, "(up|gate)_proj": 3, "model.layers.0.self_attn.k_proj": 5}},
+        {"alpha_pattern": {"gate|up_proj": 1, r"[01]\.mlp\.\w+": 7}, "use_rslora": True},
         {"rank_pattern": {"up_proj": 4}, "alpha_pattern": {"up_proj": 1, "layers.0": 7}},
     ],
 )

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from adapters_registry.check.serving_defaults import CompanionFindings, differing, listed
-from adapters_registry.check.vocabulary import Vocabulary
+from adapters_registry.check.companions.serving_defaults import CompanionFindings, differing, listed
+from adapters_registry.check.companions.vocabulary import Vocabulary
 from adapters_registry.content.adapter_files import GENERATION_FILE
 
 MAX_STOP_TOKENS = 32

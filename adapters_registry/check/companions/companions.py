@@ -16,14 +16,18 @@ from typing import Any
 
 from adapters_registry.chat_templates.renderer import TemplateRenderer
 from adapters_registry.chat_templates.sandbox import TemplateFailed, special_tokens
-from adapters_registry.check.generation import sampling_defaults, stop_tokens
-from adapters_registry.check.serving_defaults import (
+from adapters_registry.check.companions.generation import sampling_defaults, stop_tokens
+from adapters_registry.check.companions.serving_defaults import (
     CompanionFindings,
     ServingDefaults,
     differing,
     listed,
 )
-from adapters_registry.check.vocabulary import Vocabulary, added_tokens_of, read_vocabulary
+from adapters_registry.check.companions.vocabulary import (
+    Vocabulary,
+    added_tokens_of,
+    read_vocabulary,
+)
 from adapters_registry.content.adapter_files import (
     ADDED_TOKENS_FILE,
     COMPANION_FILES,

@@ -1,0 +1,1 @@
+"""What stands beside an adapter's weights, compared with the base's."""
