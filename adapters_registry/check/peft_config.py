@@ -128,8 +128,8 @@ class PeftConfig:
 
     def scale_of(self, module: str) -> float:
         """Return the factor by which a module's B times A is multiplied."""
-        rank, alpha = self.rank_of(module), self._alphas.of(module)
-        alpha = self._values.get("lora_alpha") if alpha is None else alpha
+        rank, own = self.rank_of(module), self._alphas.of(module)
+        alpha: Any = self._values.get("lora_alpha") if own is None else own
         return float(alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank))
 
     @cached_property

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, CONFIG_FILE
 from adapters_registry.content.s3 import Bucket
-from adapters_registry.sources.source import Source, missing_file
+from adapters_registry.sources.source import PICKLE_FILE, Source, missing_file
+
+_MAX_LISTED = 1000
+"""How many files of a prefix are looked at for a hint."""
 
 
 def find_in_bucket(source: str) -> Source:
@@ -22,10 +26,22 @@ def find_in_bucket(source: str) -> Source:
         if file := bucket.find(name):
             files.append(file)
         elif name in ADAPTER_FILES:
-            raise missing_file(name)
+            raise missing_file(
+                name, has_pickle=bucket.find(PICKLE_FILE) is not None, folders=_adapters_in(bucket)
+            )
 
     def stage(staged: Path) -> None:
         for file in files:
             bucket.download(file, staged / file.key)
 
     return Source(source, sum(file.size_bytes for file in files), stage)
+
+
+def _adapters_in(bucket: Bucket) -> list[str]:
+    """Return the folders of a prefix that have an adapter, unless it has one itself."""
+    if bucket.find(CONFIG_FILE) is not None:
+        return []
+    keys = (file.key for file in islice(bucket.list(), _MAX_LISTED))
+    return [
+        f"{bucket.url}/{key.rpartition('/')[0]}" for key in keys if key.endswith(f"/{CONFIG_FILE}")
+    ]

@@ -10,22 +10,31 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, WEIGHTS_FILE
 from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused, StoreUnavailable
-from adapters_registry.sources.source import MissingFile, Source, missing_file
+from adapters_registry.sources.source import PICKLE_FILE, MissingFile, Source, missing_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 HUB_SCHEME = "hf://"
 
-_SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_PART = r"(?!\.{1,2}(?:[/@]|$))[\w.-]+"
+_SOURCE = re.compile(
+    rf"hf://(?P<repo>{_PART}/{_PART})(?P<folder>(?:/{_PART})*)/?(?:@(?P<revision>[\w./-]+))?",
+    re.ASCII,
+)
+_FORM = "is not of the form hf://org/repo@revision or hf://org/repo/folder@revision"
 
 
 def find_on_hub(source: str, endpoint: str | None = None) -> Source:
     """Find the adapter at `hf://org/repo@revision`, without reading it yet.
 
-    The revision is `main` if none is named.
+    It may stand in a folder: `hf://org/repo/folder@revision`. The revision is `main` if none is
+    named.
 
     Raises:
         SourceRefused: it does not exist, this server's token may not read it, or the source is not
@@ -36,17 +45,30 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
 
     match = _SOURCE.fullmatch(source)
     if not match:
-        raise SourceRefused(f"{source[:200]!r} is no hf://org/repo@revision")
+        raise SourceRefused(f"{source[:200]!r} {_FORM}")
     repo, commit = match["repo"], match["revision"] or "main"
+    folder = match["folder"]
+    below = f"{folder}/".lstrip("/")
+
+    def find(name: str) -> HfFileMetadata:
+        with _errors(source, name):
+            url = hf_hub_url(repo, below + name, revision=commit, endpoint=endpoint)
+            return get_hf_file_metadata(url)
+
+    def has(name: str) -> bool:
+        try:
+            return bool(find(name))
+        except MissingFile:
+            return False
+
     sizes: dict[str, int] = {}
     for name in ALL_FILES:
         try:
-            with _errors(source, name):
-                url = hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
-                file = get_hf_file_metadata(url)
+            file = find(name)
         except MissingFile:
             if name in ADAPTER_FILES:
-                raise
+                has_pickle = name == WEIGHTS_FILE and has(PICKLE_FILE)
+                raise missing_file(name, has_pickle=has_pickle) from None
             continue
         if file.commit_hash is None or file.size is None:
             raise StoreUnavailable(
@@ -59,20 +81,21 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
         scratch = staged / "hub"
         for name, size_bytes in sizes.items():
             with _errors(source, name):
+                file = below + name
                 hf_hub_download(
                     repo,
-                    name,
+                    file,
                     revision=commit,
                     local_dir=scratch,
                     endpoint=endpoint,
                     tqdm_class=_progress(),
                 )
-            if (scratch / name).stat().st_size != size_bytes:
+            if (scratch / file).stat().st_size != size_bytes:
                 raise StoreUnavailable(f"{name} of {source} came incomplete: try again")
-            (scratch / name).rename(staged / name)
+            (scratch / file).rename(staged / name)
         shutil.rmtree(scratch)
 
-    return Source(f"{HUB_SCHEME}{repo}@{commit}", sum(sizes.values()), stage)
+    return Source(f"{HUB_SCHEME}{repo}{folder}@{commit}", sum(sizes.values()), stage)
 
 
 @contextmanager
@@ -96,7 +119,7 @@ def _errors(source: str, name: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError as error:
         raise missing_file(name) from error
     except errors.HFValidationError as error:
-        raise SourceRefused(f"{source[:200]!r} is no hf://org/repo@revision") from error
+        raise SourceRefused(f"{source[:200]!r} {_FORM}") from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise StoreUnavailable(_why(source, error)) from error
     except OSError as error:

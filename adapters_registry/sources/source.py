@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import SourceRefused
+
+PICKLE_FILE = "adapter_model.bin"
+"""The weights as older releases of PEFT saved them."""
+CONVERT_PICKLE = (
+    "a pickle can hold any code; this command, run beside it, converts it: "
+    'python -c "import torch, safetensors.torch as st; st.save_file({k: v.contiguous().clone() '
+    f"for k, v in torch.load('{PICKLE_FILE}', map_location='cpu', weights_only=True).items()}}, "
+    f"'{WEIGHTS_FILE}')\""
+)
+MAX_FOLDERS = 3
+"""Folders that a message names."""
 
 _MIB = 1 << 20
 
@@ -42,8 +53,33 @@ class MissingFile(SourceRefused):
     """A source lacks a file."""
 
 
-def missing_file(name: str) -> MissingFile:
-    """Return the error for an adapter that lacks one of its two files."""
+def missing_file(
+    name: str, *, has_pickle: bool = False, folders: Sequence[str] = ()
+) -> MissingFile:
+    """Return the error for an adapter that lacks one of its two files, with what to do.
+
+    `has_pickle`: the weights are there as `PICKLE_FILE`. `folders`: where there are adapters below.
+    """
+    message = f"{name} is missing"
+    if name == WEIGHTS_FILE and has_pickle:
+        return MissingFile(f"{message}, and {PICKLE_FILE} isn't read, since {CONVERT_PICKLE}")
+    if folders:
+        shown = " or ".join(folders[:MAX_FOLDERS])
+        more = len(folders) - MAX_FOLDERS
+        return MissingFile(
+            f"{message}: did you mean {shown}{f' (and {more} more)' if more > 0 else ''}?"
+        )
     return MissingFile(
-        f"{name} is missing: an adapter is {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT saves them"
+        f"{message}: an adapter is {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT saves them"
+    )
+
+
+def missing_in(directory: Path, name: str) -> MissingFile:
+    """Return the error for a directory here that lacks one of an adapter's two files."""
+    found = [config.parent for config in directory.glob(f"*/{CONFIG_FILE}")]
+    found.sort(key=lambda folder: (len(folder.name), folder.name))  # checkpoint-500 before -1000
+    return missing_file(
+        name,
+        has_pickle=(directory / PICKLE_FILE).is_file(),
+        folders=[] if (directory / CONFIG_FILE).exists() else list(map(str, found)),
     )

@@ -22,7 +22,9 @@ class RegistrationBody(BaseModel):
     name: str
     tenant: str | None = Field(None, description="Default: the key's.")
     source: str = Field(
-        "", description="A path on the server, hf://org/repo@revision or s3://bucket/prefix."
+        "",
+        description="A path on the server, hf://org/repo@revision, "
+        "hf://org/repo/folder@revision or s3://bucket/prefix.",
     )
     promote: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)

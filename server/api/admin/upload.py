@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
-from adapters_registry.sources.source import check_size, missing_file
+from adapters_registry.sources.source import PICKLE_FILE, check_size, missing_file
 from server.errors import InvalidRequest, OverQuota
 from server.middleware.body_limit import FORM_OVERHEAD_BYTES
 
@@ -104,7 +104,7 @@ async def receive_upload(
         check_size(sum(upload.size or 0 for upload in uploads.values()), max_bytes)
         for name in ADAPTER_FILES:
             if name not in uploads:
-                raise missing_file(name)
+                raise missing_file(name, has_pickle=PICKLE_FILE in uploads)
         for name in ALL_FILES:
             if name not in uploads:
                 continue

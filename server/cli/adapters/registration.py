@@ -15,11 +15,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from adapters_registry.content.adapter_files import (
     ADAPTER_FILES,
     ALL_FILES,
-    CONFIG_FILE,
-    WEIGHTS_FILE,
 )
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
+from adapters_registry.sources.source import missing_in
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
 from server.cli.client import call
 from server.cli.console import fail
@@ -35,7 +34,6 @@ loraplex adapters register smart-home hf://acme/smart-home@v2
 
 _REMOTE = re.compile(r"[a-z0-9]+://")
 _ON_A_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_PICKLED_WEIGHTS = "adapter_model.bin"
 
 
 def register(
@@ -44,8 +42,8 @@ def register(
         str,
         typer.Argument(
             help="A directory on this machine, which is uploaded, or where the server finds the "
-            "adapter: hf://org/repo, s3://bucket/prefix, or the absolute path of a directory on "
-            "the server."
+            "adapter: hf://org/repo or hf://org/repo/folder, s3://bucket/prefix, or the absolute "
+            "path of a directory on the server."
         ),
     ],
     tenant: TenantFlag = "",
@@ -107,17 +105,7 @@ def problem_of(source: str) -> str | None:
 
 def _problem_of_files(directory: Path) -> str | None:
     missing = [name for name in ADAPTER_FILES if not (directory / name).is_file()]
-    if not missing:
-        return None
-    text = f"{directory} has no {' and no '.join(missing)}"
-    if WEIGHTS_FILE in missing and (directory / _PICKLED_WEIGHTS).is_file():
-        return (
-            f"{text}, only {_PICKLED_WEIGHTS}: load it with PEFT and save it again, which writes "
-            f"{WEIGHTS_FILE}"
-        )
-    below = sorted(found.parent for found in directory.glob(f"*/{CONFIG_FILE}"))
-    hint = f": did you mean {below[0]}?" if below else ": give the directory that PEFT wrote"
-    return text + hint
+    return f"{directory}: {missing_in(directory, missing[0])}" if missing else None
 
 
 def print_verdict(version: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, 
 from adapters_registry.content.s3 import Bucket
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources import find_source
+from adapters_registry.sources.source import PICKLE_FILE
 from tests.tiny import AdapterFactory
 
 
@@ -53,8 +54,15 @@ def test_a_file_that_changes_while_it_is_read(
 def test_a_file_that_is_missing(s3: str, make_adapter: AdapterFactory) -> None:
     with pytest.raises(SourceRefused, match=f"{CONFIG_FILE} is missing"):
         find_source(s3, (), 1 << 20)
-    Bucket(s3).upload(make_adapter() / CONFIG_FILE, CONFIG_FILE)
-    with pytest.raises(SourceRefused, match=f"{WEIGHTS_FILE} is missing"):
+    config = make_adapter() / CONFIG_FILE
+    Bucket(s3).upload(config, f"checkpoint-500/{CONFIG_FILE}")
+    with pytest.raises(SourceRefused, match=rf"did you mean {s3}/checkpoint-500\?"):
+        find_source(s3, (), 1 << 20)
+    Bucket(s3).upload(config, CONFIG_FILE)
+    with pytest.raises(SourceRefused, match=f"{WEIGHTS_FILE} is missing: an adapter is"):
+        find_source(s3, (), 1 << 20)
+    Bucket(s3).upload(config, PICKLE_FILE)
+    with pytest.raises(SourceRefused, match="converts it: python -c"):
         find_source(s3, (), 1 << 20)
 
 

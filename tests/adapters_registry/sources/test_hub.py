@@ -17,6 +17,7 @@ from adapters_registry.content.adapter_files import (
 from adapters_registry.content.stopping import GivenUp, stop_flag
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.hub import find_on_hub
+from adapters_registry.sources.source import PICKLE_FILE
 from tests.hub_server import HubServer
 from tests.tiny import AdapterFactory
 
@@ -90,11 +91,15 @@ def test_a_push_between_the_two_files(
         (f"hf://{REPO}@v9", "no such revision"),
         ("hf://acme/gated", "accept its terms"),
         ("hf://acme/half", f"{WEIGHTS_FILE} is missing"),
-        ("hf://acme", "is no hf://org/repo@revision"),
-        ("hf://acme/../../etc", "is no hf://org/repo@revision"),
-        ("hf://../smart-home", "is no hf://org/repo@revision"),
-        ("hf://acme/smart-home@main?x=1", "is no hf://org/repo@revision"),
-        ("hf://аcme/smart-home", "is no hf://org/repo@revision"),  # a Cyrillic a
+        ("hf://acme", "is not of the form hf://org/repo@revision"),
+        ("hf://acme/../../etc", "is not of the form hf://org/repo@revision"),
+        ("hf://../smart-home", "is not of the form hf://org/repo@revision"),
+        (f"hf://{REPO}/../{CONFIG_FILE}", "is not of the form hf://org/repo@revision"),
+        (f"hf://{REPO}/a//b", "is not of the form hf://org/repo@revision"),
+        (f"hf://{REPO}/no/folder", f"{CONFIG_FILE} is missing"),
+        ("hf://acme/pickled", "converts it: python -c"),
+        ("hf://acme/smart-home@main?x=1", "is not of the form hf://org/repo@revision"),
+        ("hf://аcme/smart-home", "is not of the form hf://org/repo@revision"),  # a Cyrillic a
     ],
 )
 def test_refused(hub: HubServer, make_adapter: AdapterFactory, source: str, why: str) -> None:
@@ -103,8 +108,21 @@ def test_refused(hub: HubServer, make_adapter: AdapterFactory, source: str, why:
     hub.push("acme/gated", files)
     hub.gated.add("acme/gated")
     hub.push("acme/half", {CONFIG_FILE: files[CONFIG_FILE]})
+    hub.push("acme/pickled", {CONFIG_FILE: files[CONFIG_FILE], PICKLE_FILE: b"pickle"})
     with pytest.raises(SourceRefused, match=why):
         find_on_hub(source, hub.endpoint)
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_folder(hub: HubServer, make_adapter: AdapterFactory, staged: Path, ending: str) -> None:
+    files = files_of(make_adapter(seed=1))
+    below = {f"adapters/v2.0/{name}": content for name, content in files.items()}
+    commit = hub.push(REPO, files_of(make_adapter(seed=2)) | below)
+    found = find_on_hub(f"hf://{REPO}/adapters/v2.0{ending}@main", hub.endpoint)
+    assert found.name == f"hf://{REPO}/adapters/v2.0@{commit}"
+    found.stage(staged)
+    assert files_of(staged) == files
+    assert sorted(file.name for file in staged.iterdir()) == sorted(ADAPTER_FILES)
 
 
 def test_the_size_is_known_before_anything_is_read(

@@ -1,14 +1,20 @@
 import errno
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.numpy import load_file
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InsufficientStorage, SourceRefused
 from adapters_registry.sources import find_source
 from adapters_registry.sources.local import find_local
+from adapters_registry.sources.source import PICKLE_FILE
 from tests.tiny import AdapterFactory
 
 MIB = 1 << 20
@@ -51,13 +57,30 @@ def test_a_link_out_of_the_root(make_adapter: AdapterFactory, tmp_path: Path) ->
         find_local(str(root / "link"), (root,))
 
 
-def test_a_linked_file(make_adapter: AdapterFactory) -> None:
-    source = make_adapter()
+def test_a_snapshot_in_the_hubs_cache(
+    make_adapter: AdapterFactory, tmp_path: Path, staged: Path
+) -> None:
+    """Its files are links to `blobs`, below the same root."""
+    adapter, root = make_adapter(), tmp_path / "root"
+    cache = root / "models--acme--home"
+    snapshot, blobs = cache / "snapshots" / "0123abcd", cache / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, name in enumerate(ADAPTER_FILES):
+        (blobs / str(number)).write_bytes((adapter / name).read_bytes())
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    find_local(str(snapshot), (tmp_path / "another", root)).stage(staged)
+    assert (staged / WEIGHTS_FILE).read_bytes() == (adapter / WEIGHTS_FILE).read_bytes()
+
+
+def test_a_link_that_leaves_the_root(make_adapter: AdapterFactory, tmp_path: Path) -> None:
+    source, elsewhere = make_adapter(), tmp_path / "another"
+    elsewhere.mkdir()
     weights = source / WEIGHTS_FILE
-    weights.rename(source / "elsewhere")
-    weights.symlink_to(source / "elsewhere")
-    with pytest.raises(SourceRefused, match="is a link"):
-        find_local(str(source), (source.parent,))
+    weights.rename(elsewhere / "weights")
+    weights.symlink_to(elsewhere / "weights")
+    with pytest.raises(SourceRefused, match="leaves LORAPLEX_LOCAL_ROOTS: copy the file itself"):
+        find_local(str(source), (source, elsewhere))
 
 
 def test_a_file_that_becomes_a_link_before_it_is_read(
@@ -67,8 +90,50 @@ def test_a_file_that_becomes_a_link_before_it_is_read(
     found = find_local(str(source), (source.parent,))
     (source / WEIGHTS_FILE).unlink()
     (source / WEIGHTS_FILE).symlink_to("/etc/passwd")
-    with pytest.raises(SourceRefused, match="is a link"):
+    with pytest.raises(SourceRefused, match="leaves LORAPLEX_LOCAL_ROOTS"):
         found.stage(staged)
+
+
+def test_a_folder_that_becomes_a_link_before_it_is_read(
+    make_adapter: AdapterFactory, staged: Path, tmp_path: Path
+) -> None:
+    root, other = make_adapter().rename(tmp_path / "root"), make_adapter(seed=2)
+    (root / "adapter").mkdir()
+    for name in ADAPTER_FILES:
+        (root / name).rename(root / "adapter" / name)
+    found = find_local(str(root / "adapter"), (root,))
+    (root / "adapter").rename(tmp_path / "away")
+    (root / "adapter").symlink_to(other)
+    with pytest.raises(SourceRefused, match="leaves LORAPLEX_LOCAL_ROOTS"):
+        found.stage(staged)
+
+
+def test_adapters_in_subfolders_are_named(make_adapter: AdapterFactory, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for step in (1000, 500):
+        make_adapter(seed=step).rename(run / f"checkpoint-{step}")
+    with pytest.raises(SourceRefused, match=r"did you mean .*/checkpoint-500 or .*-1000\?"):
+        find_local(str(run), (tmp_path,))
+
+
+def test_a_lone_pickle_is_refused_with_the_command_that_converts_it(
+    make_adapter: AdapterFactory,
+) -> None:
+    source = make_adapter()
+    expected = load_file(source / WEIGHTS_FILE)
+    torch.save(
+        {key: torch.from_numpy(value) for key, value in expected.items()}, source / PICKLE_FILE
+    )
+    (source / WEIGHTS_FILE).unlink()
+    with pytest.raises(SourceRefused, match="a pickle can hold any code") as refusal:
+        find_local(str(source), (source.parent,))
+    _, _, command = str(refusal.value).partition("converts it: python ")
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=source, check=True)
+    found = load_file(source / WEIGHTS_FILE)
+    assert found.keys() == expected.keys()
+    assert all((found[key] == expected[key]).all() for key in expected)
+    find_local(str(source), (source.parent,))
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -101,8 +101,11 @@ async def test_delete_in_service_names_the_flag_here_and_the_parameter_over_http
         ("a.safetensors", "a.safetensors isn't there"),
         ("acme/smart-home", "did you mean hf://acme/smart-home?"),
         ("{file}", "is a file: give its directory"),
-        ("{empty}", "has no adapter_config.json and no adapter_model.safetensors"),
-        ("{pickled}", "load it with PEFT and save it again"),
+        (
+            "{empty}",
+            "/empty: adapter_config.json is missing: an adapter is",
+        ),
+        ("{pickled}", "converts it: python -c"),
         ("{parent}", "did you mean"),
     ],
 )
