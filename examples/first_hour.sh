@@ -3,8 +3,8 @@
 # Usage: examples/first_hour.sh [FOLDER]   (it keeps what it makes in FOLDER; SHORT=1 trains less)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-work=$(realpath -m "${1:-var/first-hour}") steps=60 batch=8
-[ -z "${SHORT:-}" ] || steps=4 batch=2
+work=$(realpath -m "${1:-var/first-hour}") steps=24 batch=4 seconds=10 held_out=6
+[ -z "${SHORT:-}" ] || steps=2 batch=2 seconds=3 held_out=2
 mkdir -p "$work"
 step() { printf '\n== %s\n' "$*"; }
 
@@ -78,11 +78,11 @@ loraplex adapters rollback lights
 loraplex adapters list
 
 step "Evaluate both versions on what was held out"
-loraplex evaluate served:lights@2 served:lights@1 base --data "$work/held-out.jsonl"
+loraplex evaluate served:lights@2 served:lights@1 base --data "$work/held-out.jsonl" --limit $held_out
 
 step "Load test"
 rm -rf "${work:?}/load-test"
-loraplex loadtest run examples/my_scenario.toml --duration 10 --slo 'error_rate<1%' --out "$work/load-test"
+loraplex loadtest run examples/my_scenario.toml --duration $seconds --slo 'error_rate<1%' --out "$work/load-test"
 
 step "Who did what"
 loraplex audit --limit 5

@@ -7,7 +7,7 @@ touched are read again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -92,14 +92,19 @@ class AliasRecord:
         """The version with the largest share. If several have it, the first of them."""
         return max(self.targets, key=lambda target: target.weight).version
 
-    def pick(self, share: float) -> int:
-        """Return the version for a number in [0, 1), which the targets divide by their weights."""
-        edge = 0
-        for target in self.targets:
-            edge += target.weight
-            if share * 100 < edge:
-                return target.version
-        return self.targets[-1].version
+    def among(self, offered: Container[int]) -> tuple[Target, ...]:
+        """Return the targets that are offered, or all if none is."""
+        return tuple(t for t in self.targets if t.version in offered) or self.targets
+
+
+def pick(targets: Sequence[Target], share: float) -> int:
+    """Return the version for a number in [0, 1), which the targets divide by their weights."""
+    whole, edge = sum(target.weight for target in targets), 0
+    for target in targets:
+        edge += target.weight
+        if share * whole < edge:
+            return target.version
+    return targets[-1].version
 
 
 @dataclass(frozen=True)

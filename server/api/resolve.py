@@ -7,7 +7,7 @@ import random
 import re
 
 from adapters_registry.names import LIVE
-from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord
+from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord, pick
 from adapters_registry.records.tables import VersionState
 from server.auth import Caller
 from server.errors import ModelIncompatible, ModelNotFound
@@ -25,7 +25,7 @@ def resolve(
     Forms: the base's name, `name`, `tenant/name`, and either with `@3`, `@alias` or
     `@sha256:<12 or more hex digits>`. Adapters that the caller may not use do not exist for it. If
     an alias is split, requests of one `conversation` get the same version. Others are drawn by
-    weight.
+    weight. The share of a version of another base goes to the alias's other versions.
 
     Raises:
         ModelNotFound: it names nothing that the caller may use.
@@ -74,9 +74,10 @@ def _select(
     alias = adapter.aliases.get(selector)
     if alias is None:
         return None
-    if len(alias.targets) == 1:
-        return known.get(alias.targets[0].version)
-    return known.get(alias.pick(_share(f"{adapter.id}@{selector}", conversation)))
+    offered = alias.among(adapter.ready)
+    if len(offered) == 1:
+        return known.get(offered[0].version)
+    return known.get(pick(offered, _share(f"{adapter.id}@{selector}", conversation)))
 
 
 def _share(alias: str, conversation: str | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
@@ -23,7 +24,7 @@ from server.cli.adapters.app import app as adapters_app
 from server.cli.commands import Commands
 from server.cli.console import ending_on, say
 from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
-from server.engine.worker.lora_gpu.tuning.command import tune
+from server.engine.worker.lora_gpu.tuning.command import NoCard, tune
 from server.settings import (
     RENAMED,
     Settings,
@@ -90,7 +91,13 @@ app.command("compare", epilog=comparison.EXAMPLES)(comparison.compare)
 app.command("merge", epilog=export.MERGE_EXAMPLE)(export.merge)
 app.command("combine", epilog=export.COMBINE_EXAMPLE)(export.combine)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
-app.command("tune", epilog=TUNE_EXAMPLE)(tune)
+
+
+@app.command("tune", epilog=TUNE_EXAMPLE)
+@functools.wraps(tune)
+def _tune(**options: Any) -> None:
+    with ending_on(NoCard, OSError):
+        tune(**options)
 
 
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from server.api.intake.bounds import MAX_CONTAINERS, check_bounds
 from server.api.intake.first_error import first_error
-from server.api.intake.hosted_tools import leave_out_hosted_tools
+from server.api.intake.tools import leave_out_empty_tools, leave_out_hosted_tools
 from server.api.intake.unsupported import refuse_unsupported
 from server.engine.interface import Endpoint
 from server.errors import ClientWentAway, InvalidRequest
@@ -107,6 +107,7 @@ def _understand(
         raise InvalidRequest("name a model: the base or an adapter", param="model")
     conversation = _conversation_of(body, conversation_header)
     refuse_unsupported(body)
+    leave_out_empty_tools(body)
     left_out = leave_out_hosted_tools(body) if takes_hosted_tools else ()
     try:
         parsed = endpoint.parse(body)

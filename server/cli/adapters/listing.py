@@ -103,10 +103,15 @@ def _live(adapter: dict[str, Any]) -> str:
     targets: list[dict[str, int]] = next(
         (a["targets"] for a in adapter["aliases"] if a["alias"] == "live"), []
     )
-    if len(targets) == 1:
-        is_offered = targets[0]["version"] not in adapter["incompatible"]
-        return f"{targets[0]['version']}{'' if is_offered else ' (incompatible)'}"
-    return ", ".join(f"{t['version']} ({t['weight']} %)" for t in targets) or "-"
+    is_split = len(targets) > 1
+    shown = []
+    for target in targets:
+        remarks = [f"{target['weight']} %"] if is_split else []
+        if target["version"] in adapter["incompatible"]:
+            remarks.append("incompatible")
+        remark = f" ({', '.join(remarks)})" if remarks else ""
+        shown.append(f"{target['version']}{remark}")
+    return ", ".join(shown) or "-"
 
 
 def _size(size_bytes: int | None) -> str:

@@ -12,6 +12,7 @@ from adapters_registry.records.catalog import (
     Catalog,
     Target,
     VersionRecord,
+    pick,
 )
 from adapters_registry.records.tables import VersionState, now
 from server.api.resolve import resolve
@@ -128,3 +129,26 @@ def test_a_name_means_one_ready_version_or_nothing(name: str, reference: str | N
             resolve(model, OWNER, CATALOG, "base")
     else:
         assert resolve(model, OWNER, CATALOG, "base") == VERSIONS[expected]
+
+
+@pytest.mark.parametrize("conversation", [None, "a", "b", "c", "d"])
+def test_the_share_of_a_version_of_another_base_goes_to_the_others(
+    conversation: str | None,
+) -> None:
+    states = {1: VersionState.INCOMPATIBLE, 2: VersionState.READY, 3: VersionState.INCOMPATIBLE}
+    split = AliasRecord((Target(1, 60), Target(2, 10), Target(3, 30)))
+    adapter = AdapterRecord(
+        "acme", "bot", now(), {n: version(n, state) for n, state in states.items()}, {"live": split}
+    )
+    catalog = Catalog(adapters={("acme", "bot"): adapter})
+    found = resolve("bot", OWNER, catalog, "base", conversation)
+    assert found is not None
+    assert found.number == 2
+
+
+def test_weights_of_the_versions_that_are_offered_keep_their_proportion() -> None:
+    split = AliasRecord((Target(1, 50), Target(2, 10), Target(3, 40)))
+    offered = split.among({2, 3})
+    shares = [pick(offered, step / 100) for step in range(100)]
+    assert shares == [2] * 20 + [3] * 80
+    assert split.among(set()) == split.targets

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from server.engine.worker.lora_gpu.tile_table import Tiles, TileTable
     from server.engine.worker.lora_gpu.weights import Shape
 
+
+class NoCard(Exception):
+    """This machine has no card to measure on."""
+
+
 MeasureShape = Callable[["Shape", int], Callable[["Tiles"], float]]
 """Returns, for a shape and a number of rows, the function that measures tile sizes."""
 
@@ -56,8 +61,7 @@ def tune(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"--base {base}: {error}") from None
     if not torch.cuda.is_available():
-        typer.echo("loraplex tune measures on an NVIDIA GPU, and this machine has none", err=True)
-        raise typer.Exit(1)
+        raise NoCard("tune measures on an NVIDIA GPU, and this machine has none")
 
     from server.engine.worker.lora_gpu.self_check import failure
     from server.engine.worker.lora_gpu.tile_table import TileTable

@@ -159,8 +159,10 @@ def test_what_is_done_in_time_is_kept() -> None:
 def test_without_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     result = CliRunner().invoke(app, ["tune", "--base", str(tmp_path)])
-    assert result.exit_code == 1
-    assert "NVIDIA GPU, and this machine has none" in result.output
+    assert result.exit_code == 2
+    assert result.output == (
+        "loraplex: tune measures on an NVIDIA GPU, and this machine has none\n"
+    )
 
 
 def test_a_base_without_configuration(tmp_path: Path) -> None:

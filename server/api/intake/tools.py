@@ -1,6 +1,8 @@
-"""Tools of the Responses API that its provider runs: this server runs none, and says so.
+"""The tools of a request, without those that this server can't offer the model.
 
-Clients may list such tools with every request, so that offering one is no error. Demanding one is.
+An empty list is no tools. Clients may list tools that the provider of the Responses API runs
+(`web_search`) with every request, so that offering one is no error. Demanding one is: this server
+runs none.
 """
 
 from __future__ import annotations
@@ -17,6 +19,27 @@ HOSTED = frozenset(
         *("computer", "computer_use_preview", "local_shell", "shell", "apply_patch"),
     ]
 )
+
+
+_NO_DEMANDS = (None, "auto", "none")
+
+
+def leave_out_empty_tools(body: dict[str, Any]) -> None:
+    """Take an empty list of tools out of a body: clients that always send the field mean no tools.
+
+    Raises:
+        InvalidRequest: `tool_choice` demands a tool.
+    """
+    if body.get("tools") != []:
+        return
+    choice = body.get("tool_choice")
+    kind = choice.get("type") if isinstance(choice, dict) else choice  # Anthropic's is an object
+    if kind not in _NO_DEMANDS:
+        raise InvalidRequest(
+            "tool_choice: there is no tool to call, since `tools` is empty", param="tool_choice"
+        )
+    del body["tools"]
+    body.pop("tool_choice", None)
 
 
 def leave_out_hosted_tools(body: dict[str, Any]) -> tuple[str, ...]:
