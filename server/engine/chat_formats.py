@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters_registry.check.companions import chat_template_of
+from adapters_registry.check.companions.companions import chat_template_of
 from adapters_registry.families import LLAMA, Family, Marks, family_of
 
 THINK_END = "</think>"
