@@ -1,4 +1,4 @@
-"""What client commands share: one call to a running server."""
+"""Calls to a running server, for all client commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 600
 
 
 def call(method: str, path: str, **arguments: Any) -> httpx.Response:
-    """One request to the server; an error is printed, with every reason, and ends with code 1."""
+    """Send a request to the server. An error is printed with its reasons and ends the command."""
     settings = load_settings()
     key = api_key(settings)
     if key is None:
@@ -40,7 +40,7 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
 
 
 def api_key(settings: Settings) -> str | None:
-    """The key that clients send: the one that is set, or the first admin's in the data folder."""
+    """Return the key to send: the one that is set, or the admin key in the data folder, or None."""
     file = settings.admin_key_path
     if settings.api_key is not None or not file.is_file():
         return settings.api_key
@@ -62,10 +62,10 @@ def all_pages(path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _explain(error: dict[str, Any]) -> str:
-    """The message, or the reasons of a rejection; the server keeps those left out here."""
+    """Return an error's message, or the first reasons of a rejection."""
     reasons = [f"  {r['code']}: {r['message']}" for r in error.get("reasons", [])]
     if not reasons:
-        # What the server says to clients of its API, as a flag of these commands.
+        # The server's message names the API's parameter. Users of the command need the flag.
         return str(error["message"]).replace("?force=true", "--force")
     left_out = len(reasons) - MAX_REASONS
     more = [f"  and {left_out} more: loraplex adapters show"] if left_out > 0 else []
@@ -73,7 +73,7 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def _hint(status: int, settings: Settings) -> str:
-    """Say where a key came from that the server doesn't know."""
+    """Return where the key came from, if the server doesn't know it."""
     if status != httpx.codes.UNAUTHORIZED:
         return ""
     named = settings.api_key is not None

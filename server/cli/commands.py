@@ -1,4 +1,4 @@
-"""Groups and commands whose help names a type only where an option takes a value."""
+"""Groups and commands whose help shows a type only for options that take a value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
-    """Return the parameters; a flag such as `--json` takes no value, so it shows no type."""
+    """Remove the type from flags such as `--json`, which take no value. Returns all parameters."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
@@ -34,7 +34,7 @@ class PlainGroup(TyperGroup):
 
 
 class Commands(typer.Typer):
-    """A group that makes such commands."""
+    """A group whose commands are `PlainCommand`s."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cls=PlainGroup, **options)

@@ -1,4 +1,4 @@
-"""How commands end: the one place that prints an error and chooses the exit code."""
+"""Ends commands: prints an error and chooses the exit code. No other module does."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import NoReturn
 from rich.console import Console
 
 FAILED = 1
-"""What was asked was done, or tried, and failed."""
+"""The command was run, and it failed or found a fault."""
 BAD_INPUT = 2
-"""What was asked can't be done as it was asked; click's usage errors have this code, too."""
+"""The command can't be run as asked. click's usage errors have this code, too."""
 INTERRUPTED = 130
 """Ctrl-C or SIGTERM ended the command."""
 
 
 def say(line: str) -> None:
-    """Print one line for people, beside the command's results."""
+    """Print one line to the standard error, apart from the command's results."""
     Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""`loraplex loadtest`: runs a scenario, on a server that is started if none is given."""
+"""The commands `loraplex loadtest`. They start a server if none is given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from server.cli.commands import Commands
 from server.cli.tables import print_table
 from server.cli.workloads import Duration, Kind, Load, Out, Place, Seed, Slo, Url, WeightsDir
 
-app = Commands(help="Measure a server under load.", no_args_is_help=True)
+app = Commands(
+    help="Measure a server under load, and compare and extrapolate such runs.", no_args_is_help=True
+)
 app.command("sweep", epilog=workloads.SWEEP_EXAMPLE)(workloads.sweep)
 app.command("compare", epilog=workloads.COMPARE_EXAMPLE)(workloads.compare)
 app.command("capacity", epilog=workloads.CAPACITY_EXAMPLE)(workloads.capacity)
@@ -34,21 +36,21 @@ def run(
     scenario: Annotated[
         str,
         typer.Argument(
-            help="A TOML file, the name of one that comes with the project, or one of: "
+            help="A TOML file, the name of a TOML scenario that is shipped, or one of: "
             f"{', '.join(measurements.MEASUREMENTS)}."
         ),
     ],
     config: workloads.Config = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="four-bit: what `loraplex quantize` made of the bundled base."),
+        typer.Option(help="For four-bit: the bundled base as `loraplex quantize` wrote it."),
     ] = None,
     adapters: Annotated[
-        int, typer.Option(min=16, help="many-adapters: how many adapters are registered.")
+        int, typer.Option(min=16, help="For many-adapters: how many adapters to register.")
     ] = 64,
     swaps: Annotated[
         int,
-        typer.Option(min=0, help="many-adapters: only watch the memory over so many swaps."),
+        typer.Option(min=0, help="For many-adapters: only measure memory, over this many swaps."),
     ] = 0,
     url: Url = None,
     server: Kind = "openai",
@@ -61,11 +63,13 @@ def run(
 ) -> None:
     """Run a scenario against LORAPLEX_URL, or against a server that is started for it.
 
-    A TOML scenario writes its report to --out. It ends with code 1 if an answer was wrong or an
-    objective was missed. It takes all options but --checkpoint, --adapters and --swaps. The other
-    scenarios take --config; `four-bit` always starts two servers of its own, and takes only
-    --checkpoint. They print a table, and the same as JSON on the last line. Code 2 means that the
-    server couldn't be measured.
+    A TOML scenario writes its report to --out. It takes all options except --checkpoint, --adapters
+    and --swaps. The exit code is 1 if an answer was wrong or an objective was missed.
+
+    The other scenarios take --config. They print a table, and the same data as JSON on the last
+    line. `four-bit` always starts two servers of its own, and takes only --checkpoint.
+
+    The exit code is 2 if the server couldn't be measured.
     """
     if scenario not in measurements.MEASUREMENTS:
         place = Place(url, server, config, weights_dir)

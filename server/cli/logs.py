@@ -47,14 +47,18 @@ def explain(
 
 @app.command("list", epilog="Example: loraplex logs list --slowest --limit 10")
 def list_requests(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only this adapter's: tenant/name.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed.")] = False,
+    tenant: Annotated[str | None, typer.Option(help="List only this tenant's requests.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="List only this adapter's requests (tenant/name).")
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="List only requests that failed.")
+    ] = False,
     slowest: Annotated[bool, typer.Option("--slowest", help="Start with the slowest.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to show.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
-    """List requests of the last hour; the newest first."""
+    """List requests of the last hour, the newest first."""
     query: dict[str, Any] = {"limit": limit, "order": "slowest" if slowest else "newest"}
     query |= {k: v for k, v in {"tenant": tenant, "model": model}.items() if v is not None}
     if failed:

@@ -50,7 +50,7 @@ TUNE_EXAMPLE = "Example: loraplex tune --base /models/llama-3.1-8b --rank 16 --s
 
 app = Commands(
     name="loraplex",
-    help="Serve one base with any number of LoRA adapters; register and make those adapters.",
+    help="Serve one base with any number of LoRA adapters. Make and register those adapters.",
     epilog=EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -72,7 +72,7 @@ def loraplex(
         ),
     ] = False,
 ) -> None:
-    """Serve one base with any number of LoRA adapters; register and make those adapters."""
+    """Serve one base with any number of LoRA adapters. Make and register those adapters."""
 
 
 app.add_typer(adapters_app, name="adapters")
@@ -103,7 +103,7 @@ def _tune(**options: Any) -> None:
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each server setting, with its help, default and variable.
 
-    Values stay text: `Settings` parses them, so that a flag and its variable fail alike.
+    Values stay text. `Settings` parses them, so a flag and its variable give the same errors.
     """
     context = inspect.Parameter(
         "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
@@ -142,7 +142,7 @@ def _flag(name: str, field: FieldInfo) -> Any:
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Any other flag goes to vLLM's engine as it stands, for example "
+    epilog="Any other flag is passed to vLLM's engine unchanged, for example "
     "--gpu-memory-utilization 0.8 or --tensor-parallel-size 2.",
 )
 @_with_setting_flags
@@ -167,6 +167,6 @@ def serve(context: typer.Context, **flags: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; a setting that can't be used is one line and exit code 2."""
+    """Run the command line. A setting that can't be used gives one line and exit code 2."""
     with ending_on(SettingsError):
         app()

@@ -1,4 +1,4 @@
-"""`loraplex loadtest run` of the Python measurements, and the servers that they need."""
+"""Runs the Python measurements of `loraplex loadtest run`, with the servers that they need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says about a measurement."""
+    """The options of a measurement from the command line."""
 
     config: Path | None
     """The base's `config.json`, whose shape the random adapters get."""
@@ -107,7 +107,7 @@ def _on_a_server(
     *,
     started: Callable[[StartedServer], None] = lambda _: None,
 ) -> Report:
-    """Measure LORAPLEX_URL, or a new server with so many slots and versions in host memory."""
+    """Measure LORAPLEX_URL, or a new server with `slots` slots and `host` versions in memory."""
     from loadtest.drive.random_adapters import LlamaShape
     from loadtest.measurements.measured_server import MeasuredServer
 

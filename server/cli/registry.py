@@ -1,4 +1,4 @@
-"""`loraplex registry`: work on a data folder or a database, without a server."""
+"""The commands `loraplex registry`, which work on a data folder or a database directly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adapters_registry.content.store import ContentStore
 
 app = Commands(
-    help="Look after a server's files and records: gc and verify want the server to be stopped.",
+    help="Maintain a server's files and records. Stop the server before gc and verify.",
     no_args_is_help=True,
 )
 
@@ -38,14 +38,15 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a 
 
 @app.command(epilog="Example: loraplex registry gc --dry-run")
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only list.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
     origin: Annotated[
-        bool, typer.Option("--origin", help="At the origin, too: for every replica.")
+        bool,
+        typer.Option("--origin", help="Also remove files at the origin, which all replicas share."),
     ] = False,
     data_dir: DataDirFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove files that no version needs: of retired, deleted and rejected versions, or of none."""
+    """Remove files that no version needs, as those of retired, deleted and rejected versions."""
     from adapters_registry.garbage import collect_garbage, collect_origin_garbage
     from adapters_registry.records.change import Change
 
@@ -80,7 +81,7 @@ def gc(
 def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
     """Read all files that versions need and compare them with their digests.
 
-    Ends with code 1 if any are damaged, missing, or unknown to the origin.
+    The exit code is 1 if a file is damaged, missing, or not at the origin.
     """
     from adapters_registry import verification
 
@@ -107,18 +108,18 @@ def verify(data_dir: DataDirFlag = None, as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example: loraplex registry prune --before 2026-01-01 --export 2025.jsonl")
 def prune(
     before: Annotated[
-        datetime, typer.Option(help="Remove what is older than this day (or time), in local time.")
+        datetime, typer.Option(help="Remove entries from before this day or time, in local time.")
     ],
     export_to: Annotated[
         Path | None,
-        typer.Option("--export", help="First write it to this new file, a line of JSON each."),
+        typer.Option("--export", help="First write them to this new file, as JSON lines."),
     ] = None,
     data_dir: DataDirFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove old entries of the audit trail, and old usage, from the database.
+    """Remove old entries of the audit trail and old usage from the database.
 
-    Servers may run meanwhile.
+    Servers may keep running.
     """
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import sessionmaker
@@ -164,7 +165,7 @@ def migrate() -> None:
 
 @contextmanager
 def _opened(data_dir: Path | None) -> Iterator[tuple[Session, ContentStore]]:
-    """The records and files of a data folder that no server uses; errors end the command."""
+    """Open the records and files of a data folder that no server uses. Errors end the command."""
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import Session
 
@@ -190,7 +191,7 @@ def _opened(data_dir: Path | None) -> Iterator[tuple[Session, ContentStore]]:
 
 
 def _require_versions(session: Session) -> None:
-    """A wrong database knows no version, and everything would be garbage."""
+    """Check that the database has a version. In a wrong one, all files would be garbage."""
     from sqlalchemy import select
 
     from adapters_registry.records.tables import Version

@@ -1,4 +1,4 @@
-"""`loraplex tenants` and `loraplex keys`: who may use a running server, and how much of it."""
+"""The commands `loraplex tenants` and `loraplex keys`, which manage tenants, quotas and keys."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create_tenant(name: Name, as_json: JsonFlag = False) -> None:
 
 @tenants_app.command("list", epilog="Example: loraplex tenants list --json")
 def list_tenants(as_json: JsonFlag = False) -> None:
-    """List the tenants, with how many adapters each has."""
+    """List the tenants with their numbers of adapters."""
     tenants = all_pages("/admin/tenants", {})
     if as_json:
         print(json.dumps(tenants))
@@ -113,7 +113,7 @@ def set_quota(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change what a tenant may use. What isn't named stays as it is; 'none' removes a limit."""
+    """Change a tenant's limits. Limits that aren't named stay; 'none' removes a limit."""
     given = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
@@ -139,7 +139,7 @@ def set_quota(
 
 @tenants_app.command("delete", epilog="Example: loraplex tenants delete acme")
 def delete_tenant(name: Name) -> None:
-    """Forget a tenant and revoke its keys. It must have no adapters any more."""
+    """Delete a tenant and revoke its keys. Delete its adapters before."""
     call("DELETE", f"/admin/tenants/{quote(name, safe='')}")
     print(f"tenant {name} is deleted")
 
@@ -154,9 +154,12 @@ def create_key(
             "the tenant's own adapters, admin does everything for everyone. Repeat it for more."
         ),
     ] = None,
-    label: Annotated[str, typer.Option(help="What the key is for: the audit trail shows it.")] = "",
+    label: Annotated[
+        str, typer.Option(help="The purpose of the key. The audit trail shows it.")
+    ] = "",
     expires_days: Annotated[
-        float | None, typer.Option(help="In how many days the key ends. Without it, never.", min=0)
+        float | None,
+        typer.Option(help="After how many days the key ends. By default never.", min=0),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

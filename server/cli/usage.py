@@ -1,4 +1,4 @@
-"""`loraplex usage` and `loraplex audit`: what was used, and who changed what."""
+"""The commands `loraplex usage` and `loraplex audit`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ loraplex audit --subject default/smart-home@live
 """
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-TenantFlag = Annotated[str | None, typer.Option(help="Show only this tenant's.")]
+TenantFlag = Annotated[str | None, typer.Option(help="Show only this tenant's entries.")]
 Moment = Annotated[
     datetime | None, typer.Option(help="A time in local time, for example 2026-01-31.")
 ]
@@ -40,9 +40,9 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what tenants have used, of which adapter, by whole hours.
+    """Show the usage of each adapter by tenants. Times count in whole hours.
 
-    Without --since, the last 31 days.
+    By default it shows the last 31 days.
     """
     moments = {"since": since, "until": until}
     query: dict[str, Any] = {k: v.astimezone().isoformat() for k, v in moments.items() if v}
@@ -78,7 +78,7 @@ def audit(
     ] = 50,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show who changed what, when and from where; newest first."""
+    """Show who changed what, when and from where, the newest first."""
     filters = {"tenant": tenant, "subject": subject, "action": action}
     query: dict[str, Any] = {k: v for k, v in filters.items() if v is not None}
     entries = call("GET", "/admin/audit", params=query | {"limit": limit}).json()["data"]

@@ -1,4 +1,4 @@
-"""Changes of the registry in words, as the audit trail and the commands print them."""
+"""Describes changes of the registry in words, for the audit trail and the commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def targets_in_words(targets: list[dict[str, int]]) -> str:
 
 
 def change_in_words(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """Return what a change did, for example `state: ready → retired`, field by field."""
+    """Return a text of each changed field, for example `state: ready → retired`."""
     before, after = before or {}, after or {}
     fields = [field for field in {**before, **after} if before.get(field) != after.get(field)]
     return "; ".join(_field_in_words(field, before, after) for field in fields)

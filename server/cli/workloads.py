@@ -1,4 +1,4 @@
-"""`loraplex loadtest` with TOML scenarios: where the server is, and where the report goes."""
+"""The commands `loraplex loadtest` that work with TOML scenarios and their reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CAPACITY_EXAMPLE = "Example: loraplex loadtest capacity loadtest-runs/a --slots 
 
 Url = Annotated[
     str | None,
-    typer.Option(help="The server's URL. Default: LORAPLEX_URL, or a server is started."),
+    typer.Option(help="The server's URL. Default: LORAPLEX_URL; if unset, a server is started."),
 ]
 Kind = Annotated[
     str, typer.Option("--server", help="How requests name the adapter: openai or llama-cpp.")
@@ -37,22 +37,24 @@ Kind = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="The config.json of the base that random adapters must fit. Default: the bundled."
+        help="The config.json of the base that random adapters must fit. Default: the bundled one."
     ),
 ]
 WeightsDir = Annotated[
     Path | None,
-    typer.Option(help="Where random adapters are written: vLLM's own server reads them there."),
+    typer.Option(help="Folder for random adapters, from which vLLM's own server reads them."),
 ]
 Slo = Annotated[
     str | None,
-    typer.Option(help="Such as 'ttft_p99<500ms,error_rate<0.1%'. Default: the scenario's."),
+    typer.Option(
+        help="Objectives, such as 'ttft_p99<500ms,error_rate<0.1%'. Default: the scenario's."
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(help=f"Folder for the report. Default: a new one in {RUNS_DIR}/.")
 ]
 Load = Annotated[
-    float | None, typer.Option(help="Requests a second, or clients. Default: the scenario's.")
+    float | None, typer.Option(help="Requests per second, or clients. Default: the scenario's.")
 ]
 Seed = Annotated[int | None, typer.Option(help="The seed. Default: the scenario's.")]
 Duration = Annotated[float | None, typer.Option(help="Seconds of load. Default: the scenario's.")]
@@ -60,7 +62,7 @@ Duration = Annotated[float | None, typer.Option(help="Seconds of load. Default: 
 
 @dataclass(frozen=True)
 class Place:
-    """Where to measure, as the flags say."""
+    """The flags that say where to measure."""
 
     url: str | None = None
     server: str = "openai"
@@ -76,7 +78,7 @@ class Place:
         from loadtest.errors import LoadTestError
 
         if self.server not in set(ServerKind):
-            raise LoadTestError(f"--server is one of {', '.join(ServerKind)}")
+            raise LoadTestError(f"--server must be one of {', '.join(ServerKind)}")
         shape = LlamaShape()
         if self.config is not None:
             shape = LlamaShape.from_config(json.loads(self.config.read_text()))
@@ -121,7 +123,9 @@ def run_workload(
 
 
 def sweep(
-    scenario: Annotated[str, typer.Argument(help="A TOML file, or a shipped one's name.")],
+    scenario: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a shipped scenario.")
+    ],
     config: Config = None,
     url: Url = None,
     server: Kind = "openai",
@@ -131,9 +135,14 @@ def sweep(
     load: Load = None,
     seed: Seed = None,
     duration: Duration = None,
-    precision: Annotated[float, typer.Option(help="Relative width of the answer.")] = 0.1,
+    precision: Annotated[
+        float, typer.Option(help="Stop when the load is known to this relative precision.")
+    ] = 0.1,
 ) -> None:
-    """Find the highest load that meets the objectives: double the load, then bisect, a run each."""
+    """Find the highest load that meets the objectives.
+
+    It doubles the load until an objective is missed, then bisects. Each step is a run.
+    """
     from loadtest.command import sweep as sweeping
     from loadtest.plan.scenario_file import adjusted, load_scenario
     from loadtest.report.slo import parse_slo
@@ -150,11 +159,11 @@ def sweep(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of a run's report.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another's.")],
+    first: Annotated[Path, typer.Argument(help="The folder of a run's report.")],
+    second: Annotated[Path, typer.Argument(help="The folder of another run's report.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Set two runs side by side: ratios of the second to the first, with 95 % intervals."""
+    """Compare two runs: print ratios of the second to the first, with 95 % intervals."""
     from loadtest.report import comparison
     from loadtest.report.recorded import read_run
 
@@ -172,19 +181,29 @@ def compare(
 
 
 def capacity(
-    run: Annotated[Path, typer.Argument(help="Folder of a run's report.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run's report.")],
     ran_with: Annotated[
         str | None,
-        typer.Option(help="Its slots and host cache, as 8,32; default: the scenario's flags."),
+        typer.Option(
+            help="The run's slots and host cache, for example 8,32. Default: the scenario's."
+        ),
     ] = None,
-    slots: Annotated[str | None, typer.Option(help="max_loras to ask about: 4,8,16.")] = None,
-    host: Annotated[str | None, typer.Option(help="Host caches to ask about: 32,64.")] = None,
-    replicas: Annotated[str, typer.Option(help="Numbers of replicas to ask about.")] = "1",
+    slots: Annotated[
+        str | None, typer.Option(help="Numbers of slots to simulate, for example 4,8,16.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Host caches to simulate, in adapters: 32,64.")
+    ] = None,
+    replicas: Annotated[str, typer.Option(help="Numbers of replicas to simulate: 1,2.")] = "1",
     trace: Annotated[
-        Path | None, typer.Option(help="CSV of other requests to serve at the run's speed.")
+        Path | None,
+        typer.Option(help="A CSV file of other requests to simulate at the run's speed."),
     ] = None,
 ) -> None:
-    """Simulate other slots, host caches and replicas on a run's requests, and itself as a check."""
+    """Simulate a run's requests with other numbers of slots, host caches and replicas.
+
+    The run itself is simulated as well, as a check of the simulation.
+    """
     from loadtest.capacity.report import report
     from loadtest.report.recorded import read_run
 

@@ -1,1 +1,1 @@
-"""What happened to each request, and when: kept in memory for an hour, and written as log lines."""
+"""Records what happened to each request: in memory for an hour, and as log lines."""

@@ -1,4 +1,4 @@
-"""The log of requests: one line for each, as JSON or for people."""
+"""Writes the request log: one line for each request, as JSON or for people."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _log = logging.getLogger("loraplex.requests")
 class RequestLines:
     """Writes a line for each request, from a thread of its own.
 
-    The event loop must not wait for whoever reads the lines. If that reader stops, then lines are
+    The event loop must not wait for the reader of the lines. If the reader stops, lines are
     dropped.
     """
 
     def __init__(self, style: Style, handler: logging.Handler | None = None) -> None:
-        """`handler` writes the lines; the default writes them to the standard error."""
+        """`handler` writes the lines. By default they go to the standard error."""
         self._style = style
         self._listener: QueueListener | None = None
         self._lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING_LINES)
@@ -46,7 +46,7 @@ class RequestLines:
             _log.info("%s", line_of(record, self._style))
 
     def close(self) -> None:
-        """Write what waits, unless its reader stands still, and end the thread."""
+        """Write the waiting lines and end the thread. If the reader is stuck, lines are lost."""
         if self._listener:
             stopping = threading.Thread(
                 target=_stop, args=(self._listener, self._lines), daemon=True
@@ -57,7 +57,7 @@ class RequestLines:
 
 
 def _stop(listener: QueueListener, lines: queue.Queue[logging.LogRecord]) -> None:
-    """Stop the listener once its queue has room for the sign to stop: without it that fails."""
+    """Wait until the queue has room for the listener's stop mark, and stop the listener."""
     while lines.full():
         time.sleep(0.02)
     listener.stop()

@@ -1,4 +1,4 @@
-"""The requests of the last hour, in memory, so that a slow one can be explained."""
+"""Keeps the requests of the last hour in memory, so that a slow one can be explained."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class RecentRequests:
         self._max_age_seconds = max_age_seconds
 
     def add(self, record: RequestRecord) -> None:
-        """Keep a record; those that are too old go."""
+        """Keep a record, and drop those that are too old."""
         self._records.append(record)
         while self._records and self._records[0].age_seconds > self._max_age_seconds:
             self._records.popleft()
 
     def find(self, wanted: Callable[[RequestRecord], bool]) -> Iterator[RequestRecord]:
-        """Yield the records that are wanted, the newest first."""
+        """Yield the records for which `wanted` is true, the newest first."""
         return (
             record
             for record in reversed(self._records)

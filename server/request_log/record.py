@@ -1,6 +1,6 @@
-"""The record of one request: who asked for what, when each stage of it ended, and what it took.
+"""The record of one request: tenant, model, tokens, and when each of its stages ended.
 
-A record holds no content: neither prompts nor answers.
+A record holds neither prompts nor answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STAGES = {
     "last_token": "computing the other tokens",
     "sent": "sending what was left to the client",
 }
-"""The stages of a request in their order, each in words. A request may skip stages."""
+"""The stages of a request in order, with a description. A request may skip stages."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class RequestRecord:
     key_id: str = ""
     """The public part of the API key."""
     model: str = ""
-    """The adapter as `tenant/name`, or the base's name; empty if the request was refused before."""
+    """The adapter as `tenant/name`, or the base's name. Empty if the request was refused early."""
     version: int | None = None
     tier: str = ""
     """Where the adapter was found: slot, host, disk or origin. Empty for the base."""
@@ -45,7 +45,7 @@ class RequestRecord:
     finish_reasons: set[str] = field(default_factory=set)
     """Why the choices ended, in OpenAI's words: stop, length, tool_calls, abort."""
     status: int = 499
-    """The HTTP status; 499 if the client left before there was one."""
+    """The HTTP status, or 499 if the client left before there was one."""
     complete: bool = False
     """False if the answer was cut off."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -54,12 +54,12 @@ class RequestRecord:
     """When each stage ended, in seconds from the request's arrival."""
 
     def end_stage(self, stage: str) -> None:
-        """Note that a stage ends now. Of several prompts the first one counts."""
+        """Note that a stage ends now. If it has ended before, the first time counts."""
         if stage not in self.ends:
             self.ends[stage] = time.monotonic() - self._started
 
     def end_stage_again(self, stage: str) -> None:
-        """Note that a stage ends now, even if it has ended before: the last one counts."""
+        """Note that a stage ends now. If it has ended before, the last time counts."""
         self.ends[stage] = time.monotonic() - self._started
 
     @property

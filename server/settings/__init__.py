@@ -1,7 +1,7 @@
-"""The one settings object: frozen, and validated at start.
+"""The settings object. It is validated at start and never changes.
 
-Each field is an environment variable (`LORAPLEX_` and its name in capitals) and, for those of the
-server, a flag of `loraplex serve`.
+Each field is an environment variable (`LORAPLEX_` and its name in capitals). Each field of the
+server is also a flag of `loraplex serve`.
 """
 
 from adapters_registry.check.ranks import RANK_LIMITS

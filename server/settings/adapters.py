@@ -1,4 +1,4 @@
-"""Settings of adapters: slots, memory, files, and what is accepted."""
+"""Settings of adapters: slots, memory, files, and checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapters_registry.check.ranks import RANK_LIMITS
 from server.settings.fields import setting
 
 MANY_ADAPTERS = 1 << 20
-"""A number of adapters that is never reached, for when only their bytes are bounded."""
+"""A number of adapters that is never reached. It stands for no bound on their number."""
 
 
 class AdapterSettings(BaseSettings):
@@ -23,8 +23,8 @@ class AdapterSettings(BaseSettings):
         16,
         "Adapters",
         "Adapter slots: how many different adapters one step of the engine computes. Requests for "
-        "more adapters take turns. Where it isn't set, a GPU with much memory gets 32 or 64, and a "
-        "device with little memory fewer than 16; the start-up line says how many.",
+        "more adapters take turns. If it isn't set, a GPU with much memory gets 32 or 64, and a "
+        "device with little memory fewer than 16. The start-up line says how many.",
         ge=1,
         le=512,
     )
@@ -33,29 +33,29 @@ class AdapterSettings(BaseSettings):
         "Adapters",
         "The largest rank that an adapter may have, one of "
         f"{', '.join(map(str, RANK_LIMITS))}. Adapters of a larger rank are rejected at "
-        "registration. Where it isn't set, a GPU with much memory gets 32 or 64. Set it where "
-        "several servers share adapters.",
+        "registration. If it isn't set, a GPU with much memory gets 32 or 64. Set it if several "
+        "servers share adapters.",
     )
     max_cpu_loras: int | None = setting(
         None,
         "Adapters",
-        "The largest number of adapters in host memory, those in slots included. Default: as many "
+        "The largest number of adapters in host memory, including those in slots. Default: as many "
         "as LORAPLEX_HOST_CACHE_GIB holds.",
         ge=1,
     )
     host_cache_gib: float | None = setting(
         None,
         "Adapters",
-        "Host memory for adapters, in GiB. Beyond it the adapters that were used least recently "
-        "leave, and are read from disk when they are asked for again. Default: a quarter of the "
-        "free memory, or on CPU an eighth of what the base leaves, but room for all slots.",
+        "Host memory for adapters, in GiB. If it is full, the adapters that were used least "
+        "recently are evicted, and read from disk when they are asked for again. Default: a "
+        "quarter of the free memory (on CPU an eighth of what the base leaves), but enough for all "
+        "slots.",
         gt=0,
     )
     slot_quantum_seconds: float = setting(
         8,
         "Adapters",
-        "How many seconds an adapter that is in use keeps its slot while other adapters wait for "
-        "one.",
+        "How many seconds an adapter in use keeps its slot while other adapters wait for a slot.",
         ge=0,
     )
     slot_wait_seconds: float = setting(
@@ -67,15 +67,15 @@ class AdapterSettings(BaseSettings):
     load_seconds: float = setting(
         60,
         "Adapters",
-        "How many seconds fetching an adapter, and then loading it, may take each. After that its "
+        "How many seconds fetching an adapter may take, and again loading it. After that its "
         "requests get a 503.",
         gt=0,
     )
     retire_seconds: float = setting(
         600,
         "Adapters",
-        "How many seconds requests may go on that run on a retired version. Then they are ended "
-        "with what they have answered so far.",
+        "How many seconds requests on a retired version may go on. Then they end with the text "
+        "they have so far.",
         ge=0,
     )
     base_quantization_mismatch: Literal["warn", "refuse"] = setting(
@@ -88,15 +88,15 @@ class AdapterSettings(BaseSettings):
     recheck_at_start: bool = setting(
         False,
         "Adapters",
-        "Check at start what was never checked on the present base, as after a change of base. The "
-        "server is ready when that is done. Without it such versions are not offered until "
-        "`loraplex adapters recheck`.",
+        "Check at start the versions that were never checked on the present base, as after a "
+        "change of base. The server is ready when that is done. Otherwise such versions are not "
+        "offered until `loraplex adapters recheck`.",
     )
     cpu_lora_kernels: Literal["grouped", "stock"] = setting(
         "grouped",
         "Adapters",
         "LoRA operators on CPU. `stock` takes vLLM's, which are slow and wrong (requests for the "
-        "base get an adapter): for measurements only.",
+        "base get an adapter). Use it only for measurements.",
     )
     gpu_lora_kernels: Literal["fused", "stock"] = setting(
         "fused",
@@ -106,8 +106,8 @@ class AdapterSettings(BaseSettings):
     gpu_lora_loading: Literal["step", "stream"] = setting(
         "step",
         "Adapters",
-        "How adapters get into slots on a GPU: within the engine's step, as vLLM does it, or on a "
-        "stream beside it. The stream has yet to run on a GPU.",
+        "How adapters get into slots on a GPU: within the engine's step, as in vLLM, or on a CUDA "
+        "stream while steps run. The stream has not run on a GPU yet.",
     )
     gpu_lora_tiles: Path | None = setting(
         None,
@@ -121,7 +121,7 @@ class AdapterSettings(BaseSettings):
     max_uploads: int = setting(
         4,
         "Adapters",
-        "How many uploads of one tenant may run at a time. A further one gets a 429.",
+        "How many uploads of one tenant may run at a time. Further ones get a 429.",
         ge=1,
     )
     upload_seconds: float = setting(
@@ -130,7 +130,7 @@ class AdapterSettings(BaseSettings):
     local_roots: Annotated[tuple[Path, ...], NoDecode] = setting(
         (),
         "Adapters",
-        "Folders from which adapters can be registered by path, separated by `:`. Empty: none.",
+        "Folders from which adapters can be registered by path, separated by `:`. Default: none.",
     )
     disk_budget_gib: float | None = setting(
         None,
@@ -142,8 +142,8 @@ class AdapterSettings(BaseSettings):
     garbage_seconds: float = setting(
         3600,
         "Adapters",
-        "How many seconds files that no version needs any more are kept, in the data folder and at "
-        "the origin, before the server removes them.",
+        "How many seconds files that no version needs are kept, in the data folder and at the "
+        "origin, before the server removes them.",
         ge=0,
     )
     rejected_days: float = setting(
@@ -155,8 +155,8 @@ class AdapterSettings(BaseSettings):
     origin: str | None = setting(
         None,
         "Adapters",
-        "s3://bucket/prefix that keeps all adapters' files for all servers. The data folder is "
-        "then a cache. The AWS_* variables give credentials and endpoint.",
+        "The place s3://bucket/prefix that keeps the adapters' files for all servers. The data "
+        "folder is then a cache. The AWS_* variables give credentials and endpoint.",
     )
 
     @field_validator("local_roots", mode="before")
@@ -188,27 +188,27 @@ class AdapterSettings(BaseSettings):
 
     @property
     def host_adapters(self) -> int:
-        """Return how many adapters host memory may hold, before `host_cache_bytes` is looked at."""
+        """Return how many adapters host memory may hold, apart from the bound on bytes."""
         if self.max_cpu_loras is not None:
             return self.max_cpu_loras
         return 4 * self.max_loras if self.host_cache_gib is None else MANY_ADAPTERS
 
     @property
     def host_cache_bytes(self) -> int | None:
-        """Return the bound on adapters in host memory; None if their number alone is bounded."""
+        """Return the bound on adapters' bytes in host memory, or None if only their number is."""
         return None if self.host_cache_gib is None else int(self.host_cache_gib * (1 << 30))
 
     @property
     def disk_budget_bytes(self) -> int | None:
-        """The budget in bytes, or None if there is none."""
+        """Return the budget in bytes, or None if there is none."""
         return None if self.disk_budget_gib is None else int(self.disk_budget_gib * (1 << 30))
 
     @property
     def garbage_grace(self) -> timedelta:
-        """The time of grace for files that no version needs."""
+        """Return how long files that no version needs are kept."""
         return timedelta(seconds=self.garbage_seconds)
 
     @property
     def keep_rejected(self) -> timedelta:
-        """The time for which records of rejected versions are kept."""
+        """Return how long records of rejected versions are kept."""
         return timedelta(days=self.rejected_days)

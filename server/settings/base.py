@@ -1,4 +1,4 @@
-"""Settings of the base: which model, its data types, its context and KV cache."""
+"""Settings of the base: the model, its data types, its context and KV cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class BaseModelSettings(BaseSettings):
         "",
         "Base",
         "The base model: a directory, or a Hugging Face id that is downloaded at start. It is of a "
-        "family in docs/bases.md, such as Llama 3 or Qwen 3. Empty: the bundled base.",
+        "family in docs/bases.md, such as Llama 3 or Qwen 3. Default: the bundled base.",
     )
     served_base_name: str = setting(
-        "base", "Base", "The name by which requests ask for the base.", min_length=1
+        "base", "Base", "The name with which requests ask for the base.", min_length=1
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
         "auto", "Base", "Data type of weights and activations. `auto` takes the checkpoint's."
@@ -32,22 +32,22 @@ class BaseModelSettings(BaseSettings):
     quantization: str | None = setting(
         None,
         "Base",
-        "vLLM's name of the quantization method. It is needed only where the checkpoint doesn't "
-        "name it.",
+        "vLLM's name of the quantization method. It is needed only if the checkpoint doesn't name "
+        "it.",
     )
     max_model_len: int | None = setting(
         None,
         "Base",
-        "The largest number of tokens of prompt and answer together. Default: what the base was "
-        "trained for, or less if the KV cache holds less.",
+        "The largest number of tokens of prompt and answer together. Default: the length that the "
+        "base was trained for, or less if the KV cache holds less.",
         ge=16,
     )
     kv_cache_gib: float | None = setting(
         None,
         "Base",
         "Size of the KV cache in GiB. Default on CPU: an eighth of the memory that the base "
-        "leaves, at least 1 and at most 16. Default on a GPU: what is left of the share that "
-        "`--gpu-memory-utilization` names (0.92).",
+        "leaves, at least 1 and at most 16. Default on a GPU: the rest of the share that "
+        "`--gpu-memory-utilization` sets (0.92).",
         gt=0,
     )
 
@@ -59,7 +59,7 @@ class BaseModelSettings(BaseSettings):
         directory = Path(value).expanduser()
         if directory.is_dir():
             if not (directory / "config.json").is_file():
-                raise ValueError(f"{value} holds no config.json, so it is no model directory")
+                raise ValueError(f"{value} has no config.json, so it isn't a model directory")
             return str(directory)
         if value.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(value):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""How a setting is declared, and the names of its variable and its flag."""
+"""Declares settings, and derives the names of their variables and flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the settings: the only reader of the environment. A flag wins over its variable."""
+"""Reads the settings. No other module reads the environment. A flag overrides its variable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SettingsError(Exception):
 def load_settings(**flags: Any) -> Settings:
     """Read the settings from flags (None: not given) and from the environment.
 
-    A setting that is given under an old name is taken, and a warning names the new one.
+    A setting may have its old name. A warning then says the new one.
 
     Raises:
         SettingsError: a `LORAPLEX_` variable is unknown, or a value cannot be used.
@@ -59,7 +59,7 @@ def _with_new_names(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 _OF_KUBERNETES = re.compile(r"LORAPLEX_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
-"""Variables that a pod gets for a Service whose name is, or begins with, `loraplex`."""
+"""Variables that a pod gets for a Service whose name is `loraplex` or begins with it."""
 
 
 def _refuse_variables_of_kubernetes() -> None:

@@ -29,7 +29,7 @@ class ServerSettings(BaseSettings):
     admin_key_file: Path | None = setting(
         None,
         "Server",
-        "File with an admin key that you chose, alone on one line, such as a mounted Secret. The "
+        "A file with an admin key of your choice, alone on one line, such as a mounted Secret. The "
         "server takes the key at start. Default: the first start makes an admin key and writes it "
         "to admin.key in the data folder.",
     )
@@ -40,26 +40,26 @@ class ServerSettings(BaseSettings):
     operations_port: int | None = setting(
         None,
         "Server",
-        "A port of its own for /metrics, /livez and /readyz. The main port then has no /metrics. "
+        "A separate port for /metrics, /livez and /readyz. The main port then has no /metrics. "
         "0 takes a free one.",
         ge=0,
         le=65535,
     )
     scrape_token: str | None = setting(
-        None, "Server", "The bearer token that /metrics wants. Default: none.", min_length=1
+        None, "Server", "The bearer token that /metrics requires. Default: none.", min_length=1
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = setting(
         (),
         "Server",
-        "Addresses or networks of reverse proxies, separated by commas. From these the server "
-        "takes the client's address out of `X-Forwarded-For`, for the audit trail and the log. "
-        "Empty: none.",
+        "Addresses or networks of reverse proxies, separated by commas. The server believes their "
+        "`X-Forwarded-For` for the client's address, in the audit trail and the log. Default: "
+        "none.",
     )
     max_running: int | None = setting(
         None,
         "Server",
         "How many prompts the engine computes at a time. Others wait, and tenants take turns by "
-        "their shares. Default: 32 on CPU; on a GPU half of vLLM's `--max-num-seqs`.",
+        "their shares. Default: 32 on CPU, and half of vLLM's `--max-num-seqs` on a GPU.",
         ge=1,
     )
     prefill_tokens: int | None = setting(
@@ -67,37 +67,36 @@ class ServerSettings(BaseSettings):
         "Server",
         "How many tokens of a long prompt, or of one tenant's prompts together, one step of the "
         "engine computes while others are served. Default on CPU: 64. Default on a GPU: a "
-        "quarter of a step for a prompt, or its share where that is more, and a whole step "
-        "for a tenant.",
+        "quarter of a step for a prompt (or its share, if that is more), and a whole step for a "
+        "tenant.",
         ge=1,
     )
     max_choices: int = setting(
         128,
         "Server",
-        "How many answers one request may ask for: `n`, times its prompts. For one prompt it may "
-        "not ask for more than LORAPLEX_MAX_RUNNING.",
+        "How many answers one request may ask for: `n`, times its prompts. For one prompt, "
+        "LORAPLEX_MAX_RUNNING is a bound as well.",
         ge=1,
         le=16384,
     )
     max_waiting: int = setting(
         1024,
         "Server",
-        "How many answers of one tenant may wait for the engine. Beyond it, its requests get a "
-        "429.",
+        "How many answers of one tenant may wait for the engine. Further requests get a 429.",
         ge=1,
     )
     max_bodies_mib: int = setting(
         256,
         "Server",
-        "How many MiB of inference requests' bodies the server holds at a time, of all tenants "
-        "together. Beyond it, requests get a 503.",
+        "How many MiB of inference requests' bodies the server holds at a time for all tenants "
+        "together. Further requests get a 503.",
         ge=8,
     )
     max_tenant_bodies_mib: int = setting(
         64,
         "Server",
         "How many MiB of inference requests' bodies the server holds at a time for one tenant. "
-        "Beyond it, the tenant's requests get a 429.",
+        "The tenant's further requests get a 429.",
         ge=8,
     )
     drain_seconds: float = setting(
@@ -109,34 +108,34 @@ class ServerSettings(BaseSettings):
     notice_seconds: float = setting(
         5,
         "Server",
-        "For how many seconds after SIGTERM new requests are still answered, while /readyz says "
-        "503 so that routers choose other servers.",
+        "How many seconds after SIGTERM new requests are still answered, while /readyz answers 503 "
+        "so that routers choose other servers.",
         ge=0,
     )
     max_engine_restarts: int = setting(
         3,
         "Server",
-        "How often in ten minutes an engine that died is restarted. After that the server exits.",
+        "How many times in ten minutes an engine that died is restarted. Then the server exits.",
         ge=0,
     )
     hang_seconds: float | None = setting(
         None,
         "Server",
-        "How long an engine may neither end a step nor answer a call before it is killed and "
-        "restarted. Default: 120 on CPU, else 60.",
+        "How many seconds an engine may be silent (end no step and answer no call) before it is "
+        "killed and restarted. Default: 120 on CPU, 60 on a GPU.",
         gt=0,
     )
     engine_stop_seconds: float | None = setting(
         None,
         "Server",
-        "How long the engine's processes may take to end before they are killed. Default: by "
-        "device: 5 on CPU, else 10.",
+        "How many seconds the engine's processes may take to end before they are killed. Default: "
+        "5 on CPU, 10 on a GPU.",
         gt=0,
     )
     write_stall_seconds: float = setting(
         30,
         "Server",
-        "How long a client may read nothing of an answer before its connection is closed.",
+        "How many seconds a client may read nothing of an answer before its connection is closed.",
         gt=0,
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(

@@ -1,4 +1,4 @@
-"""Every setting together. README and `--help` print their defaults and descriptions."""
+"""All settings together. `docs/settings.md` and `--help` print their descriptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ClientSettings(BaseSettings):
 
 
 class Settings(ClientSettings, WebSettings, ServerSettings, AdapterSettings, BaseModelSettings):
-    """Everything that can be set. Sizes and times carry their unit in the name.
+    """All settings. The name of a size or time ends with its unit.
 
     pydantic lists the fields of the last class first.
     """
@@ -36,15 +36,15 @@ class Settings(ClientSettings, WebSettings, ServerSettings, AdapterSettings, Bas
 
     @property
     def records_url(self) -> str:
-        """The URL of the database, also if the default is used."""
+        """Return the URL of the database, which may be the default."""
         return self.database_url or f"sqlite:///{self.data_dir / 'registry.db'}"
 
     @property
     def gpu_lora_tiles_file(self) -> Path:
-        """The file with the table of tile sizes, also if the default is used."""
+        """Return the file with the table of tile sizes, which may be the default."""
         return self.gpu_lora_tiles or self.data_dir / "lora-tiles.json"
 
     @property
     def admin_key_path(self) -> Path:
-        """Where an admin key is, alone on one line: the operator's file, or the first key's."""
+        """Return the file with an admin key: the operator's, or that of the first start."""
         return self.admin_key_file or self.data_dir / "admin.key"

@@ -1,4 +1,4 @@
-"""Settings of what web pages may do."""
+"""Settings of web pages' access to the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WebSettings(BaseSettings):
         "such as https://app.example. `*` allows all. Default: none.",
     )
     cors_admin: bool = setting(
-        False, "Server", "Whether those origins may call the routes below /admin, too."
+        False, "Server", "Let these origins call the routes below /admin, too."
     )
 
     @field_validator("cors_origins", mode="before")

@@ -1,1 +1,1 @@
-"""`loraplex adapters`: what a person does to a running server's registry."""
+"""The commands `loraplex adapters`, which manage a running server's registry."""

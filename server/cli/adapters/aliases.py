@@ -1,4 +1,4 @@
-"""`loraplex adapters promote`, `canary` and `rollback`: where the live alias points."""
+"""The commands `loraplex adapters promote`, `canary` and `rollback`, which move `live`."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def canary(
     tenant: TenantFlag = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Give a version a share of the requests for the bare name; the live version has the rest."""
+    """Give a version a share of the requests for the bare name. The live version gets the rest."""
     response = call("GET", f"{path_of(tenant, name)}/aliases/live")
     stable = next(t["version"] for t in reversed(response.json()["targets"]))
     targets = [{"version": version, "weight": weight}, {"version": stable, "weight": 100 - weight}]
-    # The canary comes first: a conversation that it has taken stays with it as its share grows.
+    # The canary comes first, so that its conversations stay with it when its share grows.
     targets = [target for target in targets if target["weight"]]
     _point(tenant, name, targets, {"If-Match": response.headers["etag"]}, as_json)
 
@@ -54,7 +54,7 @@ def canary(
 def rollback(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
     """Point live back to the version that it had before.
 
-    A second rollback takes back the first: it goes to the version that was live at the beginning.
+    A second rollback undoes the first one.
     """
     path = path_of(tenant, name)
     before = call("GET", f"{path}/aliases/live").json()["targets"]

@@ -35,11 +35,13 @@ def list_adapters(
     ] = None,
     sort: Annotated[
         str,
-        typer.Option(help="Sort by name, created, size or versions. A '-' in front: descending."),
+        typer.Option(
+            help="Sort by name, created, size or versions. With a '-' in front: descending."
+        ),
     ] = "name",
     as_json: JsonFlag = False,
 ) -> None:
-    """List the adapters: what is live, what is pinned, and how the newest version stands."""
+    """List the adapters with their live, pinned and newest versions."""
     filters = {"tenant": tenant, "search": search, "state": state}
     query = {"sort": sort} | {key: value for key, value in filters.items() if value is not None}
     adapters = all_pages("/admin/adapters", query)
@@ -65,7 +67,7 @@ def list_adapters(
 
 
 def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
-    """Show an adapter with all its versions, and what the gate says of them."""
+    """Show an adapter with all its versions, and the gate's remarks about them."""
     adapter = call("GET", path_of(tenant, name)).json()
     if as_json:
         print(json.dumps(adapter))
@@ -94,7 +96,7 @@ def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None
 
 
 def warnings_of(version: dict[str, Any]) -> list[str]:
-    """Return what the gate warns of, and what a version uses in place of the base's."""
+    """Return the gate's warnings about a version, and what the version replaces of the base."""
     warnings: list[str] = version.get("metadata", {}).get("checked", {}).get("warnings", [])
     return warnings
 

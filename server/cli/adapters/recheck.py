@@ -1,4 +1,4 @@
-"""`loraplex adapters recheck`: versions of another base are checked on the server's."""
+"""The command `loraplex adapters recheck`, which checks versions on the server's present base."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def recheck(
 
 
 def print_rechecked(versions: list[dict[str, Any]]) -> None:
-    """Say of each version whether it is offered now, and why not."""
+    """Print each version's state, with the reasons if it isn't offered."""
     for version in versions:
         print(f"{version['model']} is {version['state']}")
         for reason in version["reasons"]:

@@ -1,4 +1,4 @@
-"""`loraplex adapters register`: what can be refused here is refused before an upload."""
+"""The command `loraplex adapters register`. It refuses bad input before the upload if it can."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def register(
 
 
 def problem_of(source: str) -> str | None:
-    """Return why this can't be a source, as far as this machine can say, or None."""
+    """Return why this can't be a source, or None if this machine sees no reason."""
     if _REMOTE.match(source):
         return None
     path = Path(source)
@@ -109,7 +109,7 @@ def _problem_of_files(directory: Path) -> str | None:
 
 
 def print_verdict(version: dict[str, Any]) -> None:
-    """Say how a registration ended, and what the gate warns of."""
+    """Print the result of a registration, and the gate's warnings."""
     print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
     for warning in version.get("metadata", {}).get("checked", {}).get("warnings", []):
         print(f"warning: {warning}")

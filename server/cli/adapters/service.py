@@ -1,4 +1,4 @@
-"""`loraplex adapters pin`, `unpin`, `retire`, `delete` and `share`."""
+"""The commands `loraplex adapters pin`, `unpin`, `retire`, `delete` and `share`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pin(name: Name, version: OptionalVersion = None, tenant: TenantFlag = "") ->
 
 
 def unpin(name: Name, version: OptionalVersion = None, tenant: TenantFlag = "") -> None:
-    """Let a version make room for others again when they need its slot."""
+    """Unpin a version: it loses its slot again when others need it."""
     _pin("DELETE", tenant, name, version)
 
 
@@ -53,7 +53,7 @@ def retire(name: Name, version: Version, tenant: TenantFlag = "", force: ForceFl
 
 
 def delete(name: Name, tenant: TenantFlag = "", force: ForceFlag = False) -> None:
-    """Retire every version and forget the adapter. Its version numbers are not used again."""
+    """Retire all versions and delete the adapter. Its version numbers are not used again."""
     call("DELETE", path_of(tenant, name), params={"force": str(force).lower()})
     print(f"{tenant}/{name} is deleted")
 
@@ -71,7 +71,7 @@ def share(
     ] = False,
     tenant: TenantFlag = "",
 ) -> None:
-    """Say which other tenants may use an adapter. Without --with and --public, no other may."""
+    """Set which other tenants may use an adapter. Without --with and --public, none may."""
     body = {"shared_with": with_ or [], "public": public}
     shared = call("PUT", f"{path_of(tenant, name)}/sharing", json=body).json()
     others = "everyone" if public else ", ".join(shared["shared_with"]) or "nobody"

@@ -1,4 +1,4 @@
-"""What the commands for adapters share: their arguments, options, and paths."""
+"""Arguments, options and paths that the commands for adapters share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.cli.client import call
 
 
 def _owner(context: typer.Context, tenant: str) -> str:
-    """Return the tenant that was named, or else the key's own."""
+    """Return the named tenant, or the key's own if none is named."""
     if tenant or context.resilient_parsing:  # a shell completes a command
         return tenant
     return str(call("GET", "/admin/whoami").json()["tenant"])
@@ -30,13 +30,13 @@ ForceFlag = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Do it even if the adapter is in service: aliases that point there let go of it.",
+        help="Do it even if the adapter is in service. Aliases no longer point to it.",
     ),
 ]
 Name = Annotated[str, typer.Argument(help="The adapter's name, for example smart-home.")]
 Version = Annotated[int, typer.Argument(help="The version's number, for example 2.")]
 OptionalVersion = Annotated[
-    int | None, typer.Argument(help="The version's number. Without it, the live version's.")
+    int | None, typer.Argument(help="The version's number. By default the live version's.")
 ]
 
 

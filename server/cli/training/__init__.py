@@ -1,1 +1,1 @@
-"""The commands that train, evaluate and convert; they import the training package when called."""
+"""The commands that train, evaluate and convert. They import the training package when called."""

@@ -1,4 +1,4 @@
-"""`loraplex compare`: which method pays on one's own data."""
+"""The command `loraplex compare`, which compares training methods on the user's data."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def compare(
     output: Annotated[
         Path,
         typer.Argument(
-            help="A directory for the trials and the report. A command that is repeated continues "
-            "there."
+            help="A directory for the trials and the report. If the command is repeated, it "
+            "continues from there."
         ),
     ],
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
@@ -34,7 +34,7 @@ def compare(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe that gives the data, and all that no flag says."),
+        typer.Option(help="A recipe for the data and for all values that no flag sets."),
     ] = None,
     base: BaseFlag = None,
     method: Annotated[
@@ -61,9 +61,9 @@ def compare(
         typer.Option(help="Instead of steps: how many minutes each arm trains."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="From how many examples each step learns.")
+        int | None, typer.Option(help="How many examples each step learns from.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How often each arm is trained.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="How many times each arm is trained.", min=1)] = 3,
     rate: Annotated[
         list[float] | None,
         typer.Option(
@@ -83,9 +83,9 @@ def compare(
         typer.Option(help="What an hour of this machine costs, for the table's last column."),
     ] = None,
 ) -> None:
-    """Train by each method on your data, and say which of them pays.
+    """Train with each method on your data, and recommend one of them.
 
-    A table, a plot, a page of HTML and a recommendation come out.
+    The command prints a table and a recommendation, and writes a plot and an HTML page.
     """
     from training.comparison.arms import make_arms
     from training.comparison.compare import RATE_FACTORS

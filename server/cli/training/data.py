@@ -1,4 +1,4 @@
-"""`loraplex data`: what a file of training data holds, and the same in one plain format."""
+"""The commands `loraplex data`, which inspect and convert training data."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from training.data.inspection import Inspection, Lengths, Segment
     from training.data.reading import Data
 
-app = Commands(
-    help="Look at training data before it is trained on, and convert it.", no_args_is_help=True
-)
+app = Commands(help="Inspect training data before training, and convert it.", no_args_is_help=True)
 DataFile = Annotated[Path, typer.Argument(help="A file, or a folder of files.")]
 
 
@@ -33,7 +31,7 @@ def inspect(
     base: BaseFlag = None,
     chat_template: Annotated[
         Path | None,
-        typer.Option(help="A file with a chat template that takes the place of the base's."),
+        typer.Option(help="A file with a chat template that replaces the base's."),
     ] = None,
     max_length: Annotated[
         int, typer.Option(help="Count the examples that are longer than this, in tokens.", min=1)
@@ -43,7 +41,7 @@ def inspect(
     ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Show the format, counts, lengths and duplicates of training data, and what carries loss.
+    """Show the format, counts, lengths and duplicates of training data, and its learned parts.
 
     The exit code is 1 if records are bad, or if the base's chat template can't render some.
     """
@@ -145,7 +143,7 @@ def _marked(console: Console) -> str:
 
 
 def _shown(segments: list[Segment], console: Console) -> Text:
-    """Return an example in two colours, or where there are none with marks around the answers."""
+    """Return an example in two colours, or with marks around answers if there are no colours."""
     text = Text()
     for segment in segments:
         if not segment.is_learned:

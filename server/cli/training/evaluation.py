@@ -1,4 +1,4 @@
-"""`loraplex evaluate`: what a model or an adapter is worth on held-out conversations."""
+"""The command `loraplex evaluate`, which scores models and adapters on held-out data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def evaluate(
     over: Annotated[
         str,
         typer.Option(
-            help="Which base adapters are put on: trained (the base as it was in their training), "
+            help="The base that adapters are added to: trained (the base as in their training), "
             "original (the base as it is), or nf4 (rounded to NF4)."
         ),
     ] = "trained",
@@ -58,7 +58,7 @@ def evaluate(
     metric: Annotated[
         str,
         typer.Option(
-            help="The metric that --fail-under and --no-worse-than look at: exact_match, rouge_l, "
+            help="The metric for --fail-under and --no-worse-than: exact_match, rouge_l, "
             "bleu, json_valid or loss."
         ),
     ] = "exact_match",
@@ -87,7 +87,7 @@ def evaluate(
 
     with explained():
         if metric not in METRICS:
-            raise typer.BadParameter(f"--metric is one of {', '.join(METRICS)}, not {metric}")
+            raise typer.BadParameter(f"--metric must be one of {', '.join(METRICS)}, not {metric}")
         base = base_or_bundled(base)
         examples = _held_out(data, recipe)[:limit]
         names = list(dict.fromkeys([*candidates, *([no_worse_than] if no_worse_than else [])]))
@@ -122,14 +122,14 @@ def _held_out(data: Path | None, recipe: str | None) -> list[Conversation]:
 
 
 def _open(name: str, base: Path, over: str) -> Candidate:
-    """Open the candidate that a name on the command line stands for."""
+    """Open the candidate with this name on the command line."""
     from server.cli.client import api_key
     from server.settings import load_settings
     from training.evaluation.candidates import LocalModel, ServedModel, is_adapter
 
     nf4 = {"trained": None, "original": False, "nf4": True}.get(over, over)
     if isinstance(nf4, str):
-        refuse(f"--over is trained, original or nf4, not {over}")
+        refuse(f"--over must be trained, original or nf4, not {over}")
     if name.startswith(SERVED):
         settings = load_settings()
         return ServedModel(settings.url, api_key(settings), name.removeprefix(SERVED))
@@ -140,7 +140,7 @@ def _open(name: str, base: Path, over: str) -> Candidate:
         return LocalModel(base, directory, nf4=nf4)
     if not (directory / "config.json").is_file():
         refuse(
-            f"{name!r} is nothing to evaluate: name base, a directory with an adapter or a model, "
+            f"{name!r} can't be evaluated: name base, a directory with an adapter or a model, "
             "or served:NAME"
         )
     return LocalModel(directory)
@@ -154,7 +154,7 @@ def _faults(
     margin: float,
     differences: dict[str, Difference],
 ) -> list[str]:
-    """Return why the first candidate shouldn't be promoted. A lower loss is the better one."""
+    """Return the reasons against promoting the first candidate. A lower loss is better."""
     sign = -1 if metric == "loss" else 1
     faults = []
     mean = first.mean(metric)

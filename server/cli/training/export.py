@@ -1,4 +1,4 @@
-"""`loraplex merge` and `combine`: an adapter becomes a whole model, several become one."""
+"""The commands `loraplex merge` (adapter into base) and `combine` (adapters into one)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ def merge(
     over: Annotated[
         str,
         typer.Option(
-            help="Which base the adapter becomes a part of: trained (the base as it was in its "
-            "training), original (the base as it is), or nf4 (rounded to NF4)."
+            help="The base that the adapter is merged into: trained (the base as in its training), "
+            "original (the base as it is), or nf4 (rounded to NF4)."
         ),
     ] = "trained",
 ) -> None:
-    """Make an adapter part of its base's weights: `loraplex serve --base OUTPUT` serves the model.
+    """Merge an adapter into its base's weights. `loraplex serve --base OUTPUT` serves the result.
 
-    The model is compared with base and adapter, and is kept only if it is the same but for
-    rounding.
+    The result is compared with base and adapter, and is kept only if it differs just by rounding.
     """
     from training.export.merge import merge_adapter
 
@@ -65,7 +64,7 @@ def combine(
     rank: Annotated[
         int | None,
         typer.Option(
-            help="The rank for svd, ties and dare. Without it, the largest of the adapters.", min=1
+            help="The rank for svd, ties and dare. By default the adapters' largest rank.", min=1
         ),
     ] = None,
     density: Annotated[

@@ -1,4 +1,4 @@
-"""`loraplex plan`: how much memory, time and money training and serving take."""
+"""The command `loraplex plan`, which estimates memory, time and cost of training and serving."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def plan(
     base: Annotated[
         Path | None,
         typer.Option(
-            help="The directory of a model, or its config.json. Without it the bundled base is "
-            "taken."
+            help="The directory of a model, or its config.json. By default the bundled base."
         ),
     ] = None,
     rank: Annotated[int, typer.Option(help="The rank of the adapter's matrices.", min=1)] = 16,
@@ -43,7 +42,7 @@ def plan(
         int, typer.Option(help="How many sequences each step learns from.", min=1)
     ] = 16,
     accumulation: Annotated[
-        int, typer.Option(help="Into how many parts a step is cut, to save memory.", min=1)
+        int, typer.Option(help="Number of parts that a step is cut into, to save memory.", min=1)
     ] = 1,
     gradient_checkpointing: Annotated[
         bool,
@@ -58,21 +57,23 @@ def plan(
     tflops: Annotated[
         float | None,
         typer.Option(
-            help="How fast training computes, in 10^12 operations a second. This is less than the "
-            "data sheet says."
+            help="The speed of training, in 10^12 operations per second. It is lower than in the "
+            "data sheet."
         ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(help="What an hour of it costs, in any currency.")
+        float | None, typer.Option(help="The price of an hour of it, in any currency.")
     ] = None,
     examples: Annotated[
         int | None, typer.Option(help="How many examples the data has.", min=1)
     ] = None,
-    epochs: Annotated[float, typer.Option(help="How often each example is learned.", min=0)] = 3,
+    epochs: Annotated[
+        float, typer.Option(help="How many times each example is learned.", min=0)
+    ] = 3,
     task: Annotated[
         str,
         typer.Option(
-            help="What is learned: ordinary (style, format, extraction) or domain (a new field)."
+            help="The kind of task: ordinary (style, format, extraction) or domain (a new field)."
         ),
     ] = "ordinary",
     max_gap: Annotated[
@@ -81,10 +82,10 @@ def plan(
     slots: Annotated[int, typer.Option(help="How many adapter slots a server has.", min=1)] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Say what full fine-tuning, LoRA and QLoRA take on a base, and what serving takes.
+    """Estimate the memory, time and cost of full fine-tuning, LoRA and QLoRA, and of serving.
 
-    Only the configuration is read. The figures count live tensors: a process takes more, for its
-    libraries and for gaps between tensors.
+    Only the base's configuration is read. The figures count live tensors. A process takes more, for
+    its libraries and for gaps between tensors.
     """
     from training.data.recipe import make_recipe
     from training.plan.memory import Shape
@@ -92,7 +93,7 @@ def plan(
 
     with explained():
         if task not in GAPS:
-            raise typer.BadParameter(f"--task is {' or '.join(GAPS)}, not {task}")
+            raise typer.BadParameter(f"--task must be {' or '.join(GAPS)}, not {task}")
         shape = Shape.of(_config(base))
         recipe = make_recipe(
             {

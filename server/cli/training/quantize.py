@@ -1,4 +1,4 @@
-"""`loraplex quantize`: a base in 4 bits."""
+"""The command `loraplex quantize`, which rounds a base to 4 bits."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def quantize(
     ],
     base: Annotated[
         Path | None,
-        typer.Option(
-            help="The directory of a BF16 or FP16 model. Without it the bundled base is taken."
-        ),
+        typer.Option(help="The directory of a BF16 or FP16 model. By default the bundled base."),
     ] = None,
     data: Annotated[
         list[Path] | None,
@@ -74,7 +72,7 @@ def quantize(
             _quantize_to_nf4(base, output)
             return
         if method != "w4a16":
-            refuse(f"--method is w4a16 or nf4, not {method}")
+            refuse(f"--method must be w4a16 or nf4, not {method}")
         conversations = [chat for file in data or [] for chat in read(file)]
         for name in recipe or []:
             conversations += load_recipe_data(name).train

@@ -1,4 +1,4 @@
-"""What the training commands share: the base, the data, and how errors end a command."""
+"""Options and helpers of the training commands: the base, the data, and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BaseFlag = Annotated[
     Path | None,
-    typer.Option(help="The directory of the base model. Without it the bundled base is taken."),
+    typer.Option(help="The directory of the base model. By default the bundled base."),
 ]
 NewDirectory = Annotated[
     Path, typer.Argument(help="A directory to write to. It must be new or empty.")
@@ -47,14 +47,14 @@ def refuse(message: str) -> NoReturn:
 
 
 def base_or_bundled(base: Path | None) -> Path:
-    """Return the base that was named, or the bundled one."""
+    """Return the named base, or the bundled one if none is named."""
     from server.bundled_base import ensure_bundled_base
 
     return base or ensure_bundled_base()
 
 
 def read(file: Path, *, says_format: bool = True) -> list[Conversation]:
-    """Read conversations from a file. Say which format it has, and which fields aren't used.
+    """Read conversations from a file. Print its format, and the fields that aren't used.
 
     Raises:
         TrainingError: the file can't be read, or has bad records.
@@ -68,7 +68,7 @@ def read(file: Path, *, says_format: bool = True) -> list[Conversation]:
 
 
 def data_of(recipe: Recipe, data: Path | None, test: Path | None) -> Split:
-    """Return what to train on and what to score on, from files or from the recipe's data set.
+    """Return the data to train on and to score on, from files or the recipe's data set.
 
     Raises:
         TrainingError: there is nothing to train on, or it can't be read.

@@ -1,4 +1,4 @@
-"""`loraplex train`: an adapter or a whole model from one's own data."""
+"""The command `loraplex train`, which trains an adapter or a full model on the user's data."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ def train(
     output: NewDirectory,
     data: Annotated[
         Path | None,
-        typer.Option(help=f"{DATA_HELP} It takes the place of the recipe's data set."),
+        typer.Option(help=f"{DATA_HELP} It replaces the recipe's data set."),
     ] = None,
     test: Annotated[
         Path | None,
-        typer.Option(help="Data that the base and the result are scored on at the end."),
+        typer.Option(help="Held-out data on which base and result are scored at the end."),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="The name of a bundled recipe, or a TOML file. Other flags win over it."),
+        typer.Option(help="The name of a bundled recipe, or a TOML file. Other flags override it."),
     ] = None,
     base: BaseFlag = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="lora trains an adapter, qlora an adapter over a base in 4 bits (NF4), full every "
-            "weight of the base."
+            help="lora trains an adapter, qlora an adapter over a base in 4 bits (NF4), and full "
+            "all weights of the base."
         ),
     ] = None,
     rank: Annotated[
@@ -79,20 +79,19 @@ def train(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="How matrix A begins: default (Kaiming), gaussian or orthogonal."),
+        typer.Option(help="How matrix A is initialised: default (Kaiming), gaussian, orthogonal."),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest learning rate, for example 1e-3.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="How many optimiser steps to run.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="From how many examples each step learns.")
+        int | None, typer.Option(help="How many examples each step learns from.")
     ] = None,
     accumulation: Annotated[
         int | None,
         typer.Option(
-            help="Cut each step's examples into this many parts, one after the other, which saves "
-            "memory."
+            help="Cut each step's examples into this many parts, which run in turn, to save memory."
         ),
     ] = None,
     gradient_checkpointing: Annotated[
@@ -105,19 +104,19 @@ def train(
     validation_share: Annotated[
         float | None,
         typer.Option(
-            help="The share of the examples that the loss is watched on, for example 0.05. "
-            "Examples with the same prompt stay together."
+            help="The share of the examples that is held out to measure the validation loss, for "
+            "example 0.05. Examples with the same prompt stay together."
         ),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop after this many looks at the validation loss without progress. With 0 "
+            help="Stop if the validation loss doesn't fall in this many measurements. With 0, "
             "training never stops early."
         ),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="The longest example that is taken, in tokens.")
+        int | None, typer.Option(help="The longest accepted example, in tokens.")
     ] = None,
     truncate: Annotated[
         bool | None,
@@ -126,32 +125,32 @@ def train(
     chat_template: Annotated[
         Path | None,
         typer.Option(
-            help="A file with a chat template (Jinja) that takes the place of the base's. It is "
-            "written beside the adapter."
+            help="A file with a chat template (Jinja) that replaces the base's. It is written "
+            "beside the adapter."
         ),
     ] = None,
     date: Annotated[
         str | None,
         typer.Option(
-            help="What a chat template is told that asks for today's date, as 2024-07-26. It is "
-            "fixed, so that a run can be repeated on another day."
+            help="The date that a chat template gets as today's date, for example 2024-07-26. It "
+            "is fixed, so that a run can be repeated on another day."
         ),
     ] = None,
     refuse_special_tokens: Annotated[
         bool | None,
         typer.Option(
             "--refuse-special-tokens",
-            help="Refuse examples whose text holds special tokens, such as <|im_end|>. Without "
-            "this flag they are counted, and trained on as they are.",
+            help="Refuse examples whose text holds special tokens, such as <|im_end|>. By default "
+            "they are counted and trained on unchanged.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of everything that is random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was interrupted.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Begin even where the plan needs more memory than is free."),
+        typer.Option("--force", help="Begin even if the plan needs more memory than is free."),
     ] = False,
     register: Annotated[
         str | None,
@@ -159,10 +158,10 @@ def train(
     ] = None,
     tenant: Annotated[
         str | None,
-        typer.Option(help="The tenant that gets the adapter. Without it, the key's own tenant."),
+        typer.Option(help="The tenant that gets the adapter. By default the key's own tenant."),
     ] = None,
 ) -> None:
-    """Train an adapter, or with --method full a whole model, and score it on what was held out."""
+    """Train an adapter, or with --method full a full model, and score it on held-out data."""
     from training.data.recipe import load_recipe, make_recipe
     from training.run.train import train as run
 
@@ -201,13 +200,12 @@ def train(
 
 
 def _check_registration(name: str, tenant: str | None, recipe: Recipe) -> None:
-    """Refuse before the training what the server would refuse after it.
+    """Check before the training that the server will accept the registration.
 
-    Asking who the key belongs to also finds a server that isn't there, and a key without the right
-    to register.
+    The request for the key's tenant also fails if the server doesn't run or doesn't know the key.
     """
     if not recipe.has_adapter:
-        refuse("--register takes adapters; serve a whole model with loraplex serve --base")
+        refuse("--register takes adapters; serve a full model with loraplex serve --base")
     try:
         check_name(name, "adapter")
     except InvalidName as error:
@@ -224,7 +222,7 @@ def _check_registration(name: str, tenant: str | None, recipe: Recipe) -> None:
 
 
 def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, plan: Recipe) -> None:
-    """Score the base and the result on what was held out, write it to the record, and print it."""
+    """Score base and result on the held-out data, add that to the record, and print it."""
     from training.evaluation.candidates import LocalModel
     from training.evaluation.evaluate import evaluate
 
@@ -233,7 +231,7 @@ def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, pla
     untrained = LocalModel(base, chat_template=plan.chat_template)
     before = evaluate(untrained, base, split.test, plan.date).summary()
     trained = LocalModel(base, output) if plan.has_adapter else LocalModel(output)
-    # A whole model's tokenizer is the base's, with the template that was written beside it.
+    # A full model's tokenizer is the base's, with the template that was written beside it.
     after = evaluate(trained, base if plan.has_adapter else output, split.test, plan.date).summary()
     record.evaluation = {"num_examples": len(split.test), "base": before, "trained": after}
     record.write_json(output)
@@ -247,7 +245,7 @@ def _evaluate_run(record: RunRecord, base: Path, output: Path, split: Split, pla
 
 
 def _print_result(record: RunRecord, output: Path, plan: Recipe, registered: str | None) -> None:
-    """Print what was made and how it went, and the commands that come next."""
+    """Print the result of a training run, and the commands that come next."""
     from training.run.record import PLOT_FILE
 
     where = "of GPU memory" if record.peak_gpu_memory_mib else "of memory"
@@ -266,7 +264,7 @@ def _print_result(record: RunRecord, output: Path, plan: Recipe, registered: str
 
 
 def _register(name: str, tenant: str | None, directory: Path, record: RunRecord) -> None:
-    """Upload the adapter as the name's next version, with what is known of its training."""
+    """Upload the adapter as the name's next version, with facts about its training."""
     from server.cli.adapters.registration import print_verdict, upload
 
     facts = asdict(record)

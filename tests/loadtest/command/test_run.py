@@ -102,7 +102,7 @@ def test_a_liar_is_exit_code_1(stub: tuple[Stub, str], scenario_file: Path) -> N
         (["nowhere"], "there is no scenario nowhere"),
         (["bursts", "--url", "http://127.0.0.1:1"], "no answer from"),
         (["bursts", "--slo", "speed>1"], "objective 'speed'"),
-        (["bursts", "--server", "triton"], "--server is one of openai, llama-cpp"),
+        (["bursts", "--server", "triton"], "--server must be one of openai, llama-cpp"),
     ],
 )
 def test_what_cant_be_measured_is_exit_code_2(arguments: list[str], message: str) -> None:

@@ -57,11 +57,11 @@ def test_the_command_compares_and_gates(tiny_llama: Path, data: Path, tmp_path: 
 def test_what_cannot_be_evaluated(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     base = ("--base", tiny_llama)
     assert "give --data or --recipe" in run("base", *base, code=2)
-    assert "is nothing to evaluate" in run(tmp_path, "--data", data, *base, code=2)
-    assert "--over is trained" in run("base", "--data", data, *base, "--over", "x", code=2)
+    assert "can't be evaluated" in run(tmp_path, "--data", data, *base, code=2)
+    assert "--over must be trained" in run("base", "--data", data, *base, "--over", "x", code=2)
     assert "no json_valid" in run(
         *("base", "--data", data, *base, "--metric", "json_valid"), code=2
     )
-    assert "--metric is one of" in run("base", "--data", data, *base, "--metric", "f1", code=2)
+    assert "--metric must be one of" in run("base", "--data", data, *base, "--metric", "f1", code=2)
     with pytest.raises(DataError, match="nothing to evaluate on"):
         evaluate(LocalModel(tiny_llama), tiny_llama, [])

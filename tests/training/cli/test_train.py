@@ -97,7 +97,7 @@ def test_what_is_asked_wrongly_is_one_line_and_code_2(
     assert "it isn't there" in run("train", out, *base, "--data", tmp_path / "none", code=2)
     assert "isn't a weight" in run("combine", out, data, f"{data}=x", *base, code=2)
     assert "isn't an adapter" in run("merge", data, out, *base, code=2)
-    assert "--method is w4a16 or nf4" in run("quantize", out, *base, "--method", "q", code=2)
+    assert "--method must be w4a16 or nf4" in run("quantize", out, *base, "--method", "q", code=2)
     assert not out.exists()
 
 
