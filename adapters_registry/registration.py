@@ -1,7 +1,7 @@
-"""Registering a version. Every reason to refuse it that is known early is checked before a write.
+"""Registers a version. It is refused before anything is written if a reason is known by then.
 
-First names, tenant and quota are checked, and the quota is reserved. Then the files are staged and
-sealed. Then one transaction records the version and publishes its files. The gate comes after that.
+First, names, tenant and quota are checked, and the quota is reserved. Then the files are staged and
+sealed. Then one transaction records the version and publishes its files. The gate checks it later.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Intake:
-    """One running registration, with an empty directory for its files and what it has reserved.
+    """One running registration, with an empty directory for its files, and its reservations.
 
     Call `admit` first, then `reserve_disk` before the files are written, then `commit`.
     """
@@ -58,7 +58,7 @@ class Intake:
         self.directory = directory
         self._records = records
         self._reservation: str | None = None
-        self._refusal: QuotaExceeded | None = None  # set: only known files may come
+        self._refusal: QuotaExceeded | None = None  # if set, only known files are accepted
         self._tenant, self._reserved_bytes, self._known_bytes = "", 0, 0
 
     def admit(
@@ -66,9 +66,10 @@ class Intake:
     ) -> None:
         """Check the name, the tenant and the quota, and reserve the quota.
 
-        `size_bytes` is what is known of the files' size so far. A repetition with a known
-        idempotency key reserves nothing: most often it adds nothing. Over quota, files no larger
-        than this adapter's largest version may be known ones: `commit` refuses them if they aren't.
+        `size_bytes` is the known size of the files so far. A repetition with a known idempotency
+        key reserves nothing, because it usually adds nothing. If the tenant is over quota, files
+        that are not larger than this adapter's largest version are let in, because they may be
+        known ones. `commit` refuses them if they are not.
 
         Raises:
             InvalidName, NotFound: the name is not allowed, or there is no such tenant.
@@ -98,7 +99,7 @@ class Intake:
             self._refusal = refusal
 
     def reserve_quota(self, size_bytes: int) -> None:
-        """Reserve quota for files of `size_bytes` in all, if that is more than was announced.
+        """Reserve quota for files of `size_bytes` in total, if that is more than was announced.
 
         Raises:
             QuotaExceeded: the tenant may have no more.
@@ -110,7 +111,7 @@ class Intake:
             self._reserved_bytes = size_bytes
 
     def reserve_disk(self, num_bytes: int) -> None:
-        """Reserve disk budget for `num_bytes` in all. Garbage is collected if there is no room.
+        """Reserve disk budget for `num_bytes` in total. Collects garbage if there is no room.
 
         Raises:
             InsufficientStorage: there is still no room after the collection.
@@ -129,13 +130,13 @@ class Intake:
     ) -> tuple[VersionRecord, bool]:
         """Record the next version of an adapter, and publish the files in the directory.
 
-        Returns the version, in state `pending`, and True. If the adapter has a version with the
-        same content already, returns that version and False. If the registration fails, none of its
-        files stay, here or at the origin.
+        Returns the version, in state `pending`, and True. If the adapter already has a version with
+        the same content, returns that version and False. If the registration fails, its files are
+        removed, here and at the origin.
 
         Raises:
             FileNotFoundError: one of the two files is missing.
-            QuotaExceeded, InsufficientStorage, StoreUnavailable, NotFound: as before.
+            QuotaExceeded, InsufficientStorage, StoreUnavailable, NotFound: as in the methods above.
             KeyReused: the idempotency key came with another request before.
         """
         content = self._records.content
@@ -209,12 +210,12 @@ class Intake:
 def open_intake(records: Records) -> Iterator[Intake]:
     """Open a registration. At the end its directory is removed and its reservations end.
 
-    Raises `InsufficientStorage` if the disk was full for anything done within the context.
+    Raises `InsufficientStorage` if the disk was full at any write within the context.
     """
     with records.content.staging() as directory:
         intake = Intake(records, directory)
         try:
             yield intake
         finally:
-            with suppress(SQLAlchemyError, RegistryError):  # it ends by itself after some time
+            with suppress(SQLAlchemyError, RegistryError):  # a reservation ends by itself after some time
                 intake.end()

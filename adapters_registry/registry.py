@@ -1,7 +1,7 @@
-"""The registry: it registers adapters, keeps the gate's verdicts, and says which adapters exist.
+"""The registry: it registers adapters, keeps the gate's verdicts, and knows which adapters exist.
 
-Every change is one transaction on the SQL database. What a request needs is kept in memory as an
-immutable `Catalog`, so that resolving a name does not touch the database.
+Every change is one transaction on the SQL database. The data that a request needs is kept in memory
+as an immutable `Catalog`, so resolving a name does not touch the database.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from adapters_registry.registration import Intake, open_intake
 log = logging.getLogger(__name__)
 
 FAULTS_OF_THE_ENVIRONMENT = (RegistryError, OSError, MemoryError, SQLAlchemyError)
-"""Failures of the store, the disk, the memory or the database, which say nothing of the adapter.
+"""Failures of the store, the disk, the memory or the database. They are no verdict on the adapter.
 `AdapterRejected` is a `RegistryError` too."""
 WRITER_SECONDS = 20
 
@@ -77,10 +77,10 @@ class Registry:
     ) -> None:
         """Open the database and bring its schema up to date. Raises what `open_database` raises.
 
-        `server_id` says which server this is in the leases on checks; by default the id is new.
-        A server that comes back inherits the checks of `former_id`, the id of its earlier life, and
-        continues them at once; what that one had reserved is free.
-        `writer_seconds` is how long a change waits for the other changes of this process.
+        `server_id` identifies this server in the leases on checks. By default it is a new id.
+        `former_id` is the id that this server had before a restart: its checks are continued at
+        once, and its reservations end. `writer_seconds` is how long a change waits for the other
+        changes of this process.
         """
         self._writer_seconds = writer_seconds
         self.server_id = server_id or uuid.uuid4().hex
@@ -92,8 +92,8 @@ class Registry:
         self._served = ServedBase(base.name, base.fingerprint)
         self.catalog = Catalog(base=self._served)
         self.on_restored: Callable[[], None] = lambda: None
-        """Is called, in any thread, before a catalog of another history takes the place of the
-        one that was known: ids that were known may now mean something else."""
+        """Called, in any thread, when the database was restored from a backup, before the new
+        catalog replaces the known one. Known ids may then mean something else."""
         self._refreshed_at = time.monotonic()
         content.clear_staging()
         with self.change() as change:
@@ -118,13 +118,13 @@ class Registry:
     ) -> tuple[VersionRecord, bool]:
         """Register an adapter's files as its next version, in state `pending`, for the gate.
 
-        `stage` gets an empty directory and writes the two files there. `size_bytes` is their size
-        in all, if it is known. Returns the version and True. If the adapter has a version with the
-        same content already, returns that version and False.
+        `stage` gets an empty directory and writes the two files there. `size_bytes` is their total
+        size, if it is known. Returns the version and True. If the adapter already has a version
+        with the same content, returns that version and False.
 
         Raises:
             InvalidName, NotFound: the name is not allowed, or there is no such tenant.
-            SourceRefused, StoreUnavailable: raised by `stage`. The latter also by the origin.
+            SourceRefused, StoreUnavailable: `stage` raises them. The origin may raise the latter.
             InsufficientStorage: the disk, or the budget for it, is full.
             QuotaExceeded: the tenant may have no more.
             KeyReused: the idempotency key came with another request before.
@@ -137,17 +137,18 @@ class Registry:
             return intake.commit(asked, idempotency)
 
     def intake(self) -> AbstractContextManager[Intake]:
-        """Open a registration that is done step by step, as `Intake` describes."""
+        """Open a registration that is done in steps. `Intake` describes them."""
         return open_intake(self)
 
     def check_files(self, version: VersionRecord) -> AdapterFacts:
-        """Claim a version, which is then in state `checking`, and run the static check on it.
+        """Claim a version, which moves it to state `checking`, and run the static check on it.
 
-        A version that is incompatible with this base is `ready` for other servers and stays so.
+        A version that is incompatible with this base may be `ready` for other servers. Its state
+        stays the same.
 
         Raises:
             AdapterRejected: it cannot work on this base. The error holds every reason found.
-            CheckedElsewhere: another server checks it, or has decided on it.
+            CheckedElsewhere: another server is checking it, or has decided on it.
         """
         self._begin_check(version)
         try:
@@ -161,7 +162,7 @@ class Registry:
         except FAULTS_OF_THE_ENVIRONMENT:
             raise
         except Exception as error:
-            # A version that breaks the check must not be served, and must not be tried for ever.
+            # A version on which the check itself fails must neither be served nor tried for ever.
             log.exception("the check of %s failed again", version.public_name)
             message = "the files cannot be checked; the server's log says why"
             raise AdapterRejected([Reason("check_failed", message)]) from error
@@ -195,7 +196,7 @@ class Registry:
         self.apply(verdicts.release, version.version_id, self.server_id)
 
     def accept(self, version: VersionRecord, facts: AdapterFacts) -> VersionRecord:
-        """Make a version ready, and live if it is the first or if that was asked for."""
+        """Make a version ready. Make it live if it is the first one, or if that was asked for."""
         with self.change() as change:
             if version.state is VersionState.INCOMPATIBLE:
                 row = verdicts.accept_again(change, version.version_id, facts)
@@ -204,9 +205,10 @@ class Registry:
             return version_record(row, self._served)
 
     def reject(self, version: VersionRecord, reasons: list[Reason]) -> VersionRecord:
-        """The gate refuses a version, which is kept with the reasons; its content is not.
+        """Record that the gate refuses a version. The reasons are kept and its content is removed.
 
-        One that was ready on another base stays incompatible with this one, and keeps its content.
+        If the version was ready on another base, it stays incompatible with this one, and its
+        content is kept.
         """
         with self.change() as change:
             if version.state is VersionState.INCOMPATIBLE:
@@ -220,7 +222,7 @@ class Registry:
     def unfinished(self) -> list[VersionRecord]:
         """Return the registered versions that this server may check now, the oldest first.
 
-        Versions that another server checks are left out while its lease runs.
+        Versions that another server is checking are left out while its lease runs.
         """
         with self._session() as session:
             rows = verdicts.unfinished(session, self.server_id, self._served)
@@ -235,7 +237,7 @@ class Registry:
     def apply(
         self, operation: Callable[Concatenate[Change, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation, as those of `aliases`, in one transaction. Raises what it raises."""
+        """Run an operation, such as those of `aliases`, in one transaction. Passes on its errors."""
         with self.change() as change:
             return operation(change, *args, **kwargs)
 
@@ -263,7 +265,7 @@ class Registry:
     def read_history(
         self, tenant: str, name: str, *, before: int | None = None, limit: int = 100
     ) -> list[VersionRecord]:
-        """Read versions of an adapter in any state, the newest first, as `history.read_history`."""
+        """Read an adapter's versions in any state, the newest first. See `history.read_history`."""
         with self._session() as session:
             return history.read_history(
                 session, self._served, tenant, name, before=before, limit=limit
@@ -276,7 +278,7 @@ class Registry:
             return history.newest_versions(session, self._served, names)
 
     def find_adapters(self, state: VersionState) -> set[tuple[str, str]]:
-        """Tenant and name of every adapter that has a version in this state, on this base."""
+        """Return tenant and name of every adapter with a version in this state, on this base."""
         if state not in (VersionState.REJECTED, VersionState.RETIRED):
             return self.catalog.adapters_in_state(state)
         with self._session() as session:
@@ -287,7 +289,7 @@ class Registry:
             return history.read_version(session, self._served, tenant, name, number)
 
     def require_tenant(self, tenant: str) -> None:
-        """Raise `NotFound` unless the tenant exists."""
+        """Raise `NotFound` if the tenant does not exist."""
         if tenant not in self.catalog.tenants:
             raise no_tenant(tenant)
 
@@ -308,7 +310,7 @@ class Registry:
     def refresh(self) -> None:
         """Read what other processes have changed. This is cheap if nothing has changed.
 
-        It has a lock of its own, because the catalog must learn of revoked keys also while a writer
+        It has a lock of its own, because the catalog must learn of revoked keys even while a writer
         waits for the database.
         """
         with self._refreshing, self._session() as session:
@@ -323,15 +325,15 @@ class Registry:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Open a transaction that other servers do not have to know of."""
+        """Open a transaction of which other servers need not be told."""
         with self._session.begin() as session:
             yield session
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """Open a transaction for a change. After it the catalog shows the change.
+        """Open a transaction for a change. Afterwards the catalog shows the change.
 
-        Only SQL belongs inside, because the writers of all servers wait for each other.
+        Do only SQL inside it, because the writers of all servers wait for each other.
 
         Raises:
             RegistryBusy: other writers of this process did not finish in time.
