@@ -69,7 +69,8 @@ clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on
 	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)
 
 bases: $(INSTALLED_DEV) ## Compare a tiny base of each family on the real server with Transformers and PEFT.
-	BASES=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_bases.py
+	BASES=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_bases.py \
+		tests/real_engine/test_bases_in_float32.py
 
 lint: $(INSTALLED_DEV) ## Format, lint and types, of the tests, too.
 	$(VENV)/bin/ruff format --check .

@@ -15,6 +15,9 @@ from training.models.base_model import load_tokenizer
 SPARE_TOKENS = 16
 """Tokens beyond the longest right answer, so that a longer, wrong answer isn't cut off."""
 
+THINK_END = "</think>"
+"""Ends the reasoning of most models that show it."""
+
 
 def evaluate(
     candidate: Candidate,
@@ -41,9 +44,18 @@ def evaluate(
     ]
     ids = renderer.tokenizer(expected, add_special_tokens=False)["input_ids"]
     prompts = [_prompt(renderer, chat) for chat in conversations]
-    answers = candidate.answers(prompts, max(map(len, ids)) + SPARE_TOKENS)
+    given = candidate.answers(prompts, max(map(len, ids)) + SPARE_TOKENS)
+    answers = [_without_reasoning(*pair) for pair in zip(given, expected, strict=True)]
     values = {**score_answers(answers, expected), "loss": candidate.losses(samples)}
     return Scores(values, [len(sample.answer_ids) for sample in samples])
+
+
+def _without_reasoning(answer: str, expected: str) -> str:
+    """Return an answer without its reasoning, unless the right answer has some.
+
+    Some templates (Qwen 3's) put an empty one before answers that have none, so that is learned.
+    """
+    return answer if THINK_END in expected else answer.rpartition(THINK_END)[2].strip()
 
 
 def _prompt(renderer: Renderer, conversation: Conversation) -> Prompt:

@@ -75,7 +75,7 @@ def test_vllm_serves_adapters_on_it_under_these_names(family: Family) -> None:
 @each_family
 def test_the_documents_say_what_the_table_says(family: Family) -> None:
     rows = DOCUMENT.read_text().splitlines()
-    (row,) = [row for row in rows if row.startswith(f"| {family.name} |")]
+    (row,) = [row for row in rows if row.startswith(f"| {family.name} | `")]
     named = set(re.findall("`([^`]+)`", row.replace("\\|", "|")))
     marks = (*family.tool_parsers, *family.reasoning_parsers)
     parsers = {family.tool_parser, *(parser for _, parser in marks)}

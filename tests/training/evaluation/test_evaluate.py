@@ -59,3 +59,11 @@ def test_a_right_call_is_what_the_template_makes_of_it(tiny_llama: Path) -> None
     call = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
     assert evaluate(Fixed(call), tiny_llama, [WITH_CALL]).mean("exact_match") == 1
     assert evaluate(Fixed("f(x=1)"), tiny_llama, [WITH_CALL]).mean("exact_match") == 0
+
+
+def test_reasoning_before_an_answer_does_not_count_unless_it_is_expected(tiny_llama: Path) -> None:
+    thought = "<think>\n\n</think>\n\npong"
+    assert evaluate(Fixed(thought), tiny_llama, DATA[:1]).mean("exact_match") == 1
+    expected = [exchange("ping", thought)]
+    assert evaluate(Fixed(thought), tiny_llama, expected).mean("exact_match") == 1
+    assert evaluate(Fixed("pong"), tiny_llama, expected).mean("exact_match") == 0
