@@ -17,6 +17,7 @@ from typing import Protocol
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import StoreUnavailable
@@ -91,6 +92,7 @@ class Records(Protocol):
 
     content: ContentStore
     catalog: Catalog
+    base: BaseSpec
     server_id: str
 
     def change(self) -> AbstractContextManager[Change]:

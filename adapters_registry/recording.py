@@ -29,6 +29,8 @@ from adapters_registry.records.tenants import require_tenant
 
 MAX_METADATA_BYTES = 16 << 10
 """Every server keeps the metadata of all versions in memory."""
+LEFT_OUT = "left_out"
+"""The entry of a version's metadata that says what of its files was not kept."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,25 @@ class StagedFiles:
     directory: Path
     digest: str
     size_bytes: int
+    came_as: str
+    """The digest of what was registered; another one if copies of the base were left out of it."""
+    left_out: list[str]
+    """The keys of those copies."""
+
+    def noted(self) -> dict[str, Any]:
+        """Return what the version's metadata keep of what was left out."""
+        if not self.left_out:
+            return {}
+        return {LEFT_OUT: {"copies_of_the_base": self.left_out, "digest": self.came_as}}
+
+
+def left_out_of(metadata: dict[str, Any]) -> list[str]:
+    """Return the warnings of what was left out of a version's files."""
+    noted = metadata.get(LEFT_OUT)
+    copies = noted.get("copies_of_the_base") if isinstance(noted, dict) else None
+    if not isinstance(copies, list):
+        return []
+    return [f"copies of the base's own tensors were left out of the file: {', '.join(copies)}"]
 
 
 def add_registration(
@@ -84,7 +105,9 @@ def add_registration(
         KeyReused: the idempotency key came with another request before.
     """
     tenant, name, digest = asked.tenant, asked.name, files.digest
-    fingerprint = fingerprint_of("register", tenant, name, digest, asked.promote, asked.metadata)
+    fingerprint = fingerprint_of(
+        "register", tenant, name, files.came_as, asked.promote, asked.metadata
+    )
     require_tenant(change, tenant)  # it may have gone meanwhile
     done = find_result(change, idempotency, fingerprint) if idempotency else None
     if done is not None:
@@ -130,7 +153,8 @@ def _published(
 def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Version:
     reservations.check_quota(change, asked.tenant, asked.name, files.size_bytes)
     version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
-    version.source, version.details = asked.source[:1024], asked.metadata
+    own = {key: value for key, value in asked.metadata.items() if key != LEFT_OUT}
+    version.source, version.details = asked.source[:1024], own | files.noted()
     version.promote, version.live_revision = asked.promote, version.adapter.live_revision
     version.base = change.base.fingerprint
     state = VersionState.PENDING

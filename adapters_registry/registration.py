@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters_registry.check.base_copies import drop, find_copies
+from adapters_registry.content.adapter_files import WEIGHTS_FILE, digest_of
 from adapters_registry.errors import (
     InsufficientStorage,
     QuotaExceeded,
@@ -140,9 +142,10 @@ class Intake:
             KeyReused: the idempotency key came with another request before.
         """
         content = self._records.content
+        came_as, copies = self._drop_copies()
         digest, size_bytes = content.seal(self.directory)
         self.reserve_disk(size_bytes)
-        files = StagedFiles(self.directory, digest, size_bytes)
+        files = StagedFiles(self.directory, digest, size_bytes, came_as or digest, copies)
 
         def record(change: Change) -> tuple[VersionRecord, bool]:
             if self._reservation:
@@ -168,6 +171,21 @@ class Intake:
             with self._records.change() as change:
                 reservations.release(change, self._reservation)
             self._reservation = None
+
+    def _drop_copies(self) -> tuple[str, list[str]]:
+        """Leave copies of the base out of the files.
+
+        Returns their keys, and the digest of the files as they came, which is empty if there were
+        no copies.
+        """
+        weights = self.directory / WEIGHTS_FILE
+        copies = find_copies(weights, self._records.base.directory)
+        if not copies:
+            return "", []
+        came_as, size_bytes = digest_of(self.directory)
+        self.reserve_disk(2 * size_bytes)  # until the old file is gone
+        drop(weights, copies)
+        return came_as, copies
 
     def _require_known(self, asked: Registration, digest: str, refusal: QuotaExceeded) -> None:
         with self._records.change() as change:

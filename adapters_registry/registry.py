@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -33,7 +34,7 @@ from adapters_registry.errors import (
 )
 from adapters_registry.garbage import drop_content
 from adapters_registry.names import DEFAULT_TENANT
-from adapters_registry.recording import Registration
+from adapters_registry.recording import Registration, left_out_of
 from adapters_registry.records.audit import read_entries
 from adapters_registry.records.catalog import (
     AdapterRecord,
@@ -180,11 +181,12 @@ class Registry:
 
     def _check_content(self, version: VersionRecord) -> AdapterFacts:
         with self.content.holding(version.digest) as path:
-            return check_adapter(
+            facts = check_adapter(
                 path,
                 self.base,
                 allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
             )
+        return replace(facts, warnings=left_out_of(version.metadata) + facts.warnings)
 
     def renew_check(self, version: VersionRecord) -> bool:
         """Extend this server's lease on a check. Returns False if it does not own the check."""

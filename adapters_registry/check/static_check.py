@@ -20,7 +20,7 @@ import numpy as np
 from adapters_registry.check.base import BaseSpec, split_quantization
 from adapters_registry.check.companions.companions import check_companions
 from adapters_registry.check.companions.serving_defaults import ServingDefaults
-from adapters_registry.check.findings import Findings, clean
+from adapters_registry.check.findings import Findings, clean, counted
 from adapters_registry.check.key_names import KEY
 from adapters_registry.check.peft_config import PeftConfig
 from adapters_registry.check.shapes import Pair, check_ranks, check_shapes, pair_up
@@ -46,6 +46,11 @@ NF4_COST = "exact match 0.72 and 0.70 over the NF4 base, 0.45 and 0.68 over the 
 MAX_ENTRY = 65504.0
 """The bound on entries of A, B and scale * B: the largest of float16, so that no cast overflows."""
 
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
+_TRAINED = (
+    "the file has embeddings or a head that aren't the base's, and fully trained modules can't be "
+    "served: train without them, or merge the adapter with PEFT and serve the result as a base"
+)
 _TEXTS = {".json", ".md", ".txt"}
 _SAME_AS = {"bitsandbytes": "nf4"}
 """What a base is rounded to whose configuration names a library."""
@@ -91,6 +96,8 @@ def check_adapter(
     config = PeftConfig(values)
     faults = list(config.faults(base.modules))
     trained = _fully_trained(tensors, values.get("modules_to_save"))
+    if trained and not values.get("modules_to_save"):
+        findings.add(counted("unsupported_feature", _TRAINED, sorted(trained)))
     for fault in faults:
         if fault.key == "modules_to_save" and not trained:
             findings.warnings.append(
@@ -202,10 +209,15 @@ def _check_quantization(
 
 
 def _fully_trained(tensors: dict[str, Tensor], modules: Any) -> set[str]:
-    """Return the keys of tensors that are whole weights of the modules named `modules_to_save`."""
+    """Return the keys of whole weights: of embeddings, and of what `modules_to_save` names.
+
+    Copies of the base's are gone already.
+    """
     names = set(map(str, modules)) if isinstance(modules, list) else set()
     others = (key for key in tensors if not KEY.fullmatch(key))
-    return {key for key in others if not names.isdisjoint(key.split("."))}
+    return {
+        key for key in others if key.endswith(_EMBEDDINGS) or not names.isdisjoint(key.split("."))
+    }
 
 
 def _check_values(

@@ -51,6 +51,12 @@ class Tensor:
         raw = np.fromfile(self.file, _DTYPES[self.dtype], count=count, offset=self.offset)
         return _as_float32(raw, self.dtype).reshape(self.shape)
 
+    def load_range(self, start: int, count: int) -> Values:
+        """Read `count` values from the one at `start` on, in the file's order."""
+        dtype = _DTYPES[self.dtype]
+        offset = self.offset + start * dtype.itemsize
+        return _as_float32(np.fromfile(self.file, dtype, count=count, offset=offset), self.dtype)
+
     def load_rows(self, num_rows: int) -> Values:
         """Read at most `num_rows` rows of a matrix, evenly spaced. Only their bytes are read."""
         raw = np.memmap(self.file, _DTYPES[self.dtype], "r", self.offset, self.shape)
@@ -99,8 +105,17 @@ def trained_quantization(file: Path) -> str | None:
     Raises:
         ValueError: it is not a safetensors file.
     """
+    return read_metadata(file).get(TRAINED_QUANTIZATION)
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return what a file says of itself.
+
+    Raises:
+        ValueError: it is not a safetensors file.
+    """
     try:
         with safe_open(file, framework="numpy") as tensors:
-            return (tensors.metadata() or {}).get(TRAINED_QUANTIZATION)
+            return dict(tensors.metadata() or {})
     except SafetensorError as error:
         raise ValueError(str(error)) from error
