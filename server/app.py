@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
@@ -12,6 +14,10 @@ from server.api.metrics_page import MetricsPage, add_metrics
 from server.api.openapi import document_bodies
 from server.api.operations import add_probes
 from server.auth import Keys
+from server.console.app import build_console
+from server.console.navigation import ROOT
+from server.console.parts import Services
+from server.console.sessions import SECRET_BYTES
 from server.engine.interface import Engine, EngineState
 from server.errors import mapping
 from server.gate.gate import Gate
@@ -42,8 +48,13 @@ def build_app(
     lifecycle: Lifecycle,
     usage_buffer: UsageBuffer,
     request_lines: RequestLines | None = None,
+    session_secret: bytes | None = None,
 ) -> FastAPI:
-    """Put the parts together; starts nothing. `request_lines`: where requests are logged."""
+    """Put the parts together; starts nothing.
+
+    `request_lines`: where requests are logged. `session_secret` signs the console's sessions; None
+    makes a secret that ends with the process.
+    """
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
     mapping.install(app)
@@ -78,6 +89,8 @@ def build_app(
         )
     )
     add_probes(app, registry, engine, lifecycle)
+    services = Services(settings, registry, keys, engine, leases, gate, usage_buffer, recent)
+    app.mount(ROOT, build_console(services, session_secret or secrets.token_bytes(SECRET_BYTES)))
     if settings.operations_port is None:
         page = MetricsPage(registry, leases, settings.max_loras)
         add_metrics(app, page, settings.scrape_token)

@@ -98,12 +98,22 @@ class Keys:
         if not presented:
             message = "no API key: send the header 'Authorization: Bearer <key>'"
             raise Unauthenticated(message, reason="missing")
-        catalog = self._registry.catalog
-        key = find_key(presented, catalog.keys)
+        key = find_key(presented, self._registry.catalog.keys)
         if key is None:
             message = "this API key is not valid: check that it was copied whole"
             raise Unauthenticated(message, reason="unknown")
-        at = self._clock()
+        return self.caller(key.id)
+
+    def caller(self, key_id: str) -> Caller:
+        """Return the caller of a key by its public part, for whoever has shown the key before.
+
+        Raises:
+            Unauthenticated: there is no such key, or it is not valid any more.
+        """
+        catalog, at = self._registry.catalog, self._clock()
+        key = catalog.keys.get(key_id)
+        if key is None:
+            raise Unauthenticated("there is no such API key", reason="unknown")
         tenant = catalog.tenants.get(key.tenant)
         if tenant is None or not key.is_valid(at):
             reason = "revoked" if key.revoked_at else "expired"

@@ -31,6 +31,7 @@ FOLDERS_OF_THE_SERVER = (
     ("cli",),
     ("process",),
     ("app",),
+    ("console",),
     ("api",),
     ("gate",),
     ("residency",),

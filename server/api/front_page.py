@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from server.errors import NotFound
 from server.errors.missing_routes import message_for
@@ -37,7 +37,8 @@ for it. It speaks the APIs of OpenAI and Anthropic. It is <strong>{state}</stron
   -d '{{"model": "{base}", "messages": [{{"role": "user", "content": "Hello"}}]}}'</pre>
 <p>In place of <code>{base}</code> put the name of an adapter: <code>/v1/models</code> lists those
 that your key may use.</p>
-<ul><li><a href="/docs">All routes</a></li><li><a href="/readyz">Whether it is ready</a></li></ul>
+<ul><li><a href="/console/login">The console</a></li>
+<li><a href="/docs">All routes</a></li><li><a href="/readyz">Whether it is ready</a></li></ul>
 </body></html>
 """
 
@@ -62,6 +63,10 @@ def router(base_name: str, is_ready: Callable[[], bool]) -> APIRouter:
     async def front() -> HTMLResponse:
         state = "ready" if is_ready() else "not ready yet"
         return HTMLResponse(_FRONT.format(base=html.escape(base_name), state=state), 200, _HEADERS)
+
+    @pages.get("/console")
+    async def console() -> RedirectResponse:
+        return RedirectResponse("/console/")
 
     @pages.api_route("/docs", methods=["GET", "HEAD"])
     async def docs() -> HTMLResponse:

@@ -28,6 +28,9 @@ OPEN_PATHS = frozenset(
 )
 """Paths that need no key. All other paths need one, whether they exist or not."""
 
+CONSOLE = "/console"
+"""What is below it needs no key but a session (`server/console/guard.py`)."""
+
 TENANT_PATHS = (
     "/admin/adapters",
     "/admin/audit",
@@ -46,7 +49,7 @@ class Authentication:
         self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and _needs_key(scope["path"]):
             address, _ = scope.get("client") or ("", 0)
             try:
                 caller = self._admit(scope, address)
@@ -68,6 +71,15 @@ class Authentication:
             self._refusals.note("scope", presented, address)
             raise Forbidden(f"this API key lacks the scope {' or '.join(sorted(allowed))}")
         return caller
+
+
+def is_of_console(path: str) -> bool:
+    """Whether a path is one of the console's."""
+    return path == CONSOLE or path.startswith(f"{CONSOLE}/")
+
+
+def _needs_key(path: str) -> bool:
+    return path not in OPEN_PATHS and not is_of_console(path)
 
 
 def _allowing(path: str) -> frozenset[str]:

@@ -7,6 +7,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.middleware.authentication import is_of_console
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _RATES = [
     f"x-ratelimit-{part}-{unit}"
@@ -32,7 +34,7 @@ class Cors:
     """Answers preflight requests, which carry no key, and marks answers for allowed origins.
 
     An origin that is not allowed gets a plain 403. Cookies are never allowed: keys are sent in a
-    header.
+    header. The console, which has a cookie, is closed to all other origins.
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...], *, admin: bool) -> None:
@@ -51,7 +53,9 @@ class Cors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or "origin" not in Headers(scope=scope):
             await self.app(scope, receive, send)
-        elif scope["path"].startswith("/admin") and not self.admin:
+        elif is_of_console(scope["path"]) or (
+            scope["path"].startswith("/admin") and not self.admin
+        ):
             await self.closed(scope, receive, send)
         else:
             await self.cors(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import REQUESTS, adapter_label, tenant_label
-from server.middleware.authentication import OPEN_PATHS
+from server.middleware.authentication import OPEN_PATHS, is_of_console
 from server.request_log.lines import RequestLines
 from server.request_log.recent import RecentRequests
 from server.request_log.record import RequestRecord, current_record
@@ -15,7 +15,10 @@ MAX_PATH_CHARACTERS = 200
 
 
 class RequestLog:
-    """ASGI middleware: counts, records and logs requests; probes and scrapes are counted only."""
+    """ASGI middleware: counts, records and logs requests.
+
+    Probes, scrapes and looking at the console are counted only.
+    """
 
     def __init__(self, app: ASGIApp, recent: RecentRequests, lines: RequestLines) -> None:
         self.app, self._recent, self._lines = app, recent, lines
@@ -49,10 +52,15 @@ class RequestLog:
             record.end_stage("sent")
             _fill(record, scope)
             _count(record, scope)
-            if record.path not in OPEN_PATHS:
+            if not _is_looking(record):
                 if record.tenant_id:  # whoever has no key must not push out others' records
                     self._recent.add(record)
                 self._lines.write(record)
+
+
+def _is_looking(record: RequestRecord) -> bool:
+    is_read = record.method in ("GET", "HEAD")
+    return record.path in OPEN_PATHS or (is_read and is_of_console(record.path))
 
 
 def _fill(record: RequestRecord, scope: Scope) -> None:
@@ -72,6 +80,6 @@ def _count(record: RequestRecord, scope: Scope) -> None:
     REQUESTS.labels(
         tenant=tenant_label(record.tenant) if record.tenant else "",
         adapter=adapter_label(record.model),
-        endpoint=route.path if route else "unknown",
+        endpoint=scope.get("root_path", "") + route.path if route else "unknown",
         code=str(record.status),
     ).inc()

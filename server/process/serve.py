@@ -35,6 +35,7 @@ from server.process.startup import (
     open_registry,
     prepare_base,
     provide_admin_key,
+    provide_session_secret,
 )
 from server.process.upkeep import (
     ROLL_UP_INTERVAL_SECONDS,
@@ -83,6 +84,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         registry = open_registry(settings, base)
         keys = Keys(registry)
         provide_admin_key(settings, keys)
+        session_secret = provide_session_secret(settings)
         has_demo = settings.demo and not settings.base
         if has_demo:
             demo.register(registry)
@@ -100,7 +102,16 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         usage_buffer = UsageBuffer(registry)
         request_lines = RequestLines(settings.request_log)
         app = build_app(
-            settings, registry, keys, engine, leases, gate, lifecycle, usage_buffer, request_lines
+            settings,
+            registry,
+            keys,
+            engine,
+            leases,
+            gate,
+            lifecycle,
+            usage_buffer,
+            request_lines,
+            session_secret,
         )
         operations_app = build_operations_app(settings, registry, engine, leases, lifecycle)
         imported = time.monotonic()

@@ -19,6 +19,7 @@ from adapters_registry.errors import InvalidKey, StoreUnavailable
 from adapters_registry.registry import Registry
 from server import bundled_base
 from server.auth import Keys
+from server.console.sessions import read_secret
 from server.process.data_dir import open_content, take_server_id
 from server.settings import Settings, SettingsError
 
@@ -123,6 +124,23 @@ def provide_admin_key(settings: Settings, keys: Keys) -> None:
         raise SettingsError(f"{setting}: cannot read {file}: {cause}") from error
     except InvalidKey as error:
         raise SettingsError(f"{setting}: {error}") from error
+
+
+def provide_session_secret(settings: Settings) -> bytes:
+    """Return the secret that signs the console's sessions: the operator's, or one kept here.
+
+    Raises:
+        SettingsError: the file cannot be read, or holds no secret.
+    """
+    file = settings.console_secret_file
+    try:
+        if file is not None and not file.is_file():
+            raise ValueError("there is no such file")
+        return read_secret(file or settings.data_dir / "console.secret")
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"LORAPLEX_CONSOLE_SECRET_FILE (--console-secret-file): {error}"
+        ) from error
 
 
 def _try_origin(content: ContentStore) -> None:

@@ -25,6 +25,10 @@ class RecentRequests:
         while self._records and self._records[0].age_seconds > self._max_age_seconds:
             self._records.popleft()
 
+    def snapshot(self) -> list[RequestRecord]:
+        """Return all records that are kept, the oldest first, for another thread to look at."""
+        return [*self._records]
+
     def find(self, wanted: Callable[[RequestRecord], bool]) -> Iterator[RequestRecord]:
         """Yield the records for which `wanted` is true, the newest first."""
         return (

@@ -1,8 +1,9 @@
-"""Settings of web pages' access to the server."""
+"""Settings of web pages: their access to the server, and the console."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import field_validator
@@ -14,7 +15,7 @@ _WEB_ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 class WebSettings(BaseSettings):
-    """Which web pages may call the server from a browser (CORS)."""
+    """Which web pages may call the server from a browser (CORS), and the console's sessions."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = setting(
         (),
@@ -24,6 +25,14 @@ class WebSettings(BaseSettings):
     )
     cors_admin: bool = setting(
         False, "Server", "Let these origins call the routes below /admin, too."
+    )
+
+    console_secret_file: Path | None = setting(
+        None,
+        "Server",
+        "File with a secret of at least 32 characters that signs the sessions of `/console`: the "
+        "same for servers behind one address. Default: the first start makes one and writes it "
+        "to console.secret in the data folder.",
     )
 
     @field_validator("cors_origins", mode="before")

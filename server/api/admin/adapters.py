@@ -14,7 +14,7 @@ from adapters_registry.registry import Registry
 from server.api.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Sharing, VersionBody
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.api.admin.intakes import Intakes
-from server.api.admin.paging import Sorting, page_of
+from server.api.admin.paging import Sorting, find_adapters, page_of
 from server.api.admin.registration import REQUEST_BODY
 from server.auth import Caller
 from server.errors import rejected
@@ -91,15 +91,9 @@ def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers)
     ) -> AdapterPage:
         """List adapters, a page at a time. With the scope `adapters`, only the caller's own."""
         caller: Caller = request.state.caller
-        in_state = await workers.run(registry.find_adapters, state) if state else None
-        adapters = [
-            adapter
-            for adapter in registry.catalog.adapters.values()
-            if caller.manages(adapter.tenant)
-            and tenant in (None, adapter.tenant)
-            and (search is None or search in adapter.id)
-            and (in_state is None or (adapter.tenant, adapter.name) in in_state)
-        ]
+        adapters = await workers.run(
+            find_adapters, registry, caller, tenant=tenant, search=search, state=state
+        )
         page, cursor = page_of(adapters, sort, limit, after)
         newest = await _newest(page)
         data = [AdapterBody.of(adapter, newest.get(adapter.id)) for adapter in page]

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from adapters_registry.records.catalog import AdapterRecord
+from adapters_registry.records.tables import VersionState
+from adapters_registry.registry import Registry
+from server.auth import Caller
 from server.errors import InvalidRequest
 
 _KEYS: dict[str, Callable[[AdapterRecord], Any]] = {
@@ -30,6 +33,30 @@ class Sorting(enum.StrEnum):
     SIZE_DOWN = "-size"
     VERSIONS = "versions"
     VERSIONS_DOWN = "-versions"
+
+
+def find_adapters(
+    registry: Registry,
+    caller: Caller,
+    *,
+    tenant: str | None = None,
+    search: str | None = None,
+    state: VersionState | None = None,
+) -> list[AdapterRecord]:
+    """Return the adapters that a caller manages and that match every filter which is given.
+
+    `search` is a part of `tenant/name`; `state` is that of any version. With it, the database may
+    be read.
+    """
+    in_state = registry.find_adapters(state) if state else None
+    return [
+        adapter
+        for adapter in registry.catalog.adapters.values()
+        if caller.manages(adapter.tenant)
+        and tenant in (None, adapter.tenant)
+        and (search is None or search in adapter.id)
+        and (in_state is None or (adapter.tenant, adapter.name) in in_state)
+    ]
 
 
 def page_of(

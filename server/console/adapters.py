@@ -1,0 +1,93 @@
+"""The list of adapters, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BeforeValidator
+
+from adapters_registry.records.catalog import AdapterRecord, VersionRecord
+from adapters_registry.records.tables import VersionState
+from server.api.admin.paging import Sorting, find_adapters, page_of
+from server.auth import Caller
+from server.console.parts import Parts, caller_of
+from server.console.traffic import Traffic, traffic_by
+from server.request_log.record import RequestRecord
+
+PAGE_SIZE = 50
+
+
+@dataclass(frozen=True)
+class AdapterRow:
+    """An adapter as a row of the list."""
+
+    adapter: AdapterRecord
+    newest: VersionRecord | None
+    tier: str
+    """Where the live version's weights are on this server."""
+    traffic: Traffic
+
+
+def router(parts: Parts) -> APIRouter:
+    """Return the route of the list."""
+    routes = APIRouter()
+    services = parts.services
+    registry = services.registry
+
+    @routes.get("/adapters")
+    async def list_adapters(
+        request: Request,
+        search: Annotated[str, Query(max_length=256)] = "",
+        state: Annotated[VersionState | None, BeforeValidator(_or_none)] = None,
+        sort: Sorting = Sorting.NAME,
+        after: Annotated[str, Query(max_length=1024)] = "",
+    ) -> Response:
+        """Show the adapters that the caller manages."""
+        adapters, newest, following, total = await parts.workers.run(
+            _read, caller_of(request), search.strip(), state, sort, after
+        )
+        traffic = await parts.workers.run(_traffic, services.recent.snapshot(), adapters)
+        rows = [_row(adapter, newest, traffic) for adapter in adapters]
+        return parts.renderer.page(
+            request,
+            "adapters.html",
+            rows=rows,
+            total=total,
+            next=following,
+            search=search,
+            state=state,
+            sort=sort,
+            is_first=not after,
+            states=list(VersionState),
+        )
+
+    def _read(
+        caller: Caller, search: str, state: VersionState | None, sort: Sorting, after: str
+    ) -> tuple[list[AdapterRecord], dict[str, VersionRecord], str | None, int]:
+        found = find_adapters(registry, caller, search=search or None, state=state)
+        page, following = page_of(found, sort, PAGE_SIZE, after)
+        return page, registry.newest_versions(page), following, len(found)
+
+    def _row(
+        adapter: AdapterRecord,
+        newest: Mapping[str, VersionRecord],
+        traffic: Mapping[str, Traffic],
+    ) -> AdapterRow:
+        tier = services.leases.tier_of(adapter.live).value if adapter.live else ""
+        return AdapterRow(adapter, newest.get(adapter.id), tier, traffic.get(adapter.id, Traffic()))
+
+    return routes
+
+
+def _or_none(value: object) -> object:
+    """Take the empty value of a form for none."""
+    return value or None
+
+
+def _traffic(records: list[RequestRecord], adapters: list[AdapterRecord]) -> Mapping[str, Traffic]:
+    shown = {adapter.id for adapter in adapters}
+    return traffic_by(records, lambda record: record.model if record.model in shown else None)

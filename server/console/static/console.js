@@ -1,0 +1,53 @@
+"use strict";
+// What every page of the console shares. Pages with more have a script of their own.
+
+// A button with data-opens="ID" opens that dialog; one with data-closes closes its dialog or
+// message.
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-opens]");
+  if (opener) document.getElementById(opener.dataset.opens)?.showModal();
+  const closer = event.target.closest("[data-closes]");
+  if (closer) {
+    const dialog = closer.closest("dialog");
+    if (dialog) dialog.close();
+    else closer.closest(".message")?.remove();
+  }
+});
+
+// A new message takes the place of the one before, and comes into view.
+document.addEventListener("htmx:after:swap", () => {
+  const message = document.querySelector("#messages .message");
+  if (message) message.scrollIntoView({ block: "nearest" });
+});
+
+// An answer to a form in a dialog closes it, unless the dialog is where the answer goes.
+document.addEventListener("htmx:after:request", (event) => {
+  const dialog = event.detail.ctx.sourceElement.closest("dialog[open]");
+  if (dialog && !dialog.contains(event.detail.ctx.target)) dialog.close();
+});
+
+// While the server does not answer, the page says so; once it is back, the page is read again.
+const away = document.getElementById("away");
+let waiting = false;
+
+async function untilBack() {
+  if (waiting) return;
+  waiting = true;
+  away.hidden = false;
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    try {
+      const answer = await fetch("/livez", { cache: "no-store" });
+      if (answer.ok) break;
+    } catch {
+      // still away
+    }
+  }
+  location.reload();
+}
+
+document.addEventListener("htmx:error", (event) => {
+  if (event.detail.error instanceof TypeError && event.detail.ctx?.status?.startsWith("error")) {
+    untilBack();
+  }
+});
