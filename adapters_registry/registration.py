@@ -235,5 +235,5 @@ def open_intake(records: Records) -> Iterator[Intake]:
         try:
             yield intake
         finally:
-            with suppress(SQLAlchemyError, RegistryError):  # a reservation ends by itself after some time
+            with suppress(SQLAlchemyError, RegistryError):  # it also ends by itself, later
                 intake.end()

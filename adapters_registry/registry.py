@@ -239,7 +239,7 @@ class Registry:
     def apply(
         self, operation: Callable[Concatenate[Change, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run an operation, such as those of `aliases`, in one transaction. Passes on its errors."""
+        """Run an operation, as those of `aliases`, in one transaction. Passes on its errors."""
         with self.change() as change:
             return operation(change, *args, **kwargs)
 

@@ -28,7 +28,7 @@ app.kubernetes.io/component: server
 {{- end }}
 {{- end }}
 
-{{/* What the restricted pod security standard wants; files are written to volumes only. */}}
+{{/* As the restricted pod security standard requires. Files are written only to volumes. */}}
 {{- define "loraplex.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -52,13 +52,13 @@ capabilities: {drop: [ALL]}
       key: {{ .Values.database.secretKey }}
 {{- end }}
 
-{{/* How long a stream that is open when a pod stops may go on. */}}
+{{/* Seconds that a stream may go on when its pod stops. */}}
 {{- define "loraplex.streamsSeconds" -}}
 {{- $notice := ternary .Values.settings.notice_seconds 5 (hasKey .Values.settings "notice_seconds") -}}
 {{- add .Values.preStopSeconds (ceil $notice) (ceil .Values.settings.drain_seconds) -}}
 {{- end }}
 
-{{/* A quantity of memory in MiB. */}}
+{{/* Converts a quantity of memory to MiB. */}}
 {{- define "loraplex.mebibytes" -}}
 {{- $number := regexFind "^[0-9.]+" . | float64 -}}
 {{- $unit := regexFind "[A-Za-z]*$" . -}}

@@ -206,7 +206,7 @@ ORIGIN = {"settings.origin": '"s3://b/p"'}
         ({"replicas": 2, **ORIGIN}, "Set database.secretName"),
         ({"replicas": 2, **DATABASE}, "set settings.origin"),
         ({"replicas": 2, "database.secretName": '"db"', **ORIGIN}, "set adminKey.secretName"),
-        ({"autoscaling.kind": '"hpa"', **DATABASE, **ORIGIN}, "has no metrics to go by"),
+        ({"autoscaling.kind": '"hpa"', **DATABASE, **ORIGIN}, "needs metrics"),
         ({"autoscaling.kind": '"keda"', **DATABASE, **ORIGIN}, "autoscaling.prometheusUrl"),
         ({"autoscaling.kind": '"keda"'}, "4 servers need one database"),
         (
@@ -221,7 +221,7 @@ ORIGIN = {"settings.origin": '"s3://b/p"'}
         ({"httpRoute.enabled": "true"}, "needs httpRoute.gateway"),
         (
             {"persistence.existingClaim": '"mine"', "replicas": 2, **DATABASE, **ORIGIN},
-            "existingClaim is one server's",
+            "existingClaim is the data folder of one server",
         ),
         ({"inferencePool.enabled": "true"}, "inferencePool.endpointPicker"),
         (
@@ -232,7 +232,7 @@ ORIGIN = {"settings.origin": '"s3://b/p"'}
             },
             "both route by adapter",
         ),
-        ({"monitoring.serviceMonitor": "true"}, "lets nobody scrape"),
+        ({"monitoring.serviceMonitor": "true"}, "allows no scrapes"),
         ({"settings.max_lora": 4}, "max_lora"),
         ({"settings.max_lora_rank": 12}, "max_lora_rank"),
         ({"replica": 2}, "replica"),
