@@ -14,6 +14,7 @@ import prometheus_client
 import pytest
 import yaml
 
+import server.metrics  # noqa: F401 # makes the server's metrics
 from adapters_registry.registry import Registry
 from server.api.registry_metrics import RegistryMetrics
 from server.residency.metrics import ResidencyMetrics
