@@ -77,6 +77,7 @@ def build_app(
         Quotas(),
         PromptQueue(engine.max_running, engine.prefill_tokens, settings.max_waiting),
         settings.max_choices,
+        settings.request_seconds,
     )
     app.include_router(data_plane.router())
     document_bodies(app, engine.endpoints)

@@ -69,6 +69,12 @@ EVICTIONS = Counter(
     "retired).",
     ["tier", "reason"],
 )
+ENDED_EARLY = Counter(
+    "loraplex_ended_early_total",
+    "Requests ended so that another tenant gets a slot (preempted), or because they ran as long as "
+    "a request may (request_timeout).",
+    ["tenant", "reason"],
+)
 LEASES = Gauge("loraplex_leases", "Running requests that hold a version.", ["adapter"])
 AUTHENTICATION_FAILURES = Counter(
     "loraplex_authentication_failures_total",

@@ -6,10 +6,12 @@ read and checked first, then its model and its quota. Only then does it ask for 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -24,7 +26,7 @@ from server.api.intake.intake import Intake, Received
 from server.api.resolve import resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
-from server.errors import APIError, ContextTooLong, NotServing
+from server.errors import APIError, ContextTooLong, NotServing, Preempted, TookTooLong
 from server.lifecycle import Lifecycle
 from server.request_log.record import end_stage
 from server.residency.leases import Leases
@@ -61,6 +63,7 @@ class DataPlane:
     quotas: Quotas
     prompt_queue: PromptQueue
     max_choices: int
+    request_seconds: float | None
 
     def router(self) -> APIRouter:
         """Return the routes of OpenAI's and Anthropic's APIs."""
@@ -106,7 +109,11 @@ class DataPlane:
                 lease = await held.enter_async_context(self.leases.lease(version, caller.tenant))
                 raw_request.state.lease = lease
                 meter.on_work_over(lease.end)
+                lease.on_preempted(partial(_preempt, meter))
                 tier = lease.tier.value
+            if self.request_seconds is not None:
+                loop, seconds = asyncio.get_running_loop(), self.request_seconds
+                held.callback(loop.call_later(seconds, _time_out, meter, seconds).cancel)
             meter.timing = Timing(started, caller.tenant, raw_request.state.adapter, tier)
             yield Admitted(received.request, version, received.tools_left_out)
 
@@ -177,6 +184,8 @@ class DataPlane:
             if meter and is_stream:
                 await meter.checked()
         except APIError as error:
+            if (meter := current_meter.get()) and meter.ended_by:
+                raise meter.ended_by from error
             if error.status >= 500:
                 self.engine.require_ready()  # if the engine has died meanwhile, say that instead
             raise
@@ -192,6 +201,24 @@ class DataPlane:
         if (lease := getattr(raw_request.state, "lease", None)) is not None:
             response.headers["x-adapter-tier"] = lease.tier.value
         return response
+
+
+def _preempt(meter: Meter) -> None:
+    metrics.ENDED_EARLY.labels(metrics.tenant_label(meter.tenant), "preempted").inc()
+    message = (
+        f"the request was ended so that another tenant gets a slot, as {meter.tenant} holds more "
+        "than its share: try again, and use fewer adapters at a time or a smaller max_tokens"
+    )
+    meter.end_early(Preempted(message))
+
+
+def _time_out(meter: Meter, seconds: float) -> None:
+    metrics.ENDED_EARLY.labels(metrics.tenant_label(meter.tenant), "request_timeout").inc()
+    message = (
+        f"the request was ended after {seconds:g} s, which is as long as one may run on this "
+        "server: ask for fewer tokens"
+    )
+    meter.end_early(TookTooLong(message))
 
 
 def _consumption(raw_request: Request, meter: Meter) -> Consumption:

@@ -17,11 +17,13 @@ APIError
 │   └── NeverFits            more than the whole quota: waiting does not help
 ├── QuotaExceeded       429  too many adapters, or bytes of them: waiting does not help
 ├── ClientWentAway      499  nobody reads the answer any more
+├── TookTooLong         504  ended early, because it ran as long as a request may
 ├── InsufficientStorage 507  the disk, or the budget for it, is full
 └── Unavailable         503  something that the request needs is not there now
     ├── NotServing           this server starts or stops: another one may answer
     ├── NotLoadable          the engine refuses an adapter's weights
     ├── SlotTimeout          no slot became free in time
+    ├── Preempted            ended early, so that another tenant gets a slot
     ├── Overloaded           no memory for more request bodies
     ├── ContentUnavailable   an adapter's files are missing or damaged
     ├── RegistryUnavailable  the registry's database does not answer: no changes now
@@ -221,6 +223,12 @@ class SlotTimeout(Unavailable):
     code = "slot_timeout"
 
 
+class Preempted(Unavailable):
+    """The request was ended, so that another tenant gets one of the slots which this one's take."""
+
+    code = "preempted"
+
+
 class Overloaded(Unavailable):
     """There is no memory for more request bodies now."""
 
@@ -243,6 +251,16 @@ class StoreUnavailable(Unavailable):
     """A hub or an S3-compatible store does not answer, or refuses the server."""
 
     code = "store_unavailable"
+
+
+class TookTooLong(APIError):
+    """The request ran for as long as one may (`LORAPLEX_REQUEST_SECONDS`), and was ended."""
+
+    status, type, code = 504, "timeout_error", "request_timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}  # it would take as long again
 
 
 class InsufficientStorage(APIError):
@@ -280,6 +298,7 @@ _ANTHROPIC_TYPES = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
+    504: "timeout_error",
 }
 """Anthropic's names, by status."""
 

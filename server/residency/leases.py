@@ -42,6 +42,7 @@ class Lease:
         self._slot_lease, self._label = slot_lease, label
         self._began_at, self._ended_at = time.monotonic(), math.inf
         metrics.LEASES.labels(label).inc()
+        self.on_preempted = slot_lease.on_preempted
 
     @property
     def seconds(self) -> float:
@@ -83,6 +84,7 @@ class Leases:
             slot_wait_seconds=settings.slot_wait_seconds,
             load_seconds=settings.load_seconds,
             reserve_seconds=RESERVE_SECONDS,
+            preempt_seconds=settings.preempt_seconds or math.inf,
             host_bytes=math.inf if settings.host_cache_bytes is None else settings.host_cache_bytes,
             largest_bytes=registry.base.adapter_bytes(settings.max_lora_rank),
         )

@@ -16,10 +16,9 @@ would overtake earlier ones without bound. So versions share the slots in time:
   with equally many, the version whose first request has waited longest comes first, with all the
   requests that wait for it. So a tenant with a hundred adapters can't keep another tenant's one
   adapter from a slot; while no other tenant waits it may have all slots.
-* Slots are shared in time, too. While a tenant waits that holds less than its share of the slots,
-  holders beyond another tenant's share are closed at once, whatever is left of their quantum: the
-  oldest first. A share is the number of unpinned slots, divided by the tenants that hold or want
-  one.
+* While a tenant waits that holds less than its share of the unpinned slots (`slot_shares.py`),
+  holders beyond another tenant's share are closed at once, the oldest first. Once it has waited for
+  `preempt_seconds`, `overdue` names that tenant's requests on them, for the caller to end.
 * One slot is kept for tenants that hold none: a tenant may not take all unpinned slots for itself
   if another tenant has asked for one within `reserve_seconds`. So a tenant whose streams are
   endless can shut out nobody who used the server lately. A tenant that is alone has all slots.
@@ -35,7 +34,8 @@ later: enough for those still ahead and for this version. Behind the first M the
 With streams of unbounded length no bound exists: the caller gives up by `leave`.
 
 A tenant below its share waits at most D for its first slot while another tenant is above its own,
-whose surplus admits nothing; if the kept slot is free, it doesn't wait.
+whose surplus admits nothing, and no longer than `preempt_seconds` for that tenant's own requests.
+If the kept slot is free, it doesn't wait.
 
 Among tenants: of what waits at one moment, the i-th version of a tenant with h slots comes after
 at most i + h versions of each other tenant.
@@ -50,6 +50,8 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+
+from server.residency.slot_shares import surplus
 
 
 class TooManyPins(ValueError):
@@ -101,11 +103,13 @@ class SlotScheduler:
         linger_seconds: float,
         max_running_per_tenant: float = math.inf,
         reserve_seconds: float = 0.0,
+        preempt_seconds: float = math.inf,
     ) -> None:
         """Start with empty slots.
 
         `max_running_per_tenant` is how many requests of one tenant a version admits at a time.
-        `reserve_seconds` is how long after a tenant's last request a slot is kept for it.
+        `reserve_seconds` is how long after a tenant's last request a slot is kept for it, and
+        `preempt_seconds` how long one below its share waits until another's requests are `overdue`.
         """
         self._num_slots, self._max_running_per_tenant = num_slots, max_running_per_tenant
         self._quantum_seconds = quantum_seconds
@@ -114,7 +118,7 @@ class SlotScheduler:
         self._waiting: dict[int, list[SlotTicket]] = {}
         self._pinned: set[int] = set()
         self._numbers = itertools.count()
-        self._reserve_seconds = reserve_seconds
+        self._reserve_seconds, self._preempt_seconds = reserve_seconds, preempt_seconds
         self._asked_at: dict[str, float] = {}
         """When each tenant last asked. Only times within `reserve_seconds` are kept."""
 
@@ -124,9 +128,8 @@ class SlotScheduler:
         A later grant of `advance` that names the ticket admits the request.
         """
         ticket = SlotTicket(version_id, next(self._numbers), now, tenant)
-        self._asked_at = {
-            each: at for each, at in self._asked_at.items() if now - at < self._reserve_seconds
-        } | {tenant: now}
+        lately = {t: at for t, at in self._asked_at.items() if now - at < self._reserve_seconds}
+        self._asked_at = lately | {tenant: now}
         self._waiting.setdefault(version_id, []).append(ticket)
         return ticket
 
@@ -185,18 +188,30 @@ class SlotScheduler:
             grants.append(grant)
         return grants
 
+    def overdue(self, now: float) -> list[SlotTicket]:
+        """Return requests that keep slots from a tenant which has waited too long for its share."""
+        seconds, lacking = self._preempt_seconds, self._without_slot().items()
+        waiting = [each for each, tickets in lacking if tickets[0].asked_at + seconds <= now]
+        quanta = [self._quanta[each] for each in self._surplus(waiting)] if waiting else []
+        return [t for quantum in quanta for t in quantum.leases if t.tenant == quantum.tenant]
+
     def next_deadline(self, now: float = -math.inf) -> float | None:
         """Return when to call `advance` next if nothing changes; it is later than `now`.
 
-        At that time a holder has lingered long enough, or a slot is no longer kept. `now` must be
-        that of the last `advance`.
+        At that time a holder has lingered long enough, a slot is no longer kept, or requests are
+        `overdue`. `now` must be that of the last `advance`.
         """
-        if all(self.holds(version_id) for version_id in self._waiting):
+        waiting = self._without_slot().values()
+        if not waiting:
             return None
         deadlines = [quantum.idle_since + self._linger for _, quantum in self._idle()]
+        deadlines += [tickets[0].asked_at + self._preempt_seconds for tickets in waiting]
         if self._reserve_seconds:
             deadlines += [at + self._reserve_seconds for at in self._asked_at.values()]
-        return min((each for each in deadlines if each > now), default=None)
+        return min((each for each in deadlines if now < each < math.inf), default=None)
+
+    def _without_slot(self) -> dict[int, list[SlotTicket]]:
+        return {each: t for each, t in self._waiting.items() if not self.holds(each)}
 
     def _next_grant(self, now: float) -> Grant | None:
         queue = self._queue()
@@ -231,9 +246,7 @@ class SlotScheduler:
 
     def _num_held(self, tenant: str) -> int:
         return sum(
-            quantum.tenant == tenant
-            for version_id, quantum in self._quanta.items()
-            if version_id not in self._pinned
+            q.tenant == tenant for each, q in self._quanta.items() if each not in self._pinned
         )
 
     def _queue(self) -> list[int]:
@@ -275,23 +288,10 @@ class SlotScheduler:
 
     def _surplus(self, waiting: list[int]) -> set[int]:
         """Return holders beyond their tenant's share, while another tenant waits for its own."""
-        want = Counter(self._waiting[version_id][0].tenant for version_id in waiting)
-        held: dict[str, list[int]] = {}
-        for version_id, quantum in self._quanta.items():
-            if version_id not in self._pinned:
-                held.setdefault(quantum.tenant, []).append(version_id)
+        wanted = Counter(self._waiting[version_id][0].tenant for version_id in waiting)
+        held = [(q.tenant, each) for each, q in self._quanta.items() if each not in self._pinned]
         num_open = self._num_slots - len(self._pinned & self._quanta.keys())
-        share = max(1, num_open // len(want.keys() | held.keys()))
-        num_lacking = sum(
-            min(number, max(0, share - len(held.get(tenant, ()))))
-            for tenant, number in want.items()
-        )
-        surplus = [
-            version_id
-            for versions in held.values()
-            for version_id in versions[: max(0, len(versions) - share)]
-        ]
-        return set(surplus[:num_lacking])
+        return set(surplus(held, wanted, num_open))
 
     def _victim(self, closed: set[int], now: float, same_tenant: int | None = None) -> int | None:
         """Return the holder that loses its slot: of those that may, the one that is idle longest.

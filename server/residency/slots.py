@@ -41,6 +41,9 @@ class Limits:
     """How long after another tenant's last request a tenant must leave one slot free for it."""
     host_bytes: float = math.inf
     """The most bytes of adapters in host memory. `host` bounds their number."""
+    preempt_seconds: float = math.inf
+    """How long a tenant below its share of the slots waits until requests of one above its share,
+    which keep a slot from it, are ended."""
     largest_bytes: int | None = None
     """The most bytes that one adapter takes, at the largest rank. None if that is not known."""
 
@@ -56,6 +59,21 @@ class SlotLease:
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         self._on_end: Callable[[], None] | None = on_end
+        self._on_preempted: Callable[[], None] | None = None
+        self._is_preempted = False
+
+    def on_preempted(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the request should end, so that another gets the slot."""
+        self._on_preempted = callback
+        if self._is_preempted:
+            callback()
+
+    def preempt(self) -> None:
+        """Ask the request to end. May be called twice."""
+        if not self._is_preempted:
+            self._is_preempted = True
+            if self._on_preempted:
+                self._on_preempted()
 
     def end(self) -> None:
         """End the hold. May be called twice."""
@@ -78,6 +96,7 @@ class EngineSlots:
             limits.linger_seconds,
             limits.max_running_per_tenant,
             limits.reserve_seconds,
+            limits.preempt_seconds,
         )
         residency = VersionStates(limits.host, self.slots.holds, limits.host_bytes)
         self.host = HostCache(
@@ -91,6 +110,7 @@ class EngineSlots:
         )
         self._installs: dict[int, Install] = {}
         self._waiting: dict[SlotTicket, asyncio.Future[Install]] = {}
+        self._leases: dict[SlotTicket, SlotLease] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def tier_of(self, version: VersionRecord) -> Tier:
@@ -113,7 +133,7 @@ class EngineSlots:
         granted: asyncio.Future[Install] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = granted
         entry.waiting += 1
-        lease = SlotLease(lambda: self._end_lease(ticket, entry))
+        lease = self._leases[ticket] = SlotLease(lambda: self._end_lease(ticket, entry))
         try:
             self.host.prefetch(version)
             self._advance()
@@ -169,6 +189,7 @@ class EngineSlots:
                 await self._engine.abort(version)
 
     def _end_lease(self, ticket: SlotTicket, entry: VersionEntry) -> None:
+        del self._leases[ticket]
         if self._waiting.pop(ticket, None):
             entry.waiting -= 1
         else:
@@ -229,6 +250,8 @@ class EngineSlots:
                 self._installs.pop(grant.victim, None)
                 metrics.EVICTIONS.labels("slot", "capacity").inc()
             self._admit(grant)
+        for ticket in self.slots.overdue(now):
+            self._leases[ticket].preempt()
         if self._timer is not None:
             self._timer.cancel()
         deadline, loop = self.slots.next_deadline(now), asyncio.get_running_loop()

@@ -64,6 +64,14 @@ class AdapterSettings(BaseSettings):
         "How many seconds a request waits for a slot before it is refused.",
         gt=0,
     )
+    preempt_seconds: float = setting(
+        30,
+        "Adapters",
+        "How many seconds a tenant with less than its share of the slots waits for one. Then "
+        "requests of a tenant with more than its share are ended on as many slots as are lacking. "
+        "0: never.",
+        ge=0,
+    )
     load_seconds: float = setting(
         60,
         "Adapters",

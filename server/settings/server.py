@@ -85,6 +85,13 @@ class ServerSettings(BaseSettings):
         "How many answers of one tenant may wait for the engine. Further requests get a 429.",
         ge=1,
     )
+    request_seconds: float | None = setting(
+        None,
+        "Server",
+        "How many seconds a request may run, from when it has its slot. Then it is ended with a "
+        "504. Default: as long as its answer takes.",
+        gt=0,
+    )
     max_bodies_mib: int = setting(
         256,
         "Server",

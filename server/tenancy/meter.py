@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from server.errors import Unavailable
+from server.errors import APIError, Unavailable
 from server.request_log.record import RequestRecord, current_record
 from server.tenancy.fair_queue import PromptTicket
 from server.tenancy.prompt_queue import Places, PromptQueue
@@ -40,6 +40,8 @@ class Meter:
     record: RequestRecord = field(default_factory=_running_record)
     places: Places | None = None
     """The places that the request holds in the prompt queue."""
+    ended_by: APIError | None = None
+    """Why the request was ended early, if it was."""
     _num_open: int = 0
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _num_expected: int = 0
@@ -48,6 +50,7 @@ class Meter:
     _work_over: bool = False
     _on_work_over: list[Callable[[], None]] = field(default_factory=list)
     _checks: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    _ends: list[Callable[[APIError], None]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -59,10 +62,35 @@ class Meter:
 
         Raises:
             Unavailable: the engine's work was over, so the adapter may have left its slot.
+            APIError: the request was ended early.
         """
+        if self.ended_by:
+            raise self.ended_by
         if self._work_over:
             raise Unavailable("the request asked the engine again after its answer; try again")
         self._num_expected += 1
+
+    def end_early(self, error: APIError) -> None:
+        """End the request, whether it waits or runs. Its client gets `error`."""
+        if self.ended_by is None:
+            self.ended_by = error
+            for end in list(self._ends):
+                end(error)
+
+    @contextmanager
+    def ending_early(self, end: Callable[[APIError], None]) -> Iterator[None]:
+        """Have `end` called if the request has to end early within the context.
+
+        Raises:
+            APIError: it was ended before.
+        """
+        if self.ended_by:
+            raise self.ended_by
+        self._ends.append(end)
+        try:
+            yield
+        finally:
+            self._ends.remove(end)
 
     def check_before_stream(self, check: Callable[[], Awaitable[None]]) -> None:
         """Have `check` awaited before a streamed response begins."""
@@ -150,6 +178,11 @@ class TokenCounter:
     _last: dict[int, float] = field(default_factory=dict)
     """When the latest tokens of each choice arrived."""
     _ended: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the engine is done with the prompt."""
+        return self._ended
 
     def end(self) -> None:
         """End the prompt, because the engine has computed its last token. May be called twice."""

@@ -57,6 +57,8 @@ class FakeEngine:
         self.on_ask: Callable[[], Awaitable[None]] | None = None
         self.load_seconds = 0.0
         self.stream_may_end = asyncio.Event()
+        self.hangs = False
+        """Whether answers that aren't streamed go on until they are ended."""
         self.refuses_streams: APIError | None = None
         """What the check before a stream raises."""
         self.endpoints: Mapping[str, Endpoint] = {
@@ -128,6 +130,11 @@ class FakeEngine:
         name = version.public_name if version else "base"
         meter = current_meter.get()
         assert meter is not None
+        if self.hangs and not body.stream:
+            ended_early = asyncio.Event()
+            with meter.ending_early(lambda _: ended_early.set()):
+                await ended_early.wait()
+            raise APIError("vLLM's words for it")
         if not body.stream:
             async with meter.admission(INPUT_TOKENS, body.n) as answer:
                 for _ in range(body.max_tokens or OUTPUT_TOKENS):
@@ -142,11 +149,16 @@ class FakeEngine:
         meter.check_before_stream(check)
 
         async def chunks() -> AsyncIterator[str]:
-            async with meter.admission(INPUT_TOKENS) as answer:
-                answer.add(1)
-                yield f"data: {name}\n\n"
-                await self.stream_may_end.wait()
-                answer.add(1)
+            ended_early = asyncio.Event()
+            with meter.ending_early(lambda _: ended_early.set()):
+                async with meter.admission(INPUT_TOKENS) as answer:
+                    answer.add(1)
+                    yield f"data: {name}\n\n"
+                    while not self.stream_may_end.is_set() and not ended_early.is_set():
+                        await asyncio.sleep(0.001)
+                    answer.add(1)
+                if meter.ended_by:
+                    yield f"data: {meter.ended_by.code}\n\n"
                 yield "data: [DONE]\n\n"
 
         return StreamingResponse(chunks(), media_type="text/event-stream")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
+ABORTED = "abort"
+"""vLLM's reason why an aborted choice ended."""
+ABORT_SECONDS = 0.1
+"""The pause between two tries to abort a request."""
 AHEAD = -1
 """Priority of the server's own requests: the lowest number is scheduled first.
 
@@ -46,13 +50,14 @@ class Metering:
     ) -> None:
         """`verify` raises if the engine would refuse these parameters."""
         self._progress, self._trials, self._verify = progress, trials, verify
-        self._generate = client.generate
+        self._generate, self._abort = client.generate, client.abort
         self._processor = client.output_processor
         self._numbers = itertools.count()
         self._answers: dict[str, TokenCounter] = {}
         """Answers that are being computed, by the id that the handler gave the request."""
         self._waiting: dict[asyncio.Future[None], LoRARequest] = {}
         """Requests with an adapter that wait for their turn."""
+        self._aborts: set[asyncio.Task[None]] = set()
         self._patch(client)
 
     def end_waiting(self, version_id: int) -> None:
@@ -60,7 +65,7 @@ class Metering:
         for admitted, lora in self._waiting.items():
             if lora.lora_int_id == version_id and not admitted.done():
                 error = Unavailable(f"{lora.lora_name} was retired; ask for another version")
-                admitted.set_exception(for_handlers(error))
+                admitted.set_exception(error)
 
     def end_all(self) -> None:
         """End all turns because the engine is gone, even if clients still read their answers."""
@@ -159,26 +164,47 @@ class Metering:
         into: Meter,
         choices: int,
     ) -> AsyncGenerator[RequestOutput, None]:
-        if grammar:
-            try:
-                await self._trials.admit(into.tenant, *grammar)
-            except APIError as error:
-                raise for_handlers(error) from error
         token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if (lora := options.get("lora_request")) is not None:
-            self._waiting[admitted] = lora
+
+        def end(error: APIError) -> None:
+            if not admitted.done():
+                admitted.set_exception(error)
+            elif answer := self._answers.get(request_id):
+                self._start_abort(request_id, answer)
+
         try:
-            async with into.admission(len(token_ids or ()), choices, admitted) as answer:
-                self._waiting.pop(admitted, None)
-                options["priority"] = next(self._numbers)
-                self._answers[request_id] = answer
-                async with aclosing(begin()) as outputs:
-                    async for output in outputs:
-                        for choice in output.outputs:
-                            if choice.finish_reason:
-                                into.record.finish_reasons.add(choice.finish_reason)
-                        yield output
+            if grammar:
+                await self._trials.admit(into.tenant, *grammar)
+            if (lora := options.get("lora_request")) is not None:
+                self._waiting[admitted] = lora
+            with into.ending_early(end):
+                async with into.admission(len(token_ids or ()), choices, admitted) as answer:
+                    self._waiting.pop(admitted, None)
+                    options["priority"] = next(self._numbers)
+                    self._answers[request_id] = answer
+                    reasons: set[str] = set()
+                    async with aclosing(begin()) as outputs:
+                        async for output in outputs:
+                            reasons |= {c.finish_reason for c in output.outputs if c.finish_reason}
+                            into.record.finish_reasons |= reasons
+                            yield output
+                    if into.ended_by and ABORTED in reasons:
+                        raise into.ended_by
+        except APIError as error:
+            raise for_handlers(error) from error
         finally:
             self._waiting.pop(admitted, None)
             self._answers.pop(request_id, None)
+
+    def _start_abort(self, request_id: str, answer: TokenCounter) -> None:
+        """Have the engine stop computing an answer. What it has said so far is handed over."""
+
+        async def abort() -> None:
+            while not answer.ended:  # it may be on its way into the engine
+                await self._abort(request_id)
+                await asyncio.sleep(ABORT_SECONDS)
+
+        task = asyncio.create_task(abort())
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)

@@ -28,6 +28,7 @@ class Simulation:
         self.now = 0.0
         self.requests: list[Request] = []
         self.num_loads = 0
+        self.preempted: set[SlotTicket] = set()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._waiting: dict[SlotTicket, Request] = {}
@@ -66,14 +67,18 @@ class Simulation:
                 request = self._waiting.pop(ticket)
                 request.waited = self.now - request.asked_at
                 self.at(self.now + request.duration, partial(self._end, ticket))
+        for ticket in self.slots.overdue(self.now):
+            self.preempted.add(ticket)
+            self.at(self.now, partial(self._end, ticket))
         deadline = self.slots.next_deadline(self.now)
         if deadline is not None:
             assert deadline > self.now
             self.at(deadline, lambda: None)
 
     def _end(self, ticket: SlotTicket) -> None:
-        self.slots.leave(ticket, self.now)
-        self._ended.pop(ticket)()
+        if ended := self._ended.pop(ticket, None):  # else it was ended before
+            self.slots.leave(ticket, self.now)
+            ended()
 
     def closed_loop(self, version_id: int, duration: Callable[[], float], gap: float) -> None:
         """A client that asks again `gap` seconds after each answer, for ever."""

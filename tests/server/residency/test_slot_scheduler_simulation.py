@@ -144,6 +144,59 @@ def test_without_a_kept_slot_endless_streams_shut_all_others_out() -> None:
 @given(
     num_slots=st.integers(2, 8),
     num_adapters=st.integers(1, 20),
+    num_calm=st.integers(1, 3),
+    seed=st.integers(0, 1 << 16),
+)
+@settings(max_examples=60, deadline=None)
+def test_endless_streams_beyond_a_tenants_share_end_for_who_waits_long(
+    num_slots: int, num_adapters: int, num_calm: int, seed: int
+) -> None:
+    """And only as many of them as there are tenants that lack a slot."""
+    simulation = Simulation(SlotScheduler(num_slots, QUANTUM, LINGER, preempt_seconds=30))
+    rng = random.Random(seed)
+    for version_id in range(num_adapters):
+        simulation.at(0, partial(simulation.ask, version_id, ENDLESS, tenant="hog"))
+    num_calm = min(num_calm, num_slots - 1)
+    for number in range(num_calm):
+        at, tenant = rng.uniform(50, 60), f"calm{number}"
+        simulation.at(at, partial(simulation.ask, 1000 + number, ENDLESS, tenant=tenant))
+    simulation.run(200)
+    for number in range(num_calm):
+        [waited] = waits(simulation, 1000 + number)
+        assert waited <= 30 + LINGER
+    assert len(simulation.preempted) <= num_calm
+    assert num_admitted(simulation) <= num_slots + len(simulation.preempted)
+
+
+def test_nobody_is_ended_for_its_own_tenant_or_within_its_share() -> None:
+    simulation = Simulation(SlotScheduler(2, QUANTUM, LINGER, preempt_seconds=30))
+    for version_id in range(4):
+        simulation.at(0, partial(simulation.ask, version_id, ENDLESS, tenant="alone"))
+    simulation.run(100)
+    assert (num_admitted(simulation), len(simulation.preempted)) == (2, 0)
+    simulation = Simulation(SlotScheduler(2, QUANTUM, LINGER, preempt_seconds=30))
+    for version_id in range(3):
+        simulation.at(0, partial(simulation.ask, version_id, ENDLESS, tenant=f"t{version_id}"))
+    simulation.run(100)
+    assert (num_admitted(simulation), len(simulation.preempted)) == (2, 0)
+
+
+def test_of_a_version_that_tenants_share_only_the_holders_own_requests_end() -> None:
+    slots = SlotScheduler(2, QUANTUM, LINGER, preempt_seconds=30)
+    own = [slots.ask(1, 0, "hog"), slots.ask(2, 1, "hog")]
+    slots.advance(1)
+    slots.ask(1, 2, "guest")
+    slots.advance(2)
+    slots.ask(3, 10, "calm")
+    assert slots.advance(10) == []
+    assert slots.overdue(39.9) == []
+    assert slots.overdue(40) == own[:1], "the oldest, and not the guest's"
+    assert slots.next_deadline(10) == 40
+
+
+@given(
+    num_slots=st.integers(2, 8),
+    num_adapters=st.integers(1, 20),
     longest=st.floats(1, 60),
     seed=st.integers(0, 1 << 16),
 )

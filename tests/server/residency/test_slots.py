@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.errors import SlotTimeout
-from server.residency.slots import EngineSlots, Limits
+from server.residency.slots import EngineSlots, Limits, SlotLease
 from server.residency.states import Tier
 from server.tenancy.prompt_queue import PromptQueue
 from tests.server.fake_engine import FakeEngine
@@ -180,3 +180,34 @@ async def test_a_pinned_version_keeps_its_slot(
         await touch(slots, version)
     assert slots.tier_of(versions[0]) is Tier.SLOT
     assert engine.loads.count("default/n0@1") == 1
+
+
+async def test_who_has_waited_long_for_its_share_gets_a_slot_of_an_endless_request(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    slots = make(registry, engine, replace(LIMITS, preempt_seconds=0.05))
+    preempted: list[int] = []
+
+    async def endless(number: int) -> None:
+        async with slots.lease(versions[number], "hog") as lease:
+            ended = asyncio.Event()
+            lease.on_preempted(ended.set)
+            await ended.wait()
+            preempted.append(number)
+
+    hogs = [asyncio.create_task(endless(number)) for number in range(SLOTS + 1)]
+    await until(lambda: sum(entry.leases for _, entry in slots.host.states.items()) == SLOTS)
+    async with slots.lease(versions[7], "calm"):
+        assert preempted == [0]
+    await until(lambda: slots.slots.holds(versions[SLOTS].version_id))  # the hog's again
+    for task in hogs:
+        task.cancel()
+    await asyncio.gather(*hogs, return_exceptions=True)
+
+
+def test_a_request_hears_that_it_was_preempted_before_it_listened() -> None:
+    lease, heard = SlotLease(lambda: None), list[bool]()
+    lease.preempt()
+    lease.on_preempted(lambda: heard.append(True))
+    lease.preempt()
+    assert heard == [True]

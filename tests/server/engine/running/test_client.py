@@ -44,6 +44,9 @@ class Engine:
             outputs=[SimpleNamespace(token_ids=[7], logprobs=logprobs, finish_reason=None)]
         )
 
+    async def abort(self, request_id: str) -> None:
+        """Do nothing: no request that a client sent runs here."""
+
     async def collective_rpc(self, _method: str, args: Any) -> list[Any]:
         self.num_calls += 1
         if self.hangs:

@@ -12,7 +12,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from server.engine.grammar.trial import GrammarTrials
 from server.engine.running.metering import Metering
 from server.engine.running.progress import Progress
-from server.errors import InvalidRequest, SchemaTooComplex, Unavailable
+from server.errors import InvalidRequest, Preempted, SchemaTooComplex, Unavailable
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
 
@@ -34,6 +34,7 @@ class Client:
             abort_requests=self._abort,
         )
         self.engine_core = SimpleNamespace(get_output_async=self._output)
+        self.ends_with = "stop"
         self.num_closed = self.num_processed = 0
         self.priorities: list[int] = []
         self.may_end = asyncio.Event()
@@ -58,6 +59,13 @@ class Client:
         if not names[state.external_req_id]:
             del names[state.external_req_id]
 
+    async def abort(self, request_id: str) -> None:
+        ids = self.output_processor.external_req_ids.get(request_id, [])
+        self.output_processor.abort_requests(list(ids), internal=True)
+        if ids:
+            self.ends_with = "abort"
+            self.may_end.set()
+
     async def _output(self) -> Any:
         return SimpleNamespace(outputs=[], scheduler_stats=SimpleNamespace(num_running_reqs=1))
 
@@ -80,6 +88,8 @@ class Client:
                 assert self.output_processor.process_outputs(outputs, timestamp=1.0) == 3
             yield ANSWER
             await self.may_end.wait()
+            if self.ends_with == "abort":
+                yield SimpleNamespace(outputs=[SimpleNamespace(finish_reason="abort")])
         finally:
             self.num_closed += 1
 
@@ -260,6 +270,62 @@ async def test_a_retired_version_ends_what_waits_for_its_turn(
     client.may_end.set()
     await running
     await ask("next", LORA)
+
+
+async def test_a_request_that_is_ended_early_leaves_the_engine_and_says_why(
+    client: Any, metering: Metering, current: Meter
+) -> None:
+    client.may_end.clear()
+    current_meter.set(current)
+    ended: list[str] = []
+    current.on_work_over(lambda: ended.append("over"))
+    answer = client.generate(PROMPT, SAMPLING, "id")
+    await anext(answer)
+    current.hand_over(complete=False)
+    current.end_early(Preempted("another tenant waits"))
+    async with asyncio.timeout(10):
+        while not ended:  # though nobody reads
+            await asyncio.sleep(0)
+    reasons: list[str] = []
+
+    async def read() -> None:
+        async for output in answer:
+            reasons.append(output.outputs[0].finish_reason)  # noqa: PERF401 (up to the error)
+
+    with pytest.raises(GracefulHTTPError, match="another tenant waits"):
+        await read()
+    assert reasons == ["abort"]
+    assert not client.output_processor.request_states
+    with pytest.raises(Preempted):
+        client.generate(PROMPT, SAMPLING, "another prompt of the same request")
+
+
+async def test_a_request_that_waits_for_its_turn_can_be_ended_early(
+    client: Any, metering: Metering
+) -> None:
+    queue = PromptQueue(1, 100)
+    first, second = Meter(queue, "acme"), Meter(queue, "acme")
+    client.may_end.clear()
+    current_meter.set(first)
+    running = client.generate(PROMPT, SAMPLING, "first")
+    await anext(running)
+    current_meter.set(second)
+    waiting = asyncio.create_task(anext(client.generate(PROMPT, SAMPLING, "second")))
+    await asyncio.sleep(0.01)
+    second.end_early(Preempted("another tenant waits"))
+    with pytest.raises(GracefulHTTPError, match="another tenant waits"):
+        await waiting
+    await running.aclose()
+
+
+async def test_an_answer_that_has_ended_by_itself_stays_whole(
+    client: Any, metering: Metering, current: Meter
+) -> None:
+    current_meter.set(current)
+    answer = client.generate(PROMPT, SAMPLING, "id")
+    assert await anext(answer) == ANSWER
+    current.end_early(Preempted("another tenant waits"))
+    assert [output async for output in answer] == []
 
 
 async def test_an_engine_that_is_gone_holds_no_turns(
