@@ -1,19 +1,23 @@
-"""On which bases a version may serve: a verdict holds for the base that it was reached on.
+"""Where a version may serve: a verdict holds for the base that it was reached on.
 
 A base is known by its fingerprint. The verdicts of all bases stand beside each other in a version's
 row, so that servers with different bases can share a registry: each reads its own. A version that
-is ready, and has no verdict that accepts it on a server's base, is `incompatible` there. That state
-is worked out whenever a row is read, and is never stored.
+is ready, and has no verdict that accepts it on a server's base, is `incompatible` there. So is one
+whose rank is over a server's limit, whatever the verdicts say. That state is worked out whenever a
+row is read, and is never stored.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from adapters_registry.check.ranks import limit_for
 from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
 
 OTHER_BASE = "other_base"
 """The code of the reason of a version that was never checked on this server's base."""
+RANK_TOO_LARGE = "rank_too_large"
+"""The code of the reason of a version whose rank is over this server's limit, as in checks."""
 ALLOW_BASE_MISMATCH = "allow_base_mismatch"
 """The entry of a version's metadata that lets it pass though it names another base."""
 _SHOWN_DIGITS = 12
@@ -24,6 +28,8 @@ class ServedBase(NamedTuple):
 
     name: str = ""
     fingerprint: str = ""
+    max_rank: int | None = None
+    """The largest rank of an adapter that this server takes; None if that isn't known."""
 
     def __str__(self) -> str:
         return f"{self.name} (fingerprint {self.fingerprint[:_SHOWN_DIGITS] or 'unknown'})"
@@ -39,6 +45,8 @@ def state_on(row: Version, base: ServedBase) -> VersionState:
     `adopt_unknown` has recorded one.
     """
     state = VersionState(row.state)
+    if is_over_rank(row, base):
+        return VersionState.INCOMPATIBLE
     if row.base is None:
         return state
     if state in UNDER_CHECK:
@@ -52,6 +60,8 @@ def reasons_on(row: Version, base: ServedBase) -> list[dict[str, Any]]:
     """Return why a version is not offered on this base; empty if nothing is known against it."""
     if state_on(row, base) is not VersionState.INCOMPATIBLE:
         return row.reasons or []
+    if is_over_rank(row, base):
+        return [{"code": RANK_TOO_LARGE, "message": _why_over_rank(row, base), "key": None}]
     verdict = row.base_verdicts.get(base.fingerprint)
     if verdict:
         return list(verdict["reasons"])
@@ -63,6 +73,25 @@ def reasons_on(row: Version, base: ServedBase) -> list[dict[str, Any]]:
         f"`loraplex adapters recheck {row.adapter.name}` checks it on this base"
     )
     return [{"code": OTHER_BASE, "message": message, "key": None}]
+
+
+def is_over_rank(row: Version, base: ServedBase) -> bool:
+    """Whether a ready version has a rank that this server doesn't take.
+
+    It was accepted by a server with a higher limit: this one before a restart, or another one.
+    """
+    if row.rank is None or base.max_rank is None or row.state != VersionState.READY:
+        return False
+    return row.rank > base.max_rank
+
+
+def _why_over_rank(row: Version, base: ServedBase) -> str:
+    limit = limit_for(row.rank or 0)
+    remedy = f"restart it with --max-lora-rank {limit}, or " if limit else ""
+    return (
+        f"its rank {row.rank} is over this server's limit of {base.max_rank} "
+        f"(LORAPLEX_MAX_LORA_RANK): {remedy}use a version of a smaller rank"
+    )
 
 
 def details_on(row: Version, base: ServedBase) -> dict[str, Any]:

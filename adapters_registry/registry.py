@@ -90,7 +90,7 @@ class Registry:
         self.engine = open_database(database_url)
         self._session = sessionmaker(self.engine, expire_on_commit=False)
         self._writing, self._refreshing = threading.Lock(), threading.Lock()
-        self._served = ServedBase(base.name, base.fingerprint)
+        self._served = ServedBase(base.name, base.fingerprint, base.max_rank)
         self.catalog = Catalog(base=self._served)
         self.on_restored: Callable[[], None] = lambda: None
         """Called, in any thread, when the database was restored from a backup, before the new

@@ -19,6 +19,7 @@ from adapters_registry.check.static_check import AdapterFacts
 from adapters_registry.compatibility import (
     ServedBase,
     allow_base_mismatch,
+    is_over_rank,
     record_verdict,
     state_on,
 )
@@ -154,10 +155,14 @@ def accept_again(change: Change, version_id: int, facts: AdapterFacts) -> Versio
 def reject_again(change: Change, version_id: int, reasons: list[Reason]) -> Version:
     """Refuse a ready version on this base; what other bases' servers offer stays as it is.
 
+    A rank over this server's limit says nothing of the base, so no verdict is recorded then.
+
     Raises:
         CheckedElsewhere: it isn't ready any more.
     """
     row = _decide_again(change, version_id)
+    if is_over_rank(row, change.base):
+        return row
     record_verdict(row, change.base, reasons=[asdict(reason) for reason in reasons])
     codes = {"reasons": [reason.code for reason in reasons]}
     after = _on(change, "incompatible") | codes

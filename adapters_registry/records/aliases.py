@@ -164,7 +164,7 @@ def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
         state = state_on(row, change.base) if row else None
         if row is not None and state is VersionState.INCOMPATIBLE:
             reason = reasons_on(row, change.base)[0]["message"]
-            raise InvalidTargets(f"version {number} is incompatible with this base: {reason}")
+            raise InvalidTargets(f"version {number} is not offered on this server: {reason}")
         if state is not VersionState.READY:
             known = state.value if state else "unknown"
             raise InvalidTargets(

@@ -41,7 +41,7 @@ class VersionState(enum.StrEnum):
     """Where a version stands in the registry; only `READY` ones can be served.
 
     `INCOMPATIBLE` is never stored: it is what a version is to a server on whose base it was not
-    accepted (`adapters_registry/compatibility.py`).
+    accepted, or whose limit of ranks it exceeds (`adapters_registry/compatibility.py`).
     """
 
     PENDING = "pending"

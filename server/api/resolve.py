@@ -29,7 +29,7 @@ def resolve(
 
     Raises:
         ModelNotFound: it names nothing that the caller may use.
-        ModelIncompatible: what it names belongs to another base.
+        ModelIncompatible: what it names belongs to another base, or has too large a rank.
     """
     if model == base_name:
         return None
@@ -48,7 +48,7 @@ def resolve(
         reasons = [str(reason["message"]) for reason in version.reasons]
         more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
         raise ModelIncompatible(
-            f"{version.public_name} is not offered on this server's base: {reasons[0]}{more}",
+            f"{version.public_name} is not offered on this server: {reasons[0]}{more}",
             param="model",
         )
     return version

@@ -8,7 +8,7 @@ APIError
 ├── Forbidden           403
 ├── NotFound            404
 │   └── ModelNotFound
-│       └── ModelIncompatible    it belongs to another base than this server's
+│       └── ModelIncompatible    it belongs to another base than this server's, or is too large
 ├── Conflict            409
 ├── ChangedMeanwhile    412
 ├── TooLarge            413
@@ -107,7 +107,7 @@ class ModelNotFound(NotFound):
 
 
 class ModelIncompatible(ModelNotFound):
-    """A version that was not accepted on this server's base, and so is not offered.
+    """A version that this server doesn't offer: for its base, or for its limit of ranks.
 
     The status is not 409, because OpenAI's clients repeat that one.
     """

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from adapters_registry import rechecks
 from adapters_registry.check.base import BaseSpec
-from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, OTHER_BASE
+from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, OTHER_BASE, RANK_TOO_LARGE
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import Conflict, InvalidTargets
 from adapters_registry.records.aliases import point_alias, roll_back
@@ -25,7 +25,7 @@ from tests.tiny import AdapterFactory
 
 READY, INCOMPATIBLE = VersionState.READY, VersionState.INCOMPATIBLE
 
-Start = Callable[[str], Registry]
+Start = Callable[..., Registry]
 
 
 @pytest.fixture
@@ -33,8 +33,9 @@ def start(database_url: str, tmp_path: Path, tiny_base: BaseSpec) -> Iterator[St
     """Open the registry as a server does whose base has this fingerprint; all share the files."""
     opened = []
 
-    def open_registry(fingerprint: str) -> Registry:
-        base = replace(tiny_base, name=f"base-{fingerprint}", fingerprint=fingerprint)
+    def open_registry(fingerprint: str, max_rank: int = tiny_base.max_rank) -> Registry:
+        name = f"base-{fingerprint}"
+        base = replace(tiny_base, name=name, fingerprint=fingerprint, max_rank=max_rank)
         opened.append(Registry(database_url, ContentStore(tmp_path / "content"), base))
         return opened[-1]
 
@@ -140,9 +141,9 @@ def test_aliases_refuse_what_is_incompatible(start: Start, make_adapter: Adapter
     other = start("bbb")
     register(other, make_adapter(seed=1), promote=True)
     for targets in ([Target(1, 100)], [Target(1, 10), Target(2, 90)]):
-        with pytest.raises(InvalidTargets, match=r"1 is incompatible .* checked on .*base-aaa"):
+        with pytest.raises(InvalidTargets, match=r"1 is not offered .* checked on .*base-aaa"):
             other.apply(point_alias, "default", "home", "live", targets)
-    with pytest.raises(Conflict, match="cannot go back: version 1 is incompatible"):
+    with pytest.raises(Conflict, match="cannot go back: version 1 is not offered"):
         other.apply(roll_back, "default", "home")
     one.apply(pin_version, "default", "home", 1, True)
     with pytest.raises(Conflict, match="is incompatible"):
@@ -184,3 +185,38 @@ def test_versions_of_an_earlier_release_belong_to_the_first_base(
     assert version_of(first).state is READY
     assert version_of(start("ccc")).state is INCOMPATIBLE
     assert version_of(start("bbb")).state is READY
+
+
+def test_a_rank_over_a_later_limit_is_not_offered_and_comes_back(
+    start: Start, make_adapter: AdapterFactory
+) -> None:
+    first = start("aaa")
+    register(first, make_adapter(rank=8))
+    lower = start("aaa", max_rank=4)
+    version = version_of(lower)
+    assert version.state is INCOMPATIBLE
+    (reason,) = version.reasons
+    assert reason["code"] == RANK_TOO_LARGE
+    assert "rank 8 is over this server's limit of 4" in reason["message"]
+    assert "--max-lora-rank 8" in reason["message"]
+    assert "limit of 4" in (rechecks.summary(lower) or "")
+    assert lower.get_adapter("default", "home").live is None
+    with pytest.raises(InvalidTargets, match="rank 8"):
+        lower.apply(point_alias, "default", "home", "next", [Target(1, 100)])
+    assert rechecks.begin(lower) == [], "a check would find nothing else"
+    (still,) = recheck(lower)
+    assert still.state is INCOMPATIBLE
+    assert version_of(first).state is READY, "another server's limit is its own"
+    assert version_of(start("aaa")).state is READY, "no verdict was recorded"
+
+
+def test_a_rank_over_the_limit_on_another_base_is_checked_there_once_it_fits(
+    start: Start, make_adapter: AdapterFactory
+) -> None:
+    register(start("aaa"), make_adapter(rank=8))
+    lower = start("bbb", max_rank=4)
+    assert version_of(lower).reasons[0]["code"] == RANK_TOO_LARGE
+    recheck(lower)
+    higher = start("bbb")
+    assert version_of(higher).reasons[0]["code"] == OTHER_BASE
+    assert [version.state for version in recheck(higher)] == [READY]

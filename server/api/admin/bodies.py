@@ -129,11 +129,12 @@ class AdapterBody(BaseModel):
     pinned: list[int] = Field(description="The versions that keep a slot in every engine.")
     newest: NewestBody | None
     incompatible: list[int] = Field(
-        description="Versions that are not offered: they were not accepted on this base."
+        description="Versions that are not offered: they were not accepted on this base, or their "
+        "rank is over this server's limit."
     )
     reason: str | None = Field(
         description="Why the version that most requests would get is not offered, if it is "
-        "incompatible with this base."
+        "incompatible with this server."
     )
     num_versions: int
     shared_with: list[str] = Field(description="The other tenants that may use it.")

@@ -87,7 +87,7 @@ class TestIncompatible:
         path, body = "/admin/adapters/default/home/aliases/canary", {"targets": [{"version": 1}]}
         response = await client.put(path, json=body)
         assert response.status_code == 400
-        assert "incompatible with this base" in response.json()["error"]["message"]
+        assert "not offered on this server" in response.json()["error"]["message"]
 
     async def test_a_recheck_brings_it_back_with_its_pin(
         self, client: httpx.AsyncClient, leases: Leases, registry: Registry, engine: FakeEngine
