@@ -90,7 +90,9 @@ def build_app(
         )
     )
     add_probes(app, registry, engine, lifecycle)
-    services = Services(settings, registry, keys, engine, leases, gate, usage_buffer, recent)
+    services = Services(
+        settings, registry, keys, engine, leases, gate, usage_buffer, recent, data_plane
+    )
     app.mount(ROOT, build_console(services, session_secret or secrets.token_bytes(SECRET_BYTES)))
     if settings.operations_port is None:
         page = MetricsPage(registry, leases, settings.max_loras)

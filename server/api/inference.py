@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,11 +65,13 @@ class DataPlane:
     max_choices: int
     request_seconds: float | None
 
-    def router(self) -> APIRouter:
-        """Return the routes of OpenAI's and Anthropic's APIs."""
+    def router(self, only: Collection[str] | None = None) -> APIRouter:
+        """Return the routes of OpenAI's and Anthropic's APIs: all, or only those paths."""
         routes = APIRouter(tags=["inference"])
         for path, endpoint in self.engine.endpoints.items():
-            routes.add_api_route(path, self._route(endpoint), methods=["POST"], response_model=None)
+            if only is None or path in only:
+                answer = self._route(endpoint)
+                routes.add_api_route(path, answer, methods=["POST"], response_model=None)
         return routes
 
     def _route(self, endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:

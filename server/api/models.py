@@ -31,7 +31,7 @@ def router(registry: Registry, leases: Leases, base_name: str, base: str) -> API
 
     def cards_for(caller: Caller) -> list[dict[str, Any]]:
         cards = [
-            card(_public_id(adapter, caller), adapter, adapter.live)
+            card(public_id(adapter, caller), adapter, adapter.live)
             for adapter in registry.catalog.adapters.values()
             if adapter.live and may_use(caller, adapter)
         ]
@@ -53,7 +53,8 @@ def router(registry: Registry, leases: Leases, base_name: str, base: str) -> API
     return routes
 
 
-def _public_id(adapter: AdapterRecord, caller: Caller) -> str:
+def public_id(adapter: AdapterRecord, caller: Caller) -> str:
+    """Return the shortest string by which a caller names an adapter."""
     own = adapter.tenant == caller.tenant
     return adapter.name if own else f"{adapter.tenant}/{adapter.name}"
 

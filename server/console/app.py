@@ -15,6 +15,7 @@ from starlette.responses import Response
 from adapters_registry.errors import RegistryError
 from server.console import adapters, login
 from server.console.guard import Guard
+from server.console.pages import playground
 from server.console.parts import NUM_THREADS, Parts, Services
 from server.console.rendering import STATIC, Renderer, is_partial
 from server.console.sessions import Sessions
@@ -24,7 +25,7 @@ from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
-PAGES = (login, adapters)
+PAGES = (login, adapters, playground)
 """Each has a function `router(parts)`, whose paths are below `/console`."""
 
 
@@ -35,6 +36,7 @@ def build_console(services: Services, secret: bytes) -> FastAPI:
     parts = Parts(services, sessions, Renderer(), Workers("console", NUM_THREADS))
     for page in PAGES:
         app.include_router(page.router(parts))
+    app.mount("/playground", playground.answering(services.data_plane))
 
     @app.get("/static/{name}")
     async def static(name: str) -> FileResponse:

@@ -11,6 +11,7 @@ ROOT = "/console"
 MANAGERS = frozenset({ADMIN, ADAPTERS})
 """Those whom the API lets manage adapters: all of them, or their own."""
 ADMINS = frozenset({ADMIN})
+ASKERS = frozenset({INFERENCE})
 ANYONE = frozenset({ADMIN, ADAPTERS, INFERENCE})
 
 
@@ -32,7 +33,10 @@ class ConsolePage:
         return bool(self.scopes & caller.scopes)
 
 
-PLACES = (ConsolePage("/adapters", "Adapters", MANAGERS),)
+PLACES = (
+    ConsolePage("/adapters", "Adapters", MANAGERS),
+    ConsolePage("/playground", "Playground", ASKERS),
+)
 """In the order of the navigation. What is below none of them is open to every valid key."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from adapters_registry.registry import Registry
+from server.api.inference import DataPlane
 from server.auth import Caller, Keys
 from server.console.rendering import Renderer
 from server.console.sessions import Sessions
@@ -33,6 +34,7 @@ class Services:
     gate: Gate
     usage_buffer: UsageBuffer
     recent: RecentRequests
+    data_plane: DataPlane
 
 
 @dataclass(frozen=True)

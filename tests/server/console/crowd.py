@@ -15,9 +15,9 @@ def name_of(index: int) -> tuple[str, str]:
     return f"tenant-{index % NUM_TENANTS:04}", f"bot-{index // NUM_TENANTS:02}"
 
 
-def fill(registry: Registry) -> None:
+def fill(registry: Registry, num_adapters: int = NUM_ADAPTERS) -> None:
     """Add the tenants and the adapters, each with one version that is live."""
-    names = [name_of(index) for index in range(NUM_ADAPTERS)]
+    names = [name_of(index) for index in range(num_adapters)]
     with registry.change() as change:
         session, epoch = change.session, change.epoch
         tenants = sorted({tenant for tenant, _ in names})

@@ -1,0 +1,1 @@
+"""Pages of the console: trying models, and what was used, changed and measured."""
