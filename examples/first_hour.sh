@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(realpath -m "${1:-var/first-hour}") steps=24 batch=4 seconds=10 held_out=6
-[ -z "${SHORT:-}" ] || steps=2 batch=2 seconds=3 held_out=2
+[ -z "${SHORT:-}" ] || steps=4 batch=1 seconds=3 held_out=2
 mkdir -p "$work"
 step() { printf '\n== %s\n' "$*"; }
 

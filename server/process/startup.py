@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.fingerprint import TOKENIZER_FILES, fingerprint_of
+from adapters_registry.content.adapter_files import GENERATION_FILE
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidKey, StoreUnavailable
 from adapters_registry.registry import Registry
@@ -176,6 +177,7 @@ def weights_directory(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+    wanted.append(GENERATION_FILE)  # adapters' own are compared with it
     # Mistral's repositories have the weights a second time, in files of that name.
     unwanted = ["*/*", "consolidated*"]
     try:

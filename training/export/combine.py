@@ -9,11 +9,11 @@ from typing import Any
 from safetensors.torch import load_file
 
 from adapters_registry.check.weights import trained_quantization
-from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE
 from training.errors import TrainingError
 from training.evaluation.candidates import load_adapter
 from training.models.adapter import Update, read_config, read_updates, size_of
-from training.models.base_model import load_model
+from training.models.base_model import load_model, own_chat_template
 from training.models.checkpoint import whole_or_not_at_all
 from training.models.lora import write_adapter_weights
 
@@ -61,6 +61,8 @@ def combine_adapters(
         (scratch / "combined").rmdir()
         (scratch / "README.md").unlink(missing_ok=True)
         write_adapter_weights(load_file(scratch / WEIGHTS_FILE), scratch, _common_base(adapters))
+        if template := _common_template(adapters):
+            (scratch / TEMPLATE_FILE).write_text(template, encoding="utf-8")
         return _error(read_updates(scratch, base), updates, weights)
 
 
@@ -118,6 +120,17 @@ def _common_base(adapters: Sequence[Path]) -> str | None:
             f"the adapters were trained over different bases: {named}, rounded to {over}"
         )
     return over.pop()
+
+
+def _common_template(adapters: Sequence[Path]) -> str:
+    """Return the chat template that all adapters bring; empty if none does."""
+    first, *others = {own_chat_template(adapter).strip() for adapter in adapters}
+    if others:
+        raise TrainingError(
+            "the adapters were trained with different chat templates: put the one that is to be "
+            f"used beside each of them, as {TEMPLATE_FILE}"
+        )
+    return first
 
 
 def _error(

@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.progress import track
 
 from adapters_registry.check.base import MADE_FROM, QUANTIZATION
+from adapters_registry.content.adapter_files import GENERATION_FILE, TEMPLATE_FILE
 from training.errors import TrainingError
 from training.evaluation.candidates import is_trained_on_nf4
 from training.export.parity import Parity, measure_parity, probe_texts
 from training.models.adapter import Update, read_updates
+from training.models.base_model import own_chat_template
 from training.models.checkpoint import Checkpoint, CheckpointWriter, whole_or_not_at_all
 from training.quantization.nf4 import round_to_nf4
 
@@ -70,6 +72,7 @@ def merge_adapter(
         writer.finish()
         _write_config(checkpoint, dtype, scratch)
         checkpoint.copy_other_files(scratch)
+        _keep_what_is_beside(adapter, scratch)
         rounded = linear if trained_nf4 else set()
         parity = measure_parity(
             checkpoint, Checkpoint.open(scratch), probe_texts(base), updates, rounded
@@ -82,6 +85,25 @@ def merge_adapter(
 def merged_weight(weight: torch.Tensor, update: Update | None) -> torch.Tensor:
     """Return the weight with the update added, in float32."""
     return weight.float() if update is None else weight.float() + update.delta
+
+
+def _keep_what_is_beside(adapter: Path, merged: Path) -> None:
+    """Give the merged model what a server uses for the adapter's requests in place of the base's.
+
+    This is its chat template, and what its generation configuration says.
+    """
+    if template := own_chat_template(adapter):
+        (merged / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+    if not (adapter / GENERATION_FILE).is_file():
+        return
+    try:
+        own = json.loads((adapter / GENERATION_FILE).read_text(encoding="utf-8"))
+        file = merged / GENERATION_FILE
+        of_base = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        text = json.dumps(of_base | own, indent=2)
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"can't read {adapter / GENERATION_FILE}: {error}") from error
+    file.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _check(parity: Parity, dtype: str) -> None:

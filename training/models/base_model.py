@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from adapters_registry.check.base import quantization_of
+from adapters_registry.check.companions.companions import chat_template_of
 from adapters_registry.families import Family, family_of
 from training.errors import TrainingError
 from training.models.checkpoint import Checkpoint
@@ -65,16 +66,15 @@ def load_tokenizer(base: Path, chat_template: str = "", **options: Any) -> Any:
 
 
 def own_chat_template(directory: Path) -> str:
-    """Return the chat template beside an adapter, or an empty text if there is none.
+    """Return the chat template beside an adapter, as a server finds it, or an empty text.
 
     Raises:
         TrainingError: it can't be read.
     """
-    file = directory / CHAT_TEMPLATE_FILE
     try:
-        return file.read_text(encoding="utf-8") if file.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"can't read the chat template {file}: {error}") from error
+        return chat_template_of(directory)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"can't read the chat template in {directory}: {error}") from error
 
 
 def load_model(base: Path, dtype: torch.dtype = torch.bfloat16, *, nf4: bool = False) -> Any:

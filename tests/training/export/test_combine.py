@@ -92,3 +92,14 @@ def test_what_cannot_be_combined(tiny_llama: Path, tmp_path: Path) -> None:
     mark_trained_quantization(one, "nf4")
     combine_adapters([one, two], [1, 1], tiny_llama, out)
     assert trained_quantization(out / "adapter_model.safetensors") == "nf4"
+
+
+def test_adapters_with_one_chat_template_keep_it(tiny_llama: Path, tmp_path: Path) -> None:
+    adapters = [make_adapter(tiny_llama, tmp_path / str(seed), seed) for seed in (1, 2)]
+    for adapter in adapters:
+        (adapter / "chat_template.jinja").write_text("{{ 1 }}")
+    combine_adapters(adapters, [0.5, 0.5], tiny_llama, tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ 1 }}"
+    (adapters[0] / "chat_template.jinja").unlink()
+    with pytest.raises(TrainingError, match="trained with different chat templates"):
+        combine_adapters(adapters, [0.5, 0.5], tiny_llama, tmp_path / "other")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.adapters import make_adapter, mark_trained_quantization
 from training.errors import TrainingError
@@ -110,3 +110,14 @@ def test_what_cannot_be_merged(tiny_llama: Path, tmp_path: Path) -> None:
         merge_adapter(spoilt, tiny_llama, out)
     with pytest.raises(TrainingError, match="isn't empty"):
         merge_adapter(adapter, tiny_llama, adapter)
+
+
+def test_the_merged_model_keeps_what_the_adapter_brings(tiny_llama: Path, tmp_path: Path) -> None:
+    adapter, out = make_adapter(tiny_llama, tmp_path / "adapter"), tmp_path / "out"
+    (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ 1 }}"}))
+    (adapter / "generation_config.json").write_text(json.dumps({"temperature": 0.25}))
+    merge_adapter(adapter, tiny_llama, out, dtype="float32")
+    assert AutoTokenizer.from_pretrained(out).chat_template == "{{ 1 }}"
+    own = json.loads((out / "generation_config.json").read_text())
+    of_base = json.loads((tiny_llama / "generation_config.json").read_text())
+    assert own == of_base | {"temperature": 0.25}

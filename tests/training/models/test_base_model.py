@@ -48,3 +48,8 @@ def test_a_base_is_named_by_its_weights(tiny_llama: Path, tmp_path: Path) -> Non
     tensors["model.norm.weight"] += 1
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     assert base_digest(base) != base_digest(tiny_llama)
+
+
+def test_a_chat_template_in_the_tokenizers_configuration(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    assert own_chat_template(tmp_path) == "x"
