@@ -18,6 +18,8 @@ TOKENIZER_FILE = "tokenizer.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 GENERATION_FILE = "generation_config.json"
+OTHER_TOKENIZER_FILES = ("tokenizer.model", "vocab.json", "merges.txt")
+"""A tokenizer in other forms than `TOKENIZER_FILE`. They are compared with the base's, not read."""
 COMPANION_FILES = (
     TEMPLATE_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -25,6 +27,7 @@ COMPANION_FILES = (
     ADDED_TOKENS_FILE,
     SPECIAL_TOKENS_FILE,
     GENERATION_FILE,
+    *OTHER_TOKENIZER_FILES,
 )
 """These may stand beside the two, as trainers save them, and belong to the content then."""
 ALL_FILES = (*ADAPTER_FILES, *COMPANION_FILES)

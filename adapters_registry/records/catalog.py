@@ -90,11 +90,16 @@ class AliasRecord:
     @property
     def main(self) -> int:
         """The version with the largest share. If several have it, the first of them."""
-        return max(self.targets, key=lambda target: target.weight).version
+        return largest(self.targets)
 
     def among(self, offered: Container[int]) -> tuple[Target, ...]:
         """Return the targets that are offered, or all if none is."""
         return tuple(t for t in self.targets if t.version in offered) or self.targets
+
+
+def largest(targets: Sequence[Target]) -> int:
+    """Return the version with the largest share. If several have it, the first of them."""
+    return max(targets, key=lambda target: target.weight).version
 
 
 def pick(targets: Sequence[Target], share: float) -> int:
@@ -150,9 +155,9 @@ class AdapterRecord:
 
     @cached_property
     def live(self) -> VersionRecord | None:
-        """The version that the bare name means, if it is ready; in a split, the main one."""
+        """The version that the bare name means, if it is ready; in a split, the main ready one."""
         alias = self.aliases.get(LIVE)
-        return self.ready.get(alias.main) if alias else None
+        return self.ready.get(largest(alias.among(self.ready))) if alias else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -27,7 +28,10 @@ def router(registry: Registry, leases: Leases, base_name: str, base: str) -> API
     async def list_models(request: Request) -> dict[str, Any]:
         """List the base and, by name, every adapter with a live version that the key may use."""
         caller: Caller = request.state.caller
-        return {"object": "list", "data": await workers.run(cards_for, caller)}
+        cards = await workers.run(cards_for, caller)
+        # The last three are Anthropic's.
+        ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
+        return {"object": "list", "data": cards, "has_more": False, **ends}
 
     def cards_for(caller: Caller) -> list[dict[str, Any]]:
         cards = [
@@ -60,16 +64,31 @@ def public_id(adapter: AdapterRecord, caller: Caller) -> str:
 
 
 def _base_card(base_name: str, base: str) -> dict[str, Any]:
-    return {"id": base_name, "object": "model", "created": 0, "owned_by": "loraplex", "root": base}
+    return {
+        **_common(base_name, datetime.fromtimestamp(0, UTC)),
+        "owned_by": "loraplex",
+        "root": base,
+    }
+
+
+def _common(model_id: str, created_at: datetime) -> dict[str, Any]:
+    """Return what OpenAI's and Anthropic's clients read of a model."""
+    return {
+        "id": model_id,
+        "object": "model",
+        "created": int(created_at.timestamp()),
+        "type": "model",
+        "display_name": model_id,
+        "lifecycle": "active",
+        "created_at": created_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    }
 
 
 def _card(
     model_id: str, adapter: AdapterRecord, version: VersionRecord, base_name: str, tier: Tier
 ) -> dict[str, Any]:
     return {
-        "id": model_id,
-        "object": "model",
-        "created": int(version.created_at.timestamp()),
+        **_common(model_id, version.created_at),
         "owned_by": version.tenant,
         "root": version.public_name,
         "parent": base_name,

@@ -31,13 +31,15 @@ from adapters_registry.check.companions.vocabulary import (
 from adapters_registry.content.adapter_files import (
     ADDED_TOKENS_FILE,
     COMPANION_FILES,
+    OTHER_TOKENIZER_FILES,
     SPECIAL_TOKENS_FILE,
     TEMPLATE_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
 )
 
-MAX_BYTES = dict.fromkeys(COMPANION_FILES, 1 << 20) | {TOKENIZER_FILE: 32 << 20}
+READ_FILES = tuple(name for name in COMPANION_FILES if name not in OTHER_TOKENIZER_FILES)
+MAX_BYTES = dict.fromkeys(READ_FILES, 1 << 20) | {TOKENIZER_FILE: 32 << 20}
 _SHOWN = 5
 
 ADDED_TOKENS_REMEDY = (
@@ -52,12 +54,13 @@ def check_companions(directory: Path, base: Path | None) -> CompanionFindings:
     others = [name for name in COMPANION_FILES if not _is_the_bases(directory / name, base)]
     if not others:
         return findings
+    _mention_other_tokenizers(directory, others, findings)
     values = {
-        name: _read(directory, name, findings) if name in others else {} for name in COMPANION_FILES
+        name: _read(directory, name, findings) if name in others else {} for name in READ_FILES
     }
     if findings.reasons:
         return findings
-    of_base = {name: _read_base(base, name) for name in COMPANION_FILES}
+    of_base = {name: _read_base(base, name) for name in READ_FILES}
     vocabulary = read_vocabulary(base)
     _check_tokens(values, vocabulary, findings)
     template, content_format = _check_template(directory, base, values, findings)
@@ -204,6 +207,19 @@ def _own_special_tokens(
         return found | dict(special_tokens(files[TOKENIZER_CONFIG_FILE]))
 
     return {name: text for name, text in named(values).items() if text != of_base.get(name)}
+
+
+def _mention_other_tokenizers(
+    directory: Path, others: list[str], findings: CompanionFindings
+) -> None:
+    """Say that a tokenizer isn't read, unless it is there in the form that is."""
+    unread = [name for name in others if name in OTHER_TOKENIZER_FILES]
+    if unread and not (directory / TOKENIZER_FILE).is_file():
+        are = "isn't the base's and isn't" if len(unread) == 1 else "aren't the base's and aren't"
+        findings.warnings.append(
+            f"{' and '.join(unread)} {are} read: the base's tokenizer is used; if the adapter was "
+            f"trained with another one, put its {TOKENIZER_FILE} here, which is compared"
+        )
 
 
 def _mention_the_rest(

@@ -184,3 +184,20 @@ def test_what_else_differs_is_mentioned(base: Path) -> None:
         "model_max_length",
         "tokenizer.json differs from the base's, which is used, in normalizer",
     ]
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_tokenizer_that_isnt_read_is_mentioned(base: Path, is_named: bool) -> None:
+    (base / "vocab.json").write_text("{}")
+    files = {"tokenizer.model": "pieces", "merges.txt": "a b", "vocab.json": "{}"}
+    if is_named:  # in the form that is compared, which says the same
+        files |= {"tokenizer.json": json.dumps(TOKENIZER)}
+    found = check(base, files)
+    assert not found.reasons
+    if is_named:
+        assert not found.warnings
+    else:
+        (warning,) = found.warnings
+        assert warning.startswith(
+            "tokenizer.model and merges.txt aren't the base's and aren't read"
+        )

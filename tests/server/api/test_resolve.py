@@ -144,6 +144,7 @@ def test_the_share_of_a_version_of_another_base_goes_to_the_others(
     found = resolve("bot", OWNER, catalog, "base", conversation)
     assert found is not None
     assert found.number == 2
+    assert adapter.live is found, "it is listed, too"
 
 
 def test_weights_of_the_versions_that_are_offered_keep_their_proportion() -> None:
