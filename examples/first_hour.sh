@@ -78,7 +78,7 @@ loraplex adapters rollback lights
 loraplex adapters list
 
 step "Evaluate both versions on what was held out"
-loraplex evaluate served:lights@2 served:lights@1 base --data "$work/held-out.jsonl" --limit $held_out
+loraplex evaluate served:lights@2 served:lights@1 served:base --data "$work/held-out.jsonl" --limit $held_out
 
 step "Load test"
 rm -rf "${work:?}/load-test"

@@ -37,6 +37,16 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+MAX_MESSAGE_CHARACTERS = 1000
+
+
+def shortened(message: str) -> str:
+    """Return a message as it is or, if it lists very much, its beginning and how much is left."""
+    if len(message) <= MAX_MESSAGE_CHARACTERS:
+        return message
+    kept = MAX_MESSAGE_CHARACTERS - 40
+    return f"{message[:kept]} … and {len(message) - kept:,} characters more"
+
 
 class APIError(Exception):
     """Base of all errors for clients. `message` says what is wrong and what to do."""
@@ -46,6 +56,7 @@ class APIError(Exception):
     code = "internal_error"
 
     def __init__(self, message: str, *, param: str | None = None, **extra: Any) -> None:
+        message = shortened(message)
         super().__init__(message)
         self.message, self.param, self.extra = message, param, extra
 
