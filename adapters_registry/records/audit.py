@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from adapters_registry.records.tables import AuditEntry, Tenant
@@ -59,6 +59,7 @@ def read_entries(
     tenant_id: str | None = None,
     subject: str | None = None,
     action: str | None = None,
+    adapter: str | None = None,
     before_id: int | None = None,
     limit: int = 100,
 ) -> list[AuditEntry]:
@@ -66,6 +67,7 @@ def read_entries(
 
     `before_id` continues a listing below the id of the last entry of the page before. `tenant` is
     a name, which several tenants may have had one after the other. `tenant_id` is one tenant's.
+    `adapter` is `tenant/name`: what was done to it, its versions and its aliases.
     """
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if tenant is not None:
@@ -76,6 +78,9 @@ def read_entries(
         query = query.where(AuditEntry.subject == subject)
     if action is not None:
         query = query.where(AuditEntry.action == action)
+    if adapter is not None:
+        part_of_it = AuditEntry.subject.startswith(f"{adapter}@", autoescape=True)
+        query = query.where(or_(AuditEntry.subject == adapter, part_of_it))
     if before_id is not None:
         query = query.where(AuditEntry.id < before_id)
     return list(session.scalars(query))

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from adapters_registry.errors import RegistryError
-from server.console import adapters, login
+from server.console import adapter, adapters, changes, login
 from server.console.guard import Guard
 from server.console.pages import playground
 from server.console.parts import NUM_THREADS, Parts, Services
@@ -25,7 +25,7 @@ from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
-PAGES = (login, adapters, playground)
+PAGES = (login, adapters, adapter, changes, playground)
 """Each has a function `router(parts)`, whose paths are below `/console`."""
 
 
@@ -49,7 +49,11 @@ def build_console(services: Services, secret: bytes) -> FastAPI:
     def answer_error(request: Request, error: APIError) -> Response:
         """Tell of an error: in a page, or in the place of messages of the page that asks."""
         if is_partial(request):
-            to_messages = {"hx-retarget": "#messages", "hx-reswap": "innerHTML"}
+            to_messages = {
+                "hx-retarget": "#messages",
+                "hx-reswap": "innerHTML",
+                "hx-reselect": ".message",
+            }
             return parts.renderer.page(
                 request, "message.html", status=error.status, headers=to_messages, error=error
             )

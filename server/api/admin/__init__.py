@@ -48,7 +48,7 @@ def router(
         yield
         leases.follow(registry.catalog)
 
-    routes = APIRouter(prefix="/admin", dependencies=[Depends(_hide_foreign), Depends(follow)])
+    routes = APIRouter(prefix="/admin", dependencies=[Depends(hide_foreign), Depends(follow)])
     routes.include_router(adapters.router(registry, gate, settings, workers))
     routes.include_router(recheck.router(registry, gate, workers))
     routes.include_router(aliases.router(registry, workers))
@@ -60,7 +60,7 @@ def router(
     return routes
 
 
-async def _hide_foreign(request: Request) -> None:
+async def hide_foreign(request: Request) -> None:
     """Answer 404 for another tenant's adapter, before anything is looked up."""
     caller: Caller = request.state.caller
     tenant, name = request.path_params.get("tenant"), request.path_params.get("name")

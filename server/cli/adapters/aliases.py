@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters_registry.words import targets_in_words
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag, Version, path_of
 from server.cli.client import call
-from server.cli.words import targets_in_words
 
 PROMOTE_EXAMPLE = "Example: loraplex adapters promote smart-home 2"
 CANARY_EXAMPLES = """Examples:

@@ -51,3 +51,10 @@ document.addEventListener("htmx:error", (event) => {
     untilBack();
   }
 });
+
+// A slider with data-shows says its value in its label.
+document.addEventListener("input", (event) => {
+  if (event.target.matches("input[data-shows]")) {
+    event.target.closest("label").querySelector("output").textContent = event.target.value;
+  }
+});
