@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from adapters_registry.words import change_in_words
+from server.api.words import change_in_words
 from server.cli.client import call
 from server.cli.tables import local_time, print_table
 

@@ -14,8 +14,8 @@ from fastapi.responses import Response
 from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, AliasRecord, VersionRecord
 from adapters_registry.records.tables import AuditEntry
-from adapters_registry.words import change_in_words
 from server.api.admin import hide_foreign
+from server.api.words import change_in_words
 from server.auth import Caller
 from server.console.evaluations import Fact, compare, gate_report
 from server.console.parts import Parts, caller_of

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters_registry.words import targets_in_words
+from server.api.words import targets_in_words
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag, Version, path_of
 from server.cli.client import call
 
