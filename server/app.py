@@ -36,6 +36,7 @@ from server.tenancy.bytes_in_flight import BytesInFlight
 from server.tenancy.prompt_queue import PromptQueue
 from server.tenancy.quotas import Quotas
 from server.tenancy.usage import UsageBuffer
+from server.tracing.traces import Traces
 
 
 def build_app(
@@ -49,11 +50,12 @@ def build_app(
     usage_buffer: UsageBuffer,
     request_lines: RequestLines | None = None,
     session_secret: bytes | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """Put the parts together; starts nothing.
 
     `request_lines`: where requests are logged. `session_secret` signs the console's sessions; None
-    makes a secret that ends with the process.
+    makes a secret that ends with the process. `traces`: where requests are traced, if at all.
     """
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
@@ -61,7 +63,8 @@ def build_app(
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
     recent = RecentRequests()
-    app.add_middleware(RequestLog, recent=recent, lines=request_lines or RequestLines("off"))
+    lines = request_lines or RequestLines("off")
+    app.add_middleware(RequestLog, recent=recent, lines=lines, traces=traces)
     app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestId)

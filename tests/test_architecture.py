@@ -39,6 +39,7 @@ FOLDERS_OF_THE_SERVER = (
     ("tenancy",),
     ("auth",),
     ("lifecycle", "workers", "bundled_base"),
+    ("tracing",),
     ("errors", "metrics", "settings", "request_log"),
 )
 """Parts of `server/` in the order of a request: each may import those of later lines only."""

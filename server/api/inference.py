@@ -116,7 +116,13 @@ class DataPlane:
             if self.request_seconds is not None:
                 loop, seconds = asyncio.get_running_loop(), self.request_seconds
                 held.callback(loop.call_later(seconds, _time_out, meter, seconds).cancel)
-            meter.timing = Timing(started, caller.tenant, raw_request.state.adapter, tier)
+            meter.timing = Timing(
+                started,
+                caller.tenant,
+                raw_request.state.adapter,
+                tier,
+                trace_id=meter.record.trace_id,
+            )
             yield Admitted(received.request, version, received.tools_left_out)
 
     @asynccontextmanager

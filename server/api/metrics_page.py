@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
 from adapters_registry.registry import Registry
 from server.api.registry_metrics import registry_metrics
@@ -37,21 +38,34 @@ class MetricsPage:
         self._clock = clock
         self._making = asyncio.Lock()
         self._workers = Workers("metrics", 1)
-        self._text, self._made_at = b"", -MAX_AGE_SECONDS
+        self._pages: dict[str, tuple[bytes, float]] = {}
+        """The last page of each content type, and when it was made."""
 
-    async def text(self) -> bytes:
-        """Return the page. Calls at the same time wait for one page and share it."""
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """Return the page in a form that a scraper's `Accept` header wants, and its content type.
+
+        Calls at the same time wait for one page and share it.
+        """
+        encode, content_type = choose_encoder(accept)
         async with self._making:
-            if self._clock() - self._made_at >= MAX_AGE_SECONDS:
-                self._text = await self._make()
-                self._made_at = self._clock()
-            return self._text
+            page, made_at = self._pages.get(content_type, (b"", -MAX_AGE_SECONDS))
+            if self._clock() - made_at >= MAX_AGE_SECONDS:
+                page = await self._make(encode)
+                self._pages[content_type] = page, self._clock()
+        return page, content_type
 
-    async def _make(self) -> bytes:
+    async def _make(self, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
         disk_bytes = self._content.num_bytes()
         of_residency = residency_metrics(self._leases.snapshot(), self._max_loras, disk_bytes)
         parts = (REGISTRY, self._of_the_registry, of_residency)
-        return await self._workers.run(lambda: b"".join(map(generate_latest, parts)))
+        return await self._workers.run(lambda: _joined([encode(part) for part in parts]))
+
+
+def _joined(pages: list[bytes]) -> bytes:
+    """Return the pages as one. OpenMetrics ends each with a line that may stand at the end only."""
+    end = b"# EOF\n"
+    bodies = [page.removesuffix(end) for page in pages]
+    return b"".join(bodies) + (end if pages[-1].endswith(end) else b"")
 
 
 def add_metrics(app: FastAPI, page: MetricsPage, scrape_token: str | None) -> None:
@@ -59,10 +73,11 @@ def add_metrics(app: FastAPI, page: MetricsPage, scrape_token: str | None) -> No
 
     @app.get("/metrics", tags=["operations"])
     async def scrape(request: Request) -> Response:
-        """Prometheus metrics, ours and vLLM's."""
+        """Prometheus metrics, ours and vLLM's; as OpenMetrics, with exemplars, if asked for."""
         if scrape_token is not None:
             _require(scrape_token, request.headers.get("authorization", ""))
-        return Response(await page.text(), media_type=CONTENT_TYPE_LATEST)
+        text, content_type = await page.page(request.headers.get("accept", ""))
+        return Response(text, media_type=content_type, headers={"vary": "accept"})
 
 
 def _require(token: str, authorization: str) -> None:

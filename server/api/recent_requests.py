@@ -20,6 +20,7 @@ class RequestBody(BaseModel):
 
     at: str = Field(description="When it arrived.")
     request_id: str
+    trace_id: str = Field(description="Of its trace, in hexadecimal; empty without one.")
     method: str
     path: str
     status: int = Field(description="499: the client left before the answer began.")

@@ -15,6 +15,7 @@ from server.engine.device.base_size import size_of
 from server.engine.device.device import Device
 from server.engine.worker.lora_gpu import OPERATOR_VERSION
 from server.settings import Settings, SettingsError
+from server.settings.traces_endpoint import TracesEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ MANAGED = {
     "long-prefill-token-threshold": "--prefill-tokens",
     "long-prefill-token-threshold-adaptive": "--prefill-tokens",
     "scheduling-policy": "the server alone: requests run in the order of tenants' shares",
+    "otlp-traces-endpoint": "--traces-endpoint",
     "host": "--host",
     "port": "--port",
     "api-key": "`loraplex keys`",
@@ -144,6 +146,8 @@ def step_tokens(namespace: Namespace, device: Device) -> int:
 def _from_settings(
     settings: Settings, base: str, device: Device, formats: ChatFormats
 ) -> list[str]:
+    traced_to = settings.traces_endpoint
+    endpoint = TracesEndpoint.parse(traced_to) if traced_to else None
     options: dict[str, object] = {
         "model": base,
         "served-model-name": settings.served_base_name,
@@ -161,6 +165,7 @@ def _from_settings(
         "scheduling-policy": "priority",
         "tool-call-parser": formats.tool_parser,
         "reasoning-parser": formats.reasoning_parser,
+        "otlp-traces-endpoint": endpoint.url if endpoint else None,
         # With vLLM's default, answers may contain tool arguments that break the tool's schema.
         "tool-strict-level": "parameter",
         **dict(formats.family.engine_options),

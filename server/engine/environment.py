@@ -99,6 +99,12 @@ def compiling(engine_args: Sequence[str]) -> str:
     return compiled
 
 
+def choose_traces(protocol: str) -> None:
+    """Tell vLLM by which protocol its spans go: the server's, `grpc` or `http/protobuf`."""
+    os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = protocol
+    os.environ.setdefault("OTEL_SERVICE_NAME", "loraplex")
+
+
 def limit_choices(max_choices: int) -> None:
     """Set the most choices (`n`) of one request in vLLM, which then refuses more as well."""
     os.environ["VLLM_MAX_N_SEQUENCES"] = str(max_choices)

@@ -9,19 +9,27 @@ from server.middleware.authentication import OPEN_PATHS, is_of_console
 from server.request_log.lines import RequestLines
 from server.request_log.recent import RecentRequests
 from server.request_log.record import RequestRecord, current_record
+from server.tracing.traces import Traces
 
 MAX_PATH_CHARACTERS = 200
 """Of a path, so much is kept; a client may send one of 64 kB."""
 
 
 class RequestLog:
-    """ASGI middleware: counts, records and logs requests.
+    """ASGI middleware: counts, records, logs and traces requests.
 
     Probes, scrapes and looking at the console are counted only.
     """
 
-    def __init__(self, app: ASGIApp, recent: RecentRequests, lines: RequestLines) -> None:
-        self.app, self._recent, self._lines = app, recent, lines
+    def __init__(
+        self,
+        app: ASGIApp,
+        recent: RecentRequests,
+        lines: RequestLines,
+        traces: Traces | None = None,
+    ) -> None:
+        """`traces`: where requests are traced; None if they are not."""
+        self.app, self._recent, self._lines, self._traces = app, recent, lines, traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,6 +49,9 @@ class RequestLog:
             if message["type"] == "http.response.body" and not message.get("more_body"):
                 record.complete = True
 
+        trace = None
+        if self._traces and not _is_looking(record):
+            trace, scope["headers"] = self._traces.begin(record, scope["headers"])
         before = current_record.set(record)
         try:
             await self.app(scope, receive, watch)
@@ -52,6 +63,8 @@ class RequestLog:
             record.end_stage("sent")
             _fill(record, scope)
             _count(record, scope)
+            if trace:
+                trace.end(record, _route(scope))
             if not _is_looking(record):
                 if record.tenant_id:  # whoever has no key must not push out others' records
                     self._recent.add(record)
@@ -76,10 +89,15 @@ def _fill(record: RequestRecord, scope: Scope) -> None:
 
 
 def _count(record: RequestRecord, scope: Scope) -> None:
-    route = scope.get("route")
     REQUESTS.labels(
         tenant=tenant_label(record.tenant) if record.tenant else "",
         adapter=adapter_label(record.model),
-        endpoint=scope.get("root_path", "") + route.path if route else "unknown",
+        endpoint=_route(scope),
         code=str(record.status),
     ).inc()
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's path with its parameters' names, or `unknown`."""
+    route = scope.get("route")
+    return f"{scope.get('root_path', '')}{route.path}" if route else "unknown"

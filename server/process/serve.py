@@ -20,7 +20,12 @@ from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
-from server.engine.environment import choose_gpu_lora, limit_choices, prepare_environment
+from server.engine.environment import (
+    choose_gpu_lora,
+    choose_traces,
+    limit_choices,
+    prepare_environment,
+)
 from server.engine.interface import SupervisedEngine
 from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
@@ -49,7 +54,9 @@ from server.process.upkeep import (
 from server.request_log.lines import RequestLines
 from server.residency.leases import Leases
 from server.settings import Settings
+from server.settings.traces_endpoint import TracesEndpoint
 from server.tenancy.usage import UsageBuffer
+from server.tracing.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +108,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
         usage_buffer = UsageBuffer(registry)
         request_lines = RequestLines(settings.request_log)
+        traces = _traces(settings)
         app = build_app(
             settings,
             registry,
@@ -112,6 +120,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             usage_buffer,
             request_lines,
             session_secret,
+            traces,
         )
         operations_app = build_operations_app(settings, registry, engine, leases, lifecycle)
         imported = time.monotonic()
@@ -156,7 +165,18 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         finally:
             write_books(running.books)
             request_lines.close()
+            if traces:
+                traces.close()
             registry.close()
+
+
+def _traces(settings: Settings) -> Traces | None:
+    """Return what traces requests, or None; vLLM's engine is told before it is started."""
+    if settings.traces_endpoint is None:
+        return None
+    endpoint = TracesEndpoint.parse(settings.traces_endpoint)
+    choose_traces(endpoint.protocol)
+    return Traces(endpoint, settings.traces_share)
 
 
 @dataclass(frozen=True)

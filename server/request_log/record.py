@@ -48,6 +48,8 @@ class RequestRecord:
     """The HTTP status, or 499 if the client left before there was one."""
     complete: bool = False
     """False if the answer was cut off."""
+    trace_id: str = ""
+    """The trace's id in hexadecimal; empty if the request is not traced."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     _started: float = field(default_factory=time.monotonic)
     ends: dict[str, float] = field(default_factory=dict)
@@ -72,20 +74,25 @@ class RequestRecord:
         """How long the request took; the age of one that still runs."""
         return self.ends.get("sent", self.age_seconds)
 
-    def stage_seconds(self) -> dict[str, float]:
-        """Return how long each stage took, in the order of the stages."""
-        before, durations = 0.0, {}
+    def stages(self) -> list[tuple[str, float, float]]:
+        """Return each stage in order with its start and its end, in seconds from the arrival."""
+        before, spans = 0.0, []
         for stage in STAGES:
             if (end := self.ends.get(stage)) is not None:
-                durations[stage] = max(0.0, end - before)
+                spans.append((stage, before, max(before, end)))
                 before = max(before, end)
-        return durations
+        return spans
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Return how long each stage took, in the order of the stages."""
+        return {stage: end - start for stage, start, end in self.stages()}
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as the log and the API show it, with times in seconds."""
         return {
             "at": self.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "request_id": self.request_id,
+            "trace_id": self.trace_id,
             "method": self.method,
             "path": self.path,
             "status": self.status,

@@ -11,6 +11,7 @@ from pydantic import field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from server.settings.fields import setting
+from server.settings.traces_endpoint import TracesEndpoint
 
 
 class ServerSettings(BaseSettings):
@@ -154,6 +155,21 @@ class ServerSettings(BaseSettings):
         "The form of the request log: one line for each request on the standard error, for people "
         "(console) or for programs (json), or no lines (off). It never has prompts or answers.",
     )
+    traces_endpoint: str | None = setting(
+        None,
+        "Server",
+        "Send a trace of each request to this OpenTelemetry collector: http://HOST:4318 (OTLP over "
+        "HTTP) or grpc://HOST:4317. Without it nothing is traced. OpenTelemetry's own variables, "
+        "such as OTEL_SERVICE_NAME and OTEL_EXPORTER_OTLP_HEADERS, apply as well.",
+    )
+    traces_share: float = setting(
+        1.0,
+        "Server",
+        "Which share of the requests is traced, from 0 to 1. A client that sends `traceparent` "
+        "decides for its own request.",
+        ge=0,
+        le=1,
+    )
     demo: bool = setting(False, "Server", "Register the demo adapters at start.")
     engine_args: Annotated[tuple[str, ...], NoDecode] = setting(
         (),
@@ -171,6 +187,13 @@ class ServerSettings(BaseSettings):
                 ipaddress.ip_network(proxy)
             except ValueError:
                 raise ValueError(f"{proxy!r} is neither an address nor a network") from None
+        return value
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _check_traces_endpoint(cls, value: str | None) -> str | None:
+        if value is not None:
+            TracesEndpoint.parse(value)
         return value
 
     @field_validator("engine_args", mode="before")

@@ -19,12 +19,18 @@ class Timing:
         adapter: str,
         tier: str,
         clock: Callable[[], float] = time.monotonic,
+        trace_id: str = "",
     ) -> None:
-        """`started`: on this clock; `tier`: where its adapter was found."""
+        """`started`: on this clock; `tier`: where its adapter was found.
+
+        `trace_id` becomes an exemplar of the first token's and the whole request's time, so that a
+        chart of them leads to a trace.
+        """
         labels = (*metrics.timed_labels.of(tenant, adapter), tier)
         self._first_token = metrics.TIME_TO_FIRST_TOKEN.labels(*labels)
         self._inter_token = metrics.INTER_TOKEN_SECONDS.labels(*labels)
         self._request = metrics.REQUEST_SECONDS.labels(*labels)
+        self._exemplar = {"trace_id": trace_id} if trace_id else None
         self._started, self._answers, self._clock = started, False, clock
 
     def tokens(self, count: int, before: float | None) -> float:
@@ -36,7 +42,7 @@ class Timing:
         now = self._clock()
         if not self._answers:
             self._answers = True
-            self._first_token.observe(now - self._started)
+            self._first_token.observe(now - self._started, self._exemplar)
         if before is not None:
             self._inter_token.observe((now - before) / count)
         return now
@@ -44,4 +50,4 @@ class Timing:
     def end(self) -> None:
         """Record the time of the whole request, if it had an answer."""
         if self._answers:
-            self._request.observe(self._clock() - self._started)
+            self._request.observe(self._clock() - self._started, self._exemplar)

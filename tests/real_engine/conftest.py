@@ -3,13 +3,28 @@ from pathlib import Path
 
 import pytest
 
+from tests.otlp_receiver import Receiver, otlp_receiver
 from tests.real_engine.running_server import RunningServer
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The one engine that the tests of answers share."""
-    server = RunningServer(tmp_path_factory.mktemp("shared") / "var", "--demo")
+def collector() -> Iterator[Receiver]:
+    """Receives the traces of `server`."""
+    with otlp_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, collector: Receiver
+) -> Iterator[RunningServer]:
+    """The one engine that the tests of answers share. Its requests are traced."""
+    server = RunningServer(
+        tmp_path_factory.mktemp("shared") / "var",
+        "--demo",
+        "--traces-endpoint",
+        collector.endpoint,
+    )
     try:
         server.wait_until_ready()
         yield server

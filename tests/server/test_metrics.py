@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
@@ -20,6 +21,7 @@ from server.lifecycle import Lifecycle
 from server.metrics import UNUSED_SECONDS, CappedLabels
 from server.residency.leases import Leases
 from server.settings import Settings
+from server.tenancy.timing import Timing
 from server.tenancy.usage import UsageBuffer
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
@@ -115,21 +117,38 @@ async def test_a_page_is_made_once_a_second_however_many_scrape(
     made, seconds = [], 0.0
     make = MetricsPage._make
 
-    async def counted(self: MetricsPage) -> bytes:
+    async def counted(self: MetricsPage, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
         made.append(seconds)
         await asyncio.sleep(0)
-        return await make(self)
+        return await make(self, encode)
 
     monkeypatch.setattr(MetricsPage, "_make", counted)
     page = page_of(registry, leases, lambda: seconds)
-    texts = await asyncio.gather(*(page.text() for _ in range(20)))
+    texts = await asyncio.gather(*(page.page("") for _ in range(20)))
     assert len(set(texts)) == 1
     seconds = 0.9
-    await page.text()
+    await page.page("")
     assert made == [0.0]
     seconds = 1.0
-    await page.text()
+    await page.page("")
     assert made == [0.0, 1.0]
+
+
+async def test_openmetrics_is_one_document_with_exemplars(
+    client: httpx.AsyncClient, home: VersionRecord
+) -> None:
+    times = Timing(0.0, "default", "default/home", "slot", lambda: 0.3, trace_id="ab" * 16)
+    times.tokens(1, None)
+    times.end()
+    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+    response = await client.get("/metrics", headers=accept)
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    families = {f.name: f for f in openmetrics.text_string_to_metric_families(response.text)}
+    assert "loraplex_registry_versions" in families
+    for name in ("loraplex_time_to_first_token_seconds", "loraplex_request_seconds"):
+        exemplars = [each.exemplar for each in families[name].samples if each.exemplar]
+        assert {"trace_id": "ab" * 16} in [each.labels for each in exemplars]
+    assert "# EOF" not in (await client.get("/metrics")).text
 
 
 async def test_a_scrape_asks_no_database(
