@@ -143,7 +143,7 @@ async def test_openmetrics_is_one_document_with_exemplars(
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
     response = await client.get("/metrics", headers=accept)
     assert response.headers["content-type"].startswith("application/openmetrics-text")
-    families = {f.name: f for f in openmetrics.text_string_to_metric_families(response.text)}
+    families = {f.name: f for f in openmetrics.text_string_to_metric_families(response.text)}  # type: ignore[no-untyped-call]
     assert "loraplex_registry_versions" in families
     for name in ("loraplex_time_to_first_token_seconds", "loraplex_request_seconds"):
         exemplars = [each.exemplar for each in families[name].samples if each.exemplar]
