@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -100,6 +100,7 @@ def read_usage(
     *,
     tenant: str | None = None,
     tenant_id: str | None = None,
+    adapter: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[Used]:
@@ -110,18 +111,55 @@ def read_usage(
     whose = Usage.tenant, Usage.tenant_id, Usage.adapter
     sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
     query = select(*whose, *sums).group_by(*whose).order_by(*whose)
-    if tenant is not None:
-        query = query.where(Usage.tenant == tenant)
-    if tenant_id is not None:
-        query = query.where(Usage.tenant_id == tenant_id)
-    if since is not None:
-        query = query.where(Usage.hour >= since)
-    if until is not None:
-        query = query.where(Usage.hour < until)
+    query = query.where(*_filters(tenant, tenant_id, adapter, since, until))
     return [
-        Used(name, owner_id, adapter, _consumption(*values))
-        for name, owner_id, adapter, *values in session.execute(query)
+        Used(name, owner_id, of_adapter, _consumption(*values))
+        for name, owner_id, of_adapter, *values in session.execute(query)
     ]
+
+
+def read_daily_usage(
+    session: Session,
+    *,
+    tenant: str | None = None,
+    tenant_id: str | None = None,
+    adapter: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> dict[date, Consumption]:
+    """Sums by day (UTC) in the order of the days, with the filters of `read_usage`.
+
+    Days without usage are left out.
+    """
+    sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
+    query = select(Usage.hour, *sums).group_by(Usage.hour).order_by(Usage.hour)
+    query = query.where(*_filters(tenant, tenant_id, adapter, since, until))
+    days: dict[date, Consumption] = {}
+    for hour, *values in session.execute(query):
+        day = hour.date()
+        days[day] = days.get(day, Consumption()) + _consumption(*values)
+    return days
+
+
+def _filters(
+    tenant: str | None,
+    tenant_id: str | None,
+    adapter: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> list[ColumnElement[bool]]:
+    filters = []
+    if tenant is not None:
+        filters.append(Usage.tenant == tenant)
+    if tenant_id is not None:
+        filters.append(Usage.tenant_id == tenant_id)
+    if adapter is not None:
+        filters.append(Usage.adapter == adapter)
+    if since is not None:
+        filters.append(Usage.hour >= since)
+    if until is not None:
+        filters.append(Usage.hour < until)
+    return filters
 
 
 def _consumption(*values: float) -> Consumption:

@@ -36,6 +36,9 @@ class ConsolePage:
 PLACES = (
     ConsolePage("/adapters", "Adapters", MANAGERS),
     ConsolePage("/playground", "Playground", ASKERS),
+    ConsolePage("/usage", "Usage", MANAGERS),
+    ConsolePage("/tenants", "Tenants", ADMINS),
+    ConsolePage("/keys", "Keys", ADMINS),
 )
 """In the order of the navigation. What is below none of them is open to every valid key."""
 

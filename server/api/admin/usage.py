@@ -62,22 +62,30 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
         format: Literal["json", "csv"] = "json",
     ) -> Any:
         """Sum up usage by tenant and adapter; with the scope `adapters` one's own."""
-        caller: Caller = request.state.caller
-        if tenant is not None:
-            caller.require_tenant(tenant)
-        owner = {"tenant": tenant} if caller.is_admin else {"tenant_id": caller.tenant_id}
+        owner = owner_for(request.state.caller, tenant)
         first = since or _span_before(until or now())
 
         def read() -> list[UsageBody]:
             usage_buffer.save()
             with registry.session() as session:
                 found = read_usage(session, **owner, since=first, until=until)
-            return [_body(used) for used in found]
+            return [body_of(used) for used in found]
 
         rows = await workers.run(read)
-        return UsageList(data=rows) if format == "json" else _csv(rows)
+        return UsageList(data=rows) if format == "json" else csv_of(rows)
 
     return routes
+
+
+def owner_for(caller: Caller, tenant: str | None) -> dict[str, str | None]:
+    """Return whose usage a caller may see, as filters of `read_usage`: all of it, or its own.
+
+    Raises:
+        NotFound: `tenant` is one that the caller does not manage.
+    """
+    if tenant is not None:
+        caller.require_tenant(tenant)
+    return {"tenant": tenant} if caller.is_admin else {"tenant_id": caller.tenant_id}
 
 
 def _span_before(until: datetime) -> datetime:
@@ -86,12 +94,14 @@ def _span_before(until: datetime) -> datetime:
     return until - DEFAULT_SPAN if until - earliest > DEFAULT_SPAN else earliest
 
 
-def _body(used: Used) -> UsageBody:
+def body_of(used: Used) -> UsageBody:
+    """Return what the API says of a sum."""
     whose = used._asdict()
     return UsageBody(**vars(whose.pop("consumption")), **whose)
 
 
-def _csv(rows: list[UsageBody]) -> Response:
+def csv_of(rows: list[UsageBody]) -> Response:
+    """Return a table of the rows, with the fields of the JSON as its columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(UsageBody.model_fields))
     writer.writeheader()

@@ -1,4 +1,3 @@
-"use strict";
 // The playground: sends one prompt to several models and shows their answers as they come.
 // Answers are only ever set as text, so nothing in them can become a part of the page.
 

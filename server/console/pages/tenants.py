@@ -1,0 +1,114 @@
+"""Tenants and their quotas, for admins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from adapters_registry.records.tenants import (
+    Quota,
+    create_tenant,
+    delete_tenant,
+    no_tenant,
+    set_quota,
+)
+from server.api.admin.tenants import NewTenant, QuotaBody
+from server.auth import require_admin
+from server.console.navigation import ROOT
+from server.console.pages.forms import body_of
+from server.console.parts import Parts
+from server.console.rendering import HEADERS
+
+PAGE_SIZE = 50
+
+
+def router(parts: Parts) -> APIRouter:
+    """Return the routes that list, show and change tenants."""
+    routes = APIRouter(prefix="/tenants", dependencies=[Depends(require_admin)])
+    registry, render = parts.services.registry, parts.renderer.page
+
+    @routes.get("")
+    async def list_tenants(
+        request: Request,
+        search: Annotated[str, Query(max_length=256)] = "",
+        after: Annotated[str, Query(max_length=256)] = "",
+    ) -> Response:
+        """Show tenants by name, a page at a time."""
+        catalog = registry.catalog
+        found = sorted(name for name in catalog.tenants if search.strip() in name)
+        names = [name for name in found if name > after]
+        page = names[:PAGE_SIZE]
+        owned = Counter(owner for owner, _ in catalog.adapters)
+        return render(
+            request,
+            "tenants.html",
+            tenants=[(catalog.tenants[name], owned[name]) for name in page],
+            num_found=len(found),
+            search=search.strip(),
+            is_first=not after,
+            next=page[-1] if len(names) > PAGE_SIZE else None,
+        )
+
+    @routes.post("")
+    async def create(request: Request) -> Response:
+        """Create a tenant, and lead to its page."""
+        form = await request.form()
+        body = body_of(NewTenant, {"name": form.get("name", "")})
+        tenant = await parts.workers.run(registry.apply, create_tenant, body.name)
+        return _lead_to(f"/tenants/{tenant.name}")
+
+    @routes.get("/{tenant}")
+    async def show(request: Request, tenant: str) -> Response:
+        """Show a tenant and the form of its quota."""
+        return _page(request, tenant)
+
+    @routes.post("/{tenant}/quota")
+    async def put_quota(request: Request, tenant: str) -> Response:
+        """Set the whole quota: an empty field is without limit."""
+        body = body_of(QuotaBody, dict(await request.form()))
+        await parts.workers.run(registry.apply, set_quota, tenant, Quota(**body.model_dump()))
+        return _page(request, tenant, "The quota is saved. It holds from the next request on.")
+
+    @routes.post("/{tenant}/delete")
+    async def delete(tenant: str) -> Response:
+        """Delete a tenant that has no adapters, and revoke its keys."""
+        await parts.workers.run(registry.apply, delete_tenant, tenant)
+        return _lead_to("/tenants")
+
+    def _page(request: Request, name: str, done: str = "") -> Response:
+        tenant = registry.catalog.tenants.get(name)
+        if tenant is None:
+            raise no_tenant(name)
+        return render(
+            request,
+            "tenant.html",
+            tenant=tenant,
+            quota=QuotaBody.model_validate(tenant.quota).model_dump(),
+            limits=LIMITS,
+            num_adapters=sum(owner == name for owner, _ in registry.catalog.adapters),
+            done=done,
+        )
+
+    return routes
+
+
+def _lead_to(path: str) -> Response:
+    return Response(status_code=204, headers=HEADERS | {"hx-redirect": ROOT + path})
+
+
+LIMITS = {
+    "requests_per_minute": ("Requests per minute", "On each server."),
+    "tokens_per_minute": ("Tokens per minute", "In and out, on each server."),
+    "concurrent_requests": ("Requests at a time", "On each server."),
+    "max_tokens": ("Longest answer, tokens", "All choices of a request share it."),
+    "choices": ("Answers of one request", "Its n, times its prompts."),
+    "adapters": ("Adapters", ""),
+    "versions": ("Versions", "Those whose files are kept."),
+    "adapter_bytes": ("Bytes of adapters", "Of the versions whose files are kept."),
+    "registrations_per_minute": ("Registrations per minute", "On all servers together."),
+    "weight": ("Weight", "Its share while tenants wait: twice the weight, twice the tokens."),
+}
+"""The fields of a quota in the form's order: what each is called, and a note."""

@@ -1,0 +1,120 @@
+"""What was used: by day as a chart, by tenant and adapter as a table, and as CSV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BeforeValidator
+
+from adapters_registry.records.tables import now
+from adapters_registry.records.usage import Consumption, Used, read_daily_usage, read_usage
+from server.api.admin.usage import DEFAULT_SPAN, body_of, csv_of, owner_for
+from server.auth import Caller
+from server.console.parts import Parts, caller_of
+from server.console.rendering import HEADERS
+from server.errors import InvalidRequest
+
+PAGE_SIZE = 50
+MAX_PAGE = 1_000_000
+EARLIEST, LATEST = date(2000, 1, 1), date(9000, 1, 1)
+
+Day = Annotated[date | None, BeforeValidator(lambda value: value or None)]
+Name = Annotated[str, Query(max_length=256)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Whose usage is asked for, of what, and from which day to which, both included."""
+
+    tenant: str
+    adapter: str
+    since: date
+    until: date
+
+    def filters(self, caller: Caller) -> dict[str, Any]:
+        """Return the filters of `read_usage`.
+
+        Raises:
+            NotFound: the tenant is one that the caller does not manage.
+        """
+        return owner_for(caller, self.tenant or None) | {
+            "adapter": self.adapter or None,
+            "since": datetime.combine(self.since, time(), UTC),
+            "until": datetime.combine(self.until + timedelta(days=1), time(), UTC),
+        }
+
+    def query(self, **more: object) -> str:
+        """Return the query of a link that keeps all of it but for what is given."""
+        return urlencode(vars(self) | more)
+
+
+def span(tenant: Name = "", adapter: Name = "", since: Day = None, until: Day = None) -> Span:
+    """Return what the query of a page asks for; a month up to today if it names no days."""
+    last = until or max(now().date(), since or EARLIEST)
+    first = since or max(last - DEFAULT_SPAN, EARLIEST)
+    if not EARLIEST <= first <= last <= LATEST:
+        raise InvalidRequest("the days must be in order, and the first one after the year 2000")
+    return Span(tenant.strip(), adapter.strip(), first, last)
+
+
+def router(parts: Parts) -> APIRouter:
+    """Return the routes of the page and of its CSV."""
+    routes = APIRouter()
+    services = parts.services
+
+    @routes.get("/usage")
+    async def show(
+        request: Request,
+        asked: Annotated[Span, Depends(span)],
+        page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
+    ) -> Response:
+        """Show what the caller, or as an admin anyone, has used."""
+        filters = asked.filters(caller_of(request))
+        rows, days = await parts.workers.run(_read, filters)
+        first = (page - 1) * PAGE_SIZE
+        return parts.renderer.page(
+            request,
+            "usage.html",
+            asked=asked,
+            rows=rows[first : first + PAGE_SIZE],
+            num_rows=len(rows),
+            total=sum(days.values(), Consumption()),
+            days=every_day(days),
+            page=page,
+            has_next=len(rows) > first + PAGE_SIZE,
+        )
+
+    @routes.get("/usage/csv")
+    async def download(request: Request, asked: Annotated[Span, Depends(span)]) -> Response:
+        """Return the table as CSV, whole."""
+        rows, _ = await parts.workers.run(_read, asked.filters(caller_of(request)))
+        answer = csv_of([body_of(used) for used in rows])
+        name = f"usage-{asked.since}-{asked.until}.csv"
+        answer.headers.update(HEADERS | {"content-disposition": f'attachment; filename="{name}"'})
+        return answer
+
+    def _read(filters: dict[str, Any]) -> tuple[list[Used], dict[date, Consumption]]:
+        services.usage_buffer.save()
+        with services.registry.session() as session:
+            rows, days = read_usage(session, **filters), read_daily_usage(session, **filters)
+        return sorted(rows, key=_tokens, reverse=True), days
+
+    return routes
+
+
+def _tokens(used: Used) -> int:
+    return used.consumption.input_tokens + used.consumption.output_tokens
+
+
+def every_day(days: dict[date, Consumption]) -> dict[date, Consumption]:
+    """Return the days from the first to the last one with usage, without gaps."""
+    if not days:
+        return {}
+    first, num_days = min(days), (max(days) - min(days)).days + 1
+    dates = (first + timedelta(days=number) for number in range(num_days))
+    return {day: days.get(day, Consumption()) for day in dates}
