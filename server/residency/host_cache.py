@@ -179,7 +179,11 @@ class HostCache:
         try:
             yield
             outcome = "ok"
-        except BaseException as error:
+        except asyncio.CancelledError:  # the server ends
+            outcome = "cancelled"
+            entry.fail("its load was ended", time.monotonic())
+            raise
+        except Exception as error:
             failure = _as_api_error(version, error, self._load_seconds)
             entry.fail(failure.message, time.monotonic())
             log.error("%s", failure.message)
@@ -215,10 +219,14 @@ class HostCache:
             self.forget(version_id)
 
 
-def _as_api_error(version: VersionRecord, error: BaseException, seconds: float) -> APIError:
+def _as_api_error(version: VersionRecord, error: Exception, seconds: float) -> APIError:
     if isinstance(error, APIError):
         return error
     if isinstance(error, RegistryError):
         return to_api_error(error)
-    why = f"it took more than {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+    why = (
+        f"it took more than {seconds:g} s"
+        if isinstance(error, TimeoutError)
+        else str(error) or repr(error)
+    )
     return Unavailable(f"{version.public_name} cannot be loaded: {why}", param="model")

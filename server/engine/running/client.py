@@ -79,16 +79,26 @@ class EngineClient:
         """Raise `Unavailable` if the engine makes no progress.
 
         It makes progress if a step ended in the last seconds. Otherwise it is asked for a token.
-        Under load a probe alone would prove nothing, as it may wait for memory that others use. So
-        while steps end, a probe only runs in the background, to find out whether tokens have become
-        NaN.
+        Such a probe may wait for a long step, or for memory that others use, so a step that ends
+        meanwhile counts as well. While steps end, a probe only runs in the background, to find out
+        whether tokens have become NaN.
         """
         now = time.monotonic()
-        if self.progress.seconds_since_step(now) < RECENT_SECONDS:
-            if self.progress.seconds_since_finite_token(now) >= RECENT_SECONDS:
-                self._start_probe()
-            return
-        await self.probe()
+        if self.progress.seconds_since_step(now) >= RECENT_SECONDS:
+            await self._token_or_step(now)
+        elif self.progress.seconds_since_finite_token(now) >= RECENT_SECONDS:
+            self._start_probe()
+
+    async def _token_or_step(self, asked_at: float) -> None:
+        probe = asyncio.create_task(self.probe())
+        try:
+            while not (await asyncio.wait({probe}, timeout=self._poll_seconds))[0]:
+                now = time.monotonic()
+                if self.progress.seconds_since_step(now) < now - asked_at:
+                    return
+            await probe
+        finally:
+            probe.cancel()
 
     async def probe(self) -> None:
         """Generate one token and check it. Raises `Unavailable` if that fails.

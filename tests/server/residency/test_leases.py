@@ -16,6 +16,11 @@ def num_leases() -> float | None:
     return REGISTRY.get_sample_value("loraplex_leases", {"adapter": "default/home"})
 
 
+async def hold(adapters: Leases, version: VersionRecord) -> None:
+    async with adapters.lease(version, "default"):
+        pass
+
+
 async def test_a_lease_lasts_until_it_is_left(
     registry: Registry, engine: FakeEngine, home: VersionRecord
 ) -> None:
@@ -29,17 +34,30 @@ async def test_a_client_that_goes_away_does_not_cancel_the_load_of_others(
     registry: Registry, engine: FakeEngine, home: VersionRecord
 ) -> None:
     adapters, engine.load_seconds = Leases.of(Settings(max_loras=4), engine, registry), 0.05
-
-    async def hold() -> None:
-        async with adapters.lease(home, "default"):
-            pass
-
-    impatient, patient = asyncio.create_task(hold()), asyncio.create_task(hold())
+    impatient, patient = (asyncio.create_task(hold(adapters, home)) for _ in range(2))
     await asyncio.sleep(0.01)
     impatient.cancel()
     await patient
     assert engine.loads == ["default/home@1"]
     assert num_leases() == 0
+
+
+async def test_a_load_that_is_cancelled_at_the_end_of_the_server_is_no_failure(
+    registry: Registry,
+    engine: FakeEngine,
+    home: VersionRecord,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adapters, engine.load_seconds = Leases.of(Settings(max_loras=4), engine, registry), 60
+    before, _ = asyncio.all_tasks(), asyncio.create_task(hold(adapters, home))
+    await asyncio.sleep(0.05)
+    tasks = asyncio.all_tasks() - before
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(tasks) > 1
+    assert all(task.cancelled() for task in tasks)
+    assert not caplog.records
 
 
 async def test_no_lease_is_kept_when_the_load_fails(

@@ -88,6 +88,21 @@ async def test_a_busy_engine_is_ready_though_its_probe_waits(
     client.end_tasks()
 
 
+async def test_a_step_that_ends_while_the_probe_waits_is_progress(
+    client: EngineClient, engine: Engine
+) -> None:
+    """The first step of a long prompt may take longer than a kubelet waits for its probe."""
+    engine.hangs = True
+    asked = asyncio.create_task(client.require_progress())
+    while not engine.num_probes:
+        await asyncio.sleep(0)
+    assert not asked.done()
+    client.progress.step(time.monotonic())
+    async with asyncio.timeout(10):
+        await asked
+    client.end_tasks()
+
+
 async def test_an_idle_engine_that_gives_no_token_is_not_ready(
     client: EngineClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
