@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Callable
 
 from fastapi import FastAPI
 
@@ -51,11 +53,13 @@ def build_app(
     request_lines: RequestLines | None = None,
     session_secret: bytes | None = None,
     traces: Traces | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """Put the parts together; starts nothing.
 
     `request_lines`: where requests are logged. `session_secret` signs the console's sessions; None
     makes a secret that ends with the process. `traces`: where requests are traced, if at all.
+    `clock`: the seconds by which quotas are counted; it never goes back.
     """
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
@@ -81,6 +85,7 @@ def build_app(
         PromptQueue(engine.max_running, engine.prefill_tokens, settings.max_waiting),
         settings.max_choices,
         settings.request_seconds,
+        clock,
     )
     app.include_router(data_plane.router())
     document_bodies(app, engine.endpoints)

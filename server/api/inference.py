@@ -64,6 +64,8 @@ class DataPlane:
     prompt_queue: PromptQueue
     max_choices: int
     request_seconds: float | None
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, for the quotas and the timing of requests; it never goes back."""
 
     def router(self, only: Collection[str] | None = None) -> APIRouter:
         """Return the routes of OpenAI's and Anthropic's APIs: all, or only those paths."""
@@ -91,7 +93,7 @@ class DataPlane:
         if self.lifecycle.draining:
             raise NotServing("the server is shutting down; try another replica")
         self.engine.require_ready()
-        started = time.monotonic()
+        started = self.clock()
         caller: Caller = raw_request.state.caller
         async with AsyncExitStack() as held:
             received = await held.enter_async_context(
@@ -121,6 +123,7 @@ class DataPlane:
                 caller.tenant,
                 raw_request.state.adapter,
                 tier,
+                clock=self.clock,
                 trace_id=meter.record.trace_id,
             )
             yield Admitted(received.request, version, received.tools_left_out)
@@ -140,7 +143,7 @@ class DataPlane:
                 places = held.enter_context(self.prompt_queue.places(tenant, demand.choices))
             else:
                 places, demand = None, COUNTED_ONLY
-            reservation = self.quotas.enter(caller.tenant_id, quota, demand, time.monotonic())
+            reservation = self.quotas.enter(caller.tenant_id, quota, demand, self.clock())
             meter = Meter(self.prompt_queue, tenant, quota.weight, places=places)
             current_meter.set(meter)
             raw_request.state.quota = quota
@@ -153,7 +156,7 @@ class DataPlane:
                 if meter.timing:
                     meter.timing.end()
                 self.quotas.leave(
-                    reservation, meter.input_tokens, meter.output_tokens, time.monotonic()
+                    reservation, meter.input_tokens, meter.output_tokens, self.clock()
                 )
                 self._record_usage(raw_request, meter)
 
@@ -199,7 +202,7 @@ class DataPlane:
             raise
         if meter:
             meter.hand_over(complete=not is_stream)
-        response.headers.update(self.quotas.headers(caller.tenant_id, quota, time.monotonic()))
+        response.headers.update(self.quotas.headers(caller.tenant_id, quota, self.clock()))
         if left_out := ", ".join(admitted.tools_left_out):
             response.headers["x-tools-left-out"] = f"{left_out}; this server does not run them"
         if version is not None:

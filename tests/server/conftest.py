@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -44,6 +45,12 @@ def leases(engine: FakeEngine, registry: Registry) -> Leases:
 
 
 @pytest.fixture
+def clock() -> Callable[[], float]:
+    """What the quotas' seconds are taken from. Tests that count them have a clock of their own."""
+    return time.monotonic
+
+
+@pytest.fixture
 def app(
     registry: Registry,
     keys: Keys,
@@ -51,11 +58,20 @@ def app(
     leases: Leases,
     lifecycle: Lifecycle,
     tmp_path: Path,
+    clock: Callable[[], float],
 ) -> FastAPI:
     settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_loras=4, max_adapter_mib=1)
     gate = Gate(registry, engine, leases)
     return build_app(
-        settings, registry, keys, engine, leases, gate, lifecycle, UsageBuffer(registry)
+        settings,
+        registry,
+        keys,
+        engine,
+        leases,
+        gate,
+        lifecycle,
+        UsageBuffer(registry),
+        clock=clock,
     )
 
 

@@ -14,7 +14,6 @@ from adapters_registry.content.origin import Origin
 from adapters_registry.records.tables import Version, now
 from adapters_registry.records.tenants import Quota, create_tenant, set_quota
 from adapters_registry.registry import Registry
-from server.api import inference
 from server.auth import Keys
 from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.fake_engine import INPUT_TOKENS, OUTPUT_TOKENS, FakeEngine
@@ -24,17 +23,17 @@ COST = INPUT_TOKENS + OUTPUT_TOKENS
 
 
 class Clock:
+    """A clock that stands still until the test moves it."""
+
     now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(inference, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
