@@ -125,10 +125,15 @@ def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
 
 
 def _bound_prefill(namespace: Namespace, settings: Settings, base: str, device: Device) -> None:
-    """Set how many tokens of a long prompt one step computes.
+    """Set how many tokens one step computes, and how many of a long prompt beside others.
 
-    vLLM refuses a number that is larger than the context.
+    vLLM refuses a bound of more than a context.
     """
+    if device.is_cpu and namespace.max_num_batched_tokens is None:
+        max_seqs = namespace.max_num_seqs or device.max_seqs
+        namespace.max_num_batched_tokens = max(
+            defaults.CPU_STEP_TOKENS, settings.prefill_tokens or 0, max_seqs
+        )
     bounds = defaults.prefill(device, settings.prefill_tokens, step_tokens(namespace, device))
     size = size_of(Path(base))
     contexts = [settings.max_model_len, size.max_tokens if size else None]

@@ -25,6 +25,9 @@ HOST_SHARE, CPU_HOST_SHARE = 1 / 4, 1 / 8
 """Share of the machine's free memory for adapters. On CPU the KV cache is in that memory too."""
 LEAST_THRESHOLD = 512
 CPU_PREFILL_TOKENS = 64
+CPU_STEP_TOKENS = 256
+"""A lone prompt has whole steps. Whoever asks next waits for the one that runs, and so does a
+readiness probe: vLLM's 2,048 tokens take two cores many seconds, and are no cheaper per token."""
 CPU_MAX_RUNNING = 32
 HANG_SECONDS, CPU_HANG_SECONDS = 60.0, 120.0
 STOP_SECONDS, CPU_STOP_SECONDS = 10.0, 5.0

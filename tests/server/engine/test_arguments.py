@@ -67,6 +67,15 @@ def test_on_a_gpu_a_prompt_has_at_least_a_quarter_of_a_step() -> None:
     assert own_step.long_prefill_token_threshold == 4096
 
 
+def test_on_cpu_a_step_is_short() -> None:
+    """A readiness probe, and whoever asks beside a long prompt, waits for the step that runs."""
+    assert parsed(Settings()).max_num_batched_tokens == 256
+    assert parsed(Settings(), device=H200).max_num_batched_tokens is None
+    assert parsed(Settings(prefill_tokens=500)).max_num_batched_tokens == 500
+    many = Settings(engine_args=("--max-num-seqs", "300"))
+    assert parsed(many).max_num_batched_tokens == 300, "vLLM wants a token for each sequence"
+
+
 def test_other_engine_arguments_pass_through() -> None:
     settings = Settings(engine_args=("--max-num-seqs", "7", "--max_num_batched_tokens=512"))
     arguments = parsed(settings)
