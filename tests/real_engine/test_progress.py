@@ -68,7 +68,7 @@ async def test_load_does_not_fail_readiness(server: RunningServer) -> None:
 
 async def test_an_engine_that_stands_still_is_restarted(tmp_path: Path) -> None:
     """Until then requests wait; none waits for ever, and all get a 503."""
-    base = str(make_tiny_llama(tmp_path / "base"))
+    base = str(make_tiny_llama(tmp_path / "base", hidden=128))
     server = RunningServer(tmp_path / "var", "--base", base, "--hang-seconds", str(HANG_SECONDS))
     try:
         await asyncio.to_thread(server.wait_until_ready)
