@@ -167,7 +167,8 @@ class DataPlane:
         if longest is not None and demand.longest_prompt_characters > longest:
             raise ContextTooLong(
                 f"the prompt has {demand.longest_prompt_characters} characters, and no prompt of "
-                f"over {longest} fits the context of this model"
+                f"over {longest} fits the context of this model",
+                param=demand.prompt_field,
             )
         limit_answer(received.request, quota.max_tokens, demand.choices)
         return replace(demand, answer_tokens=answer_tokens_of(received.request))

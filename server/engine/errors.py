@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from fastapi.responses import JSONResponse, Response
 
@@ -15,6 +16,7 @@ from server.errors import (
     Unavailable,
 )
 from server.errors.own_words import in_own_words
+from server.tenancy.demand import PROMPTS
 
 TOO_COMPLEX = "the grammar takes"
 """How the message of `GrammarTrials` begins. It marks the error: vLLM's handlers drop its code."""
@@ -32,6 +34,21 @@ def map_exception(error: Exception) -> APIError:
         return Unavailable("the engine died while answering; it is being restarted, try again")
     info = create_error_response(error).error
     return _translate(info.code, info.message, info.param)
+
+
+def name_field(error: APIError, fields: frozenset[str]) -> APIError:
+    """Make a client's error name the field of its request that is wrong, where that is known.
+
+    vLLM often names a parameter of its own, or names the field only in the message.
+    """
+    if error.status >= 500 or re.split(r"[.\[]", error.param or "")[0] in fields:
+        return error
+    if isinstance(error, ContextTooLong):
+        error.param = next(filter(fields.__contains__, PROMPTS), None)
+    else:
+        found = fields.intersection(re.findall(r"\w+", error.message))
+        error.param = max(found - {"model", "user"}, key=len, default=None)
+    return error
 
 
 def for_handlers(error: APIError) -> Exception:

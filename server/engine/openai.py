@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
 from adapters_registry.records.catalog import VersionRecord
-from server.engine.errors import map_exception, map_response
+from server.engine.errors import map_exception, map_response, name_field
 from server.engine.grammar.budget import check_grammars
 from server.engine.interface import Endpoint
 from server.engine.log_filter import hide_exception_texts
@@ -107,13 +107,12 @@ def make_endpoints(
                 expect_no_reasoning(request, own)
             token, own_token = current_lora.set(leased), current_own.set(own)
             try:
-                response = await handler(request, _without_engine_headers(raw))
+                return map_response(await handler(request, _without_engine_headers(raw)))
             except Exception as error:
-                raise map_exception(error) from error
+                raise name_field(map_exception(error), ALLOWED[path]) from error
             finally:
                 current_lora.reset(token)
                 current_own.reset(own_token)
-            return map_response(response)
 
         return Endpoint(body, _parser(body, ALLOWED[path]), answer, generates)
 
@@ -146,7 +145,7 @@ def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[st
             raise
         except Exception as error:
             if (mapped := map_exception(error)).status < 500:
-                raise mapped from error
+                raise name_field(mapped, allowed) from error
             raise InvalidRequest(f"the body has a field of a wrong type: {error}") from error
 
     return parse

@@ -11,6 +11,8 @@ from server.errors import InvalidRequest
 _CHARACTERS_PER_TOKEN = 4
 """The rough value for English text, by which a prompt reserves tokens before it is tokenised."""
 _TEXTS_OF_A_PROMPT = ("system", "instructions", "messages", "input", "tools", "documents")
+PROMPTS = ("messages", "input", "prompt")
+"""The field of each API that holds what the answer follows."""
 ANSWER_LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """The fields that bound an answer. The first one that a request's type has is preferred."""
 
@@ -27,6 +29,8 @@ class Demand:
     """0 if the request lets long prompts be cut."""
     answer_tokens: int | None
     """The longest answer of each choice, or None if the body does not bound it."""
+    prompt_field: str | None = None
+    """What the body's prompt is called."""
 
     @property
     def choices(self) -> int:
@@ -58,6 +62,7 @@ def demand_of(request: Any, body: dict[str, Any]) -> Demand:
         prompt_tokens=num_ids + math.ceil(sum(characters) / _CHARACTERS_PER_TOKEN),
         longest_prompt_characters=0 if _is_cut(request) else max(characters),
         answer_tokens=answer_tokens_of(request),
+        prompt_field=next(filter(body.__contains__, PROMPTS), None),
     )
 
 

@@ -106,7 +106,7 @@ async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(
     engine.longest_prompt_characters = 100
     messages = [{"content": "x" * 60}, {"content": "x" * 41}]
     refused = await client.post(CHAT, json={"model": "base", "messages": messages})
-    assert_error(refused, 400, "context_length_exceeded")
+    assert assert_error(refused, 400, "context_length_exceeded")["param"] == "messages"
     shorter = await client.post(CHAT, json={"model": "base", "messages": messages[:1]})
     assert shorter.status_code == 200
 

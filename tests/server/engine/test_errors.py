@@ -1,0 +1,28 @@
+"""Which field of a request an error of the engine's names."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.engine.errors import name_field
+from server.engine.request_fields import ALLOWED
+from server.errors import APIError, ContextTooLong, InvalidRequest, Unavailable
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "param"),
+    [
+        (CHAT, InvalidRequest("bad", param="messages[0].role"), "messages[0].role"),
+        (CHAT, ContextTooLong("too long", param="input_tokens"), "messages"),
+        (COMPLETIONS, ContextTooLong("too long"), "prompt"),
+        (RESPONSES, ContextTooLong("too long"), "input"),
+        (COMPLETIONS, InvalidRequest("logit_bias has the id 7"), "logit_bias"),
+        (COMPLETIONS, InvalidRequest("n, or stop_token_ids: bad"), "stop_token_ids"),
+        (COMPLETIONS, InvalidRequest("of this model", param="extra_args"), None),
+        (COMPLETIONS, Unavailable("the prompt"), None),
+    ],
+)
+def test_the_field_is_named(path: str, error: APIError, param: str | None) -> None:
+    assert name_field(error, ALLOWED[path]).param == param
