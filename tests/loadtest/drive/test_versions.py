@@ -16,6 +16,10 @@ CHURN = {
     "retirements_per_minute": 100,
 }
 
+MAX_RUNS = 10
+"""On a busy machine the changes of a run may come after its last request, which then finds nothing
+wrong."""
+
 
 async def changed(server: StubServer, **churn: bool) -> Run:
     server.stub.ours = False
@@ -47,4 +51,7 @@ async def test_weights_that_outlive_their_name_are_caught(server: StubServer) ->
     """What a prefix cache does whose keys are name and path."""
     server.stub.fault = "stale"
     assert num_wrong(await changed(server)) == 0
-    assert num_wrong(await changed(server, in_place=True)) > 0
+    for _ in range(MAX_RUNS):
+        if num_wrong(await changed(server, in_place=True)):
+            return
+    pytest.fail("no wrong answer was found")
