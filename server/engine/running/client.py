@@ -107,9 +107,13 @@ class EngineClient:
         """
         if self.progress.seconds_since_finite_token(time.monotonic()) < PROBE_CACHE_SECONDS:
             return
-        asked_at = time.monotonic()
+        asked_at, probe = time.monotonic(), self._start_probe()
         try:
-            await asyncio.shield(self._start_probe())
+            await asyncio.shield(probe)
+        except asyncio.CancelledError:
+            if not probe.cancelled():
+                raise  # who asked has gone away
+            raise Unavailable("the engine is given up and restarted; try again") from None
         except TimeoutError:
             now = time.monotonic()
             if self.progress.seconds_since_step(now) > now - asked_at:

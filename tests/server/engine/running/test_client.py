@@ -112,6 +112,18 @@ async def test_an_idle_engine_that_gives_no_token_is_not_ready(
         await client.require_progress()
 
 
+async def test_a_probe_of_an_engine_that_is_given_up_says_so(
+    client: EngineClient, engine: Engine
+) -> None:
+    engine.hangs = True
+    asked = asyncio.create_task(client.require_progress())
+    while not engine.num_probes:
+        await asyncio.sleep(0)
+    client.end_tasks()
+    with pytest.raises(Unavailable, match="given up"):
+        await asked
+
+
 async def test_nan_is_found_while_the_engine_is_busy(client: EngineClient, engine: Engine) -> None:
     engine.logprob = math.nan
     client.progress.step(time.monotonic())
