@@ -43,7 +43,7 @@ def name_field(error: APIError, fields: frozenset[str]) -> APIError:
     """
     if error.status >= 500 or re.split(r"[.\[]", error.param or "")[0] in fields:
         return error
-    if isinstance(error, ContextTooLong):
+    if isinstance(error, ContextTooLong) or error.message.startswith("Token id "):
         error.param = next(filter(fields.__contains__, PROMPTS), None)
     else:
         found = fields.intersection(re.findall(r"\w+", error.message))

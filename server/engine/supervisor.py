@@ -27,6 +27,7 @@ from server.engine.lora_info import take_out_lora_info
 from server.engine.openai import LeasedAdapters, longest_prompt_characters, make_endpoints
 from server.engine.own_defaults import follow_versions
 from server.engine.running.client import EngineClient
+from server.engine.running.tokenizing import tokenize_in_turns
 from server.errors import NotServing, Unavailable
 from server.settings import Settings
 
@@ -229,6 +230,7 @@ async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) 
     await init_app_state(client, state, arguments, await client.get_supported_tasks())
     state.openai_serving_models.lora_requests = LeasedAdapters()
     follow_versions(state)
+    tokenize_in_turns(client.renderer)
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:

@@ -16,6 +16,8 @@ MAX_ITEMS_OF = {"tools": 512, "documents": 512}
 """The largest number of items of the lists with these names at the top of a body."""
 MAX_TOKEN_IDS = 1 << 18
 """The largest number of items of a list of token ids, such as a prompt or allowed tokens."""
+MAX_INTEGER = (1 << 63) - 1
+"""The largest number at the top of a body: the engine is sent no larger ones."""
 MAX_DEPTH = 64
 MAX_CONTAINERS = 1 << 17
 """The largest number of objects and lists in a body."""
@@ -37,6 +39,9 @@ class _Place(NamedTuple):
 
 def check_bounds(body: dict[str, Any]) -> None:
     """Raise `InvalidRequest`, which names the field, if a part of the body is too large."""
+    for name, value in body.items():
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise _error(_Place(None, name, 1), "is too large a number")
     open_values: list[tuple[_Place | None, Any]] = [(None, body)]
     num_containers = 0
     while open_values:

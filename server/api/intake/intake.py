@@ -6,6 +6,7 @@ A request holds nothing else meanwhile: no quota, no slot, no place in a queue.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def _decode(raw: bytearray) -> dict[str, Any]:
         # Decoded, each would take a hundred times its two bytes.
         raise InvalidRequest(f"the body has over {2 * MAX_CONTAINERS} opening brackets")
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
+        body = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
     except ValueError as error:
@@ -133,6 +134,12 @@ def _decode(raw: bytearray) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def _conversation_of(body: dict[str, Any], header: str | None) -> str | None:

@@ -16,6 +16,9 @@ _UNSUPPORTED = {
 
 MAX_STOP_STRINGS = 4
 """As many as OpenAI's API takes."""
+MAX_CHARACTERS = {"stop": 4096, "stop_sequences": 4096, "bad_words": 16384}
+"""The longest that the strings of a list may be together. Stop strings are looked for after every
+token, and bad words are tokenised on the event loop."""
 
 
 def refuse_unsupported(body: dict[str, Any]) -> None:
@@ -27,3 +30,8 @@ def refuse_unsupported(body: dict[str, Any]) -> None:
     if isinstance(stop, list) and len(stop) > MAX_STOP_STRINGS:
         reason = f"at most {MAX_STOP_STRINGS} strings, not {len(stop)}"
         raise InvalidRequest(f"stop: {reason}", param="stop")
+    for name, most in MAX_CHARACTERS.items():
+        given = body.get(name)
+        strings = given if isinstance(given, list) else [given]
+        if sum(len(each) for each in strings if isinstance(each, str)) > most:
+            raise InvalidRequest(f"{name}: at most {most} characters in all", param=name)

@@ -18,6 +18,7 @@ CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/r
         (CHAT, ContextTooLong("too long", param="input_tokens"), "messages"),
         (COMPLETIONS, ContextTooLong("too long"), "prompt"),
         (RESPONSES, ContextTooLong("too long"), "input"),
+        (COMPLETIONS, InvalidRequest("Token id 77 is out of vocabulary"), "prompt"),
         (COMPLETIONS, InvalidRequest("logit_bias has the id 7"), "logit_bias"),
         (COMPLETIONS, InvalidRequest("n, or stop_token_ids: bad"), "stop_token_ids"),
         (COMPLETIONS, InvalidRequest("of this model", param="extra_args"), None),

@@ -60,6 +60,10 @@ def chat(**more: Any) -> dict[str, Any]:
         ({"background": True}, "background"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": "x" * 4097}, "stop"),
+        ({"stop_sequences": ["x" * 4000] * 2}, "stop_sequences"),
+        ({"bad_words": ["x" * 9000] * 2}, "bad_words"),
+        ({"top_k": 10**30}, "top_k"),
         ({"use_beam_search": True}, "use_beam_search"),
         ({"user": "x" * 257}, "user"),
         ({"metadata": {"user_id": "x" * 257}}, "metadata.user_id"),
@@ -85,7 +89,17 @@ async def test_a_bad_body_for_a_cold_adapter_loads_nothing(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[1]", b'"a"', b'{"model": NaN}', b"\xff", b"[" * 100_000, b"{}" * 200_000],
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'"a"',
+        b'{"model": NaN}',
+        b'{"temperature": 1e999}',
+        b"\xff",
+        b"[" * 100_000,
+        b"{}" * 200_000,
+    ],
     ids=lambda content: str(content[:10]),
 )
 async def test_what_is_no_json_object(client: httpx.AsyncClient, content: bytes) -> None:
