@@ -20,6 +20,7 @@ from server.tenancy.demand import PROMPTS
 
 TOO_COMPLEX = "the grammar takes"
 """How the message of `GrammarTrials` begins. It marks the error: vLLM's handlers drop its code."""
+_ABOUT_PROMPTS = ("Token id ", "Unsupported chat content part")
 _OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
 
 
@@ -41,9 +42,11 @@ def name_field(error: APIError, fields: frozenset[str]) -> APIError:
 
     vLLM often names a parameter of its own, or names the field only in the message.
     """
+    if error.param == "logprobs" and "top_logprobs" in fields:
+        error.param = "top_logprobs"  # vLLM has one parameter for both APIs
     if error.status >= 500 or re.split(r"[.\[]", error.param or "")[0] in fields:
         return error
-    if isinstance(error, ContextTooLong) or error.message.startswith("Token id "):
+    if isinstance(error, ContextTooLong) or error.message.startswith(_ABOUT_PROMPTS):
         error.param = next(filter(fields.__contains__, PROMPTS), None)
     else:
         found = fields.intersection(re.findall(r"\w+", error.message))
