@@ -221,7 +221,12 @@ class EngineClient:
         psutil.wait_procs(alive, timeout=stop_seconds)
 
     def end_tasks(self) -> None:
-        """Cancel this client's own requests, and end the turns of all requests in the engine."""
+        """Cancel this client's own requests, and end all others with an error."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        # vLLM does so where it notices the death itself. Of a process that hung and was killed it
+        # hears nothing more, and whoever waits for its answer would wait for ever.
+        self.llm.output_processor.propagate_error(EngineDeadError())
         self._metering.end_all()
         self._trials.stop()
         for task in (self._probe, self._ping):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from server.engine.errors import map_exception
 from server.engine.running.client import PING_SECONDS, EngineClient
 from server.engine.supervisor import pause_before_restart
 from server.errors import Unavailable
@@ -21,11 +22,14 @@ class Engine:
     """Answers with one token of a given log-probability, or not at all while `hangs`."""
 
     def __init__(self) -> None:
+        self.errors: list[Exception] = []
+        """What running requests were ended with."""
         self.output_processor = SimpleNamespace(
             request_states={},
             external_req_ids=defaultdict(list),
             process_outputs=lambda *_: None,
             abort_requests=lambda *_, **__: [],
+            propagate_error=self.errors.append,
         )
         self.engine_core = SimpleNamespace(get_output_async=None)
         self.logprob, self.hangs, self.errored = -1.0, False, False
@@ -122,6 +126,8 @@ async def test_a_probe_of_an_engine_that_is_given_up_says_so(
     client.end_tasks()
     with pytest.raises(Unavailable, match="given up"):
         await asked
+    [error] = engine.errors
+    assert map_exception(error).status == 503, "whoever waits for an answer waits no longer"
 
 
 async def test_nan_is_found_while_the_engine_is_busy(client: EngineClient, engine: Engine) -> None:
