@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from server.api.intake import bounds
+from server.engine.grammar import budget
 from server.engine.request_fields import ALLOWED
 from server.settings import Settings, group_of, variable_of
 from tests.docs import generated, texts
@@ -14,6 +16,15 @@ from tests.docs import generated, texts
 ROOT = Path(__file__).parent.parent
 PAGES = texts.documents()
 RESULTS = [ROOT / "loadtest" / "RESULTS.md", ROOT / "training" / "RESULTS.md"]
+
+
+NO_BOUND_ON_CLIENTS = {
+    "engine_stop_seconds",
+    "kv_cache_gib",
+    "notice_seconds",
+    "slot_quantum_seconds",
+}
+"""Settings with a name like that of a bound, which say how the server itself works."""
 
 
 def name_of(page: Path) -> str:
@@ -48,6 +59,28 @@ def test_every_folder_of_a_package_is_in_the_tree_of_the_readme() -> None:
 def test_every_setting_has_a_group() -> None:
     groups = {group_of(field) for field in Settings.model_fields.values()}
     assert groups == {"Base", "Adapters", "Server", "Client"}
+
+
+def test_the_table_of_bounds_names_every_setting_that_bounds() -> None:
+    table = (ROOT / "SECURITY.md").read_text().split("## Limits")[1].split("## Dependencies")[0]
+    for field in Settings.model_fields:
+        if field.startswith("max_") or field.endswith(("_seconds", "_gib", "_days")):
+            name = variable_of(field)
+            assert f"`{name}`" in table or field in NO_BOUND_ON_CLIENTS, name
+
+
+def test_the_bounds_are_those_of_the_code() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    for shown in (
+        f"{bounds.MAX_ITEMS:,}; {budget.MAX_TOOLS} `tools`; "
+        f"{bounds.MAX_ITEMS_OF['documents']} `documents`; {bounds.MAX_TOKEN_IDS:,} token ids",
+        f"{bounds.MAX_ITEMS:,}; {bounds.MAX_DEPTH}; {bounds.MAX_CONTAINERS:,}",
+        f"{budget.MAX_SCHEMA_BYTES >> 10} KiB; {budget.MAX_PATTERN_BYTES:,} characters; "
+        f"{budget.MAX_GRAMMAR_BYTES:,} characters; {budget.MAX_TOOLS_BYTES >> 10} KiB",
+        f"{budget.MAX_ENUM_VALUES:,}; {budget.MAX_PROPERTIES:,}; {budget.MAX_NESTING} levels; "
+        f"{budget.MAX_REPETITIONS:,}, {budget.MAX_TOTAL_REPETITIONS:,}",
+    ):
+        assert shown in text, shown
 
 
 @each_page

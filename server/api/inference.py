@@ -163,7 +163,7 @@ class DataPlane:
     def _limited(self, received: Received, quota: Quota) -> Demand:
         """Return what a request asks for, within the bounds that hold for its tenant."""
         demand, longest = received.demand, self.engine.longest_prompt_characters
-        limit_choices(demand, quota, self.max_choices, self.prompt_queue.max_running)
+        limit_choices(demand, quota, self.max_choices)
         if longest is not None and demand.longest_prompt_characters > longest:
             raise ContextTooLong(
                 f"the prompt has {demand.longest_prompt_characters} characters, and no prompt of "

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from server.engine import cpu
+from server.engine import cpu, environment
 from server.engine.chat_formats import ChatFormats, chat_formats
 from server.engine.device import defaults
 from server.engine.device.base_size import size_of
@@ -171,6 +171,9 @@ def _from_settings(
         "tool-call-parser": formats.tool_parser,
         "reasoning-parser": formats.reasoning_parser,
         "otlp-traces-endpoint": endpoint.url if endpoint else None,
+        "attention-backend": defaults.attention_backend(
+            device, has_cuda_compiler=environment.has_cuda_compiler()
+        ),
         # With vLLM's default, answers may contain tool arguments that break the tool's schema.
         "tool-strict-level": "parameter",
         **dict(formats.family.engine_options),

@@ -62,7 +62,7 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
     variables = {} if log_level == "debug" else dict(_QUIET)
     variables |= defaults.environment(
         is_cpu=is_cpu,
-        has_cuda_compiler=not is_cpu and _has_cuda_compiler(),
+        has_cuda_compiler=not is_cpu and has_cuda_compiler(),
         cache=Path(os.environ.get("XDG_CACHE_HOME") or data_dir.absolute() / "cache"),
     )
     if _VLLMS_THREADS in os.environ:  # vLLM reads it only in worker processes
@@ -82,7 +82,8 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
 
 
-def _has_cuda_compiler() -> bool:
+def has_cuda_compiler() -> bool:
+    """Return whether there is nvcc, with which FlashInfer compiles kernels."""
     in_home = Path(os.environ.get("CUDA_HOME", "/"), "bin", "nvcc")
     return bool(shutil.which("nvcc")) or any(Path(p).is_file() for p in (in_home, *_COMPILERS))
 

@@ -280,6 +280,10 @@ class InsufficientStorage(APIError):
     status, type, code = 507, "server_error", "insufficient_storage"
 
 
+REASONS_IN_MESSAGE = 3
+"""How many of a rejection's reasons its message repeats."""
+
+
 def error_response(error: APIError, path: str) -> JSONResponse:
     """Render an error in OpenAI's shape, or below /v1/messages with Anthropic's types."""
     body: dict[str, Any] = {
@@ -316,5 +320,8 @@ _ANTHROPIC_TYPES = {
 
 def rejected(reasons: list[dict[str, Any]]) -> Rejected:
     """Return the error, a 422, for an adapter that the gate rejected."""
-    text = "; ".join(str(reason["message"]) for reason in reasons)
+    texts = [str(reason["message"]) for reason in reasons]
+    left_out = len(texts) - REASONS_IN_MESSAGE
+    more = [f"and {left_out} more in `reasons`"] if left_out > 0 else []
+    text = "; ".join([*texts[:REASONS_IN_MESSAGE], *more])
     return Rejected(f"the adapter can't work on this base: {text}", reasons=reasons)

@@ -75,8 +75,8 @@ class ServerSettings(BaseSettings):
     max_choices: int = setting(
         128,
         "Server",
-        "How many answers one request may ask for: `n`, times its prompts. For one prompt, "
-        "LORAPLEX_MAX_RUNNING is a bound as well.",
+        "How many answers one request may ask for: `n`, times its prompts. Those of one prompt "
+        "begin in parts if they are more than LORAPLEX_MAX_RUNNING.",
         ge=1,
         le=16384,
     )

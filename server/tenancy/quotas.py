@@ -180,20 +180,19 @@ class Quotas:
         )
 
 
-def limit_choices(demand: Demand, quota: Quota, max_choices: int, max_running: int) -> None:
+def limit_choices(demand: Demand, quota: Quota, max_choices: int) -> None:
     """Refuse more answers than one request may ask for.
 
     Args:
         max_choices: for all prompts of a request together, where the quota says nothing less.
-        max_running: for each prompt, since its choices begin together.
 
     Raises:
         InvalidRequest: it asks for more.
     """
     if quota.choices is not None:
         max_choices = min(max_choices, quota.choices)
-    if demand.choices_per_prompt > (most := min(max_choices, max_running)):
-        raise InvalidRequest(f"n may be at most {most}", param="n")
+    if demand.choices_per_prompt > max_choices:
+        raise InvalidRequest(f"n may be at most {max_choices}", param="n")
     if demand.choices > max_choices:
         raise InvalidRequest(
             f"a request may ask for {max_choices} answers, and this one has "

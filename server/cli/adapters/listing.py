@@ -66,9 +66,12 @@ def list_adapters(
     print_table(table)
 
 
+VERSIONS_A_PAGE = 1000
+
+
 def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
     """Show an adapter with all its versions, and the gate's remarks about them."""
-    adapter = call("GET", path_of(tenant, name)).json()
+    adapter = with_all_versions(path_of(tenant, name))
     if as_json:
         print(json.dumps(adapter))
         return
@@ -93,6 +96,17 @@ def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None
             "\n".join([*(each["message"] for each in version["reasons"]), *warnings_of(version)]),
         )
     print_table(table)
+
+
+def with_all_versions(path: str) -> dict[str, Any]:
+    """Return an adapter with the versions of all its pages, the oldest first."""
+    query = {"limit": VERSIONS_A_PAGE}
+    adapter: dict[str, Any] = call("GET", path, params=query).json()
+    while adapter["next"] is not None:
+        older = call("GET", path, params={**query, "before": adapter["next"]}).json()
+        adapter["versions"] = older["versions"] + adapter["versions"]
+        adapter["next"] = older["next"]
+    return adapter
 
 
 def warnings_of(version: dict[str, Any]) -> list[str]:

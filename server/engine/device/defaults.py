@@ -55,6 +55,10 @@ NO_FLASHINFER_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 would not start. vLLM's own sampler needs no compiler."""
 
 
+FLASHINFER_GENERATION = 10
+"""The generation of GPUs on which vLLM prefers FlashInfer's attention."""
+
+
 @dataclass(frozen=True)
 class Prefill:
     """How many prompt tokens one step of the engine computes beside other requests."""
@@ -96,6 +100,17 @@ def prefill(device: Device, wanted: int | None, step_tokens: int) -> Prefill:
     if device.is_cpu:
         return Prefill(CPU_PREFILL_TOKENS, False, CPU_PREFILL_TOKENS)
     return Prefill(max(LEAST_THRESHOLD, step_tokens // 4), True, step_tokens)
+
+
+def attention_backend(device: Device, *, has_cuda_compiler: bool) -> str | None:
+    """Return the attention that the engine should use, or None to let vLLM choose.
+
+    On data-centre GPUs of the Blackwell generation vLLM chooses FlashInfer's, of which kernels are
+    compiled by nvcc at the first request that needs them. Without nvcc such a request would fail.
+    Triton brings its compiler along.
+    """
+    compiles = any(gpu.generation == FLASHINFER_GENERATION for gpu in device.gpus)
+    return "TRITON_ATTN" if compiles and not has_cuda_compiler else None
 
 
 def max_running(device: Device, max_seqs: int | None) -> int:

@@ -16,6 +16,8 @@ class Gpu:
     name: str
     total_bytes: int
     free_bytes: int
+    generation: int = 0
+    """The major number of its CUDA compute capability: 9 is Hopper, 10 and 12 are Blackwell."""
 
 
 @dataclass(frozen=True)
@@ -77,4 +79,5 @@ def read_gpu(nvml: Any, physical_index: int) -> Gpu:
     """Read a GPU through NVIDIA's management library. PyTorch would take GPU memory for that."""
     handle = nvml.nvmlDeviceGetHandleByIndex(physical_index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(nvml.nvmlDeviceGetName(handle), memory.total, memory.free)
+    generation, _ = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(nvml.nvmlDeviceGetName(handle), memory.total, memory.free, generation)

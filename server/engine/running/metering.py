@@ -12,10 +12,12 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from server.engine.errors import for_handlers, map_exception
 from server.engine.grammar.trial import GrammarTrials, grammar_of
+from server.engine.running.parts import ABORTED, Part, joined, parts_of
 from server.engine.running.progress import Progress
 from server.errors import APIError, Unavailable
 from server.tenancy.meter import Meter, TokenCounter, current_meter
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-ABORTED = "abort"
-"""vLLM's reason why an aborted choice ended."""
 ABORT_SECONDS = 0.1
 """The pause between two tries to abort a request."""
 AHEAD = -1
@@ -123,19 +123,25 @@ class Metering:
         *args: Any,
         **options: Any,
     ) -> Any:
-        def begin() -> AsyncGenerator[RequestOutput, None]:
-            outputs: AsyncGenerator[RequestOutput, None] = self._generate(
-                prompt, sampling_params, request_id, *args, **options
-            )
-            return outputs
-
         if (current := current_meter.get()) is None:
-            return begin()
-        current.expect_answer()
+            return self._generate(prompt, sampling_params, request_id, *args, **options)
+        parts = parts_of(sampling_params, current.prompt_queue.max_running)
+        for _ in parts:
+            current.expect_answer()
         grammar = grammar_of(getattr(sampling_params, "structured_outputs", None))
-        choices = max(1, sampling_params.n or 1)
         current.check_before_stream(lambda: self._check(sampling_params, grammar, current.tenant))
-        return self._answer(begin, prompt, request_id, options, grammar, current, choices)
+
+        def answer(part: Part) -> AsyncGenerator[RequestOutput, None]:
+            name = f"{request_id}-{part.first}" if part.first else request_id
+            call = partial(self._generate, prompt, part.parameters, name, *args, **options)
+            token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
+            # The tokens of the prompt are computed, and paid, once.
+            input_tokens = 0 if part.first else len(token_ids or ())
+            lora = options.get("lora_request")
+            return self._answer(call, name, input_tokens, part.choices, lora, grammar, current)
+
+        answers = [answer(part) for part in parts]
+        return joined(parts, answers) if len(parts) > 1 else answers[0]
 
     async def _check(
         self, sampling_params: SamplingParams, grammar: tuple[str, str] | None, tenant: str
@@ -156,15 +162,14 @@ class Metering:
 
     async def _answer(
         self,
-        begin: Callable[[], AsyncGenerator[RequestOutput, None]],
-        prompt: Any,
+        generate: Callable[..., AsyncGenerator[RequestOutput, None]],
         request_id: str,
-        options: dict[str, Any],
+        input_tokens: int,
+        choices: int,
+        lora: LoRARequest | None,
         grammar: tuple[str, str] | None,
         into: Meter,
-        choices: int,
     ) -> AsyncGenerator[RequestOutput, None]:
-        token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def end(error: APIError) -> None:
@@ -176,15 +181,14 @@ class Metering:
         try:
             if grammar:
                 await self._trials.admit(into.tenant, *grammar)
-            if (lora := options.get("lora_request")) is not None:
+            if lora is not None:
                 self._waiting[admitted] = lora
             with into.ending_early(end):
-                async with into.admission(len(token_ids or ()), choices, admitted) as answer:
+                async with into.admission(input_tokens, choices, admitted) as answer:
                     self._waiting.pop(admitted, None)
-                    options["priority"] = next(self._numbers)
                     self._answers[request_id] = answer
                     reasons: set[str] = set()
-                    async with aclosing(begin()) as outputs:
+                    async with aclosing(generate(priority=next(self._numbers))) as outputs:
                         async for output in outputs:
                             reasons |= {c.finish_reason for c in output.outputs if c.finish_reason}
                             into.record.finish_reasons |= reasons

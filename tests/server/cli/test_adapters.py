@@ -11,6 +11,7 @@ import pytest
 
 from adapters_registry.registry import Registry
 from server.auth import Keys
+from server.cli.adapters import listing
 from tests.server.cli.commands import run
 from tests.tiny import AdapterFactory
 
@@ -55,6 +56,15 @@ def test_list_names_versions_that_were_retired(two_versions: None) -> None:
     run("adapters", "retire", "rooms", "2")
     assert "2 retired" in run("adapters", "list")
     assert json.loads(run("adapters", "show", "rooms", "--json"))["newest"]["state"] == "retired"
+
+
+def test_show_has_the_versions_of_every_page(
+    two_versions: None, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("adapters", "register", "rooms", str(make_adapter(seed=3)))
+    monkeypatch.setattr(listing, "VERSIONS_A_PAGE", 1)
+    shown = json.loads(run("adapters", "show", "rooms", "--json"))
+    assert [version["version"] for version in shown["versions"]] == [1, 2, 3]
 
 
 def test_rollback_says_from_where_to_where_and_what_comes_next(two_versions: None) -> None:

@@ -133,7 +133,7 @@ def test_tenants_that_use_nothing_are_forgotten() -> None:
     ("demand", "quota", "param"),
     [
         (Demand(1, 8, 1, 1, 1), Quota(), None),
-        (Demand(1, 9, 1, 1, 1), Quota(), "n"),
+        (Demand(1, 21, 1, 1, 1), Quota(), "n"),
         (Demand(5, 4, 1, 1, 1), Quota(), None),
         (Demand(6, 4, 1, 1, 1), Quota(), "prompt"),
         (Demand(1, 3, 1, 1, 1), Quota(choices=2), "n"),
@@ -142,10 +142,10 @@ def test_tenants_that_use_nothing_are_forgotten() -> None:
 )
 def test_choices_are_limited(demand: Demand, quota: Quota, param: str | None) -> None:
     if param is None:
-        limit_choices(demand, quota, max_choices=20, max_running=8)
+        limit_choices(demand, quota, max_choices=20)
         return
     with pytest.raises(InvalidRequest) as refused:
-        limit_choices(demand, quota, max_choices=20, max_running=8)
+        limit_choices(demand, quota, max_choices=20)
     assert refused.value.param == param
 
 

@@ -1,5 +1,6 @@
 """What each device gets, and that what the operator sets wins."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,14 @@ def test_a_gpu_gets_nothing_that_is_meant_for_cpu() -> None:
     assert defaults.environment(is_cpu=True, has_cuda_compiler=False, cache=Path("/c")).keys() == (
         defaults.EVERYWHERE.keys() | defaults.ON_CPU.keys()
     )
+
+
+def test_without_a_compiler_no_attention_is_chosen_that_needs_one() -> None:
+    b200 = replace(H200, gpus=tuple(replace(gpu, generation=10) for gpu in H200.gpus))
+    assert defaults.attention_backend(b200, has_cuda_compiler=False) == "TRITON_ATTN"
+    assert defaults.attention_backend(b200, has_cuda_compiler=True) is None
+    for device in (H200, L40, CPU):
+        assert defaults.attention_backend(device, has_cuda_compiler=False) is None
 
 
 def test_an_engine_on_a_gpu_has_more_time_to_end() -> None:

@@ -15,12 +15,15 @@ class Nvml:
     def nvmlDeviceGetName(self, handle: int) -> str:
         return f"GPU {handle}"
 
+    def nvmlDeviceGetCudaComputeCapability(self, _handle: int) -> list[int]:
+        return [9, 0]
+
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(total=100, free=40, used=60)
 
 
 def test_a_gpu_is_read_by_its_number() -> None:
-    assert read_gpu(Nvml(), 3) == Gpu("GPU 3", 100, 40)
+    assert read_gpu(Nvml(), 3) == Gpu("GPU 3", 100, 40, 9)
 
 
 def test_this_machine_can_be_read() -> None:

@@ -3,12 +3,13 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 NUM_CHOICES = NUM_STEPS = 2
-ANSWER = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="stop")])
+ANSWER = SimpleNamespace(outputs=[SimpleNamespace(index=0, finish_reason="stop")], finished=True)
 SAMPLING = SimpleNamespace(n=1)
 LORA = SimpleNamespace(lora_int_id=7, lora_name="acme/home@1")
 
@@ -76,7 +77,7 @@ class Client:
                     for i in (*ids, "gone")
                 ]
                 assert self.output_processor.process_outputs(outputs, timestamp=1.0) == 3
-            yield ANSWER
+            yield deepcopy(ANSWER)
             await self.may_end.wait()
             if self.ends_with == "abort":
                 yield SimpleNamespace(outputs=[SimpleNamespace(finish_reason="abort")])
