@@ -1,1 +1,1 @@
-"""What adapters exist: records, content, checks. Knows no torch, no vLLM, no HTTP."""
+"""Keeps adapters: their records, content and checks. It uses neither torch, vLLM nor HTTP."""

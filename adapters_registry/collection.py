@@ -80,7 +80,7 @@ class Collector:
         return Collection(disk, origin, rejected)
 
     def _has_versions(self) -> bool:
-        """Whether there is any version. In a wrong database all files would be garbage."""
+        """Return whether there is any version. In a wrong database all files would be garbage."""
         with self._registry.session() as session:
             return session.scalar(select(Version.id).limit(1)) is not None
 

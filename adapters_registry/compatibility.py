@@ -1,10 +1,9 @@
-"""Where a version may serve: a verdict holds for the base that it was reached on.
+"""Decides on which servers a version may serve. A verdict holds only for the base of its check.
 
-A base is known by its fingerprint. The verdicts of all bases stand beside each other in a version's
-row, so that servers with different bases can share a registry: each reads its own. A version that
-is ready, and has no verdict that accepts it on a server's base, is `incompatible` there. So is one
-whose rank is over a server's limit, whatever the verdicts say. That state is worked out whenever a
-row is read, and is never stored.
+A base is identified by its fingerprint. A version's row has the verdicts of all bases, so servers
+with different bases can share a registry: each reads its own verdicts. A ready version that was not
+accepted on a server's base is `incompatible` there. So is a version whose rank is over the server's
+limit, whatever the verdicts are. This state is computed when a row is read, and is never stored.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class ServedBase(NamedTuple):
     name: str = ""
     fingerprint: str = ""
     max_rank: int | None = None
-    """The largest rank of an adapter that this server takes; None if that isn't known."""
+    """The largest rank of an adapter that this server accepts, None if it isn't known."""
 
     def __str__(self) -> str:
         return f"{self.name} (fingerprint {self.fingerprint[:_SHOWN_DIGITS] or 'unknown'})"
@@ -57,7 +56,7 @@ def state_on(row: Version, base: ServedBase) -> VersionState:
 
 
 def reasons_on(row: Version, base: ServedBase) -> list[dict[str, Any]]:
-    """Return why a version is not offered on this base; empty if nothing is known against it."""
+    """Return why a version is not offered on this base, empty if there is no reason."""
     if state_on(row, base) is not VersionState.INCOMPATIBLE:
         return row.reasons or []
     if is_over_rank(row, base):
@@ -76,7 +75,7 @@ def reasons_on(row: Version, base: ServedBase) -> list[dict[str, Any]]:
 
 
 def is_over_rank(row: Version, base: ServedBase) -> bool:
-    """Whether a ready version has a rank that this server doesn't take.
+    """Return whether a ready version has a rank over this server's limit.
 
     It was accepted by a server with a higher limit: this one before a restart, or another one.
     """

@@ -50,12 +50,12 @@ class Family:
     """More arguments of vLLM's that this family needs."""
 
     def has_tied_head(self, config: dict[str, Any]) -> bool:
-        """Whether embedding and head of the model with this configuration are one table."""
+        """Return whether embedding and head of the model with this configuration are one table."""
         return bool(config.get("tie_word_embeddings", self.is_tied))
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The last names of the layers that adapters may change."""
+        """Return the last names of the layers that adapters may change."""
         return FUSED_TARGETS if self.is_fused else TARGETS
 
     def own_names(self, targets: Sequence[str]) -> tuple[str, ...]:

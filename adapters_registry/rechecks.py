@@ -65,5 +65,5 @@ def _is_too_large(version: VersionRecord) -> bool:
 
 
 def _is_unchecked(version: VersionRecord) -> bool:
-    """Whether it waits for its first verdict on this base."""
+    """Return whether it waits for its first verdict on this base."""
     return any(reason["code"] == OTHER_BASE for reason in version.reasons) or not version.reasons

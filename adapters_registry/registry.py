@@ -302,7 +302,7 @@ class Registry:
 
     @property
     def stale_seconds(self) -> float:
-        """How many seconds ago the catalog was last compared with the database."""
+        """Return how many seconds ago the catalog was last compared with the database."""
         return time.monotonic() - self._refreshed_at
 
     def close(self) -> None:

@@ -39,11 +39,11 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
-        """Whether the caller may manage every tenant."""
+        """Return whether the caller may manage every tenant."""
         return ADMIN in self.scopes
 
     def manages(self, tenant: str) -> bool:
-        """Whether this caller may manage a tenant's adapters. For it, no others exist."""
+        """Return whether this caller may manage a tenant's adapters. For it, no others exist."""
         return self.is_admin or tenant == self.tenant
 
     def require_tenant(self, tenant: str) -> None:

@@ -1,6 +1,6 @@
-"""What a chat template of an adapter sees: Jinja's sandbox, set up as Transformers sets it up.
+"""The environment of an adapter's chat template: Jinja's sandbox, set up as in Transformers.
 
-It bounds neither time nor memory; `process.py` does.
+It bounds neither time nor memory. `process.py` does.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
 
 
 def content_format(source: str) -> str:
-    """How a template takes a message's content: `string`, `openai` (a list of parts) or nothing.
+    """Return the form in which a template takes content: `string`, `openai` (parts) or nothing.
 
-    It is tried, not read: the form in which the message's text gets through is the right one.
+    The template is tried with each form: the right one is that in which the text is rendered.
 
     Raises:
-        TemplateFailed: it doesn't compile, or fails on the plainest conversation in both forms.
+        TemplateFailed: it doesn't compile, or fails on the simplest conversation in both forms.
     """
     failure = None
     forms = {"string": PROBE, "openai": [{"type": "text", "text": PROBE}]}

@@ -50,7 +50,7 @@ class BaseSpec:
     """Tells this base from all others (`check/fingerprint.py`). Empty if it is not known."""
 
     def is_named(self, model: str) -> bool:
-        """Whether `model`, the base that an adapter names, is this one.
+        """Return whether `model`, the base that an adapter names, is this one.
 
         Path, case and an ending that names a quantization are ignored. PEFT records only a name. A
         digest would say more, but it would refuse the same weights in another layout.

@@ -1,4 +1,4 @@
-"""What the gate found: one reason for each cause, with how often it holds and what mends it."""
+"""The gate's findings: one reason for each cause, with its count and the remedy."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from adapters_registry.errors import AdapterRejected, Reason
 
 MAX_REASONS = 100
 MAX_KEYS = 5
-"""Keys that a reason names; it counts the others."""
+"""Number of keys that a reason names. The others are only counted."""
 
 
 @dataclass
 class Findings:
-    """The reasons to refuse an adapter, and the warnings where it is accepted."""
+    """The reasons to refuse an adapter, and the warnings if it is accepted."""
 
     reasons: list[Reason] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def refuse(self, code: str, message: str, key: str | None = None) -> None:
-        """Add a reason that holds once."""
+        """Add a reason with one occurrence."""
         self.add(Reason(code, message, key))
 
     def refuse_all(
         self, code: str, cause: str, hits: Mapping[str, str], unit: str, remedy: str = ""
     ) -> None:
-        """Add one reason for all keys that share a cause; no key, no reason.
+        """Add one reason for all keys that share a cause. Does nothing if there are none.
 
-        `hits` maps each key to what there is to say of it alone, which may be nothing.
+        `hits` maps each key to a detail about it, which may be empty.
         """
         if not hits:
             return
@@ -38,7 +38,7 @@ class Findings:
         self.add(counted(code, f"{text}: {remedy}" if remedy else text, list(hits)))
 
     def add(self, reason: Reason) -> None:
-        """Add a reason, its text cleaned."""
+        """Clean a reason's text and add it."""
         if len(self.reasons) < MAX_REASONS:
             keys = [clean(key) for key in reason.keys]
             key = reason.key and clean(reason.key)
@@ -51,10 +51,10 @@ class Findings:
 
 
 def counted(code: str, message: str, keys: list[str]) -> Reason:
-    """Return the reason that holds for all these keys, of which it names the first few."""
+    """Return a reason for all these keys. It names the first few."""
     return Reason(code, message, keys[0], len(keys), keys[:MAX_KEYS])
 
 
 def clean(text: str) -> str:
-    """Text that can be stored and sent as UTF-8, of bounded length."""
+    """Return a text cut to a bounded length that can be stored and sent as UTF-8."""
     return text[:500].encode("utf-8", "replace").decode()

@@ -59,7 +59,7 @@ def _texts(directory: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _without_writer(text: bytes) -> bytes:
-    """A JSON object without what says who wrote it; any other text as it is."""
+    """Remove the fields about the writer from a JSON object. Other text is returned unchanged."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -71,7 +71,7 @@ def _without_writer(text: bytes) -> bytes:
 
 
 def _weights(directory: Path) -> Iterator[tuple[str, bytes]]:
-    """A sample of every tensor, in the order of their names."""
+    """Yield a sample of each tensor, in the order of their names."""
     files = checkpoint_files(directory)
     if not files:
         for file in sorted(directory.glob("*.bin")):
@@ -83,7 +83,7 @@ def _weights(directory: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _sample(file: Path, offset: int, num_bytes: int) -> bytes:
-    """All of a range of a file, or chunks of it from the first byte to the last."""
+    """Return a whole range of a file if it is small, or else chunks spread over it."""
     with file.open("rb", buffering=0) as handle:
         handle.seek(offset)
         if num_bytes <= MAX_CHUNKS * CHUNK_BYTES:

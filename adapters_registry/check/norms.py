@@ -51,7 +51,7 @@ def _sample(directory: Path) -> dict[str, float]:
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, as Transformers lays it out: one, or an index."""
+    """Return a checkpoint's safetensors files, in Transformers' layout: one file, or an index."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = set(json.loads(index.read_text())["weight_map"].values())

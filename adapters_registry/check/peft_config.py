@@ -63,7 +63,7 @@ class PeftConfig:
 
     @property
     def base_model(self) -> str:
-        """The base that it names, or an empty string."""
+        """Return the base that it names, or an empty string."""
         return str(self._values.get("base_model_name_or_path") or "")
 
     def faults(self, modules: Collection[str] = ()) -> Iterator[Reason]:

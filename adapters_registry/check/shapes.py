@@ -31,12 +31,12 @@ class Pair:
 
     @property
     def is_matrices(self) -> bool:
-        """Whether both are there, as matrices."""
+        """Return whether both are there, as matrices."""
         return bool(self.a and self.b and len(self.a.shape) == len(self.b.shape) == 2)
 
     @property
     def rank(self) -> int:
-        """The rank that the two matrices can have together."""
+        """Return the rank that the two matrices can have together."""
         assert self.a is not None
         assert self.b is not None
         return min(self.a.shape[0], self.b.shape[1])

@@ -42,7 +42,7 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether the values are float32, float16 or bfloat16."""
+        """Return whether the values are float32, float16 or bfloat16."""
         return self.dtype in _DTYPES
 
     def load(self) -> Values:

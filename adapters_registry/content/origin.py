@@ -73,7 +73,7 @@ class Origin:
         return {name: found[name] for name in ALL_FILES if name in found}
 
     def _holds(self, there: File, file: Path) -> bool:
-        """Whether an object has the same bytes as a file. Reads up to the first difference."""
+        """Return whether an object has the same bytes as a file. Stops at the first difference."""
         if there.size_bytes != file.stat().st_size:
             return False
         with file.open("rb") as here:

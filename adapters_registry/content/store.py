@@ -66,7 +66,7 @@ class ContentStore:
         return self.root / "sha256" / digest[:2] / digest
 
     def has(self, digest: str) -> bool:
-        """Whether the files of a digest should be here. This does not ask the disk."""
+        """Return whether the files of a digest should be here. This does not ask the disk."""
         return self.budget.kept_bytes(digest) > 0
 
     def sizes(self) -> dict[str, int]:

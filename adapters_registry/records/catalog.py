@@ -89,7 +89,7 @@ class AliasRecord:
 
     @property
     def main(self) -> int:
-        """The version with the largest share. If several have it, the first of them."""
+        """Return the version with the largest share. If several have it, the first of them."""
         return largest(self.targets)
 
     def among(self, offered: Container[int]) -> tuple[Target, ...]:
@@ -140,22 +140,22 @@ class AdapterRecord:
 
     @cached_property
     def largest_bytes(self) -> int:
-        """The size of its largest version; 0 if it has none."""
+        """Return the size of its largest version, 0 if it has none."""
         return max((version.size_bytes for version in self.versions.values()), default=0)
 
     @cached_property
     def ready(self) -> Mapping[int, VersionRecord]:
-        """The versions that can be served."""
+        """Return the versions that can be served."""
         return {n: v for n, v in self.versions.items() if v.state is VersionState.READY}
 
     @cached_property
     def incompatible(self) -> Mapping[int, VersionRecord]:
-        """The versions that are not offered, because they were not accepted on this base."""
+        """Return the versions that are not offered, because they were not accepted on this base."""
         return {n: v for n, v in self.versions.items() if v.state is VersionState.INCOMPATIBLE}
 
     @cached_property
     def live(self) -> VersionRecord | None:
-        """The version that the bare name means, if it is ready; in a split, the main ready one."""
+        """Return the bare name's version if it is ready, in a split the main ready version."""
         alias = self.aliases.get(LIVE)
         return self.ready.get(largest(alias.among(self.ready))) if alias else None
 
@@ -204,7 +204,7 @@ def read_changes(session: Session, catalog: Catalog) -> Catalog:
 
 
 def has_diverged(session: Session, catalog: Catalog) -> bool:
-    """Whether a catalog is of another history than the database: a backup was restored.
+    """Return whether a catalog is of another history than the database: a backup was restored.
 
     What was made after the backup is gone then, and must not be served on; numbers and ids that
     were given since may be given again.
@@ -237,7 +237,7 @@ def _read_keys(session: Session, catalog: Catalog) -> dict[str, KeyRecord]:
 
 
 def _read_versions(session: Session, catalog: Catalog) -> dict[int, dict[int, VersionRecord]]:
-    """The versions in the catalog of the adapters that changed since, by adapter and number."""
+    """Return the catalog's versions of adapters that have changed, by adapter and number."""
     query = (
         select(Version)
         .join(Version.adapter)
@@ -274,7 +274,7 @@ def _adapter_record(
 
 
 def version_record(row: Version, base: ServedBase) -> VersionRecord:
-    """A row as a server with this base sees it; the row's adapter must be loaded."""
+    """Return a row's record for a server with this base. The row's adapter must be loaded."""
     return VersionRecord(
         tenant=row.adapter.tenant,
         name=row.adapter.name,
@@ -293,7 +293,7 @@ def version_record(row: Version, base: ServedBase) -> VersionRecord:
 
 
 def alias_record(row: Alias) -> AliasRecord:
-    """A row as a record."""
+    """Return a row as a record."""
     return AliasRecord(
         targets=_targets(row.targets),
         previous=_targets(row.previous) if row.previous else None,

@@ -18,7 +18,7 @@ MARKS_KEPT = 10_000
 
 
 def is_number(number: int) -> bool:
-    """Whether a version can have this number. The database does not take larger numbers."""
+    """Return whether a version can have this number. The database does not take larger numbers."""
     return 0 < number < 1 << 31
 
 

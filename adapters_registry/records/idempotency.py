@@ -52,7 +52,7 @@ def find_result(
 
 
 def is_known(change: Change, idempotency_key: Idempotency) -> bool:
-    """Whether a request with this key was carried out within the last day."""
+    """Return whether a request with this key was carried out within the last day."""
     known = change.session.get(IdempotencyKey, (idempotency_key.caller, idempotency_key.key))
     return known is not None and known.created_at >= now() - KEPT_FOR
 

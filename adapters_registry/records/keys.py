@@ -68,7 +68,7 @@ class KeyRecord:
         )
 
     def is_valid(self, at: datetime) -> bool:
-        """Whether the key can be used at a moment: it is not revoked, and has not expired."""
+        """Return whether the key is valid at a moment: neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
 
 

@@ -25,7 +25,7 @@ RESERVED_FOR = timedelta(hours=2)
 
 
 def limits_storage(quota: Quota) -> bool:
-    """Whether a quota limits what is stored."""
+    """Return whether a quota limits what is stored."""
     limits = quota.adapters, quota.adapter_bytes, quota.versions, quota.registrations_per_minute
     return any(limit is not None for limit in limits)
 

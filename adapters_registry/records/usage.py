@@ -67,7 +67,7 @@ def oldest_usage(session: Session) -> datetime | None:
 
 
 def has_hours(session: Session, day: datetime) -> bool:
-    """Whether a day, which begins at `day`, has hours that `roll_up` would add up."""
+    """Return whether a day, which begins at `day`, has hours that `roll_up` would add up."""
     later = select(Usage.hour).where(Usage.hour > day, Usage.hour < day + DAY).limit(1)
     return session.scalar(later) is not None
 

@@ -24,7 +24,7 @@ class Admin:
 
     @property
     def url(self) -> str:
-        """The server's address."""
+        """Return the server's address."""
         return self.client.url
 
     async def models(self, key: str | None = None) -> list[dict[str, Any]]:

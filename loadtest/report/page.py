@@ -62,7 +62,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _over_the_run(run: Run) -> str:
-    """The heading over the timeline; it explains the lines of changes where there are any."""
+    """Return the timeline's heading, which explains the lines of changes if there are any."""
     kinds = dict.fromkeys("failed" if record.error else record.kind for record in run.churn)
     legend = ", ".join(
         f"{plots.CHANGES[kind].colour_name} {plots.CHANGES[kind].word}" for kind in kinds

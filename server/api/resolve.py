@@ -55,7 +55,7 @@ def resolve(
 
 
 def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
-    """Whether the caller may use an adapter: its own, a shared one, or any one as an admin."""
+    """Return whether the caller may use an adapter: its own, a shared one, or as an admin any."""
     is_shared = adapter.public or caller.tenant_id in adapter.shared_with_ids
     return is_shared or caller.manages(adapter.tenant)
 

@@ -23,7 +23,7 @@ class BundledBaseMissing(Exception):
 
 
 def bundled_base_directory() -> Path:
-    """Where the converted base is, or will be: `$XDG_CACHE_HOME/loraplex/bases/...`."""
+    """Return where the converted base is, or will be: `$XDG_CACHE_HOME/loraplex/bases/...`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "loraplex" / "bases" / f"v{FORMAT}" / NAME
 
@@ -46,7 +46,7 @@ def ensure_bundled_base() -> Path:
 
 
 def gguf_file() -> Path:
-    """The model file inside the installed package, found without importing it."""
+    """Return the model file inside the installed package, found without importing it."""
     spec = importlib.util.find_spec(PACKAGE)
     files = list(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:

@@ -1,4 +1,4 @@
-"""How a base's answers are read: its family, and which parsers of vLLM's fit its files."""
+"""Chooses vLLM's parsers for a base's answers, by its family and its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapters_registry.check.companions.companions import chat_template_of
 from adapters_registry.families import LLAMA, Family, Marks, family_of
 
 THINK_END = "</think>"
-"""Ends the reasoning of most models that show it. It is a token of theirs."""
+"""The token that ends the reasoning of most models that show it."""
 
 
 @dataclass(frozen=True)

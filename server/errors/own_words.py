@@ -1,7 +1,7 @@
-"""What a library says about a request, in this server's own words.
+"""Rewrites libraries' messages about a request in this server's own words.
 
-A tenant can set no switch of the engine, and a validator's web site helps nobody: neither belongs
-in an answer. What isn't known here loses the sentences that name such a thing.
+Answers should name neither the engine's switches, which a tenant can't set, nor a validator's web
+site. From messages that aren't known here, sentences that name such things are removed.
 """
 
 from __future__ import annotations

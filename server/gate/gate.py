@@ -231,7 +231,7 @@ class Gate:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _is_up(self, generation: int) -> bool:
-        """Whether the engine answers, and is the one of that generation."""
+        """Return whether the engine answers and still has this generation."""
         try:
             self._engine.require_ready()
         except Unavailable:

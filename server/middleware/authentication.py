@@ -74,7 +74,7 @@ class Authentication:
 
 
 def is_of_console(path: str) -> bool:
-    """Whether a path is one of the console's."""
+    """Return whether a path is one of the console's."""
     return path == CONSOLE or path.startswith(f"{CONSOLE}/")
 
 

@@ -66,12 +66,12 @@ class RequestRecord:
 
     @property
     def age_seconds(self) -> float:
-        """How long ago the request arrived."""
+        """Return how long ago the request arrived."""
         return time.monotonic() - self._started
 
     @property
     def seconds(self) -> float:
-        """How long the request took; the age of one that still runs."""
+        """Return how long the request took, or has taken so far."""
         return self.ends.get("sent", self.age_seconds)
 
     def stages(self) -> list[tuple[str, float, float]]:

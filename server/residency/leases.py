@@ -46,7 +46,7 @@ class Lease:
 
     @property
     def seconds(self) -> float:
-        """How long the slot was held, or has been until now."""
+        """Return how long the slot was held, or has been until now."""
         return min(time.monotonic(), self._ended_at) - self._began_at
 
     def end(self) -> None:
@@ -92,7 +92,7 @@ class Leases:
 
     @property
     def engine_slots(self) -> EngineSlots:
-        """The slots of the present engine. After a restart they are empty."""
+        """Return the slots of the present engine. After a restart they are empty."""
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._slots_of_engine = self._new_engine_slots()

@@ -235,7 +235,7 @@ class SlotScheduler:
         return None
 
     def _may_take_more(self, tenant: str, now: float) -> bool:
-        """Whether a tenant may hold one more slot, or must leave the last one to others."""
+        """Return True if a tenant may hold one more slot, False if it must leave it to others."""
         num_open = self._num_slots - len(self._pinned & self._quanta.keys())
         if self._num_held(tenant) + 1 < num_open or num_open == 1:
             return True

@@ -1,4 +1,4 @@
-"""Where traces go: the collector's address, and the protocol that follows from it."""
+"""The address of the collector that receives traces, and the protocol that follows from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 HTTP_PATH = "/v1/traces"
-"""Where OTLP's specification has a collector receive traces over HTTP."""
+"""The path at which a collector receives traces over HTTP, by OTLP's specification."""
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class TracesEndpoint:
 
     url: str
     protocol: Literal["grpc", "http/protobuf"]
-    """In the words of OpenTelemetry's variable `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`."""
+    """The protocol, as named in OpenTelemetry's variable `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`."""
 
     @classmethod
     def parse(cls, text: str) -> TracesEndpoint:
         """Read `http://HOST:4318`, `https://HOST/PATH` or `grpc://HOST:4317`.
 
         Raises:
-            ValueError: the text is no such address.
+            ValueError: the text isn't such an address.
         """
         parts = urlsplit(text)
         if parts.scheme not in ("http", "https", "grpc") or not parts.hostname:

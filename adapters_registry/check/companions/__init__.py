@@ -1,1 +1,1 @@
-"""What stands beside an adapter's weights, compared with the base's."""
+"""Compares the files beside an adapter's weights with the base's."""

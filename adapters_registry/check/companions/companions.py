@@ -1,8 +1,8 @@
-"""What stands beside an adapter's weights, as far as it changes how its answers are made.
+"""Checks the files beside an adapter's weights that change how its answers are made.
 
 Trainers save the chat template, the tokenizer and the generation configuration with an adapter.
-What differs from the base's holds for the version's requests, or is refused, or is said in a line:
-nothing that differs is passed over.
+Each difference from the base's files either holds for the version's requests, or is refused, or
+gives a warning.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _entry(config: Any) -> str:
 
 
 def _read(directory: Path, name: str, findings: CompanionFindings) -> dict[str, Any]:
-    """The object in a file; empty if there is no such file, or if it is no JSON by its kind."""
+    """Return the JSON object in a file, or an empty one if the file is missing or unreadable."""
     file = directory / name
     try:
         if not file.is_file():
@@ -125,7 +125,7 @@ def _read(directory: Path, name: str, findings: CompanionFindings) -> dict[str, 
 
 
 def _is_the_bases(file: Path, base: Path | None) -> bool:
-    """Whether a file is missing, or has the same bytes as the base's."""
+    """Return whether a file is missing, or has the same bytes as the base's."""
     if not file.is_file():
         return True
     of_base = base / file.name if base else None
@@ -144,7 +144,7 @@ def _read_base(base: Path | None, name: str) -> dict[str, Any]:
 def _check_tokens(
     values: Mapping[str, dict[str, Any]], vocabulary: Vocabulary, findings: CompanionFindings
 ) -> None:
-    """Every token that a file names must be the base's, under the same id."""
+    """Check that each token that a file names is the base's, with the same id."""
     for name in (ADDED_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SPECIAL_TOKENS_FILE):
         strange = dict.fromkeys(
             described

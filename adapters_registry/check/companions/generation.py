@@ -1,4 +1,4 @@
-"""What an adapter's `generation_config.json` sets: stop tokens and sampling defaults."""
+"""Reads stop tokens and sampling defaults from an adapter's `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAMPLING: Mapping[str, tuple[float, float]] = {
     "frequency_penalty": (-2.0, 2.0),
     "max_new_tokens": (1, 1 << 24),
 }
-"""Sampling defaults that hold for a version, with the values that are allowed."""
+"""The sampling defaults that a version may set, with their allowed values."""
 _WHOLE = frozenset({"top_k", "max_new_tokens"})
 
 
@@ -33,7 +33,7 @@ def stop_tokens(
     vocabulary: Vocabulary,
     findings: CompanionFindings,
 ) -> list[int]:
-    """Return the ids of tokens that end the adapter's answers and not the base's."""
+    """Return the ids of tokens that end the adapter's answers but not the base's."""
     eos = values[GENERATION_FILE].get("eos_token_id")
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if any(type(each) is not int or not vocabulary.has_id(each) for each in ids) or (

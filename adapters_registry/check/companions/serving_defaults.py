@@ -1,4 +1,4 @@
-"""What holds for a version's requests in place of the base's, and what is found of it."""
+"""A version's own defaults for its requests, and what the check has found about them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _NO_EFFECT = frozenset(
         *("bos_token_id", "pad_token_id", "use_cache", "local_files_only", "version"),
     }
 )
-"""Keys that are read elsewhere, or change nothing in how a prompt is made or answered."""
+"""Keys that are read elsewhere, or that have no effect on prompts and answers."""
 
 
 @dataclass(frozen=True)
 class ServingDefaults:
-    """What holds for a version's requests in place of the base's, where it isn't the base's."""
+    """A version's own defaults for its requests. If a field is empty, the base's default holds."""
 
     chat_template: str = ""
-    """The sha256 of its own chat template; empty: it uses the base's."""
+    """The sha256 of its own chat template. Empty if it uses the base's."""
     content_format: str = ""
     """How its own template takes a message's content: `string` or `openai` (a list of parts)."""
     special_tokens: dict[str, str] = field(default_factory=dict)
-    """What its template sees under names such as `eos_token`, where that is not the base's."""
+    """The texts of names such as `eos_token` in its template, if they differ from the base's."""
     stop_token_ids: list[int] = field(default_factory=list)
-    """These end an answer too."""
+    """Tokens that end its answers, in addition to the base's."""
     sampling: dict[str, float] = field(default_factory=dict)
-    """Holds where a request doesn't say otherwise; `max_new_tokens` is the longest answer."""
+    """Sampling defaults, which a request may override. `max_new_tokens` is the longest answer."""
 
 
 @dataclass
 class CompanionFindings:
-    """What was found beside the weights."""
+    """The findings about the files beside the weights."""
 
     reasons: list[Reason] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -62,8 +62,10 @@ def differing(own: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_same_model(own: Any, known: Any) -> bool:
-    """Whether two tokenizers are the same; older files have merges as texts, newer ones as pairs,
-    and leave out what is null."""
+    """Return whether two tokenizers are the same.
+
+    Older files have merges as texts. Newer ones have them as pairs, and leave out null values.
+    """
     plain = [
         {
             key: [" ".join(pair) if isinstance(pair, list) else pair for pair in value]

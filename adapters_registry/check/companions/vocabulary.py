@@ -1,5 +1,7 @@
-"""The base's tokens by id and text, as its tokenizer's files have them; read without a tokenizer
-library, so that a tenant's file is only ever compared, never loaded."""
+"""The base's tokens by id and text, read from its tokenizer's files.
+
+No tokenizer library is used, so a tenant's file is compared but never loaded.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,16 @@ from adapters_registry.content.adapter_files import (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the base knows. Where its files don't list the tokens, only their number is known."""
+    """The base's tokens. If its files don't list them, only their number is known."""
 
     size: int | None = None
-    """The rows of its embedding."""
+    """Number of rows of the base's embedding."""
     ids: Mapping[str, int] = field(default_factory=dict)
     special: Mapping[str, str] = field(default_factory=dict)
-    """Its special tokens by name; one of them, such as `unk_token`, may be no token at all."""
+    """Its special tokens by name. A name such as `unk_token` may have a text that isn't a token."""
 
     def stranger(self, text: str, token_id: int | None) -> str:
-        """Describe a token that the base doesn't have; return nothing if it has it."""
+        """Return a description of a token that the base lacks, or an empty text if it has it."""
         shown = repr(text[:60])
         if token_id is not None and self.size is not None and not 0 <= token_id < self.size:
             return f"{shown} ({token_id}: the base has {self.size} tokens)"
@@ -44,7 +46,7 @@ class Vocabulary:
         return ""
 
     def has_id(self, token_id: int) -> bool:
-        """Whether there is a token with this id, as far as is known."""
+        """Return whether the base may have a token with this id."""
         return token_id >= 0 and (self.size is None or token_id < self.size)
 
     def id_of(self, text: str) -> int | None:

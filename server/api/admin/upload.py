@@ -68,7 +68,7 @@ class Reserving(Protocol):
 
     @property
     def is_admitted(self) -> bool:
-        """Whether the fields that have arrived were enough."""
+        """Return whether the fields that have arrived were enough."""
 
     async def grow(self, size_bytes: int, disk_bytes: int) -> None:
         """Reserve `disk_bytes` of the disk. The files have at least `size_bytes`."""
@@ -159,7 +159,7 @@ class _SpoolingParser(MultiPartParser):
 
     @property
     def fields(self) -> Fields:
-        """The fields that have arrived whole, without the files."""
+        """Return the fields that have arrived completely, without the files."""
         return {name: value for name, value in self.items if isinstance(value, str)}
 
     def on_headers_finished(self) -> None:

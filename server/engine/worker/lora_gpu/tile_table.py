@@ -108,7 +108,7 @@ class TileTable:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """The table's entries."""
+        """Return the table's entries."""
         return [Entry(shape, limit, tiles) for (shape, limit), tiles in self._entries.items()]
 
 
