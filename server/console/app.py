@@ -15,7 +15,7 @@ from starlette.responses import Response
 from adapters_registry.errors import RegistryError
 from server.console import adapter, adapters, changes, login
 from server.console.guard import Guard
-from server.console.pages import keys, playground, tenants, usage
+from server.console.pages import audit, keys, playground, reports, tenants, usage
 from server.console.parts import NUM_THREADS, Parts, Services
 from server.console.rendering import STATIC, Renderer, is_partial
 from server.console.sessions import Sessions
@@ -25,7 +25,7 @@ from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
-PAGES = (login, adapters, adapter, changes, playground, usage, tenants, keys)
+PAGES = (login, adapters, adapter, changes, playground, usage, tenants, keys, audit, reports)
 """Each has a function `router(parts)`, whose paths are below `/console`."""
 
 

@@ -39,6 +39,8 @@ PLACES = (
     ConsolePage("/usage", "Usage", MANAGERS),
     ConsolePage("/tenants", "Tenants", ADMINS),
     ConsolePage("/keys", "Keys", ADMINS),
+    ConsolePage("/audit", "Audit", MANAGERS),
+    ConsolePage("/loadtests", "Load tests", ADMINS),
 )
 """In the order of the navigation. What is below none of them is open to every valid key."""
 

@@ -35,27 +35,53 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
 
         With the scope `adapters`, only those of the caller's tenant.
         """
-        caller: Caller = request.state.caller
-        if tenant is not None:
-            caller.require_tenant(tenant)
-        entries = await workers.run(
-            registry.audit,
+        return await workers.run(
+            page_of_audit,
+            registry,
+            request.state.caller,
             tenant=tenant,
-            tenant_id=None if caller.is_admin else caller.tenant_id,
             subject=subject,
             action=action,
-            before_id=before,
-            limit=limit + 1,
+            before=before,
+            limit=limit,
         )
-        page = entries[:limit]
-        return AuditPage(
-            data=[_body(entry) for entry in page],
-            next=page[-1].id if len(entries) > limit else None,
-        )
-
-    def _body(entry: AuditEntry) -> AuditBody:
-        key = registry.catalog.keys.get(entry.actor.removeprefix(KEY_ACTOR))
-        body = AuditBody.model_validate(entry)
-        return body.model_copy(update={"actor_label": key.label}) if key else body
 
     return routes
+
+
+def page_of_audit(
+    registry: Registry,
+    caller: Caller,
+    *,
+    tenant: str | None,
+    subject: str | None,
+    action: str | None,
+    before: int | None,
+    limit: int,
+) -> AuditPage:
+    """Return the newest changes below the id `before` that a caller may see, at most `limit`.
+
+    Raises:
+        NotFound: `tenant` is one that the caller does not manage.
+    """
+    if tenant is not None:
+        caller.require_tenant(tenant)
+    entries = registry.audit(
+        tenant=tenant,
+        tenant_id=None if caller.is_admin else caller.tenant_id,
+        subject=subject,
+        action=action,
+        before_id=before,
+        limit=limit + 1,
+    )
+    page = entries[:limit]
+    return AuditPage(
+        data=[_body(registry, entry) for entry in page],
+        next=page[-1].id if len(entries) > limit else None,
+    )
+
+
+def _body(registry: Registry, entry: AuditEntry) -> AuditBody:
+    key = registry.catalog.keys.get(entry.actor.removeprefix(KEY_ACTOR))
+    body = AuditBody.model_validate(entry)
+    return body.model_copy(update={"actor_label": key.label}) if key else body
