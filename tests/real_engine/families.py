@@ -24,6 +24,12 @@ class Format:
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "up_proj"])
     """Of the second adapter. The first has all linear layers."""
 
+    @property
+    def end_of_call(self) -> str:
+        """The text that ends a call of a tool."""
+        tag = "</tool_call>"
+        return tag if self.tool_call.endswith(tag) else self.tool_call[-3:]
+
 
 def _turns(before: str, after: str, end: str = "") -> str:
     """A template with `before` and `after` around the role, and `end` behind the content."""
