@@ -7,14 +7,23 @@ look up which adapter a request gets. It sees only the version on which the requ
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+)
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from adapters_registry.records.catalog import VersionRecord
@@ -36,6 +45,11 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+RESPONSES = "/v1/responses"
+_WHOLE_ANSWERS = frozenset(
+    f"event: response.{state}"
+    for state in ("created", "in_progress", "completed", "incomplete", "failed")
+)
 _ENGINE_HEADERS = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-request-id"})
 
 current_lora: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", default=None)
@@ -107,19 +121,20 @@ def make_endpoints(
                 expect_no_reasoning(request, own)
             token, own_token = current_lora.set(leased), current_own.set(own)
             try:
-                return map_response(await handler(request, _without_engine_headers(raw)))
+                mapped = map_response(await handler(request, _without_engine_headers(raw)))
             except Exception as error:
                 raise name_field(map_exception(error), ALLOWED[path]) from error
             finally:
                 current_lora.reset(token)
                 current_own.reset(own_token)
+            return say_unstored(mapped) if path == RESPONSES else mapped
 
         return Endpoint(body, _parser(body, ALLOWED[path]), answer, generates)
 
     generating = {
         "/v1/chat/completions": (ChatCompletionRequest, chat.create_chat_completion),
         "/v1/completions": (CompletionRequest, completion.create_completion),
-        "/v1/responses": (ResponsesRequest, responses.create_responses),
+        RESPONSES: (ResponsesRequest, responses.create_responses),
         "/v1/messages": (AnthropicMessagesRequest, anthropic.create_messages),
     }
     endpoints = {path: embed(path, *endpoint) for path, endpoint in generating.items()}
@@ -166,6 +181,30 @@ def cache_salt(tenant_id: str, given: str | None) -> str:
     its tenant's part of the cache further.
     """
     return hashlib.sha256(f"{tenant_id}\0{given or ''}".encode(errors="replace")).hexdigest()
+
+
+def say_unstored(response: Response) -> Response:
+    """Let an answer of the Responses API say that it isn't kept: clients read the field `store`."""
+    if isinstance(response, StreamingResponse):
+        response.body_iterator = _say_unstored(response.body_iterator)
+    elif isinstance(response, JSONResponse):
+        return JSONResponse(json.loads(bytes(response.body)) | {"store": False})
+    return response
+
+
+async def _say_unstored(events: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """Say so in the events that hold the whole answer. vLLM sends each event in one piece."""
+    try:
+        async for event in events:
+            head, _, data = event.partition("\ndata: ") if isinstance(event, str) else ("", "", "")
+            if head in _WHOLE_ANSWERS:
+                values = json.loads(data)
+                values["response"]["store"] = False
+                event = f"{head}\ndata: {json.dumps(values, ensure_ascii=False)}\n\n"
+            yield event
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
 
 
 def _without_engine_headers(raw: Request) -> Request:

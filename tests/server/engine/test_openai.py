@@ -1,14 +1,17 @@
 """What a request may say to the engine, and what is said for it."""
 
+import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-from server.engine.openai import cache_salt
+from server.engine.openai import cache_salt, say_unstored
 
 BODIES: dict[type[BaseModel], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "hi"}]},
@@ -33,3 +36,46 @@ def test_every_api_takes_the_salt() -> None:
         request: Any = kind(model="base", **body)
         request.cache_salt = cache_salt("acme", request.cache_salt)
         assert request.cache_salt == cache_salt("acme", None)
+
+
+async def test_answers_of_the_responses_api_say_that_they_are_not_stored() -> None:
+    whole = say_unstored(JSONResponse({"id": "resp_1", "object": "response"}))
+    assert json.loads(bytes(whole.body)) == {"id": "resp_1", "object": "response", "store": False}
+    closed = []
+
+    async def events() -> AsyncGenerator[str]:
+        try:
+            yield 'event: response.created\ndata: {"response":{"id":"r","output":[]}}\n\n'
+            yield 'event: response.output_text.delta\ndata: {"delta":"\\"object\\""}\n\n'
+            yield 'event: response.completed\ndata: {"response":{"id":"r","output":["é"]}}\n\n'
+        finally:
+            closed.append(True)
+
+    stream = say_unstored(StreamingResponse(events()))
+    assert isinstance(stream, StreamingResponse)
+    created, delta, completed = [event async for event in stream.body_iterator]
+    assert created == (
+        'event: response.created\ndata: {"response": {"id": "r", "output": [], "store": false}}\n\n'
+    )
+    assert delta == 'event: response.output_text.delta\ndata: {"delta":"\\"object\\""}\n\n'
+    assert '"output": ["é"], "store": false' in str(completed)
+    assert closed
+
+
+async def test_a_client_that_goes_away_ends_the_engines_stream() -> None:
+    closed = []
+
+    async def events() -> AsyncGenerator[str]:
+        try:
+            while True:
+                yield "event: response.output_text.delta\ndata: {}\n\n"
+        finally:
+            closed.append(True)
+
+    stream = say_unstored(StreamingResponse(events()))
+    assert isinstance(stream, StreamingResponse)
+    async for _ in stream.body_iterator:
+        break
+    assert isinstance(stream.body_iterator, AsyncGenerator)
+    await stream.body_iterator.aclose()
+    assert closed
