@@ -3,9 +3,14 @@
 # Usage: examples/first_hour.sh [FOLDER]   (it keeps what it makes in FOLDER; SHORT=1 trains less)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-work=$(realpath -m "${1:-var/first-hour}") steps=24 batch=4 seconds=10 held_out=6
-[ -z "${SHORT:-}" ] || steps=4 batch=1 seconds=3 held_out=2
+work=$(realpath -m "${1:-var/first-hour}") scenario=examples/my_scenario.toml
 mkdir -p "$work"
+steps=24 batch=4 validation=0.05 held_out=6 seconds=10
+if [ -n "${SHORT:-}" ]; then
+    steps=4 batch=1 validation=0 held_out=2 seconds=4
+    sed 's/^count = .*/count = 2/; s/^warmup_seconds = .*/warmup_seconds = 0/' $scenario > "$work/short.toml"
+    scenario=$work/short.toml
+fi
 step() { printf '\n== %s\n' "$*"; }
 
 step "Install"
@@ -49,7 +54,8 @@ loraplex data inspect "$work/train.jsonl"
 
 train() {  # NAME RANK STEPS
     rm -rf "${work:?}/$1"
-    loraplex train "$work/$1" --data "$work/train.jsonl" --rank "$2" --steps "$3" --batch-size "$batch"
+    loraplex train "$work/$1" --data "$work/train.jsonl" --rank "$2" --steps "$3" --batch-size $batch \
+        --validation-share $validation
 }
 ask() {
     curl -sf "$LORAPLEX_URL/v1/chat/completions" -H 'Content-Type: application/json' \
@@ -80,10 +86,11 @@ loraplex adapters list
 step "Evaluate both versions on what was held out"
 loraplex evaluate served:lights@2 served:lights@1 served:base --data "$work/held-out.jsonl" --limit $held_out
 
-step "Load test"
-rm -rf "${work:?}/load-test"
-loraplex loadtest run examples/my_scenario.toml --duration $seconds --slo 'error_rate<1%' --out "$work/load-test"
-
 step "Who did what"
 loraplex audit --limit 5
+
+step "Load test"
+rm -rf "${work:?}/load-test"
+loraplex loadtest run "$scenario" --duration $seconds --slo 'error_rate<1%' --out "$work/load-test"
+
 step "Done: lights@2 is live, the report is $work/load-test/report.html"
