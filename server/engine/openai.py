@@ -38,8 +38,10 @@ from server.engine.own_defaults import (
     expect_no_reasoning,
 )
 from server.engine.request_fields import ALLOWED, allowed_part
+from server.engine.running.stream_errors import end_with_error
 from server.engine.validation import fail_fast_validator
 from server.errors import InvalidRequest
+from server.tenancy.meter import current_meter
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -127,7 +129,11 @@ def make_endpoints(
             finally:
                 current_lora.reset(token)
                 current_own.reset(own_token)
-            return say_unstored(mapped) if path == RESPONSES else mapped
+            if path == RESPONSES:
+                mapped = say_unstored(mapped)
+            if (meter := current_meter.get()) is not None:
+                mapped = end_with_error(mapped, path, lambda: meter.failure)
+            return mapped
 
         return Endpoint(body, _parser(body, ALLOWED[path]), answer, generates)
 

@@ -42,6 +42,8 @@ class Meter:
     """The places that the request holds in the prompt queue."""
     ended_by: APIError | None = None
     """Why the request was ended early, if it was."""
+    failure: APIError | None = None
+    """Why the engine gave no whole answer, if it didn't."""
     _num_open: int = 0
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _num_expected: int = 0

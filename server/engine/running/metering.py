@@ -196,7 +196,11 @@ class Metering:
                     if into.ended_by and ABORTED in reasons:
                         raise into.ended_by
         except APIError as error:
+            into.failure = error
             raise for_handlers(error) from error
+        except Exception as error:
+            into.failure = map_exception(error)
+            raise
         finally:
             self._waiting.pop(admitted, None)
             self._answers.pop(request_id, None)
