@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
 from server.api import admin, front_page, models, recent_requests
+from server.api.admin.intakes import Intakes
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
@@ -90,7 +91,8 @@ def build_app(
     app.include_router(data_plane.router())
     document_bodies(app, engine.endpoints)
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
-    app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings))
+    intakes = Intakes(registry, settings)
+    app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings, intakes))
     app.include_router(recent_requests.router(recent))
     app.include_router(
         front_page.router(
@@ -99,7 +101,7 @@ def build_app(
     )
     add_probes(app, registry, engine, lifecycle)
     services = Services(
-        settings, registry, keys, engine, leases, gate, usage_buffer, recent, data_plane
+        settings, registry, keys, engine, leases, gate, usage_buffer, recent, data_plane, intakes
     )
     app.mount(ROOT, build_console(services, session_secret or secrets.token_bytes(SECRET_BYTES)))
     if settings.operations_port is None:

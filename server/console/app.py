@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from adapters_registry.errors import RegistryError
-from server.console import adapter, adapters, changes, login
+from server.console import adapter, adapters, changes, login, overview, register
 from server.console.guard import Guard
 from server.console.pages import audit, keys, playground, reports, tenants, usage
 from server.console.parts import NUM_THREADS, Parts, Services
@@ -25,7 +25,10 @@ from server.workers import Workers
 
 log = logging.getLogger(__name__)
 
-PAGES = (login, adapters, adapter, changes, playground, usage, tenants, keys, audit, reports)
+PAGES = (
+    *(login, overview, adapters, adapter, changes, register, playground),
+    *(usage, tenants, keys, audit, reports),
+)
 """Each has a function `router(parts)`, whose paths are below `/console`."""
 
 

@@ -34,7 +34,9 @@ class ConsolePage:
 
 
 PLACES = (
+    ConsolePage("/overview", "Overview", MANAGERS),
     ConsolePage("/adapters", "Adapters", MANAGERS),
+    ConsolePage("/register", "Register", MANAGERS),
     ConsolePage("/playground", "Playground", ASKERS),
     ConsolePage("/usage", "Usage", MANAGERS),
     ConsolePage("/tenants", "Tenants", ADMINS),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from adapters_registry.registry import Registry
+from server.api.admin.intakes import Intakes
 from server.api.inference import DataPlane
 from server.auth import Caller, Keys
 from server.console.rendering import Renderer
@@ -35,6 +36,7 @@ class Services:
     usage_buffer: UsageBuffer
     recent: RecentRequests
     data_plane: DataPlane
+    intakes: Intakes
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 MAX_BODY_MIB = 8
 """The limit for everything but uploads. A prompt of 128k tokens is half a MiB."""
-UPLOAD_PATH = "/admin/adapters"
+UPLOAD_PATHS = frozenset({"/admin/adapters", "/console/register"})
 FORM_OVERHEAD_BYTES = _MIB
 MAX_HEADERS_KIB = 32
 PAUSE_SECONDS = 30.0
@@ -69,6 +69,6 @@ class BodyLimit:
 
     def _limit(self, scope: Scope) -> int:
         content_type = dict(scope["headers"]).get(b"content-type", b"")
-        if scope["path"] == UPLOAD_PATH and content_type.startswith(b"multipart/form-data"):
+        if scope["path"] in UPLOAD_PATHS and content_type.startswith(b"multipart/form-data"):
             return self.max_upload_mib * _MIB + FORM_OVERHEAD_BYTES
         return MAX_BODY_MIB * _MIB

@@ -18,6 +18,7 @@ from server.api.admin import (
     tenants,
     usage,
 )
+from server.api.admin.intakes import Intakes
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
@@ -35,6 +36,7 @@ def router(
     leases: Leases,
     usage_buffer: UsageBuffer,
     settings: Settings,
+    intakes: Intakes,
 ) -> APIRouter:
     """Return all admin routes.
 
@@ -49,7 +51,7 @@ def router(
         leases.follow(registry.catalog)
 
     routes = APIRouter(prefix="/admin", dependencies=[Depends(hide_foreign), Depends(follow)])
-    routes.include_router(adapters.router(registry, gate, settings, workers))
+    routes.include_router(adapters.router(registry, gate, intakes, workers))
     routes.include_router(recheck.router(registry, gate, workers))
     routes.include_router(aliases.router(registry, workers))
     routes.include_router(residency.router(registry, leases, workers))

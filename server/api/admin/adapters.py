@@ -19,7 +19,6 @@ from server.api.admin.registration import REQUEST_BODY
 from server.auth import Caller
 from server.errors import rejected
 from server.gate.gate import CHECKABLE, Gate
-from server.settings import Settings
 from server.workers import Workers
 
 MAX_NUMBER = (1 << 31) - 1
@@ -27,10 +26,9 @@ MAX_NUMBER = (1 << 31) - 1
 Force = Annotated[bool, Query(description="Even if aliases point to it: they let go of it.")]
 
 
-def router(registry: Registry, gate: Gate, settings: Settings, workers: Workers) -> APIRouter:
+def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -> APIRouter:
     """Return the routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
-    intakes = Intakes(registry, settings)
 
     @routes.post(
         "",

@@ -142,7 +142,7 @@ async def test_the_way_back_leads_nowhere_else(browser: Browser, admin_key: str)
     for target in ("https://evil.example/", "//evil.example", "/\\evil", "/docs", "javascript:x"):
         await browser.open("/console/login")
         answer = await browser.ask("POST", "/console/login", key=admin_key, next=target)
-        assert answer.headers["hx-redirect"] == "/console/adapters"
+        assert answer.headers["hx-redirect"] == "/console/overview"
 
 
 async def test_after_a_link_from_elsewhere_the_session_goes_on(admin: Browser) -> None:
