@@ -2,7 +2,9 @@
 // Answers are only ever set as text, so nothing in them can become a part of the page.
 
 const CHAT = "/console/playground/v1/chat/completions";
+const TOP = 5; // so many tokens are compared where answers part
 const form = document.getElementById("ask");
+const parting = document.getElementById("parting");
 const panes = document.getElementById("panes");
 const progress = document.getElementById("progress");
 const sendButton = document.getElementById("send");
@@ -25,6 +27,7 @@ function bodyFor(model) {
   for (const name of ["max_tokens", "temperature", "top_p", "seed"]) {
     if (value(name)) body[name] = Number(value(name));
   }
+  if (form.elements.logprobs.checked) Object.assign(body, { logprobs: true, top_logprobs: TOP });
   if (form.elements.stop.value) body.stop = [form.elements.stop.value];
   return body;
 }
@@ -32,6 +35,7 @@ function bodyFor(model) {
 class Pane {
   constructor(model) {
     this.body = bodyFor(model);
+    this.tokens = []; // with their log-probabilities, if they were asked for
     const part = document.getElementById("pane").content.cloneNode(true);
     this.element = part.firstElementChild;
     this.element.querySelector("h2").textContent = model;
@@ -99,6 +103,7 @@ class Pane {
       if (chunk.error) throw new Error(chunk.error.message);
       usage = chunk.usage ?? usage;
       const choice = chunk.choices?.[0];
+      this.tokens.push(...(choice?.logprobs?.content ?? []));
       const delta = choice?.delta ?? {};
       const text = (delta.reasoning ?? delta.reasoning_content ?? "") + (delta.content ?? "");
       if (text) {
@@ -153,10 +158,10 @@ function asCurl(body) {
   ].join("\n");
 }
 
-// The body holds strings, numbers, lists and objects only: their JSON is Python, too.
+// The body's strings, numbers, lists and objects are the same in JSON and in Python.
 function asPython(body) {
   const fields = Object.entries(body).map(
-    ([name, value]) => `    ${name}=${JSON.stringify(value)},`,
+    ([name, value]) => `    ${name}=${value === true ? "True" : JSON.stringify(value)},`,
   );
   return [
     "import os",
@@ -171,6 +176,59 @@ function asPython(body) {
     ")",
     "print(answer.choices[0].message.content)",
   ].join("\n");
+}
+
+// Shows the first token in which an answer differs from the first answer, and how probable each
+// model found what both of them say there.
+function showParting([one, ...others]) {
+  for (const other of others) {
+    const same = one.tokens.findIndex((token, i) => token.token !== other.tokens[i]?.token);
+    const at = same < 0 ? one.tokens.length : same;
+    const part = document.getElementById("parted").content.cloneNode(true);
+    const [name, otherName] = [one.body.model, other.body.model];
+    part.querySelector("h2").textContent = `${name} and ${otherName}`;
+    const before = one.tokens.slice(0, at).map((token) => token.token).join("");
+    const says = part.querySelector("p");
+    const [mine, theirs] = [one.tokens[at], other.tokens[at]];
+    if (mine && theirs) {
+      says.textContent = `They part at token ${at + 1}, after: ${JSON.stringify(before.slice(-120))}`;
+      const heads = part.querySelectorAll("th.num");
+      [heads[0].textContent, heads[1].textContent] = [name, otherName];
+      part.querySelector("tbody").append(...rowsOf(mine, theirs));
+    } else {
+      says.textContent = mine || theirs
+        ? `The ${at} tokens of the shorter answer are the same.`
+        : `All ${at} tokens are the same.`;
+      part.querySelector(".scroll").remove();
+    }
+    parting.append(part);
+  }
+}
+
+function rowsOf(mine, theirs) {
+  const [of, ofOther] = [mine, theirs].map(
+    (each) => new Map([each, ...each.top_logprobs].map((top) => [top.token, Math.exp(top.logprob)])),
+  );
+  const likeliest = (token) => Math.max(of.get(token) ?? 0, ofOther.get(token) ?? 0);
+  const tokens = [...new Set([...of.keys(), ...ofOther.keys()])];
+  return tokens.sort((a, b) => likeliest(b) - likeliest(a)).map((token) => {
+    const row = document.createElement("tr");
+    const head = document.createElement("th");
+    head.scope = "row";
+    head.className = "mono";
+    head.textContent = JSON.stringify(token);
+    row.append(head, cellOf(of, token, mine), cellOf(ofOther, token, theirs));
+    return row;
+  });
+}
+
+function cellOf(probabilities, token, chosen) {
+  const cell = document.createElement("td");
+  cell.className = "num";
+  const found = probabilities.get(token);
+  const text = found === undefined ? `not in its first ${TOP}` : `${(found * 100).toFixed(1)} %`;
+  cell.textContent = token === chosen.token ? `${text} (chosen)` : text;
+  return cell;
 }
 
 function showCode(text) {
@@ -201,11 +259,14 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   panes.replaceChildren();
+  parting.replaceChildren();
   running = new AbortController();
   sendButton.disabled = true;
   stopButton.disabled = false;
   progress.textContent = "The models answer…";
-  await Promise.all(models.map((model) => new Pane(model).run(running.signal)));
+  const asked = models.map((model) => new Pane(model));
+  await Promise.all(asked.map((pane) => pane.run(running.signal)));
+  showParting(asked.filter((pane) => pane.tokens.length));
   running = null;
   sendButton.disabled = false;
   stopButton.disabled = true;
@@ -218,15 +279,15 @@ form.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
 
-let asked = 0;
+let typed = 0;
 form.addEventListener("input", async (event) => {
   if (event.target.name !== "model") return;
-  const mine = ++asked;
+  const mine = ++typed;
   await new Promise((resolve) => setTimeout(resolve, 200));
-  if (mine !== asked) return;
+  if (mine !== typed) return;
   const search = encodeURIComponent(event.target.value);
   const answer = await fetch(`/console/playground/models?search=${search}`);
-  if (!answer.ok || answer.redirected || mine !== asked) return;
+  if (!answer.ok || answer.redirected || mine !== typed) return;
   const options = (await answer.json()).map((name) => new Option("", name));
   document.getElementById("models").replaceChildren(...options);
 });
