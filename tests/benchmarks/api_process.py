@@ -1,10 +1,13 @@
 """CPU that the API process takes for each token, here and in vLLM's own server.
 
-    python -m tests.benchmarks.api_process
+    python -m tests.benchmarks.api_process [--beside unseen]
 
 Both servers run vLLM's handlers on the same stand-in for the engine process (`fake_core.py`), which
 gives each stream a token at a fixed pace. Each is measured in turn, several times, while the other
 one is idle. The last line is JSON.
+
+`--beside unseen` compares this server with itself: the request log as JSON and every request traced
+to a collector (`loraplex`), and neither (`unseen`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import multiprocessing
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,12 +29,13 @@ import httpx
 import psutil
 import uvloop
 
-SERVERS = ("loraplex", "vllm")
+from tests.otlp_receiver import otlp_receiver
+
 READY_SECONDS = 240
 
 
-def serve(kind: str, port: int, folder: str, step_seconds: float) -> None:
-    """Run one server until it is killed."""
+def serve(kind: str, port: int, folder: str, step_seconds: float, collector: str | None) -> None:
+    """Run one server until it is killed. `collector`: where it sends a trace of each request."""
     os.environ["LORAPLEX_DATA_DIR"] = folder
     from server.bundled_base import ensure_bundled_base
     from server.engine.environment import prepare_environment
@@ -41,8 +46,16 @@ def serve(kind: str, port: int, folder: str, step_seconds: float) -> None:
     from tests.benchmarks.fake_core import install
 
     install(step_seconds)
-    settings = Settings(port=port, kv_cache_gib=0.25, max_running=512, log_level="error")
-    if kind == "loraplex":
+    settings = Settings(
+        port=port,
+        kv_cache_gib=0.25,
+        max_running=512,
+        log_level="error",
+        request_log="off" if kind == "unseen" else "json",
+        traces_endpoint=collector,
+    )
+    if kind != "vllm":
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it takes the request log
         from server.process.serve import serve as run
 
         run(settings, lambda _text: None)
@@ -129,19 +142,27 @@ def _wait(process: Any, port: int, path: str) -> None:
     raise SystemExit(f"the server on port {port} did not become ready")
 
 
+def _key(folder: Path) -> str:
+    """Return the admin's key of a server; vLLM's server has none and reads none."""
+    path = folder / "admin.key"
+    return path.read_text().strip() if path.exists() else "none"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--beside", choices=("vllm", "unseen"), default="vllm")
     parser.add_argument("--streams", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--tokens", type=int, default=64, help="of each stream")
     parser.add_argument("--tokens-per-second", type=float, default=1600, help="of all streams")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     results: dict[str, Any] = {}
+    servers = "loraplex", options.beside
     for streams in options.streams:
         results[str(streams)] = _compare(options, streams)
-        ours, theirs = (results[str(streams)][kind]["us_per_token"] for kind in SERVERS)
+        ours, theirs = (results[str(streams)][kind]["us_per_token"] for kind in servers)
         print(
-            f"{streams} streams: {ours:.0f} us a token here, {theirs:.0f} at vLLM's server, "
+            f"{streams} streams: {ours:.0f} us a token here, {theirs:.0f} {options.beside}, "
             f"ratio {ours / theirs:.2f}"
         )
     print(json.dumps(results))
@@ -150,22 +171,26 @@ def main() -> None:
 def _compare(options: argparse.Namespace, streams: int) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     step_seconds = streams / options.tokens_per_second
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in SERVERS}
-    with tempfile.TemporaryDirectory() as folder:
-        ports = {kind: _free_port() for kind in SERVERS}
-        processes = {
-            kind: spawn.Process(target=serve, args=(kind, ports[kind], folder, step_seconds))
-            for kind in SERVERS
-        }
+    servers = "loraplex", options.beside
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in servers}
+    with tempfile.TemporaryDirectory() as folder, otlp_receiver() as receiver:
+        ports = {kind: _free_port() for kind in servers}
+        is_traced = options.beside == "unseen"
+        processes = {}
+        for kind in servers:
+            collector = receiver.endpoint if is_traced and kind == "loraplex" else None
+            (Path(folder) / kind).mkdir()
+            arguments = (kind, ports[kind], str(Path(folder) / kind), step_seconds, collector)
+            processes[kind] = spawn.Process(target=serve, args=arguments)
         try:
             for kind, process in processes.items():
                 process.start()
-                _wait(process, ports[kind], "/readyz" if kind == "loraplex" else "/health")
-            key = (Path(folder) / "admin.key").read_text().strip()
+                _wait(process, ports[kind], "/health" if kind == "vllm" else "/readyz")
+            keys = {kind: _key(Path(folder) / kind) for kind in servers}
             for number in range(options.rounds + 1):
-                for kind in SERVERS:
+                for kind in servers:
                     process = psutil.Process(processes[kind].pid)
-                    run = measure(process, ports[kind], key, streams, options.tokens)
+                    run = measure(process, ports[kind], keys[kind], streams, options.tokens)
                     measured = asyncio.run(run)
                     if number:  # the first round warms up
                         found[kind].append(measured)
