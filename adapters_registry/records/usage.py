@@ -103,14 +103,23 @@ def read_usage(
     adapter: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    largest: int | None = None,
+    skip: int = 0,
 ) -> list[Used]:
-    """Sums by tenant and adapter, of the hours that begin within [since, until).
+    """Sums by tenant and adapter, of the hours that begin within [since, until), by name.
+
+    With `largest`, at most so many, those with the most tokens first, after the first `skip`.
 
     Several tenants that had one name, one after the other, are told apart by their ids.
     """
     whose = Usage.tenant, Usage.tenant_id, Usage.adapter
     sums = [func.sum(getattr(Usage, name)) for name in COLUMNS]
-    query = select(*whose, *sums).group_by(*whose).order_by(*whose)
+    query = select(*whose, *sums).group_by(*whose)
+    if largest is not None:
+        tokens = func.sum(Usage.input_tokens + Usage.output_tokens).desc()
+        query = query.order_by(tokens, *whose).limit(largest).offset(skip)
+    else:
+        query = query.order_by(*whose)
     query = query.where(*_filters(tenant, tenant_id, adapter, since, until))
     return [
         Used(name, owner_id, of_adapter, _consumption(*values))

@@ -77,7 +77,7 @@ def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> A
     return routes
 
 
-def owner_for(caller: Caller, tenant: str | None) -> dict[str, str | None]:
+def owner_for(caller: Caller, tenant: str | None) -> dict[str, Any]:
     """Return whose usage a caller may see, as filters of `read_usage`: all of it, or its own.
 
     Raises:

@@ -75,40 +75,39 @@ def router(parts: Parts) -> APIRouter:
     ) -> Response:
         """Show what the caller, or as an admin anyone, has used."""
         filters = asked.filters(caller_of(request))
-        rows, days = await parts.workers.run(_read, filters)
-        first = (page - 1) * PAGE_SIZE
+        rows, days = await parts.workers.run(_read, filters, (page - 1) * PAGE_SIZE)
         return parts.renderer.page(
             request,
             "usage.html",
             asked=asked,
-            rows=rows[first : first + PAGE_SIZE],
-            num_rows=len(rows),
+            rows=rows[:PAGE_SIZE],
             total=sum(days.values(), Consumption()),
             days=every_day(days),
             page=page,
-            has_next=len(rows) > first + PAGE_SIZE,
+            has_next=len(rows) > PAGE_SIZE,
         )
 
     @routes.get("/usage/csv")
     async def download(request: Request, asked: Annotated[Span, Depends(span)]) -> Response:
         """Return the table as CSV, whole."""
-        rows, _ = await parts.workers.run(_read, asked.filters(caller_of(request)))
+        rows = await parts.workers.run(_read_all, asked.filters(caller_of(request)))
         answer = csv_of([body_of(used) for used in rows])
         name = f"usage-{asked.since}-{asked.until}.csv"
         answer.headers.update(HEADERS | {"content-disposition": f'attachment; filename="{name}"'})
         return answer
 
-    def _read(filters: dict[str, Any]) -> tuple[list[Used], dict[date, Consumption]]:
+    def _read(filters: dict[str, Any], skip: int) -> tuple[list[Used], dict[date, Consumption]]:
         services.usage_buffer.save()
         with services.registry.session() as session:
-            rows, days = read_usage(session, **filters), read_daily_usage(session, **filters)
-        return sorted(rows, key=_tokens, reverse=True), days
+            rows = read_usage(session, **filters, largest=PAGE_SIZE + 1, skip=skip)
+            return rows, read_daily_usage(session, **filters)
+
+    def _read_all(filters: dict[str, Any]) -> list[Used]:
+        services.usage_buffer.save()
+        with services.registry.session() as session:
+            return read_usage(session, **filters)
 
     return routes
-
-
-def _tokens(used: Used) -> int:
-    return used.consumption.input_tokens + used.consumption.output_tokens
 
 
 def every_day(days: dict[date, Consumption]) -> dict[date, Consumption]:
