@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
-from psutil import STATUS_STOPPED
+from psutil import STATUS_STOPPED, wait_procs
 
 from tests.real_engine.running_server import RunningServer
 from tests.tiny_llama import make_tiny_llama
@@ -116,7 +116,8 @@ async def stop_and_ask(server: RunningServer) -> None:
         assert '"error"' in await rest, "the open stream doesn't look complete"
         late = await client.post("/v1/completions", json=QUESTION)
         assert late.status_code == 503, "a request in the meantime is refused at once"
-    assert not engine.is_running(), "the process that stood still was killed"
+    _, alive = await asyncio.to_thread(wait_procs, [engine], timeout=60)
+    assert not alive, "the process that stood still was not killed"
 
 
 async def collect(lines: object) -> str:
