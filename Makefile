@@ -63,7 +63,7 @@ bench: install base ## Measure LORAPLEX_URL, or a server that is started for it;
 	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)
 
 abuse: $(INSTALLED_DEV) base ## Send hostile requests during another tenant's stream, and print their effect.
-	$(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
+	ABUSE=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
 
 chaos: $(INSTALLED_DEV) ## Cause random failures of two servers, one database and one bucket for ten minutes.
 	CHAOS_SECONDS=$(or $(SECONDS),600) $(VENV)/bin/python -m pytest -q -s tests/deploy/test_chaos.py

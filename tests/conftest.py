@@ -33,16 +33,23 @@ def pytest_runtest_makereport(
     return report
 
 
-class FilesAndEngines(LoadScopeScheduling):  # type: ignore[misc]
-    """Deal out the tests to the workers of `make test` file by file, the engines' files as one.
+OWN_ENGINES = ("test_bases", "test_first_hour", "test_four_bit", "test_process", "test_staged")
+"""How the names begin of the files in tests/real_engine/ that start engines of their own."""
 
-    An engine takes both cores while it starts, and its tests share it. So all tests that start
-    engines run on one worker. They take longest: `schedule` sends the largest group first.
+
+class FilesAndEngines(LoadScopeScheduling):  # type: ignore[misc]
+    """Deal out the tests to the workers of `make test` file by file, most engines' files as one.
+
+    The tests of the real engine share one, so they run on one worker. This group takes longest:
+    `schedule` begins with the groups that have the most tests. Files that start engines of their
+    own come last, on whichever worker is free.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0]
-        return "engines" if path.startswith(("tests/real_engine/", "tests/deploy/")) else path
+        folder, _, name = path.rpartition("/")
+        shares = folder == "tests/real_engine" and not name.startswith(OWN_ENGINES)
+        return "engine" if shares else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndEngines:
