@@ -24,7 +24,7 @@ from server.cli.adapters.app import app as adapters_app
 from server.cli.commands import Commands
 from server.cli.console import ending_on, say
 from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
-from server.engine.worker.lora_gpu.tuning.command import NoCard, tune
+from server.engine.worker.lora_gpu.tuning.command import CannotTune, tune
 from server.settings import (
     RENAMED,
     Settings,
@@ -96,7 +96,7 @@ app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 @app.command("tune", epilog=TUNE_EXAMPLE)
 @functools.wraps(tune)
 def _tune(**options: Any) -> None:
-    with ending_on(NoCard, OSError):
+    with ending_on(CannotTune, OSError):
         tune(**options)
 
 

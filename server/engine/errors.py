@@ -49,8 +49,9 @@ def name_field(error: APIError, fields: frozenset[str]) -> APIError:
     if isinstance(error, ContextTooLong) or error.message.startswith(_ABOUT_PROMPTS):
         error.param = next(filter(fields.__contains__, PROMPTS), None)
     else:
-        found = fields.intersection(re.findall(r"\w+", error.message))
-        error.param = max(found - {"model", "user"}, key=len, default=None)
+        words = [word for word in re.findall(r"\w+", error.message) if word in fields]
+        others = (word for word in words if word not in ("model", "user"))
+        error.param = max(others, key=len, default=None)  # of equally long ones the first
     return error
 
 

@@ -24,6 +24,7 @@ CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/r
         (COMPLETIONS, InvalidRequest("too many", param="logprobs"), "logprobs"),
         (COMPLETIONS, InvalidRequest("logit_bias has the id 7"), "logit_bias"),
         (COMPLETIONS, InvalidRequest("n, or stop_token_ids: bad"), "stop_token_ids"),
+        (COMPLETIONS, InvalidRequest("min_tokens is over max_tokens=16"), "min_tokens"),
         (COMPLETIONS, InvalidRequest("of this model", param="extra_args"), None),
         (COMPLETIONS, Unavailable("the prompt"), None),
     ],

@@ -175,7 +175,7 @@ def test_last_layers_only(tiny_llama: Path, tmp_path: Path) -> None:
         ({"init": "pissa"}, "couldn't be served: init_lora_weights"),
         ({"peft": {"use_dora": True}}, "DoRA can't be served"),
         ({"peft": {"modules_to_save": ["lm_head"]}}, "fully trained modules"),
-        ({"peft": {"lora_droput": 0.1}}, "PEFT doesn't take"),
+        ({"peft": {"lora_droput": 0.1}}, "PEFT refuses this configuration"),
         ({"rank": 1024}, "over vLLM's limit of 512"),
         ({"max_length": 8}, "8 example.s. are longer .* number 1, 2, 3"),
     ],

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from server.engine.worker.lora_gpu.weights import Shape
 
 
-class NoCard(Exception):
-    """This machine has no card to measure on."""
+class CannotTune(Exception):
+    """There is no card to measure on, or no base to measure for."""
 
 
 MeasureShape = Callable[["Shape", int], Callable[["Tiles"], float]]
@@ -59,9 +59,9 @@ def tune(
         file = base / "config.json" if base.is_dir() else base
         shapes = layer_shapes(json.loads(file.read_text()), rank, tensor_parallel)
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"--base {base}: {error}") from None
+        raise CannotTune(f"--base {base}: {error}") from None
     if not torch.cuda.is_available():
-        raise NoCard("tune measures on an NVIDIA GPU, and this machine has none")
+        raise CannotTune("tune measures on an NVIDIA GPU, and this machine has none")
 
     from server.engine.worker.lora_gpu.self_check import failure
     from server.engine.worker.lora_gpu.tile_table import TileTable
