@@ -8,14 +8,17 @@ No span holds a prompt or an answer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server.request_log.record import RequestRecord
 from server.settings.traces_endpoint import TracesEndpoint
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Span
 
 OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -41,12 +44,6 @@ class Traces:
         """`share` (0 to 1): how many requests are traced. A client's `traceparent` decides for its
         own request. `exporter` takes the spans instead of a collector.
         """
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
         self._provider = TracerProvider(
             resource=Resource.create(), sampler=ParentBasedTraceIdRatio(share)
         )
@@ -60,8 +57,6 @@ class Traces:
         Returns the trace, and the headers with which the request goes on: they name our span, so
         that vLLM's becomes its child.
         """
-        from opentelemetry.trace import SpanKind, set_span_in_context
-
         given = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in headers
@@ -90,13 +85,11 @@ class Traces:
 class RequestTrace:
     """The span of one request that runs."""
 
-    def __init__(self, tracer: Any, span: Span) -> None:
+    def __init__(self, tracer: Tracer, span: Span) -> None:
         self._tracer, self._span = tracer, span
 
     def end(self, record: RequestRecord, route: str) -> None:
         """End the span with what became of the request, and add a span for each stage."""
-        from opentelemetry.trace import StatusCode, set_span_in_context
-
         span = self._span
         if span.is_recording():
             operation = OPERATIONS.get(record.path)
