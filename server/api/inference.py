@@ -216,21 +216,25 @@ class DataPlane:
 
 
 def _preempt(meter: Meter) -> None:
-    metrics.ENDED_EARLY.labels(metrics.tenant_label(meter.tenant), "preempted").inc()
     message = (
         f"the request was ended so that another tenant gets a slot, as {meter.tenant} holds more "
         "than its share: try again, and use fewer adapters at a time or a smaller max_tokens"
     )
-    meter.end_early(Preempted(message))
+    _end_early(meter, Preempted(message))
 
 
 def _time_out(meter: Meter, seconds: float) -> None:
-    metrics.ENDED_EARLY.labels(metrics.tenant_label(meter.tenant), "request_timeout").inc()
     message = (
         f"the request was ended after {seconds:g} s, which is as long as one may run on this "
         "server: ask for fewer tokens"
     )
-    meter.end_early(TookTooLong(message))
+    _end_early(meter, TookTooLong(message))
+
+
+def _end_early(meter: Meter, error: APIError) -> None:
+    """End a request that runs with an error, and count that by the error's code."""
+    metrics.ENDED_EARLY.labels(metrics.tenant_label(meter.tenant), error.code).inc()
+    meter.end_early(error)
 
 
 def _consumption(raw_request: Request, meter: Meter) -> Consumption:

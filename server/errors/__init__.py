@@ -235,7 +235,7 @@ class SlotTimeout(Unavailable):
 
 
 class Preempted(Unavailable):
-    """The request was ended, so that another tenant gets one of the slots which this one's take."""
+    """The request was ended to give its slot to another tenant, which was below its share."""
 
     code = "preempted"
 
