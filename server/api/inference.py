@@ -32,6 +32,11 @@ from server.request_log.record import end_stage
 from server.residency.leases import Leases
 from server.residency.states import Tier
 from server.tenancy.demand import COUNTED_ONLY, Demand, answer_tokens_of
+from server.tenancy.log_probabilities import (
+    PromptLogProbabilities,
+    limit_log_probabilities,
+    prompt_field,
+)
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
 from server.tenancy.quotas import Quotas, limit_answer, limit_choices
@@ -144,7 +149,13 @@ class DataPlane:
             else:
                 places, demand = None, COUNTED_ONLY
             reservation = self.quotas.enter(caller.tenant_id, quota, demand, self.clock())
-            meter = Meter(self.prompt_queue, tenant, quota.weight, places=places)
+            meter = Meter(
+                self.prompt_queue,
+                tenant,
+                quota.weight,
+                places=places,
+                prompt_log_probabilities=PromptLogProbabilities(prompt_field(received.request)),
+            )
             current_meter.set(meter)
             raw_request.state.quota = quota
             try:
@@ -171,6 +182,7 @@ class DataPlane:
                 param=demand.prompt_field,
             )
         limit_answer(received.request, quota.max_tokens, demand.choices)
+        limit_log_probabilities(received.request, demand.choices)
         return replace(demand, answer_tokens=answer_tokens_of(received.request))
 
     def _record_usage(self, raw_request: Request, meter: Meter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,27 @@ def answer_tokens_of(request: Any) -> int | None:
     # `getattr` would warn, because vLLM marks one of the fields as deprecated.
     lengths = (vars(request).get(name) for name in ANSWER_LENGTHS)
     return next((int(length) for length in lengths if length is not None), None)
+
+
+def limit_answer_to(request: Any, most: int, message: Callable[[str], str]) -> None:
+    """Keep each answer of a request to at most `most` tokens.
+
+    A request that doesn't say how long its answers may be gets `most`. `message` is called with the
+    name of a field that says more.
+
+    Raises:
+        InvalidRequest: the request asks for more.
+    """
+    lengths = {name: vars(request)[name] for name in ANSWER_LENGTHS if name in vars(request)}
+    given = [name for name, length in lengths.items() if length is not None]
+    for name in given:
+        if lengths[name] > most:
+            if name not in getattr(request, "model_fields_set", given):
+                setattr(request, name, most)  # it is only the API's default
+                continue
+            raise InvalidRequest(message(name), param=name)
+    if lengths and not given:
+        setattr(request, next(iter(lengths)), most)
 
 
 def _number_of_choices(request: Any, body: dict[str, Any]) -> int:

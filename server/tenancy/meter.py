@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from server.errors import APIError, Unavailable
 from server.request_log.record import RequestRecord, current_record
 from server.tenancy.fair_queue import PromptTicket
+from server.tenancy.log_probabilities import PromptLogProbabilities
 from server.tenancy.prompt_queue import Places, PromptQueue
 from server.tenancy.timing import Timing
 
@@ -44,6 +45,8 @@ class Meter:
     """Why the request was ended early, if it was."""
     failure: APIError | None = None
     """Why the engine gave no whole answer, if it didn't."""
+    prompt_log_probabilities: PromptLogProbabilities = field(default_factory=PromptLogProbabilities)
+    """How many of them the request's prompts may still ask for."""
     _num_open: int = 0
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _num_expected: int = 0

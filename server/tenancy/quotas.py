@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from adapters_registry.records.tenants import Quota
 from server.errors import InvalidRequest, NeverFits, OverQuota
-from server.tenancy.demand import ANSWER_LENGTHS, Demand
+from server.tenancy.demand import Demand, limit_answer_to
 
 MINUTE_SECONDS = 60.0
 FIRST_ANSWER_TOKENS = 256
@@ -214,16 +214,7 @@ def limit_answer(request: Any, max_tokens: int | None, choices: int = 1) -> None
     most = max_tokens // choices
     if not most:
         raise InvalidRequest(f"n may be at most {max_tokens} for this tenant", param="n")
-    lengths = {name: vars(request)[name] for name in ANSWER_LENGTHS if name in vars(request)}
-    given = [name for name, length in lengths.items() if length is not None]
-    for name in given:
-        if lengths[name] > most:
-            if name not in getattr(request, "model_fields_set", given):
-                setattr(request, name, most)  # it is only the API's default
-                continue
-            answers = f", and {choices} answers share it" if choices > 1 else ""
-            raise InvalidRequest(
-                f"{name} may be at most {max_tokens} for this tenant{answers}", param=name
-            )
-    if lengths and not given:
-        setattr(request, next(iter(lengths)), most)
+    answers = f", and {choices} answers share it" if choices > 1 else ""
+    limit_answer_to(
+        request, most, lambda name: f"{name} may be at most {max_tokens} for this tenant{answers}"
+    )

@@ -60,6 +60,10 @@ class Site:
         """Send all bodies at once."""
         return await asyncio.gather(*(self.post(path, body) for body in bodies))
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection on which anything can be sent."""
+        return await asyncio.open_connection("127.0.0.1", self.server.port)
+
     def head(self, path: str, **headers: object) -> bytes:
         """Return the head of a POST with the tenant's key, complete but for its last line."""
         lines = {"host": "x", **self.authorization, **headers}

@@ -125,6 +125,9 @@ class Metering:
     ) -> Any:
         if (current := current_meter.get()) is None:
             return self._generate(prompt, sampling_params, request_id, *args, **options)
+        token_ids = (prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None) or ()
+        if (alternatives := sampling_params.prompt_logprobs) is not None:
+            current.prompt_log_probabilities.take(len(token_ids), alternatives)
         parts = parts_of(sampling_params, current.prompt_queue.max_running)
         for _ in parts:
             current.expect_answer()
@@ -134,9 +137,8 @@ class Metering:
         def answer(part: Part) -> AsyncGenerator[RequestOutput, None]:
             name = f"{request_id}-{part.first}" if part.first else request_id
             call = partial(self._generate, prompt, part.parameters, name, *args, **options)
-            token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
             # The tokens of the prompt are computed, and paid, once.
-            input_tokens = 0 if part.first else len(token_ids or ())
+            input_tokens = 0 if part.first else len(token_ids)
             lora = options.get("lora_request")
             return self._answer(call, name, input_tokens, part.choices, lora, grammar, current)
 
@@ -190,8 +192,10 @@ class Metering:
                     reasons: set[str] = set()
                     async with aclosing(generate(priority=next(self._numbers))) as outputs:
                         async for output in outputs:
-                            reasons |= {c.finish_reason for c in output.outputs if c.finish_reason}
-                            into.record.finish_reasons |= reasons
+                            for choice in output.outputs:
+                                if choice.finish_reason:
+                                    reasons.add(choice.finish_reason)
+                                    into.record.finish_reasons.add(choice.finish_reason)
                             yield output
                     if into.ended_by and ABORTED in reasons:
                         raise into.ended_by

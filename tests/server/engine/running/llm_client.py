@@ -10,7 +10,7 @@ from typing import Any
 PROMPT = {"prompt_token_ids": [1, 2, 3]}
 NUM_CHOICES = NUM_STEPS = 2
 ANSWER = SimpleNamespace(outputs=[SimpleNamespace(index=0, finish_reason="stop")], finished=True)
-SAMPLING = SimpleNamespace(n=1)
+SAMPLING = SimpleNamespace(n=1, prompt_logprobs=None)
 LORA = SimpleNamespace(lora_int_id=7, lora_name="acme/home@1")
 
 

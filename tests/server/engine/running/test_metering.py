@@ -46,6 +46,17 @@ async def test_who_goes_away_is_charged_so_far_and_ends_the_request(
     assert (current.tokens, client.num_closed) == (15, 1)
 
 
+async def test_log_probabilities_of_all_prompts_are_bounded(
+    client: Any, metering: Metering, current: Meter
+) -> None:
+    current_meter.set(current)
+    prompt = {"prompt_token_ids": [1] * 2000}
+    sampling = SimpleNamespace(n=1, prompt_logprobs=20)
+    client.generate(prompt, sampling, "first")
+    with pytest.raises(InvalidRequest, match="shorter prompts"):
+        client.generate(prompt, sampling, "second")
+
+
 async def test_requests_side_by_side_are_counted_apart(
     client: Any, metering: Metering, current: Meter
 ) -> None:
@@ -137,13 +148,15 @@ async def test_a_stream_is_checked_before_it_begins(client: Any, current: Meter)
     current_meter.set(current)
     client.generate(PROMPT, SAMPLING, "id")
     await current.checked()
-    grammar = SimpleNamespace(n=1, structured_outputs=SimpleNamespace(json=None, regex="a*"))
+    grammar = SimpleNamespace(
+        n=1, prompt_logprobs=None, structured_outputs=SimpleNamespace(json=None, regex="a*")
+    )
     client.generate(PROMPT, grammar, "id")
     with pytest.raises(SchemaTooComplex):
         await current.checked()
     other = Meter(PromptQueue(4, 100), "acme")
     current_meter.set(other)
-    client.generate(PROMPT, SimpleNamespace(n=2), "id")
+    client.generate(PROMPT, SimpleNamespace(n=2, prompt_logprobs=None), "id")
     with pytest.raises(InvalidRequest, match="n is wrong"):
         await other.checked()
     assert not client.priorities, "nothing has begun"
