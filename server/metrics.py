@@ -6,6 +6,7 @@ They are in prometheus_client's default registry, beside vLLM's own `vllm:*`.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,29 @@ MAX_TIMED_LABELS = 100
 OTHER = "other"
 UNUSED_SECONDS = 3600.0
 """After this time without use a label value may give its place to another."""
+
+
+class BatchedHistogram(Histogram):
+    """A histogram that also takes the counts of many observations, made elsewhere, at once.
+
+    `observe` takes some microseconds, and this process handles thousands of tokens a second.
+    """
+
+    def bucket_of(self, amount: float) -> int:
+        """Return the index of the bucket that an observation belongs to."""
+        return bisect_left(self._upper_bounds, amount)
+
+    def no_counts(self) -> list[int]:
+        """Return a zero for each bucket."""
+        return [0] * len(self._upper_bounds)
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Add observations: how many are in each bucket, and their sum."""
+        self._sum.inc(total)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+
 
 REQUESTS = Counter(
     "loraplex_requests_total",
@@ -51,7 +75,7 @@ TIME_TO_FIRST_TOKEN = Histogram(
     _TIMED,
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
 )
-INTER_TOKEN_SECONDS = Histogram(
+INTER_TOKEN_SECONDS = BatchedHistogram(
     "loraplex_inter_token_seconds",
     "Between the tokens of an answer, once for each step of the engine.",
     _TIMED,

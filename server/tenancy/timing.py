@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 from server import metrics
 
+WRITE_SECONDS = 1.0
+"""How often a running answer writes the times between its tokens to their histogram."""
+
 
 class Timing:
     """The times of one request, observed as its tokens come."""
@@ -32,6 +35,8 @@ class Timing:
         self._request = metrics.REQUEST_SECONDS.labels(*labels)
         self._exemplar = {"trace_id": trace_id} if trace_id else None
         self._started, self._answers, self._clock = started, False, clock
+        self._counts, self._sum = self._inter_token.no_counts(), 0.0
+        self._write_at = started
 
     def tokens(self, count: int, before: float | None) -> float:
         """Record that tokens of one choice arrived now. Returns now, as the next call's `before`.
@@ -44,10 +49,21 @@ class Timing:
             self._answers = True
             self._first_token.observe(now - self._started, self._exemplar)
         if before is not None:
-            self._inter_token.observe((now - before) / count)
+            seconds = (now - before) / count
+            self._counts[self._inter_token.bucket_of(seconds)] += 1
+            self._sum += seconds
+            if now >= self._write_at:
+                self._write(now)
         return now
+
+    def _write(self, now: float) -> None:
+        self._inter_token.add(self._counts, self._sum)
+        self._counts, self._sum = self._inter_token.no_counts(), 0.0
+        self._write_at = now + WRITE_SECONDS
 
     def end(self) -> None:
         """Record the time of the whole request, if it had an answer."""
         if self._answers:
-            self._request.observe(self._clock() - self._started, self._exemplar)
+            now = self._clock()
+            self._write(now)
+            self._request.observe(now - self._started, self._exemplar)

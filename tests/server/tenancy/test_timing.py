@@ -54,6 +54,24 @@ def test_a_stream(clock: Clock) -> None:
     }
 
 
+def test_times_between_tokens_are_in_their_buckets_within_a_second(clock: Clock) -> None:
+    times = Timing(clock.now, "acme", "acme/buckets", "host", clock.monotonic)
+    last = times.tokens(1, None)
+    for seconds in (0.004, 0.008, 0.015, 3.0, 9.0, 0.5):
+        clock.now += seconds
+        last = times.tokens(1, last)
+    labels = {"tenant": "acme", "adapter": "acme/buckets", "tier": "host"}
+    found = {
+        bound: REGISTRY.get_sample_value(
+            "loraplex_inter_token_seconds_bucket", {**labels, "le": bound}
+        )
+        for bound in ("0.005", "0.01", "0.02", "1.0", "5.0", "+Inf")
+    }
+    assert found == {"0.005": 1, "0.01": 2, "0.02": 3, "1.0": 3, "5.0": 4, "+Inf": 5}
+    times.end()
+    assert observed("acme/buckets")["inter_token"] == (6, 12.527)
+
+
 def test_a_request_without_an_answer_is_not_timed() -> None:
     Timing(90.0, "acme", "acme/none", "host").end()
     assert observed("acme/none")["request"] == (0, 0)
@@ -68,6 +86,7 @@ async def test_the_choices_of_an_answer_have_gaps_of_their_own(clock: Clock) -> 
                 clock.now += 0.25
                 answer.add(1, choice)
             answer.add(0, 0)
+    times.end()
     assert meter.output_tokens == 6
     assert observed("acme/choices")["time_to_first_token"] == (1, 0.25)
     assert observed("acme/choices")["inter_token"] == (4, 2.0)
