@@ -1,6 +1,7 @@
 """The directions of imports, as docs/structures.md draws them."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ COMMANDS = {
 """The command line is where packages meet; it imports them when a command is called."""
 FOLDERS_OF_THE_SERVER = (
     ("cli",),
+    ("doctor",),
     ("process",),
     ("app",),
     ("console",),
@@ -151,6 +153,14 @@ def test_the_folders_of_the_server_import_downwards() -> None:
                 upwards.add(f"{name} imports {used}")
     assert not upwards
     assert parts <= line_of.keys() | {""}, "a part of server/ that has no place in the order yet"
+
+
+def test_the_page_draws_the_folders_in_this_order() -> None:
+    page = (ROOT / "docs" / "structures.md").read_text()
+    drawn = re.search(r"`(cli -> [^`]+)`", page)
+    assert drawn is not None
+    lines = [tuple(line.split(", ")) for line in " ".join(drawn[1].split()).split(" -> ")]
+    assert [set(line) for line in lines] == [set(parts) for parts in FOLDERS_OF_THE_SERVER]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -38,6 +38,18 @@ def open_database(url: str) -> Engine:
         SQLAlchemyError: the database does not answer, or the URL is wrong.
         ImportError: the URL names a driver that is not installed.
     """
+    engine = connect(url)
+    migrations.upgrade(engine)
+    return engine
+
+
+def connect(url: str) -> Engine:
+    """Return SQLAlchemy's engine for a URL. It connects at its first use and changes no schema.
+
+    Raises:
+        SQLAlchemyError: the URL is wrong.
+        ImportError: it names a driver that is not installed.
+    """
     database = _with_driver(url)
     arguments: dict[str, Any] = {}
     if database.get_backend_name() == "postgresql":
@@ -48,7 +60,6 @@ def open_database(url: str) -> Engine:
     )
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite(database))
-    migrations.upgrade(engine)
     return engine
 
 

@@ -14,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from server.cli import (
+    doctor,
     loadtest,
     logs,
     registry,
@@ -164,6 +165,20 @@ def serve(context: typer.Context, **flags: Any) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+@app.command(
+    "doctor",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog=doctor.EXAMPLES,
+)
+@_with_setting_flags
+def _doctor(context: typer.Context, **flags: Any) -> None:
+    """Check what this machine lacks to serve with these settings, and say what to do.
+
+    Takes the same flags and variables as `loraplex serve`. Nothing is started or changed.
+    """
+    doctor.doctor(context.args, **flags)
 
 
 def main() -> None:

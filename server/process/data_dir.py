@@ -40,6 +40,20 @@ def own_data_dir(settings: Settings) -> Iterator[None]:
         yield
 
 
+def is_in_use(settings: Settings) -> bool:
+    """Return whether a running server has locked the data folder. Changes nothing."""
+    try:
+        lock = (settings.data_dir / "lock").open()
+    except OSError:
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 class ServerIds(NamedTuple):
     """By which id a server leases what it works on, and by which one it did before it restarted."""
 

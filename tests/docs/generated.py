@@ -129,7 +129,7 @@ def commands() -> str:
     text: list[str] = []
     for path, command in sorted(all_commands().items()):
         text += [f"## {path}", "", " ".join((command.help or "").split()), ""]
-        if path == "loraplex serve":
+        if path in ("loraplex serve", "loraplex doctor"):
             text += ["Its options are the [settings](settings.md).", ""]
         else:
             text += ["| argument or option | what it is |", "|---|---|"]

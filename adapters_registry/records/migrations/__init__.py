@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, func, select
 
 _LOCK = 0x10CA91EC
 """Any number that nothing else in the database locks."""
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Apply all migrations that the database lacks, in one transaction."""
+class Schema(enum.Enum):
+    """A database's schema, compared with this release's."""
+
+    EMPTY = enum.auto()
+    OLDER = enum.auto()
+    CURRENT = enum.auto()
+    UNKNOWN = enum.auto()
+    """A later release has changed it."""
+
+
+def schema_of(engine: Engine) -> Schema:
+    """Compare a database's schema with this release's. Raises `SQLAlchemyError` if it is away."""
+    scripts = ScriptDirectory.from_config(_config())
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current is None:
+        return Schema.EMPTY
+    if current == scripts.get_current_head():
+        return Schema.CURRENT
+    known = {script.revision for script in scripts.walk_revisions()}
+    return Schema.OLDER if current in known else Schema.UNKNOWN
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Apply all migrations that the database lacks, in one transaction."""
+    config = _config()
     begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin_postgresql
     with begin(engine) as connection:
         config.attributes["connection"] = connection

@@ -1,0 +1,1 @@
+"""`loraplex doctor`: what a machine lacks to serve with the given settings, and what to do."""
