@@ -36,9 +36,10 @@ class Events:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the data of each event that is complete now. Comments are left out."""
-        if b"\r" in data:
+        data = self._rest + data
+        if b"\r" in data:  # the two bytes of a line's end may come apart
             data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = (self._rest + data).split(b"\n\n")
+        *events, self._rest = data.split(b"\n\n")
         found = []
         for event in events:
             if event.startswith(b"data: ") and b"\n" not in event:
@@ -94,15 +95,15 @@ class Reading:
             self._note_model(chunk.get("model"))
             usage = chunk.get("usage")
             if usage:
-                self.tokens_in = usage.get("prompt_tokens")
-                self.tokens_out = usage.get("completion_tokens")
+                self.tokens_in = _of_type(int | None, usage.get("prompt_tokens"))
+                self.tokens_out = _of_type(int | None, usage.get("completion_tokens"))
             choices = chunk.get("choices")
             return self._take_choice(choices[0]) if choices else False
         except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             raise StreamBroken("garbage", f"{data[:80]!r}: {error}") from error
 
     def _note_model(self, model: str | None) -> None:
-        if model is None or model == self.model:
+        if _of_type(str | None, model) is None or model == self.model:
             return
         self.is_mixed |= self.model is not None
         self.model = model
@@ -112,15 +113,15 @@ class Reading:
         self.finished |= ended
         if logprobs := choice.get("logprobs"):
             self._take_logprobs(logprobs)
-        ids = choice.get("token_ids") or []
+        ids = [_of_type(int, each) for each in choice.get("token_ids") or []]
         self.token_ids += ids
         if "text" in choice:
-            self.text.append(choice["text"])
+            self.text.append(_of_type(str, choice["text"]))
             return bool(choice["text"] or ids) or not ended
         delta = choice["delta"]
         text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
         if text:
-            self.text.append(text)
+            self.text.append(_of_type(str, text))
         return bool(text or ids or delta.get("tool_calls"))
 
     def _take_logprobs(self, logprobs: dict[str, Any]) -> None:
@@ -128,10 +129,21 @@ class Reading:
         if "content" in logprobs:
             for entry in logprobs["content"]:
                 likeliest = {top["token"]: top["logprob"] for top in entry["top_logprobs"]}
-                self.tokens.append(Token(entry["token"], entry["logprob"], likeliest))
+                self._add_token(entry["token"], entry["logprob"], likeliest)
             return
         tops = logprobs.get("top_logprobs") or [{}] * len(logprobs["tokens"])
         for text, logprob, likeliest in zip(
             logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True
         ):
-            self.tokens.append(Token(text, logprob, likeliest or {}))
+            self._add_token(text, logprob, likeliest or {})
+
+    def _add_token(self, text: Any, logprob: Any, likeliest: dict[Any, Any]) -> None:
+        numbers = {_of_type(str, each): float(value) for each, value in likeliest.items()}
+        self.tokens.append(Token(_of_type(str, text), float(logprob), numbers))
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """Return the value. Raises `TypeError` if it isn't of this type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value

@@ -30,7 +30,28 @@ def test_what_is_no_event_is_garbage() -> None:
         Events().feed(b"<html>oops</html>\n\n")
 
 
-@pytest.mark.parametrize("data", [b"{not json", b"[]", b'{"choices": [{}]}', b'{"choices": [1]}'])
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_an_end_of_line_of_two_bytes_may_come_apart(cut: int) -> None:
+    stream, events = b"data: 1\r\n\r\ndata: 2\r\n\r\n", Events()
+    assert events.feed(stream[:cut]) + events.feed(stream[cut:]) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{not json",
+        b"[]",
+        b'{"choices": [{}]}',
+        b'{"choices": [1]}',
+        b'{"model": 1, "choices": []}',
+        b'{"usage": {"prompt_tokens": "7"}}',
+        b'{"choices": [{"text": 5}]}',
+        b'{"choices": [{"text": "a", "token_ids": "ab"}]}',
+        b'{"choices": [{"delta": {"content": ["a"]}}]}',
+        b'{"choices": [{"text": "a", "logprobs": {"tokens": [1], "token_logprobs": [-1]}}]}',
+        b'{"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [[]]}}]}',
+    ],
+)
 def test_what_is_no_chunk_is_garbage(data: bytes) -> None:
     with pytest.raises(StreamBroken) as error:
         Reading().take(data)
