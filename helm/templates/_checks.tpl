@@ -58,14 +58,14 @@
 {{- $adapter := mulf $v.sizing.adapterMiBPerRank (float64 $v.settings.max_lora_rank) -}}
 {{- $base := mulf $v.sizing.baseGiB 1024.0 -}}
 {{- $memory := include "loraplex.mebibytes" (toString $v.resources.limits.memory) | float64 -}}
-{{- $shared := include "loraplex.mebibytes" (toString $v.sharedMemory) | float64 -}}
+{{- $shared := include "loraplex.mebibytes" (include "loraplex.sharedMemory" .) | float64 -}}
 {{- $need := addf (mulf $host $adapter) 2560.0 -}}
 {{- if gt (int $v.gpus) 0 -}}
 {{- $need = addf $need $shared -}}
 {{- $gpus := mulf $v.gpus $v.sizing.gpuGiB 1024.0 0.9 -}}
-{{- $onGpu := addf $base (mulf $slots $adapter) 1024.0 -}}
+{{- $onGpu := addf $base (mulf $slots $adapter) (mulf $v.gpus 2048.0) -}}
 {{- if gt $onGpu $gpus -}}
-{{- fail (printf "settings.max_loras: %d slots of rank %v and the base take %.0f MiB, but %v GPUs have %.0f: lower max_loras or max_lora_rank, or raise gpus (sizing says how large they are)." $slots $v.settings.max_lora_rank $onGpu $v.gpus $gpus) -}}
+{{- fail (printf "settings.max_loras: %d slots of rank %v, the base, and 2 GiB on each GPU for kernels and a step take %.0f MiB, but %v GPUs have %.0f: lower max_loras or max_lora_rank, or raise gpus (sizing says how large they are)." $slots $v.settings.max_lora_rank $onGpu $v.gpus $gpus) -}}
 {{- end -}}
 {{- else -}}
 {{- $need = addf $need $base (mulf 1024.0 (default 1 $v.settings.kv_cache_gib)) -}}

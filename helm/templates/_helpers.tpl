@@ -58,6 +58,11 @@ capabilities: {drop: [ALL]}
 {{- add .Values.preStopSeconds (ceil $notice) (ceil .Values.settings.drain_seconds) -}}
 {{- end }}
 
+{{/* The processes of a server, and NVIDIA's library for messages between GPUs, use files in /dev/shm. */}}
+{{- define "loraplex.sharedMemory" -}}
+{{- .Values.sharedMemory | default (printf "%dGi" (max 1 (int .Values.gpus))) -}}
+{{- end }}
+
 {{/* Converts a quantity of memory to MiB. */}}
 {{- define "loraplex.mebibytes" -}}
 {{- $number := regexFind "^[0-9.]+" . | float64 -}}

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 from server.settings import RENAMED, Settings, load_settings, variable_of
 from tests.helm import generated
@@ -41,6 +42,13 @@ def server_of(manifests: Manifests) -> dict[str, Any]:
         "containers"
     ][0]
     return container
+
+
+def job_of(manifests: Manifests) -> dict[str, Any]:
+    pod: dict[str, Any] = only(manifests, "Job", "demo-loraplex-migration")["spec"]["template"][
+        "spec"
+    ]
+    return pod
 
 
 def values(**given: Any) -> list[str]:
@@ -156,8 +164,12 @@ def test_envoy_stays_as_long_as_a_server_lets_streams_go_on(helm4: Helm) -> None
 
 
 def test_an_image_can_be_named_by_its_digest(helm4: Helm) -> None:
-    rendered = helm4.render(*values(**{"image.digest": '"sha256:0a"'}))
-    assert server_of(rendered)["image"] == "loraplex@sha256:0a"
+    digest = f"sha256:{'0a' * 32}"
+    rendered = helm4.render(*values(**{"image.digest": f'"{digest}"', **DATABASE}))
+    assert server_of(rendered)["image"] == f"loraplex@{digest}"
+    assert job_of(rendered)["containers"][0]["image"] == f"loraplex@{digest}"
+    with pytest.raises(Refused):
+        helm4.render(*values(**{"image.digest": '"sha256:0a"'}))
 
 
 def test_an_existing_claim_replaces_the_charts_own(helm4: Helm) -> None:
@@ -189,10 +201,11 @@ def test_gpus(helm4: Helm) -> None:
     rendered = helm4.render(*values(**fits))
     container = server_of(rendered)
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert container["image"] == "loraplex:0.1.0-gpu"
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert container["image"] == f"loraplex:{version}-gpu"
     arguments = only(rendered, "ConfigMap")["data"]["LORAPLEX_ENGINE_ARGS"]
     assert arguments == "--tensor-parallel-size 2 --max-num-seqs 8"
-    assert server_of(helm4.render())["image"] == "loraplex:0.1.0-cpu"
+    assert server_of(helm4.render())["image"] == f"loraplex:{version}-cpu"
 
 
 ADMIN_KEY = {"adminKey.secretName": '"admin"'}
