@@ -4,6 +4,7 @@ RegistryError
 ├── InvalidName          a tenant, adapter or alias name that is not allowed
 ├── InvalidMetadata      metadata that is too large
 ├── InvalidTargets       an alias cannot point there
+├── InvalidCanary        a judged canary cannot have this plan
 ├── InvalidKey           an API key cannot be made like this
 ├── QuotaExceeded        the tenant may have no more adapters, versions or bytes of them
 ├── NotFound             no such tenant, adapter, version or alias
@@ -48,6 +49,16 @@ class InvalidTargets(RegistryError):
     """An alias cannot point there: unknown or unready versions, or weights that are not 100."""
 
     code, param = "invalid_targets", "targets"
+
+
+class InvalidCanary(RegistryError):
+    """A judged canary cannot have these steps, criteria or data. `param` is the field."""
+
+    code = "invalid_canary"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class InvalidKey(RegistryError):

@@ -19,6 +19,7 @@ from server.api.operations import add_probes
 from server.auth import Keys
 from server.console.app import build_console
 from server.console.navigation import ROOT
+from server.console.pages.playground import answering
 from server.console.parts import Services
 from server.console.sessions import SECRET_BYTES
 from server.engine.interface import Engine, EngineState
@@ -34,6 +35,8 @@ from server.middleware.security_headers import SecurityHeaders
 from server.request_log.lines import RequestLines
 from server.request_log.recent import RecentRequests
 from server.residency.leases import Leases
+from server.rollout.evaluation import asking
+from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.tenancy.bytes_in_flight import BytesInFlight
 from server.tenancy.prompt_queue import PromptQueue
@@ -55,13 +58,16 @@ def build_app(
     session_secret: bytes | None = None,
     traces: Traces | None = None,
     clock: Callable[[], float] = time.monotonic,
+    rollouts: Rollouts | None = None,
 ) -> FastAPI:
     """Put the parts together; starts nothing.
 
     `request_lines`: where requests are logged. `session_secret` signs the console's sessions; None
     makes a secret that ends with the process. `traces`: where requests are traced, if at all.
-    `clock`: the seconds by which quotas are counted; it never goes back.
+    `clock`: the seconds by which quotas are counted; it never goes back. `rollouts`: for a server
+    that runs them, too.
     """
+    rollouts = rollouts or Rollouts(registry, leases)
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
     mapping.install(app)
@@ -69,7 +75,9 @@ def build_app(
     app.add_middleware(Authentication, keys=keys)
     recent = RecentRequests()
     lines = request_lines or RequestLines("off")
-    app.add_middleware(RequestLog, recent=recent, lines=lines, traces=traces)
+    app.add_middleware(
+        RequestLog, recent=recent, lines=lines, traces=traces, note_arm=rollouts.arms.note
+    )
     app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestId)
@@ -89,10 +97,13 @@ def build_app(
         clock,
     )
     app.include_router(data_plane.router())
+    rollouts.judge.ask = asking(answering(data_plane), registry)
     document_bodies(app, engine.endpoints)
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
     intakes = Intakes(registry, settings)
-    app.include_router(admin.router(registry, keys, gate, leases, usage_buffer, settings, intakes))
+    app.include_router(
+        admin.router(registry, keys, gate, leases, usage_buffer, settings, intakes, rollouts)
+    )
     app.include_router(recent_requests.router(recent))
     app.include_router(
         front_page.router(

@@ -33,7 +33,10 @@ def pytest_runtest_makereport(
     return report
 
 
-OWN_ENGINES = ("test_bases", "test_first_hour", "test_four_bit", "test_process", "test_staged")
+OWN_ENGINES = (
+    *("test_bases", "test_first_hour", "test_four_bit", "test_judged_canary"),
+    *("test_process", "test_staged"),
+)
 """How the names begin of the files in tests/real_engine/ that start engines of their own."""
 
 

@@ -35,7 +35,7 @@ FOLDERS_OF_THE_SERVER = (
     ("app",),
     ("console",),
     ("api",),
-    ("gate",),
+    ("gate", "rollout"),
     ("residency",),
     ("middleware", "engine"),
     ("tenancy",),

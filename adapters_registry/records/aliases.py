@@ -23,6 +23,7 @@ from adapters_registry.records.idempotency import (
     keep_result,
 )
 from adapters_registry.records.tables import Adapter, Alias, Version, VersionState
+from adapters_registry.rollout.endings import end_rollouts
 
 MAX_TARGETS = 8
 
@@ -47,12 +48,25 @@ def point_alias(
         InvalidTargets: the alias may not point there.
         ChangedMeanwhile: the alias has another revision.
     """
+    adapter = admit(change, tenant, name, alias, targets, if_revision)
+    return point(change, adapter, alias, [list(target) for target in targets])
+
+
+def admit(
+    change: Change,
+    tenant: str,
+    name: str,
+    alias: str,
+    targets: Sequence[Target],
+    if_revision: int | None = None,
+) -> Adapter:
+    """Return an adapter whose alias may be pointed there. Raises what `point_alias` raises."""
     adapter = change.adapter(tenant, name)
-    row = _find(adapter, check_name(alias, "alias"))
+    row = find_alias(adapter, check_name(alias, "alias"))
     if if_revision is not None and if_revision != (row.revision if row else 0):
         raise ChangedMeanwhile(f"alias {alias!r} was changed meanwhile: read it again and repeat")
-    _check(change, adapter, targets)
-    return point(change, adapter, alias, [list(target) for target in targets])
+    check_targets(change, adapter, targets)
+    return adapter
 
 
 def roll_back(
@@ -80,7 +94,7 @@ def roll_back(
     if not row.previous or row.previous == row.targets:
         raise Conflict(f"{tenant}/{name}@{alias} has nothing to go back to")
     try:
-        _check(change, adapter, [Target(*target) for target in row.previous])
+        check_targets(change, adapter, [Target(*target) for target in row.previous])
     except InvalidTargets as error:
         raise Conflict(f"{tenant}/{name}@{alias} cannot go back: {error}") from error
     return point(change, adapter, alias, row.previous, action="alias.rollback")
@@ -106,8 +120,11 @@ def point(
     targets: list[list[int]],
     action: str = "alias.point",
 ) -> AliasRecord:
-    """Point an alias to targets that were checked before. It may point there already."""
-    row = _find(adapter, alias)
+    """Point an alias to targets that were checked before. It may point there already.
+
+    A judged canary of the adapter ends, unless `action` is one of its own.
+    """
+    row = find_alias(adapter, alias)
     if row is not None and row.targets == targets:
         return alias_record(row)
     before = _body(row)
@@ -119,7 +136,7 @@ def point(
         if len(row.targets) == 1:
             row.previous = row.targets
         row.targets, row.revision = targets, row.revision + 1
-    _count_move(adapter, alias)
+    _count_move(change, adapter, alias, action)
     change.session.flush()
     change.log(action, adapter, alias, before, _body(row))
     return alias_record(row)
@@ -140,16 +157,18 @@ def remove(change: Change, adapter: Adapter, alias: Alias) -> None:
     """Remove an alias, `live` included."""
     change.log("alias.remove", adapter, alias.name, _body(alias))
     adapter.aliases.remove(alias)
-    _count_move(adapter, alias.name)
+    _count_move(change, adapter, alias.name, "alias.remove")
     change.session.flush()
 
 
-def _count_move(adapter: Adapter, alias: str) -> None:
+def _count_move(change: Change, adapter: Adapter, alias: str, action: str) -> None:
     if alias == LIVE:
         adapter.live_revision += 1
+    end_rollouts(change, adapter, alias, action)
 
 
-def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
+def check_targets(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
+    """Raise `InvalidTargets` if an alias may not point there."""
     numbers = [target.version for target in targets]
     if not 1 <= len(targets) <= MAX_TARGETS or len(set(numbers)) != len(numbers):
         raise InvalidTargets(f"give 1 to {MAX_TARGETS} targets, each version once")
@@ -172,12 +191,13 @@ def _check(change: Change, adapter: Adapter, targets: Sequence[Target]) -> None:
             )
 
 
-def _find(adapter: Adapter, name: str) -> Alias | None:
+def find_alias(adapter: Adapter, name: str) -> Alias | None:
+    """Return an adapter's alias, or None if it has none of this name."""
     return next((alias for alias in adapter.aliases if alias.name == name), None)
 
 
 def _require(adapter: Adapter, name: str) -> Alias:
-    row = _find(adapter, name)
+    row = find_alias(adapter, name)
     if row is None:
         raise NotFound(f"{adapter.tenant}/{adapter.name} has no alias {name!r}")
     return row

@@ -37,6 +37,7 @@ from adapters_registry.records.tables import (
     VersionState,
 )
 from adapters_registry.records.tenants import TenantRecord
+from adapters_registry.rollout.promotion import WarmPromotion
 
 IN_CATALOG = (*UNDER_CHECK, VersionState.READY)
 """The stored states of versions that are kept in memory: those that are, or may come to be,
@@ -132,6 +133,10 @@ class AdapterRecord:
     """Every tenant may use it."""
     num_versions: int = 0
     """How many versions there are, in any state."""
+    live_revision: int = 0
+    """How often `live` was pointed elsewhere or removed. It never decreases."""
+    warming: WarmPromotion | None = None
+    """A promotion that waits until servers have loaded what it points to."""
 
     @cached_property
     def id(self) -> str:
@@ -174,6 +179,17 @@ class Catalog:
     tenants: Mapping[str, TenantRecord] = field(default_factory=dict)
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
     base: ServedBase = UNKNOWN_BASE
+
+    @cached_property
+    def warming(self) -> tuple[AdapterRecord, ...]:
+        """Return the adapters for which a promotion waits until servers have loaded a version."""
+        return tuple(adapter for adapter in self.adapters.values() if adapter.warming)
+
+    @cached_property
+    def has_splits(self) -> bool:
+        """Return whether the bare name of any adapter is split between versions."""
+        live = (adapter.aliases.get(LIVE) for adapter in self.adapters.values())
+        return any(len(alias.targets) > 1 for alias in live if alias)
 
     def adapters_in_state(self, state: VersionState) -> set[tuple[str, str]]:
         """Return tenant and name of every adapter that has a version in this state here."""
@@ -270,6 +286,8 @@ def _adapter_record(
         shared_with_ids=frozenset(row.shared_with_ids),
         public=row.public,
         num_versions=num_versions,
+        live_revision=row.live_revision,
+        warming=WarmPromotion.of(row.warming) if row.warming else None,
     )
 
 

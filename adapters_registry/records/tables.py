@@ -150,6 +150,8 @@ class Adapter(Base):
     public: Mapped[bool] = mapped_column(default=False)
     live_revision: Mapped[int] = mapped_column(Integer, default=0)
     """How often the alias `live` was pointed elsewhere or removed. It never decreases."""
+    warming: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """A promotion that waits until servers have loaded the version (`rollout/promotion.py`)."""
     epoch: Mapped[int] = mapped_column(BigInteger, index=True)
     """The change that touched it last."""
 

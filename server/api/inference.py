@@ -23,7 +23,7 @@ from adapters_registry.records.usage import Consumption
 from adapters_registry.registry import Registry
 from server import metrics
 from server.api.intake.intake import Intake, Received
-from server.api.resolve import resolve
+from server.api.resolve import arm_of, resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
 from server.errors import APIError, ContextTooLong, NotServing, Preempted, TookTooLong
@@ -105,9 +105,11 @@ class DataPlane:
                 self.intake.received(raw_request, endpoint, caller.tenant)
             )
             end_stage("body")
+            catalog = self.registry.catalog
             version = resolve(
-                received.model, caller, self.registry.catalog, self.base_name, received.conversation
+                received.model, caller, catalog, self.base_name, received.conversation
             )
+            raw_request.state.arm = arm_of(received.model, version, catalog)
             raw_request.state.adapter = version.adapter_id if version else self.base_name
             raw_request.state.version = version.number if version else None
             meter = await held.enter_async_context(
@@ -188,6 +190,7 @@ class DataPlane:
     def _record_usage(self, raw_request: Request, meter: Meter) -> None:
         record = meter.record
         record.input_tokens, record.output_tokens = meter.input_tokens, meter.output_tokens
+        record.failed = meter.failure is not None
         if not meter.tokens:
             return
         adapter = raw_request.state.adapter

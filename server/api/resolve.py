@@ -54,6 +54,21 @@ def resolve(
     return version
 
 
+def arm_of(model: str, version: VersionRecord | None, catalog: Catalog) -> tuple[int, int] | None:
+    """Return the version's id and the revision of `live`, if a split of `live` chose the version.
+
+    Requests that name a version or another alias tell nothing about the split.
+    """
+    _, at, selector = model.partition("@")
+    if version is None or (at and selector != LIVE):
+        return None
+    adapter = catalog.adapters.get((version.tenant, version.name))
+    alias = adapter.aliases.get(LIVE) if adapter else None
+    if adapter is None or alias is None or len(alias.targets) < 2:
+        return None
+    return version.version_id, adapter.live_revision
+
+
 def may_use(caller: Caller, adapter: AdapterRecord) -> bool:
     """Return whether the caller may use an adapter: its own, a shared one, or as an admin any."""
     is_shared = adapter.public or caller.tenant_id in adapter.shared_with_ids

@@ -14,7 +14,9 @@ from fastapi.responses import Response
 from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, AliasRecord, VersionRecord
 from adapters_registry.records.tables import AuditEntry
+from adapters_registry.rollout.canaries import CanaryRecord
 from server.api.admin import hide_foreign
+from server.api.admin.rollout.canaries import read_latest
 from server.api.words import change_in_words
 from server.auth import Caller
 from server.console.evaluations import Fact, compare, gate_report
@@ -62,6 +64,8 @@ class AdapterView:
     facts: list[Fact]
     entries: list[tuple[AuditEntry, str]]
     """Changes, the newest first, each in words."""
+    judged: CanaryRecord | None
+    """The last judged canary."""
 
     @property
     def live(self) -> AliasRecord | None:
@@ -91,17 +95,17 @@ class AdapterPages:
         running: Counter[str] = Counter()
         for row in services.leases.snapshot():
             running[row["model"]] += row["leases"]
-        versions, entries, traffic = await self._parts.workers.run(
+        versions, entries, traffic, judged = await self._parts.workers.run(
             self._read, caller, adapter, services.recent.snapshot()
         )
-        view = self._view(adapter, versions, entries, running, traffic)
+        view = self._view(adapter, versions, entries, running, traffic, judged)
         return self._parts.renderer.page(
             request, "adapter.html", view=view, adapter=adapter, done=done
         )
 
     def _read(
         self, caller: Caller, adapter: AdapterRecord, records: list[RequestRecord]
-    ) -> tuple[list[VersionRecord], list[AuditEntry], Mapping[int, Traffic]]:
+    ) -> tuple[list[VersionRecord], list[AuditEntry], Mapping[int, Traffic], CanaryRecord | None]:
         registry = self._services.registry
         versions = registry.read_history(adapter.tenant, adapter.name, limit=MAX_VERSIONS)
         entries = registry.audit(
@@ -111,7 +115,7 @@ class AdapterPages:
             limit=MAX_ENTRIES,
         )
         traffic = traffic_by(records, lambda r: r.version if r.model == adapter.id else None)
-        return versions, entries, traffic
+        return versions, entries, traffic, read_latest(registry, adapter.tenant, adapter.name)
 
     def _view(
         self,
@@ -120,6 +124,7 @@ class AdapterPages:
         entries: Sequence[AuditEntry],
         running: Mapping[str, int],
         traffic: Mapping[int, Traffic],
+        judged: CanaryRecord | None,
     ) -> AdapterView:
         rows = [
             VersionRow(
@@ -141,7 +146,7 @@ class AdapterPages:
         ]
         compared = [version for version in versions if _has_facts(version)][:MAX_COMPARED][::-1]
         words = [(entry, _in_words(entry)) for entry in entries]
-        return AdapterView(adapter, rows, arms, compared, compare(compared), words)
+        return AdapterView(adapter, rows, arms, compared, compare(compared), words, judged)
 
 
 def router(parts: Parts) -> APIRouter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import REQUESTS, adapter_label, tenant_label
@@ -27,9 +29,14 @@ class RequestLog:
         recent: RecentRequests,
         lines: RequestLines,
         traces: Traces | None = None,
+        note_arm: Callable[[RequestRecord], None] | None = None,
     ) -> None:
-        """`traces`: where requests are traced; None if they are not."""
+        """`traces`: where requests are traced; None if they are not.
+
+        `note_arm` is called with each request that a split of `live` dealt.
+        """
         self.app, self._recent, self._lines, self._traces = app, recent, lines, traces
+        self._note_arm = note_arm
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,6 +70,8 @@ class RequestLog:
             record.end_stage("sent")
             _fill(record, scope)
             _count(record, scope)
+            if record.arm and self._note_arm:
+                self._note_arm(record)
             if trace:
                 trace.end(record, _route(scope))
             if not _is_looking(record):
@@ -83,7 +92,7 @@ def _fill(record: RequestRecord, scope: Scope) -> None:
         record.tenant, record.tenant_id = caller.tenant, caller.tenant_id
         record.key_id = caller.key_id
     record.model = state.get("adapter", "")
-    record.version = state.get("version")
+    record.version, record.arm = state.get("version"), state.get("arm")
     if lease := state.get("lease"):
         record.tier = lease.tier.value
 

@@ -54,6 +54,7 @@ from server.process.upkeep import (
 )
 from server.request_log.lines import RequestLines
 from server.residency.leases import Leases
+from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.settings.traces_endpoint import TracesEndpoint
 from server.tenancy.usage import UsageBuffer
@@ -109,7 +110,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
         usage_buffer = UsageBuffer(registry)
         request_lines = RequestLines(settings.request_log)
-        traces = _traces(settings)
+        traces, rollouts = _traces(settings), Rollouts(registry, leases)
         app = build_app(
             settings,
             registry,
@@ -122,6 +123,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             request_lines,
             session_secret,
             traces,
+            rollouts=rollouts,
         )
         operations_app = build_operations_app(settings, registry, engine, leases, lifecycle)
         imported = time.monotonic()
@@ -158,7 +160,16 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             await gate.take_up()
 
         running = RunningServer(
-            settings, app, registry, keys, leases, engine, lifecycle, usage_buffer, prepare
+            settings,
+            app,
+            registry,
+            keys,
+            leases,
+            engine,
+            lifecycle,
+            usage_buffer,
+            prepare,
+            rollouts,
         )
         try:
             second = (operations_app, operations) if operations else None
@@ -205,11 +216,12 @@ class RunningServer:
     usage_buffer: UsageBuffer
     prepare: Callable[[asyncio.Event], Awaitable[None]]
     """Is called at the start with an event that is set when the engine is up."""
+    rollouts: Rollouts
 
     @property
     def books(self) -> tuple[Callable[[], None], ...]:
         """Functions that write to the database what requests left in memory."""
-        return self.keys.save_last_used, self.usage_buffer.save
+        return self.keys.save_last_used, self.usage_buffer.save, self.rollouts.arms.save
 
     async def run(
         self, listener: socket.socket, operations: tuple[FastAPI, socket.socket] | None = None
@@ -240,6 +252,7 @@ class RunningServer:
             asyncio.ensure_future(self.prepare(engine_is_up)),
             asyncio.create_task(follow_changes(self.registry, self.leases)),
             asyncio.create_task(keep_books(self.books)),
+            asyncio.create_task(self.rollouts.run()),
             asyncio.create_task(self._collect()),
             asyncio.create_task(roll_up_regularly(self.registry, ROLL_UP_INTERVAL_SECONDS)),
         ]
@@ -258,6 +271,7 @@ class RunningServer:
             await http
             for background_task in background:
                 background_task.cancel()
+            await self.rollouts.reporter.leave()
             await self.engine.stop()
 
     async def _collect(self) -> None:

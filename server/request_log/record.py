@@ -48,6 +48,10 @@ class RequestRecord:
     """The HTTP status, or 499 if the client left before there was one."""
     complete: bool = False
     """False if the answer was cut off."""
+    failed: bool = False
+    """Whether the answer ended with an error after it had begun."""
+    arm: tuple[int, int] | None = None
+    """If a split of `live` dealt it: the version's id, and the revision of `live`."""
     trace_id: str = ""
     """The trace's id in hexadecimal; empty if the request is not traced."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -17,6 +17,7 @@ from typing import Any
 
 from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord
 from adapters_registry.registry import Registry
+from adapters_registry.rollout.promotion import WarmPromotion, Warmth
 from server import metrics
 from server.engine.interface import Engine
 from server.errors import APIError, Unavailable
@@ -71,6 +72,7 @@ class Leases:
         self._generation = engine.generation
         self._slots_of_engine = self._new_engine_slots()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kept: set[int] = set()
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine, registry: Registry) -> Leases:
@@ -140,6 +142,37 @@ class Leases:
             for version in before.adapters[key].versions.values():
                 if version.version_id in slots.host.versions:
                     self._retire(version)
+
+    def keep_warm(self) -> dict[int, Warmth]:
+        """Load what promotions wait for, if this server serves the adapter, and keep it loaded.
+
+        Returns how far that is, by the promotion's epoch. To be called again and again.
+        """
+        wanted: set[int] = set()
+        said: dict[int, Warmth] = {}
+        for adapter in self._catalog.warming:
+            if (promotion := adapter.warming) is not None:
+                versions = [adapter.ready[n] for n in promotion.versions if n in adapter.ready]
+                said[promotion.epoch] = self._keep(adapter, promotion, versions)
+                wanted |= {version.version_id for version in versions}
+        for version_id in self._kept - wanted:
+            self.engine_slots.unkeep(version_id)
+        self._kept = wanted
+        return said
+
+    def _keep(
+        self, adapter: AdapterRecord, promotion: WarmPromotion, versions: list[VersionRecord]
+    ) -> Warmth:
+        slots, is_asked = self.engine_slots, promotion.server == self._registry.server_id
+        here = slots.host.versions
+        if not is_asked and not any(v.version_id in here for v in adapter.versions.values()):
+            return Warmth.UNUSED
+        states = {slots.keep(version) for version in versions}
+        if not states:
+            return Warmth.NOT_OFFERED
+        if states == {State.READY}:
+            return Warmth.WARM
+        return Warmth.FAILED if State.FAILED in states else Warmth.LOADING
 
     def check_pin(self, version: VersionRecord) -> None:
         """Raise `slot_scheduler.TooManyPins` if the pin would leave no slot for other versions."""
@@ -245,6 +278,8 @@ class Leases:
 
 
 def _targets(adapter: AdapterRecord | None) -> set[int]:
-    """Return the versions that an adapter's aliases point to."""
-    aliases = adapter.aliases.values() if adapter else ()
-    return {target.version for alias in aliases for target in alias.targets}
+    """Return the versions that an adapter's aliases point to, or will once they are loaded."""
+    if adapter is None:
+        return set()
+    coming = adapter.warming.versions if adapter.warming else ()
+    return {target.version for a in adapter.aliases.values() for target in a.targets}.union(coming)

@@ -151,6 +151,26 @@ class EngineSlots:
         if self.host.has_spare_room(version):
             await self.host.load(version)
 
+    def keep(self, version: VersionRecord) -> State:
+        """Keep a version in host memory, and begin to load it. Returns its state now.
+
+        Requests for other versions may still evict it, as the last one. Call this again to load it
+        then.
+        """
+        entry = self.host.states[version.version_id]
+        entry.kept = True
+        if entry.state is not State.READY:
+            with contextlib.suppress(Unavailable):  # it failed a moment ago, and has to wait
+                self.host.entry(version)
+                self.host.prefetch(version)
+        return entry.state
+
+    def unkeep(self, version_id: int) -> None:
+        """Let a version be evicted like the others again, as if a request had just used it."""
+        entry = self.host.states[version_id]
+        entry.kept, entry.used_at = False, time.monotonic()
+        self.host.forget(version_id)
+
     def pin(self, version: VersionRecord) -> None:
         """Let a version keep its slot once it has one.
 

@@ -82,6 +82,8 @@ class VersionEntry:
     waiting: int = 0
     """The number of requests that wait for a slot."""
     pinned: bool = False
+    kept: bool = False
+    """Whether a promotion waits for it. Then it is evicted last, and not for a prefetch."""
     retired: bool = False
     """Whether it is out of service. It then leaves with its last request."""
     used_at: float = 0.0
@@ -162,17 +164,17 @@ class VersionStates:
     def to_evict(self, coming_bytes: list[int], *, spare_waiting: bool) -> list[int] | None:
         """Choose which versions to evict so that more fit, whose sizes are `coming_bytes`.
 
-        Leased and pinned versions stay. Versions that no request waits for leave first (with
-        `spare_waiting` only those), then versions without a slot, then those that were used least
-        recently. Returns None if the new ones cannot fit now.
+        Leased and pinned versions stay. Versions that neither a request nor a promotion waits for
+        leave first (with `spare_waiting` only those), then versions without a slot, then those
+        that were used least recently. Returns None if the new ones cannot fit now.
         """
         in_memory = [entry.num_bytes for entry in self._entries.values() if entry.in_memory]
         surplus = len(in_memory) + len(coming_bytes) - self._budget
         surplus_bytes = sum(in_memory) + sum(coming_bytes) - self._host_bytes
         candidates = sorted(
-            (entry.waiting > 0, self._in_slot(version_id), entry.used_at, version_id)
+            (entry.waiting > 0, entry.kept, self._in_slot(version_id), entry.used_at, version_id)
             for version_id, entry in self._entries.items()
-            if entry.evictable and not (spare_waiting and entry.waiting)
+            if entry.evictable and not (spare_waiting and (entry.waiting or entry.kept))
         )
         leaving: list[int] = []
         for *_, version_id in candidates:

@@ -79,6 +79,14 @@ class AdapterSettings(BaseSettings):
         "requests get a 503.",
         gt=0,
     )
+    warm_seconds: float = setting(
+        60,
+        "Adapters",
+        "How many seconds a promotion with `--warm` waits at most until every server that serves "
+        "the adapter has the version in host memory. Then the alias moves in any case.",
+        gt=0,
+        le=300,
+    )
     retire_seconds: float = setting(
         600,
         "Adapters",

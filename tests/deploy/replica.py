@@ -33,6 +33,7 @@ from server.process.data_dir import take_server_id
 from server.process.serve import HTTP_SETTING, RunningServer
 from server.process.startup import listen
 from server.residency.leases import Leases
+from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import Body, FakeEngine, parse
@@ -42,6 +43,8 @@ NUM_TOKENS, TOKEN_SECONDS = 8, 0.02
 START_SECONDS = 60
 NOTICE_SECONDS = 4
 TAKE_UP_SECONDS = 2.0
+LOAD_SECONDS_VARIABLE = "REPLICA_LOAD_SECONDS"
+"""How long the engine takes to read an adapter."""
 
 
 class Replica:
@@ -93,6 +96,7 @@ class StreamingEngine(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.load_seconds = float(os.environ.get(LOAD_SECONDS_VARIABLE, "0"))
         self.max_running = 100
         self.prefill_tokens = 100
         self.endpoints = {"/v1/completions": Endpoint(Body, parse, self._complete)}
@@ -129,14 +133,25 @@ def serve(port: int, database_url: str, content: Path, origin: str = "") -> int:
     keys, engine, lifecycle = Keys(registry), StreamingEngine(), Lifecycle()
     adapters = Leases.of(settings, engine, registry)
     gate, showback = Gate(registry, engine, adapters), UsageBuffer(registry)
-    app = build_app(settings, registry, keys, engine, adapters, gate, lifecycle, showback)
+    rollouts = Rollouts(registry, adapters)
+    app = build_app(
+        settings,
+        registry,
+        keys,
+        engine,
+        adapters,
+        gate,
+        lifecycle,
+        showback,
+        rollouts=rollouts,
+    )
 
     async def prepare(engine_is_up: asyncio.Event) -> None:
         await engine_is_up.wait()
         await gate.take_up(TAKE_UP_SECONDS)
 
     running = RunningServer(
-        settings, app, registry, keys, adapters, engine, lifecycle, showback, prepare
+        settings, app, registry, keys, adapters, engine, lifecycle, showback, prepare, rollouts
     )
     with listen(settings.host, port, HTTP_SETTING) as listener:
         return asyncio.run(running.run(listener))

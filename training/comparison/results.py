@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from adapters_registry.rollout.scores import Difference, Scores, difference_of_runs
 from training.comparison.trial import Result
-from training.evaluation.scores import Difference, Scores, difference_of_runs
 
 
 @dataclass

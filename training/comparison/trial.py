@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from adapters_registry.content.adapter_files import CONFIG_FILE
+from adapters_registry.rollout.scores import Scores
 from training.data.reading import read_conversations
 from training.data.recipe import make_recipe
 from training.data.rendering import DEFAULT_DATE
 from training.errors import TrainingError
 from training.evaluation.candidates import LocalModel
 from training.evaluation.evaluate import evaluate
-from training.evaluation.scores import Scores
 from training.run.record import RECORD_FILE
 from training.run.train import checkpoints_of, train
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adapters_registry.rollout.scores import Scores, score_answers
 from training.data.conversations import Conversation
 from training.data.rendering import DEFAULT_DATE, Renderer
 from training.data.tokenization import Sample, tokenize_last_answer
 from training.errors import DataError
 from training.evaluation.candidates import Candidate, Prompt
-from training.evaluation.scores import Scores, score_answers
 from training.models.base_model import load_tokenizer
 
 SPARE_TOKENS = 16

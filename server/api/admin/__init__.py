@@ -10,7 +10,6 @@ from adapters_registry.errors import NotFound
 from adapters_registry.registry import Registry
 from server.api.admin import (
     adapters,
-    aliases,
     audit,
     garbage,
     recheck,
@@ -19,9 +18,11 @@ from server.api.admin import (
     usage,
 )
 from server.api.admin.intakes import Intakes
+from server.api.admin.rollout import aliases, canaries
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
+from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
 from server.workers import Workers
@@ -37,6 +38,7 @@ def router(
     usage_buffer: UsageBuffer,
     settings: Settings,
     intakes: Intakes,
+    rollouts: Rollouts,
 ) -> APIRouter:
     """Return all admin routes.
 
@@ -53,7 +55,8 @@ def router(
     routes = APIRouter(prefix="/admin", dependencies=[Depends(hide_foreign), Depends(follow)])
     routes.include_router(adapters.router(registry, gate, intakes, workers))
     routes.include_router(recheck.router(registry, gate, workers))
-    routes.include_router(aliases.router(registry, workers))
+    routes.include_router(aliases.router(registry, rollouts.warm, settings.warm_seconds, workers))
+    routes.include_router(canaries.router(registry, rollouts, settings.warm_seconds, workers))
     routes.include_router(residency.router(registry, leases, workers))
     routes.include_router(audit.router(registry, workers))
     routes.include_router(tenants.router(registry, keys, workers))

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, AliasRecord, Target, VersionRecord
 from adapters_registry.records.tables import VersionState
+from adapters_registry.rollout.promotion import Warmth
+from server.rollout.warm_promotions import Promoted
 
 DIGEST_EXAMPLE = "9f2b" * 16
 
@@ -91,6 +93,41 @@ class AliasBody(BaseModel):
             previous=_targets(alias.previous) if alias.previous else None,
             revision=alias.revision,
         )
+
+
+class ServerWarmth(BaseModel):
+    """What one server says of the versions that a promotion waited for."""
+
+    server: str = Field(description="The id in the file `server.id` of its data folder.")
+    state: Warmth = Field(
+        description="`warm`: in memory. `loading`, `failed`, `unheard`: not yet. `unused`: the "
+        "server doesn't serve the adapter. `not offered`: the version is for another base."
+    )
+
+
+class WarmBody(BaseModel):
+    """How a promotion waited for servers."""
+
+    complete: bool = Field(description="Whether every server that serves the adapter was warm.")
+    waited_seconds: float
+    servers: list[ServerWarmth]
+
+
+class WarmAliasBody(AliasBody):
+    """Where an alias points after a promotion that waited for servers."""
+
+    warm: WarmBody
+
+    @classmethod
+    def of_promotion(cls, name: str, promoted: Promoted) -> WarmAliasBody:
+        """Return the body of a promotion."""
+        servers = [ServerWarmth(server=s, state=said) for s, said in promoted.servers.items()]
+        warm = WarmBody(
+            complete=all(said.is_settled for said in promoted.servers.values()),
+            waited_seconds=round(promoted.waited_seconds, 3),
+            servers=servers,
+        )
+        return cls(**dict(AliasBody.of(name, promoted.alias)), warm=warm)
 
 
 class Sharing(BaseModel):

@@ -1,4 +1,4 @@
-"""The commands `loraplex adapters promote`, `canary` and `rollback`, which move `live`."""
+"""The commands `loraplex adapters promote` and `rollback`, which move `live`."""
 
 from __future__ import annotations
 
@@ -11,44 +11,42 @@ from server.api.words import targets_in_words
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag, Version, path_of
 from server.cli.client import call
 
-PROMOTE_EXAMPLE = "Example: loraplex adapters promote smart-home 2"
-CANARY_EXAMPLES = """Examples:
+PROMOTE_EXAMPLES = """Examples:
 
-loraplex adapters canary smart-home 2 --weight 10
+loraplex adapters promote smart-home 2
 
-loraplex adapters canary smart-home 2 --weight 0
+loraplex adapters promote smart-home 2 --warm
 """
 ROLLBACK_EXAMPLE = "Example: loraplex adapters rollback smart-home"
 
 
 def promote(
-    name: Name, version: Version, tenant: TenantFlag = "", as_json: JsonFlag = False
-) -> None:
-    """Make a version live: every request for the bare name gets it from now on."""
-    _point(tenant, name, [{"version": version}], {}, as_json)
-
-
-def canary(
     name: Name,
     version: Version,
-    weight: Annotated[
-        int,
+    warm: Annotated[
+        bool,
         typer.Option(
-            min=0,
-            max=100,
-            help="The version's share of the requests in per cent. With 0 the canary ends.",
+            "--warm",
+            help="Wait until every server that serves the adapter has the version in memory.",
         ),
-    ] = 10,
+    ] = False,
+    warm_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=300,
+            help="With --warm: the longest wait. Default: the server's LORAPLEX_WARM_SECONDS.",
+        ),
+    ] = None,
     tenant: TenantFlag = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Give a version a share of the requests for the bare name. The live version gets the rest."""
-    response = call("GET", f"{path_of(tenant, name)}/aliases/live")
-    stable = next(t["version"] for t in reversed(response.json()["targets"]))
-    targets = [{"version": version, "weight": weight}, {"version": stable, "weight": 100 - weight}]
-    # The canary comes first, so that its conversations stay with it when its share grows.
-    targets = [target for target in targets if target["weight"]]
-    _point(tenant, name, targets, {"If-Match": response.headers["etag"]}, as_json)
+    """Make a version live: every request for the bare name gets it from now on.
+
+    With --warm no request has to wait for a load of the new version after that.
+    """
+    waiting = {"warm": True, "warm_seconds": warm_seconds} if warm else {}
+    point(tenant, name, [{"version": version}], {}, as_json, waiting)
 
 
 def rollback(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None:
@@ -71,12 +69,34 @@ def rollback(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> 
         print("there is nothing further to roll back to")
 
 
-def _point(
-    tenant: str, name: str, targets: list[dict[str, int]], headers: dict[str, str], as_json: bool
+def point(
+    tenant: str,
+    name: str,
+    targets: list[dict[str, int]],
+    headers: dict[str, str],
+    as_json: bool,
+    waiting: dict[str, Any] | None = None,
 ) -> None:
-    path = f"{path_of(tenant, name)}/aliases/live"
-    alias: dict[str, Any] = call("PUT", path, json={"targets": targets}, headers=headers).json()
+    """Point `live` to versions and print where it is then. `waiting` has the fields for `warm`."""
+    path, body = f"{path_of(tenant, name)}/aliases/live", {"targets": targets, **(waiting or {})}
+    alias: dict[str, Any] = call("PUT", path, json=body, headers=headers).json()
     if as_json:
         print(json.dumps(alias))
-    else:
-        print(f"{tenant}/{name}@live is {targets_in_words(alias['targets'])}")
+        return
+    print(f"{tenant}/{name}@live is {targets_in_words(alias['targets'])}")
+    if "warm" in alias:
+        print(_warmth_in_words(alias["warm"]))
+
+
+def _warmth_in_words(warm: dict[str, Any]) -> str:
+    """Return on how many servers the version was in memory, and which ones were late."""
+    count = sum(server["state"] == "warm" for server in warm["servers"])
+    said = f"in memory on {count} server{'' if count == 1 else 's'}"
+    late = [
+        f"{server['server']} ({server['state']})"
+        for server in warm["servers"]
+        if server["state"] in ("loading", "failed", "unheard")
+    ]
+    if late:
+        said += f", not yet on {', '.join(late)}"
+    return f"{said}, after {warm['waited_seconds']:.1f} s"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.cli.adapters import aliases, listing, recheck, registration, service
+from server.cli.adapters import aliases, canary, listing, recheck, registration, service
 from server.cli.commands import Commands
 
 app = Commands(
@@ -12,8 +12,8 @@ app = Commands(
 app.command("register", epilog=registration.EXAMPLES)(registration.register)
 app.command("list", epilog=listing.LIST_EXAMPLES)(listing.list_adapters)
 app.command("show", epilog=listing.SHOW_EXAMPLE)(listing.show)
-app.command("promote", epilog=aliases.PROMOTE_EXAMPLE)(aliases.promote)
-app.command("canary", epilog=aliases.CANARY_EXAMPLES)(aliases.canary)
+app.command("promote", epilog=aliases.PROMOTE_EXAMPLES)(aliases.promote)
+app.command("canary", epilog=canary.EXAMPLES)(canary.canary)
 app.command("rollback", epilog=aliases.ROLLBACK_EXAMPLE)(aliases.rollback)
 app.command("pin", epilog=service.PIN_EXAMPLES)(service.pin)
 app.command("unpin", epilog=service.UNPIN_EXAMPLE)(service.unpin)

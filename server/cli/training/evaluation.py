@@ -16,9 +16,9 @@ from server.cli.tables import print_table
 from server.cli.training.shared import BaseFlag, base_or_bundled, explained, read, refuse
 
 if TYPE_CHECKING:
+    from adapters_registry.rollout.scores import Difference, Scores
     from training.data.conversations import Conversation
     from training.evaluation.candidates import Candidate
-    from training.evaluation.scores import Difference, Scores
 
 SERVED = "served:"
 EXAMPLES = """Examples:
@@ -82,8 +82,8 @@ def evaluate(
 
     Differences come with 95 % intervals. Local candidates run on the GPU if there is one.
     """
+    from adapters_registry.rollout.scores import METRICS, paired_difference
     from training.evaluation.evaluate import evaluate as score
-    from training.evaluation.scores import METRICS, paired_difference
 
     with explained():
         if metric not in METRICS:

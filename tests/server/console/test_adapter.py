@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from shutil import copytree
 
@@ -13,6 +14,9 @@ from adapters_registry.errors import AdapterRejected
 from adapters_registry.records.catalog import Target, VersionRecord
 from adapters_registry.records.tenants import create_tenant
 from adapters_registry.registry import Registry
+from adapters_registry.rollout import canaries
+from adapters_registry.rollout.judgement import Judgement, Verdict
+from adapters_registry.rollout.plan import CanaryPlan
 from server.auth import Keys
 from server.residency.leases import Leases
 from tests.server.console.conftest import Browser
@@ -151,3 +155,28 @@ async def test_pins_are_for_admins(browser: Browser, keys: Keys) -> None:
     await browser.log_in(keys.create("default", ["adapters"]))
     assert "Pin…" not in (await browser.open(PAGE)).text
     assert (await browser.ask("POST", f"{PAGE}/versions/1/pin")).status_code == 403
+
+
+@pytest.mark.usefixtures("two")
+async def test_a_judged_canary_shows_where_it_stands_and_why(
+    admin: Browser, registry: Registry
+) -> None:
+    assert "Judged canary" not in (await admin.open(PAGE)).text
+    plan, at = CanaryPlan(steps=(10, 100)), datetime.now(UTC)
+    canary = registry.apply(canaries.start, "default", "home", 2, plan, [], at=at)
+    assert "running at 10 %, beside @1" in (await admin.open(PAGE)).text
+    reason = f"it fails {HOSTILE}"
+    evidence = {
+        "canary_requests": 120,
+        "live_requests": 900,
+        "comparisons": [{"criterion": "error_rate", "in_words": HOSTILE, "worse": True}],
+    }
+    with registry.session() as session:
+        canaries.claim(session, [canary.id], "me", at)
+    judgement = Judgement(Verdict.ROLL_BACK, "worse", reason, evidence)
+    registry.apply(canaries.roll_back, canary.id, "me", judgement, at=at)
+    page = (await admin.open(PAGE)).text
+    assert "rolled back at 10 %" in page
+    assert "120 requests of the canary and 900 of the live version on all servers" in page
+    assert str(escape(reason)) in page
+    assert HOSTILE not in page

@@ -85,6 +85,13 @@ def test_who_is_waited_for_leaves_last_and_only_for_one_that_has_its_slot() -> N
     assert residency.to_evict([0] * 3, spare_waiting=True) is None
 
 
+def test_what_a_promotion_waits_for_leaves_last_and_not_for_a_prefetch() -> None:
+    residency = four(in_slot=3)
+    residency[4].kept = True
+    assert residency.to_evict([0] * 4, spare_waiting=False) == [2, 1, 3, 4]
+    assert residency.to_evict([0] * 4, spare_waiting=True) is None
+
+
 def test_who_is_leaving_counts_no_more_unless_it_still_runs() -> None:
     residency = four()
     residency[1].on(Event.EVICTED)

@@ -1,7 +1,7 @@
 """Rows of a comparison, made up."""
 
+from adapters_registry.rollout.scores import Scores
 from training.comparison.results import Row
-from training.evaluation.scores import Scores
 
 
 def row(name: str, method: str, hits: int, memory: int = 0, gpu: int = 0) -> Row:

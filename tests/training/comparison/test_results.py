@@ -1,9 +1,9 @@
 from typing import Any
 
+from adapters_registry.rollout.scores import Scores
 from tests.training.comparison.rows import row
 from training.comparison.results import make_row, seconds_to_target
 from training.comparison.trial import Result
-from training.evaluation.scores import Scores
 
 
 def test_time_to_a_target() -> None:

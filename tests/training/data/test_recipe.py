@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from adapters_registry.rollout.scores import METRICS
 from training.data.datasets.catalog import DATASETS
 from training.data.recipe import RECIPES_DIR, Recipe, load_recipe, make_recipe
 from training.errors import TrainingError
-from training.evaluation.scores import METRICS
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES_DIR.glob("*.toml")), ids=lambda p: p.stem)

@@ -3,7 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from training.evaluation.scores import Scores, difference_of_runs, paired_difference, score_answers
+from adapters_registry.rollout.scores import (
+    Scores,
+    difference_of_runs,
+    paired_difference,
+    score_answers,
+)
 
 RIGHT = ['{"intent": "on", "area": "hall"}', '{"intent": "off"}']
 

@@ -13,11 +13,13 @@ from adapters_registry.names import LIVE
 from adapters_registry.records.aliases import point_alias, remove_alias, roll_back
 from adapters_registry.records.catalog import AliasRecord, Target
 from adapters_registry.registry import Registry
-from server.api.admin.bodies import AliasBody, TargetBody
+from server.api.admin.bodies import AliasBody, TargetBody, WarmAliasBody
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.errors import InvalidRequest
+from server.rollout.warm_promotions import WarmPromotions
 from server.workers import Workers
 
+MAX_WARM_SECONDS = 300
 _ETAG = re.compile(r'"(\d{1,9})"', re.ASCII)
 
 
@@ -30,15 +32,30 @@ class AliasTargets(BaseModel):
             "examples": [
                 {"targets": [{"version": 3}]},
                 {"targets": [{"version": 4, "weight": 10}, {"version": 3, "weight": 90}]},
+                {"targets": [{"version": 3}], "warm": True},
             ]
         },
     )
 
     targets: list[TargetBody] = Field(min_length=1)
+    warm: bool = Field(
+        False,
+        description="Move the alias when every server that serves the adapter has the versions in "
+        "host memory. The answer comes then.",
+    )
+    warm_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_WARM_SECONDS,
+        description="With `warm`: after so many seconds the alias moves in any case. Default: "
+        "`LORAPLEX_WARM_SECONDS`.",
+    )
 
 
-def router(registry: Registry, workers: Workers) -> APIRouter:
-    """Return the routes of aliases."""
+def router(
+    registry: Registry, warm: WarmPromotions, warm_seconds: float, workers: Workers
+) -> APIRouter:
+    """Return the routes of aliases. `warm_seconds`: how long a warm promotion waits by default."""
     routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
     @routes.get("/aliases/{alias}")
@@ -62,21 +79,25 @@ def router(registry: Registry, workers: Workers) -> APIRouter:
         if_none_match: Annotated[
             str | None, Header(description="`*`: only if there is no such alias yet.")
         ] = None,
-    ) -> AliasBody:
+    ) -> WarmAliasBody | AliasBody:
         """Point an alias to ready versions: the new targets serve from the next request on.
 
         One target is a promotion, several are a split by weight. A request that names a
         conversation or user stays with one version while the weights stay. Answers that have
-        begun finish on their own version.
+        begun finish on their own version. With `warm` the alias moves when servers have loaded the
+        versions, and the answer says which of them have.
         """
+        targets = [Target(target.version, target.weight) for target in body.targets]
+        revision = _revision(if_match, if_none_match)
+        if body.warm:
+            seconds = body.warm_seconds or warm_seconds
+            promoted = await warm.promote(
+                tenant, name, alias, targets, wait_seconds=seconds, if_revision=revision
+            )
+            response.headers["etag"] = f'"{promoted.alias.revision}"'
+            return WarmAliasBody.of_promotion(alias, promoted)
         record = await workers.run(
-            registry.apply,
-            point_alias,
-            tenant,
-            name,
-            alias,
-            [Target(target.version, target.weight) for target in body.targets],
-            if_revision=_revision(if_match, if_none_match),
+            registry.apply, point_alias, tenant, name, alias, targets, if_revision=revision
         )
         return _body(alias, record, response)
 

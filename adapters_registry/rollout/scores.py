@@ -65,8 +65,8 @@ def score_answers(answers: Sequence[str], expected: Sequence[str]) -> dict[str, 
         "rouge_l": [_rouge().score(right, given)["rougeL"].fmeasure for given, right in pairs],
         "bleu": [_bleu().sentence_score(given, [right]).score / 100 for given, right in pairs],
     }
-    if all(_is_json(right) for right in expected):
-        values["json_valid"] = [float(_is_json(given)) for given, _ in pairs]
+    if all(is_json(right) for right in expected):
+        values["json_valid"] = [float(is_json(given)) for given, _ in pairs]
     return values
 
 
@@ -100,7 +100,7 @@ def difference_of_runs(
     return Difference(round(float(mean), 4), round(float(low), 4), round(float(high), 4))
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
     """Return whether a text is a JSON object or array. A number or a string doesn't count."""
     try:
         return isinstance(json.loads(text), dict | list)

@@ -1,0 +1,1 @@
+"""The admin routes of rollouts: aliases and judged canaries."""

@@ -1,0 +1,1 @@
+"""Rollouts: warm promotions, and canaries that are judged."""
