@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import select
 
+from adapters_registry.composition.keeping import retire_unused
 from adapters_registry.errors import StoreUnavailable
 from adapters_registry.garbage import (
     collect_garbage,
@@ -39,9 +40,20 @@ class Collector:
     would fail that another server has just resolved to a version which is being retired.
     """
 
-    def __init__(self, registry: Registry, grace: timedelta, keep_rejected: timedelta) -> None:
-        """`keep_rejected`: for how long the records of rejected versions are kept."""
+    def __init__(
+        self,
+        registry: Registry,
+        grace: timedelta,
+        keep_rejected: timedelta,
+        keep_compositions: timedelta = timedelta(hours=1),
+    ) -> None:
+        """`keep_rejected`: for how long the records of rejected versions are kept.
+
+        `keep_compositions`: for how long compositions that requests name are kept after their last
+        use.
+        """
         self._registry, self._grace, self._keep_rejected = registry, grace, keep_rejected
+        self._keep_compositions = keep_compositions
         self._lock = threading.Lock()
         self._on_disk: dict[str, datetime] = {}
         self._at_origin: dict[str, datetime] = {}
@@ -62,6 +74,8 @@ class Collector:
             )
             return Collection()
         with self._lock:
+            if not dry_run:
+                self._retire_compositions(now)
             disk = self._collect_disk(now, grace, dry_run)
             try:
                 origin = self._collect_origin(now, grace, dry_run)
@@ -78,6 +92,11 @@ class Collector:
                 rejected,
             )
         return Collection(disk, origin, rejected)
+
+    def _retire_compositions(self, now: datetime) -> None:
+        before = now - self._keep_compositions
+        if retired := self._registry.apply(retire_unused, before):
+            log.info("retired compositions that no request names: %s", ", ".join(retired))
 
     def _has_versions(self) -> bool:
         """Return whether there is any version. In a wrong database all files would be garbage."""

@@ -6,6 +6,7 @@ RegistryError
 ├── InvalidTargets       an alias cannot point there
 ├── InvalidCanary        a judged canary cannot have this plan
 ├── InvalidKey           an API key cannot be made like this
+├── CannotCompose        versions that cannot be added to one, or not at this rank
 ├── QuotaExceeded        the tenant may have no more adapters, versions or bytes of them
 ├── NotFound             no such tenant, adapter, version or alias
 ├── Conflict             the present state does not allow it
@@ -65,6 +66,12 @@ class InvalidKey(RegistryError):
     """An API key cannot have these scopes, this label or this end."""
 
     code = "invalid_key"
+
+
+class CannotCompose(RegistryError):
+    """These versions cannot be added with these weights, or the sum's rank is too large."""
+
+    code, param = "cannot_compose", "parts"
 
 
 class QuotaExceeded(RegistryError):

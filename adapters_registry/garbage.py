@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from adapters_registry.check.base import BaseSpec
+from adapters_registry.composition.metadata import ON_REQUEST_NAME
 from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import StoreUnavailable
@@ -128,10 +129,15 @@ def uncollected_digests(session: Session, tenant: str) -> set[str]:
 def prune_rejected(change: Change, before: datetime) -> int:
     """Delete the records of rejected versions from before a time, and of those over 20 an adapter.
 
+    So are those of retired compositions that requests have named: there may be many in a day.
     Returns how many were deleted. Their numbers are not used again.
     """
     columns = select(Version.id, Version.adapter_id, Version.created_at, Version.collected)
-    rejected = columns.where(Version.state == VersionState.REJECTED).order_by(Version.id.desc())
+    is_over = or_(
+        Version.state == VersionState.REJECTED,
+        and_(Version.state == VersionState.RETIRED, Adapter.name == ON_REQUEST_NAME),
+    )
+    rejected = columns.join(Adapter).where(is_over).order_by(Version.id.desc())
     places: Counter[int] = Counter()
     pruned: dict[int, list[int]] = defaultdict(list)
     for version_id, adapter_id, created_at, collected in change.session.execute(rejected):

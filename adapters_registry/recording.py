@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
 
+from adapters_registry.composition.metadata import COMPOSED
 from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, allow_base_mismatch, state_on
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
@@ -31,6 +32,8 @@ MAX_METADATA_BYTES = 16 << 10
 """Every server keeps the metadata of all versions in memory."""
 LEFT_OUT = "left_out"
 """The entry of a version's metadata that says what of its files was not kept."""
+RESERVED = (LEFT_OUT, COMPOSED)
+"""Entries of a version's metadata that only the server writes."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Registration:
     source: str
     promote: bool
     metadata: dict[str, Any]
+    made: dict[str, Any] = field(default_factory=dict)
+    """What the server itself adds to the metadata, under names of `RESERVED`."""
 
     def __post_init__(self) -> None:
         check_metadata(self.metadata)
@@ -153,8 +158,8 @@ def _published(
 def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Version:
     reservations.check_quota(change, asked.tenant, asked.name, files.size_bytes)
     version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
-    own = {key: value for key, value in asked.metadata.items() if key != LEFT_OUT}
-    version.source, version.details = asked.source[:1024], own | files.noted()
+    own = {key: value for key, value in asked.metadata.items() if key not in RESERVED}
+    version.source, version.details = asked.source[:1024], own | asked.made | files.noted()
     version.promote, version.live_revision = asked.promote, version.adapter.live_revision
     version.base = change.base.fingerprint
     state = VersionState.PENDING

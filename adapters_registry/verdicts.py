@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from adapters_registry.check.static_check import AdapterFacts
+from adapters_registry.composition.metadata import is_on_request
 from adapters_registry.compatibility import (
     ServedBase,
     allow_base_mismatch,
@@ -88,6 +89,8 @@ def inherit(change: Change, former_id: str, server_id: str) -> None:
 def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts) -> Version:
     """Make a version ready. `live` points to it if it is the first, or if that was asked for.
 
+    It never does to a composition that a request has named: those have no bare name.
+
     A promotion that was asked for at registration is cancelled by any later change of `live`. The
     promotion of a version that was registered before this one does not cancel it.
 
@@ -99,7 +102,8 @@ def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts)
     record_verdict(row, change.base)
     change.log("version.ready", row.adapter, str(row.number), _UNDER_CHECK, {"state": row.state})
     has_live = any(alias.name == LIVE for alias in row.adapter.aliases)
-    _promote(change, row, is_wanted=row.promote or not has_live)
+    is_first = not has_live and not is_on_request(row.details)
+    _promote(change, row, is_wanted=row.promote or is_first)
     return row
 
 

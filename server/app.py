@@ -11,6 +11,8 @@ from fastapi import FastAPI
 from adapters_registry.registry import Registry
 from server.api import admin, front_page, models, recent_requests
 from server.api.admin.intakes import Intakes
+from server.api.composition.compositions import Compositions
+from server.api.composition.on_request import OnRequest
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
@@ -82,6 +84,7 @@ def build_app(
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestId)
     base_name = settings.served_base_name
+    compositions = Compositions(registry, base_name, settings.max_adapter_mib)
     data_plane = DataPlane(
         engine,
         leases,
@@ -94,6 +97,14 @@ def build_app(
         PromptQueue(engine.max_running, engine.prefill_tokens, settings.max_waiting),
         settings.max_choices,
         settings.request_seconds,
+        OnRequest(
+            registry,
+            gate,
+            compositions,
+            base_name,
+            settings.keep_compositions,
+            settings.load_seconds,
+        ),
         clock,
     )
     app.include_router(data_plane.router())
@@ -102,7 +113,9 @@ def build_app(
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
     intakes = Intakes(registry, settings)
     app.include_router(
-        admin.router(registry, keys, gate, leases, usage_buffer, settings, intakes, rollouts)
+        admin.router(
+            registry, keys, gate, leases, usage_buffer, settings, intakes, rollouts, compositions
+        )
     )
     app.include_router(recent_requests.router(recent))
     app.include_router(

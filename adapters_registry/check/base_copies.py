@@ -6,7 +6,6 @@ value was trained, and stays, so that the gate refuses it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,13 @@ import numpy as np
 
 from adapters_registry.check.key_names import KEY, PREFIX
 from adapters_registry.check.norms import checkpoint_files
-from adapters_registry.check.weights import Tensor, Values, read_header, read_metadata
+from adapters_registry.check.weights import (
+    Tensor,
+    Values,
+    make_header,
+    read_header,
+    read_metadata,
+)
 
 MAX_HEADER_BYTES = 100 << 20
 """Of a base's file."""
@@ -55,21 +60,11 @@ def drop(weights: Path, keys: list[str]) -> None:
         OSError: it can't be written.
     """
     kept = {key: tensor for key, tensor in read_header(weights).items() if key not in keys}
-    header: dict[str, object] = {"__metadata__": read_metadata(weights)}
-    size = 0
-    for key, tensor in kept.items():
-        end = size + tensor.num_bytes
-        header[key] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [size, end],
-        }
-        size = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the values
+    entries = ((key, tensor.dtype, tensor.shape, tensor.num_bytes) for key, tensor in kept.items())
+    header = make_header(entries, read_metadata(weights))
     scratch = weights.with_suffix(".without-copies")
     with weights.open("rb") as source, scratch.open("wb") as target:
-        target.write(len(text).to_bytes(8, "little") + text)
+        target.write(header)
         for tensor in kept.values():
             _copy(source, tensor, target)
     scratch.replace(weights)

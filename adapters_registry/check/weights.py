@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,24 @@ def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tens
         for key, entry in header.items()
         for begin, end in (entry["data_offsets"],)
     }
+
+
+def make_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return the beginning of a file that holds these tensors, one after the other.
+
+    Each is given by its name, its type as in the format, its shape, and its size in bytes.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
+    for key, dtype, shape, num_bytes in tensors:
+        end = start + num_bytes
+        header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the values
+    return len(text).to_bytes(8, "little") + text
 
 
 def trained_quantization(file: Path) -> str | None:

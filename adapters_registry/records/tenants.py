@@ -39,6 +39,8 @@ class Quota:
     """All its versions whose files are still kept."""
     registrations_per_minute: int | None = None
     """New versions, whatever the gate says of them; on all servers together."""
+    compositions: int = 8
+    """Compositions that its requests name, kept at a time. 0 turns them off."""
     weight: int = 1
     """The tenant's share when tenants wait for each other: twice the weight, twice the tokens."""
 

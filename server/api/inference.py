@@ -17,11 +17,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
+from adapters_registry.composition.metadata import ON_REQUEST_NAME
+from adapters_registry.composition.parts import WeightedVersion
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tenants import Quota
 from adapters_registry.records.usage import Consumption
 from adapters_registry.registry import Registry
 from server import metrics
+from server.api.composition.expression import is_composition
+from server.api.composition.on_request import OnRequest
 from server.api.intake.intake import Intake, Received
 from server.api.resolve import arm_of, resolve
 from server.auth import Caller
@@ -69,6 +73,7 @@ class DataPlane:
     prompt_queue: PromptQueue
     max_choices: int
     request_seconds: float | None
+    on_request: OnRequest
     clock: Callable[[], float] = time.monotonic
     """Seconds, for the quotas and the timing of requests; it never goes back."""
 
@@ -105,16 +110,13 @@ class DataPlane:
                 self.intake.received(raw_request, endpoint, caller.tenant)
             )
             end_stage("body")
-            catalog = self.registry.catalog
-            version = resolve(
-                received.model, caller, catalog, self.base_name, received.conversation
-            )
-            raw_request.state.arm = arm_of(received.model, version, catalog)
-            raw_request.state.adapter = version.adapter_id if version else self.base_name
-            raw_request.state.version = version.number if version else None
+            version, parts = self._resolve(raw_request, received)
             meter = await held.enter_async_context(
                 self._within_quota(raw_request, endpoint, received)
             )
+            if parts:
+                version = await self.on_request.version(parts, caller.tenant)
+                raw_request.state.version = version.number
             tier = ""
             if version is not None and endpoint.generates:
                 lease = await held.enter_async_context(self.leases.lease(version, caller.tenant))
@@ -134,6 +136,22 @@ class DataPlane:
                 trace_id=meter.record.trace_id,
             )
             yield Admitted(received.request, version, received.tools_left_out)
+
+    def _resolve(
+        self, raw_request: Request, received: Received
+    ) -> tuple[VersionRecord | None, tuple[WeightedVersion, ...]]:
+        """Return the version that a request names, None for the base, or a composition's parts."""
+        caller, state = raw_request.state.caller, raw_request.state
+        if is_composition(received.model, self.base_name):
+            parts = self.on_request.parts_of(received.model, caller, received.conversation)
+            state.adapter, state.version = f"{caller.tenant}/{ON_REQUEST_NAME}", None
+            return None, parts
+        catalog = self.registry.catalog
+        version = resolve(received.model, caller, catalog, self.base_name, received.conversation)
+        state.arm = arm_of(received.model, version, catalog)
+        state.adapter = version.adapter_id if version else self.base_name
+        state.version = version.number if version else None
+        return version, ()
 
     @asynccontextmanager
     async def _within_quota(

@@ -104,6 +104,14 @@ def set_quota(
     registrations_per_minute: Annotated[
         str | None, _quota("How many versions it may register in a minute, on all servers.")
     ] = None,
+    compositions: Annotated[
+        int | None,
+        typer.Option(
+            help="How many compositions that its requests name are kept at a time. 0 turns them "
+            "off.",
+            min=0,
+        ),
+    ] = None,
     weight: Annotated[
         int | None,
         typer.Option(
@@ -124,6 +132,7 @@ def set_quota(
         "adapter_bytes": adapter_bytes,
         "versions": versions,
         "registrations_per_minute": registrations_per_minute,
+        "compositions": compositions,
         "weight": weight,
     }
     path = f"/admin/tenants/{quote(name, safe='')}"

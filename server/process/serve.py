@@ -276,8 +276,14 @@ class RunningServer:
 
     async def _collect(self) -> None:
         settings = self.settings
-        collector = Collector(self.registry, settings.garbage_grace, settings.keep_rejected)
-        await collect_regularly(collector, collect_interval(settings.garbage_seconds))
+        collector = Collector(
+            self.registry,
+            settings.garbage_grace,
+            settings.keep_rejected,
+            settings.keep_compositions,
+        )
+        shortest = min(settings.garbage_seconds, settings.composition_seconds)
+        await collect_regularly(collector, collect_interval(shortest))
 
     def _http_config(self, app: FastAPI) -> uvicorn.Config:
         proxies = list(self.settings.trusted_proxies)

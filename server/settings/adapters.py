@@ -162,6 +162,13 @@ class AdapterSettings(BaseSettings):
         "origin, before the server removes them.",
         ge=0,
     )
+    composition_seconds: float = setting(
+        3600,
+        "Adapters",
+        "How many seconds a composition that a request names (`style*0.7+domain*0.3`) is kept "
+        "after its last use.",
+        gt=0,
+    )
     rejected_days: float = setting(
         7,
         "Adapters",
@@ -223,6 +230,11 @@ class AdapterSettings(BaseSettings):
     def garbage_grace(self) -> timedelta:
         """Return how long files that no version needs are kept."""
         return timedelta(seconds=self.garbage_seconds)
+
+    @property
+    def keep_compositions(self) -> timedelta:
+        """Return how long a composition that a request names is kept after its last use."""
+        return timedelta(seconds=self.composition_seconds)
 
     @property
     def keep_rejected(self) -> timedelta:

@@ -73,6 +73,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/admin/adapters/{tenant}/{name}/versions/{number}/pin",
         "/admin/adapters/{tenant}/{name}/versions/{number}/prefetch",
         "/admin/adapters/{tenant}/{name}/sharing",
+        "/admin/adapters/{tenant}/{name}/compose",
         "/admin/adapters/{tenant}/{name}/recheck",
         "/admin/requests",
         "/admin/requests/{request_id}",

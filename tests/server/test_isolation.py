@@ -122,6 +122,7 @@ FOREIGN = [
     ("PUT", "/aliases/live"),
     ("DELETE", "/aliases/live"),
     ("POST", "/rollback"),
+    ("POST", "/compose"),
 ]
 
 

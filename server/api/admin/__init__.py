@@ -19,6 +19,8 @@ from server.api.admin import (
 )
 from server.api.admin.intakes import Intakes
 from server.api.admin.rollout import aliases, canaries
+from server.api.composition import routes as composition
+from server.api.composition.compositions import Compositions
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
@@ -39,6 +41,7 @@ def router(
     settings: Settings,
     intakes: Intakes,
     rollouts: Rollouts,
+    compositions: Compositions,
 ) -> APIRouter:
     """Return all admin routes.
 
@@ -54,6 +57,7 @@ def router(
 
     routes = APIRouter(prefix="/admin", dependencies=[Depends(hide_foreign), Depends(follow)])
     routes.include_router(adapters.router(registry, gate, intakes, workers))
+    routes.include_router(composition.router(registry, gate, compositions, settings))
     routes.include_router(recheck.router(registry, gate, workers))
     routes.include_router(aliases.router(registry, rollouts.warm, settings.warm_seconds, workers))
     routes.include_router(canaries.router(registry, rollouts, settings.warm_seconds, workers))

@@ -26,6 +26,28 @@ MAX_NUMBER = (1 << 31) - 1
 Force = Annotated[bool, Query(description="Even if aliases point to it: they let go of it.")]
 
 
+async def answer_registration(
+    gate: Gate, version: VersionRecord, response: Response, *, is_new: bool, wait: bool
+) -> VersionBody:
+    """Have a registered version checked, and return its body. Sets the answer's status.
+
+    Raises:
+        Rejected: the gate refuses it, and the caller waits for that.
+    """
+    if version.state in CHECKABLE:
+        gate.start(version)  # also of a repeated registration, whose check may have been cut off
+    if wait:
+        version = await gate.verdict(version)
+    is_refused_here = wait and version.state is VersionState.INCOMPATIBLE
+    if version.state is VersionState.REJECTED or is_refused_here:
+        raise rejected(version.reasons)
+    if version.state is VersionState.READY:
+        response.status_code = 201 if is_new else 200
+    body = VersionBody.of(version)
+    response.headers["location"] = body.location
+    return body
+
+
 def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -> APIRouter:
     """Return the routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
@@ -58,20 +80,7 @@ def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -
         incompatible with this server's base, it is checked again.
         """
         version, is_new = await intakes.take_in(request, idempotency(request, idempotency_key))
-        if version.state in CHECKABLE:
-            gate.start(
-                version
-            )  # also of a repeated registration, whose check may have been cut off
-        if wait:
-            version = await gate.verdict(version)
-        is_refused_here = wait and version.state is VersionState.INCOMPATIBLE
-        if version.state is VersionState.REJECTED or is_refused_here:
-            raise rejected(version.reasons)
-        if version.state is VersionState.READY:
-            response.status_code = 201 if is_new else 200
-        body = VersionBody.of(version)
-        response.headers["location"] = body.location
-        return body
+        return await answer_registration(gate, version, response, is_new=is_new, wait=wait)
 
     @routes.get("")
     async def list_adapters(

@@ -38,7 +38,9 @@ class CollectionBody(BaseModel):
 def router(registry: Registry, settings: Settings) -> APIRouter:
     """Return the route of collections."""
     routes = APIRouter(tags=["admin"])
-    collector = Collector(registry, settings.garbage_grace, settings.keep_rejected)
+    collector = Collector(
+        registry, settings.garbage_grace, settings.keep_rejected, settings.keep_compositions
+    )
     workers = Workers("collect", 1)
 
     @routes.post("/garbage")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from adapters_registry.composition.metadata import ON_REQUEST_NAME
 from adapters_registry.content.adapter_files import ADAPTER_FILES, COMPANION_FILES
 from adapters_registry.recording import check_metadata
 from server.auth import Caller
@@ -62,9 +63,18 @@ def _for_caller(asked: RegistrationBody, caller: Caller, base_name: str) -> Regi
     if asked.source and not caller.is_admin:
         # The server would read with its own rights, and the files may be another tenant's.
         raise Forbidden("only admins register from a source: upload the files", param="source")
-    if asked.name == base_name:
-        raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
+    check_free(asked.name, base_name)
     return asked.model_copy(update={"tenant": tenant})
+
+
+def check_free(name: str, base_name: str) -> None:
+    """Raise `InvalidRequest` if no adapter may have this name, because it means something else."""
+    if name == base_name:
+        raise InvalidRequest(f"{base_name!r} is the base's name; choose another", param="name")
+    if name == ON_REQUEST_NAME:
+        raise InvalidRequest(
+            f"{name!r} is kept for compositions that requests name; choose another", param="name"
+        )
 
 
 def _parse_json(text: str | bytes) -> Any:

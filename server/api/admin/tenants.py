@@ -60,6 +60,13 @@ class QuotaBody(BaseModel):
     registrations_per_minute: Rate = Field(
         None, description="New versions, on all servers together."
     )
+    compositions: int = Field(
+        8,
+        ge=0,
+        le=1000,
+        description="Compositions that its requests name (`style*0.7+domain*0.3`), kept at a "
+        "time. 0 turns them off.",
+    )
     weight: int = Field(
         1,
         ge=1,

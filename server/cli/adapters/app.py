@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.cli.adapters import aliases, canary, listing, recheck, registration, service
+from server.cli.adapters import aliases, canary, compose, listing, recheck, registration, service
 from server.cli.commands import Commands
 
 app = Commands(
@@ -10,6 +10,7 @@ app = Commands(
     no_args_is_help=True,
 )
 app.command("register", epilog=registration.EXAMPLES)(registration.register)
+app.command("compose", epilog=compose.EXAMPLES)(compose.compose)
 app.command("list", epilog=listing.LIST_EXAMPLES)(listing.list_adapters)
 app.command("show", epilog=listing.SHOW_EXAMPLE)(listing.show)
 app.command("promote", epilog=aliases.PROMOTE_EXAMPLES)(aliases.promote)

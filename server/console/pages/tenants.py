@@ -109,6 +109,7 @@ LIMITS = {
     "versions": ("Versions", "Those whose files are kept."),
     "adapter_bytes": ("Bytes of adapters", "Of the versions whose files are kept."),
     "registrations_per_minute": ("Registrations per minute", "On all servers together."),
+    "compositions": ("Compositions", "That its requests name, kept at a time; 0 turns them off."),
     "weight": ("Weight", "Its share while tenants wait: twice the weight, twice the tokens."),
 }
 """The fields of a quota in the form's order: what each is called, and a note."""

@@ -1,0 +1,1 @@
+"""Compositions: weighted sums of versions, which become versions themselves."""

@@ -1,0 +1,1 @@
+"""Compositions over HTTP: by a route, and by a request whose `model` names the parts."""
