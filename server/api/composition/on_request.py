@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import Context
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from adapters_registry.composition.metadata import (
 )
 from adapters_registry.composition.parts import WeightedVersion, key_of
 from adapters_registry.errors import CannotCompose, RegistryError
+from adapters_registry.records.audit import current_actor
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import VersionState, now
 from adapters_registry.records.tenants import Quota, no_tenant
@@ -112,7 +114,9 @@ class OnRequest:
     def _begin(self, key: _Key, parts: tuple[WeightedVersion, ...]) -> asyncio.Task[VersionRecord]:
         tenant, _ = key
         self._require_room(tenant)
-        making = asyncio.create_task(self._make(key, parts))
+        context = Context()  # the smoke test is no part of the request: not of its meter or record
+        context.run(current_actor.set, current_actor.get())
+        making = asyncio.create_task(self._make(key, parts), context=context)
         self._making[key] = making
 
         def end(task: asyncio.Task[VersionRecord]) -> None:
