@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from adapters_registry.composition.metadata import COMPOSED
 from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, allow_base_mismatch, state_on
+from adapters_registry.composition.metadata import COMPOSED
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
 from adapters_registry.garbage import NEEDS_CONTENT

@@ -16,7 +16,6 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from adapters_registry.check.static_check import AdapterFacts
-from adapters_registry.composition.metadata import is_on_request
 from adapters_registry.compatibility import (
     ServedBase,
     allow_base_mismatch,
@@ -24,6 +23,7 @@ from adapters_registry.compatibility import (
     record_verdict,
     state_on,
 )
+from adapters_registry.composition.metadata import is_on_request
 from adapters_registry.errors import CheckedElsewhere, Reason
 from adapters_registry.names import LIVE
 from adapters_registry.records.aliases import point

@@ -102,9 +102,7 @@ class Compositions:
         with ExitStack() as held:
             digests = [part.version.digest for part in parts]
             folders = [held.enter_context(registry.content.holding(digest)) for digest in digests]
-            terms = [
-                Part(folder, part.weight) for folder, part in zip(folders, parts, strict=True)
-            ]
+            terms = [Part(folder, part.weight) for folder, part in zip(folders, parts, strict=True)]
             total = WeightedSum(terms, wanted.rank)
             check_rank(total, wanted.rank, registry.base.max_rank)
             check_size(total.size_bytes, self._max_bytes)

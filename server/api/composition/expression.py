@@ -32,7 +32,7 @@ def parse_composition(model: str) -> list[tuple[str, float]]:
     """
     if len(model) > MAX_CHARACTERS:
         raise InvalidRequest(
-            f"a model may have at most {MAX_CHARACTERS} characters, and this one has {len(model):,}",
+            f"a model may have at most {MAX_CHARACTERS} characters, not {len(model):,}",
             param="model",
         )
     texts = model.split("+")
@@ -84,7 +84,7 @@ def resolve_parts(
 
 
 def _main(model: str, drawn: VersionRecord, catalog: Catalog) -> VersionRecord:
-    """Return the version with the largest share of the alias that `model` names, if it names one."""
+    """Return the version with the largest share of the alias that `model` names, if it is one."""
     adapter = catalog.adapters[(drawn.tenant, drawn.name)]
     _, at, selector = model.partition("@")
     alias = adapter.aliases.get(selector if at else LIVE)

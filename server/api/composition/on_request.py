@@ -169,8 +169,8 @@ class OnRequest:
             raise QuotaExceeded(
                 f"the tenant {tenant} may have {most} compositions that requests name at a time, "
                 f"and has {kept + coming}. Unused ones end after {self._kept_for}; an operator can "
-                "raise the number (`loraplex tenants quota --compositions`), and `loraplex adapters "
-                "compose` makes one that stays",
+                "raise the number (`loraplex tenants quota --compositions`), and "
+                "`loraplex adapters compose` makes one that stays",
                 param="model",
             )
 

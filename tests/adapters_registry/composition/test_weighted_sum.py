@@ -138,7 +138,9 @@ def test_a_fit_is_the_truncated_decomposition(
 def test_what_passed_the_gate_passes_it_again(
     make_adapter: AdapterFactory, tiny_base: BaseSpec, tmp_path: Path
 ) -> None:
-    one = make_adapter(seed=1, rank=3, ranks={"down_proj": 2}, config={"rank_pattern": {"down_proj": 2}})
+    one = make_adapter(
+        seed=1, rank=3, ranks={"down_proj": 2}, config={"rank_pattern": {"down_proj": 2}}
+    )
     two = make_adapter(seed=2, after=as_bfloat16, modules=("layers.1.self_attn.q_proj",))
     written([one, two], tmp_path / "out")
     facts = check_adapter(tmp_path / "out", tiny_base, allow_base_mismatch=True)
@@ -147,9 +149,10 @@ def test_what_passed_the_gate_passes_it_again(
     assert {values.dtype for values in tensors.values()} == {np.dtype(np.float32)}
     a = tensors[f"{PREFIX}model.layers.1.self_attn.q_proj.lora_A.weight"]
     assert a.shape == (5, 16)
-    assert (a[:3] == load_file(one / WEIGHTS_FILE)[
-        f"{PREFIX}model.layers.1.self_attn.q_proj.lora_A.weight"
-    ]).all()
+    assert (
+        a[:3]
+        == load_file(one / WEIGHTS_FILE)[f"{PREFIX}model.layers.1.self_attn.q_proj.lora_A.weight"]
+    ).all()
 
 
 def test_the_size_is_known_before(make_adapter: AdapterFactory, tmp_path: Path) -> None:
@@ -197,7 +200,13 @@ def test_the_other_process_passes_on_what_fails(
     with pytest.raises(FileNotFoundError):
         write_apart(parts, None, tmp_path / "nowhere", "tiny", {})
     with pytest.raises(RuntimeError, match="worker"):
-        write_apart([Part(make_adapter(after=lambda d: (d / CONFIG_FILE).write_text("{")), 1)], None, tmp_path, "tiny", {})
+        write_apart(
+            [Part(make_adapter(after=lambda d: (d / CONFIG_FILE).write_text("{")), 1)],
+            None,
+            tmp_path,
+            "tiny",
+            {},
+        )
 
 
 def test_it_ends_when_nobody_waits(make_adapter: AdapterFactory, tmp_path: Path) -> None:

@@ -157,8 +157,8 @@ async def test_names_that_no_adapter_may_have(client: httpx.AsyncClient, name: s
     path = f"/admin/adapters/default/{name}/compose"
     response = await client.post(path, json=asked(("style", 1)))
     assert response.status_code in (400, 404)
-    upload = await client.post("/admin/adapters", data={"name": "composed"}, files=[])
-    assert "kept for compositions" in upload.json()["error"]["message"]
+    registered = await client.post("/admin/adapters", json={"name": "composed", "source": "x"})
+    assert "kept for compositions" in registered.json()["error"]["message"]
 
 
 @pytest.mark.usefixtures("style")

@@ -216,7 +216,7 @@ class TestKeeping:
     async def test_unused_ones_are_retired_and_made_again(
         self, client: httpx.AsyncClient, registry: Registry
     ) -> None:
-        collector = Collector(registry, timedelta(0), HOUR, HOUR)
+        collector = Collector(registry, timedelta(0), 48 * HOUR, HOUR)
         await ask(client, BOTH)
         collector.collect(now() + 0.9 * HOUR)
         assert (await ask(client, BOTH)).json() == {"model": "default/composed@1"}
