@@ -15,13 +15,16 @@ Three rules go beyond the paper. The first two let a tenant run beyond the room,
 wait for another tenant's answers to end:
 
 * it has fewer sequences running than its share of the room, and it would be next if what it runs
-  now had cost nothing; or
+  now had cost nothing. A tenant that has its share running is passed by, even if its counter is
+  lower by up to the cost of a full engine, as a newcomer's is; or
 * its counter is below the next tenant's by more than half the cost of a full engine (raising the
   counter of a newly waiting tenant leaves it at most one full engine behind).
 
-Under these two rules up to `max_running` more sequences may run. So a tenant's first token comes
-soon under another's flood, and the flood pays for it with its own time. A prompt whose choices do
-not fit yet keeps its turn under these rules: none behind it goes beyond the room before it.
+Under these two rules up to `max_running` more sequences may run, under the second up to half of it:
+long answers of a tenant that has its share must not fill what is beyond the room, too. So a
+tenant's first token comes soon under another's flood, and the flood pays for it with its own time.
+A prompt whose choices do not fit yet keeps its turn under the first rule: none behind it goes
+beyond the room before it.
 
 The third rule: the prompts of one tenant begin a few at a time (`prefill_tokens`). Otherwise a
 flood of long prompts would fill a step of the engine, and every tenant's next token would wait.
@@ -173,9 +176,9 @@ class FairQueue:
             if num_running <= self._max_running:
                 return ticket
             if may_go_beyond and self._need_not_wait(account, waiting, active):
-                if num_running <= 2 * self._max_running:
+                if num_running <= self._most_beyond(account, active):
                     return ticket
-                may_go_beyond = False
+                may_go_beyond = account.running >= self._share(account, active)
         return None
 
     def _may_prefill(self, account: _Account) -> bool:
@@ -188,12 +191,21 @@ class FairQueue:
 
         `waiting` is sorted by counters. `active` is the weight of all tenants that run or wait.
         """
-        share = self._max_running * account.weight / active
         least = waiting[0].counter
-        if account.running < share:
-            return account.counter - account.cost_of_running <= least
+        if account.running < self._share(account, active):
+            below = next(a for a in waiting if a.running < self._share(a, active))
+            allowed = min(below.counter, least + self._full_engine / account.weight)
+            return account.counter - account.cost_of_running <= allowed
         second = waiting[1].counter if len(waiting) > 1 else -math.inf
         return account is waiting[0] and least + self._full_engine / account.weight / 2 < second
+
+    def _share(self, account: _Account, active: int) -> float:
+        """Return how many sequences of the room are a tenant's."""
+        return self._max_running * account.weight / active
+
+    def _most_beyond(self, account: _Account, active: int) -> float:
+        """Return how many sequences may run once a tenant's next prompt runs beyond the room."""
+        return self._max_running * (2 if account.running < self._share(account, active) else 1.5)
 
     @property
     def _full_engine(self) -> float:

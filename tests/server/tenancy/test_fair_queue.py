@@ -142,6 +142,10 @@ def test_prompts_of_one_moment_need_not_wait_for_each_other() -> None:
     assert queue.advance() == calm
     for ticket in calm:
         queue.leave(ticket)
+    for _ in range(3):
+        later = queue.ask("calm", 1, 1000)
+        assert later in queue.advance(), "the flood has its share, and is hardly behind"
+        queue.leave(later)
     queue.ask("calm", 1, 1000)
     assert queue.advance() == [], "what has been answered is paid for"
 
@@ -234,6 +238,22 @@ def test_a_prompt_with_many_choices_is_not_passed_by_for_ever() -> None:
     queue.leave(running[0])
     assert queue.advance() == [wide]
     assert later
+
+
+def test_long_answers_of_a_tenant_with_its_share_leave_room_for_who_comes_later() -> None:
+    queue = FairQueue(4, PREFILL_TOKENS)
+    stream = queue.ask("calm", 1, 10)
+    assert queue.advance() == [stream]
+    for num_tokens in (200, 200, 200, 5):
+        earlier = queue.ask("calm", 1, 10)
+        assert queue.advance() == [earlier]
+        queue.charge(earlier, num_tokens)
+        queue.leave(earlier)
+    wide = [queue.ask("new", 1, 10, choices=4) for _ in range(2)]
+    assert queue.advance() == wide[:1], "the newcomer's counter is low"
+    queue.leave(stream)
+    again = queue.ask("calm", 1, 10)
+    assert queue.advance() == [again], "the second wide prompt would leave no room for it"
 
 
 @settings(deadline=None, max_examples=30)
