@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from adapters_registry.names import DEFAULT_TENANT
 from adapters_registry.records.audit import write_entry
-from adapters_registry.records.tables import AuditEntry, Usage
-from adapters_registry.records.usage import DAY, oldest_usage
+from adapters_registry.records.tables import AuditEntry
+from adapters_registry.records.usage.recording import remove_oldest_day
+from adapters_registry.records.usage.tables import Usage
 
 _ROWS_AT_A_TIME = 1000
 _IDS_AT_A_TIME = 5000
@@ -65,11 +66,10 @@ def _prune_usage(transactions: Transactions, before: datetime) -> int:
     num_deleted = 0
     while True:
         with transactions() as session:
-            oldest = oldest_usage(session)
-            if oldest is None or oldest >= before:
-                return num_deleted
-            end = min(before, oldest + DAY)
-            num_deleted += _num_deleted(session, delete(Usage).where(Usage.hour < end))
+            num_of_day = remove_oldest_day(session, before)
+        if not num_of_day:
+            return num_deleted
+        num_deleted += num_of_day
 
 
 def _num_deleted(session: Session, statement: Any) -> int:

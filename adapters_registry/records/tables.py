@@ -37,6 +37,15 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC; if it lies beyond all that UTC can say, the first or the last one."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        edge = datetime.min if moment.year == datetime.min.year else datetime.max
+        return edge.replace(tzinfo=UTC)
+
+
 class VersionState(enum.StrEnum):
     """Where a version stands in the registry; only `READY` ones can be served.
 
@@ -57,14 +66,20 @@ UNDER_CHECK = (VersionState.PENDING, VersionState.CHECKING)
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite does not store the time zone, so it is added again."""
+    """A moment in UTC. SQLite does not store the time zone, and PostgreSQL answers in its own."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Return the moment as it is stored."""
+        return in_utc(value) if value and value.tzinfo else value
+
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         """Return the moment with its time zone."""
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else in_utc(value)
 
 
 class Base(DeclarativeBase):
@@ -281,28 +296,3 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     epoch: Mapped[int] = mapped_column(BigInteger)
-
-
-class Usage(Base):
-    """What a tenant has used of an adapter, or of the base, in an hour.
-
-    Old hours are added up by the day. `hour` is then the first hour of the day. `tenant_id` says
-    which tenant has used it, because the name may have passed to another tenant since. It is empty
-    for usage by an earlier owner of the name that was recorded without ids.
-    """
-
-    __tablename__ = "usage"
-    __table_args__ = (
-        Index("ix_usage_tenant_hour", "tenant", "hour"),
-        Index("ix_usage_tenant_id_hour", "tenant_id", "hour"),
-    )
-
-    hour: Mapped[datetime] = mapped_column(UTCDateTime, primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
-    adapter: Mapped[str] = mapped_column(String(192), primary_key=True)
-    requests: Mapped[int] = mapped_column(BigInteger)
-    input_tokens: Mapped[int] = mapped_column(BigInteger)
-    output_tokens: Mapped[int] = mapped_column(BigInteger)
-    slot_seconds: Mapped[float]
-    cold_starts: Mapped[int] = mapped_column(BigInteger)

@@ -21,7 +21,7 @@ from adapters_registry.composition.metadata import ON_REQUEST_NAME
 from adapters_registry.composition.parts import WeightedVersion
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tenants import Quota
-from adapters_registry.records.usage import Consumption
+from adapters_registry.records.usage.consumption import Consumption
 from adapters_registry.registry import Registry
 from server import metrics
 from server.api.composition.expression import is_composition

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.collection import Collector
 from adapters_registry.errors import RegistryError
 from adapters_registry.records.tables import now
-from adapters_registry.records.usage import (
-    DAY,
+from adapters_registry.records.usage.consumption import DAY, day_of
+from adapters_registry.records.usage.recording import (
     HOURS_KEPT_FOR,
     has_hours,
     oldest_usage,
@@ -87,10 +87,10 @@ async def roll_up_regularly(registry: Registry, interval_seconds: float) -> None
 
 def roll_up_usage(registry: Registry, moment: datetime) -> None:
     """Add up usage from over 90 days before a moment by the day, in a transaction for each day."""
-    end = _midnight(moment - HOURS_KEPT_FOR)
+    end = day_of(moment - HOURS_KEPT_FOR)
     with registry.session() as session:
         oldest = oldest_usage(session)
-        day = _midnight(oldest) if oldest else end
+        day = day_of(oldest) if oldest else end
         days = []
         while day < end:
             if has_hours(session, day):
@@ -98,10 +98,6 @@ def roll_up_usage(registry: Registry, moment: datetime) -> None:
             day += DAY
     for day in days:
         registry.apply(roll_up, day)
-
-
-def _midnight(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def collect_interval(grace_seconds: float) -> float:

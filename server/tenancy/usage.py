@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from adapters_registry.records.tables import now
-from adapters_registry.records.usage import Consumption, UsageKey, add_usage, hour_of
+from adapters_registry.records.usage.consumption import Consumption, UsageKey, hour_of
+from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
 
 

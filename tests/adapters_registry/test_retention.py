@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 
 from adapters_registry.records.database import open_database
 from adapters_registry.records.network_storage import network_file_system
-from adapters_registry.records.tables import AuditEntry, Usage
-from adapters_registry.records.usage import Consumption, add_usage, read_usage
+from adapters_registry.records.tables import AuditEntry
+from adapters_registry.records.usage.consumption import Consumption
+from adapters_registry.records.usage.reading import read_usage
+from adapters_registry.records.usage.recording import add_usage
+from adapters_registry.records.usage.tables import Usage
 from adapters_registry.registry import Registry
 from adapters_registry.retention import export, prune
 from server.cli.main import app

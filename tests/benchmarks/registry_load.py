@@ -27,7 +27,8 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.records.aliases import point_alias
 from adapters_registry.records.catalog import Target
 from adapters_registry.records.tables import now
-from adapters_registry.records.usage import Consumption, add_usage, hour_of
+from adapters_registry.records.usage.consumption import Consumption, hour_of
+from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
 from tests.benchmarks.registry import NUM_ADAPTERS, NUM_VERSIONS, SMOLLM2, fill, timed
 from tests.postgres import Postgres, programs

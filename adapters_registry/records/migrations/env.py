@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import adapters_registry.records.usage.tables  # noqa: F401  so that the metadata have them
 from adapters_registry.records.tables import Base
 
 context.configure(

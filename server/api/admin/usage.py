@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from adapters_registry.records.tables import now
-from adapters_registry.records.usage import Used, read_usage
+from adapters_registry.records.usage.reading import Used, read_usage
 from adapters_registry.registry import Registry
 from server.auth import Caller
 from server.tenancy.usage import UsageBuffer

@@ -12,8 +12,9 @@ from fastapi.responses import Response
 from pydantic import BeforeValidator
 
 from adapters_registry.records.tables import now
-from adapters_registry.records.usage import Consumption, Used, read_daily_usage, read_usage
-from server.api.admin.usage import DEFAULT_SPAN, body_of, csv_of, owner_for
+from adapters_registry.records.usage.consumption import Consumption
+from adapters_registry.records.usage.reading import Used, read_daily_usage, read_usage
+from server.api.admin.usage import body_of, csv_of, owner_for
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
 from server.console.rendering import HEADERS
@@ -37,7 +38,9 @@ class Span:
     until: date
 
     def filters(self, caller: Caller) -> dict[str, Any]:
-        """Return the filters of `read_usage`.
+        """Return the filters of `read_usage`, without an end where that lies in the future.
+
+        So the present month is read from its sums, as a whole.
 
         Raises:
             NotFound: the tenant is one that the caller does not manage.
@@ -45,8 +48,22 @@ class Span:
         return owner_for(caller, self.tenant or None) | {
             "adapter": self.adapter or None,
             "since": datetime.combine(self.since, time(), UTC),
-            "until": datetime.combine(self.until + timedelta(days=1), time(), UTC),
+            "until": None if self.until >= now().date() else self._end,
         }
+
+    @property
+    def _end(self) -> datetime:
+        return datetime.combine(self.until + timedelta(days=1), time(), UTC)
+
+    def month_before(self) -> dict[str, date] | None:
+        """Return the days of the month before the first day; None if that would be too early."""
+        last = self.since.replace(day=1) - timedelta(days=1)
+        return _month_of(last) if last > EARLIEST else None
+
+    def month_after(self) -> dict[str, date] | None:
+        """Return the days of the month after the last day; None if that has not begun."""
+        first = (self.until.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return _month_of(first) if first <= now().date() else None
 
     def query(self, **more: object) -> str:
         """Return the query of a link that keeps all of it but for what is given."""
@@ -54,9 +71,9 @@ class Span:
 
 
 def span(tenant: Name = "", adapter: Name = "", since: Day = None, until: Day = None) -> Span:
-    """Return what the query of a page asks for; a month up to today if it names no days."""
+    """Return what the query of a page asks for; the present month if it names no days."""
     last = until or max(now().date(), since or EARLIEST)
-    first = since or max(last - DEFAULT_SPAN, EARLIEST)
+    first = since or max(last.replace(day=1), EARLIEST)
     if not EARLIEST <= first <= last <= LATEST:
         raise InvalidRequest("the days must be in order, and the first one after the year 2000")
     return Span(tenant.strip(), adapter.strip(), first, last)
@@ -108,6 +125,12 @@ def router(parts: Parts) -> APIRouter:
             return read_usage(session, **filters)
 
     return routes
+
+
+def _month_of(day: date) -> dict[str, date]:
+    """Return the first and the last day of a day's month."""
+    following = (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return {"since": day.replace(day=1), "until": following - timedelta(days=1)}
 
 
 def every_day(days: dict[date, Consumption]) -> dict[date, Consumption]:

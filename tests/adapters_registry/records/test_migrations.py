@@ -41,13 +41,13 @@ def _complete(table: Table, row: dict[str, Any]) -> dict[str, Any]:
     return {c.name: values[c.type.python_type] for c in wanted} | row
 
 
-def old_database(url: str) -> Engine:
-    """As `open_database` connects, at the first release's schema."""
+def old_database(url: str, revision: str = FIRST) -> Engine:
+    """As `open_database` connects, at an earlier schema, by default the first release's."""
     engine = open_database(url)
     with engine.begin() as connection:
         Base.metadata.drop_all(connection)
         connection.exec_driver_sql("DROP TABLE alembic_version")
-    migrations.upgrade(engine, FIRST)
+    migrations.upgrade(engine, revision)
     return engine
 
 

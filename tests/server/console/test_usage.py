@@ -10,7 +10,9 @@ from datetime import UTC, date, datetime
 import pytest
 
 from adapters_registry.records.tenants import create_tenant
-from adapters_registry.records.usage import Consumption, add_usage, read_daily_usage
+from adapters_registry.records.usage.consumption import Consumption
+from adapters_registry.records.usage.reading import read_daily_usage
+from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.console.pages.usage import PAGE_SIZE, every_day

@@ -11,7 +11,9 @@ import pytest
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import now
 from adapters_registry.records.tenants import create_tenant, delete_tenant
-from adapters_registry.records.usage import Consumption, add_usage, hour_of, read_usage
+from adapters_registry.records.usage.consumption import Consumption, hour_of
+from adapters_registry.records.usage.reading import read_usage
+from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.tenancy.usage import UsageBuffer

@@ -1,0 +1,1 @@
+"""What each tenant has used of each adapter: by the hour, and added up."""
