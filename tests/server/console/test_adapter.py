@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -105,6 +106,26 @@ async def test_other_aliases_and_sharing(admin: Browser, registry: Registry) -> 
     assert "stable" not in registry.get_adapter("default", "home").aliases
     for wrong in ({"version": "x"}, {"version": 9}, {"version": 2, "weight": 10}, {}):
         assert (await admin.ask("POST", f"{PAGE}/aliases", **wrong)).status_code == 400
+
+
+@pytest.mark.usefixtures("two")
+async def test_each_change_asks_first_and_says_what_it_means_for_requests(admin: Browser) -> None:
+    await admin.ask("POST", f"{PAGE}/aliases", alias="stable", version=1)
+    await admin.ask("POST", f"{PAGE}/aliases", version=2)
+    text = (await admin.open(PAGE)).text
+    dialogs = re.findall("<dialog.*?</dialog>", text, re.DOTALL)
+    assert f'hx-post="{PAGE}' not in re.sub("<dialog.*?</dialog>", "", text, flags=re.DOTALL)
+    changes = set()
+    for dialog in dialogs:
+        found = re.search(rf'hx-post="{PAGE}/([^"]+)"', dialog)
+        assert found
+        changes.add(found[1])
+        words = re.sub("<[^>]+>", "", dialog)
+        assert re.search("running requests|requests? runs?|requests that run|on it now", words, re.I)
+    everything = {"aliases", "aliases/stable/remove", "rollback", "sharing"}
+    for number in (1, 2):
+        everything |= {f"versions/{number}/{change}" for change in ("pin", "prefetch", "retire")}
+    assert changes == everything
 
 
 async def test_what_is_rejected_is_shown_with_every_reason(
