@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi import Request
 
 from adapters_registry.names import DEFAULT_TENANT
+from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.keys import (
     ADMIN,
+    KeyRecord,
     create_first_admin_key,
     create_key,
     find_key,
@@ -52,6 +55,13 @@ class Caller:
             raise no_tenant(tenant)
 
 
+class IssuedKey(NamedTuple):
+    """A key that was just created. The record is what can be read again."""
+
+    key: str
+    record: KeyRecord
+
+
 class Keys:
     """The registry's keys, looked up in the catalog in memory. So a key that another server
     creates or revokes counts here as soon as the catalog is refreshed."""
@@ -61,11 +71,31 @@ class Keys:
         self._registry, self._clock = registry, clock
         self._last_used: dict[str, datetime] = {}
 
-    def create(self, tenant: str, scopes: list[str]) -> str:
+    def create(self, tenant: str, scopes: Sequence[str]) -> str:
         """Create a key and return it. It cannot be read again."""
+        return self.issue(tenant, scopes).key
+
+    def issue(
+        self,
+        tenant: str,
+        scopes: Sequence[str],
+        *,
+        label: str = "",
+        expires_at: datetime | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> IssuedKey:
+        """Create a key, and return it with its record. Raises what `create_key` raises."""
         key = new_key()
-        self._registry.apply(create_key, key, tenant, scopes)
-        return key
+        record = self._registry.apply(
+            create_key,
+            key,
+            tenant,
+            scopes,
+            label=label,
+            expires_at=expires_at,
+            idempotency=idempotency,
+        )
+        return IssuedKey(key, record)
 
     def create_first_admin_key(self, file: Path) -> None:
         """If no admin key is valid, write a new one to `file`, which only its owner can read.

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from adapters_registry.records.keys import KeyRecord, create_key, new_key, read_keys, revoke_key
+from adapters_registry.records.keys import KeyRecord, read_keys, revoke_key
 from adapters_registry.records.tenants import (
     Quota,
     TenantRecord,
@@ -201,11 +201,8 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         idempotency_key: IdempotencyHeader = None,
     ) -> CreatedKey:
         """Create a key. No other answer shows it."""
-        key = new_key()
-        record = await workers.run(
-            registry.apply,
-            create_key,
-            key,
+        key, record = await workers.run(
+            keys.issue,
             body.tenant,
             list[str](body.scopes),
             label=body.label,

@@ -10,8 +10,6 @@ from fastapi.responses import Response
 from adapters_registry.records.keys import (
     SCOPES,
     KeyRecord,
-    create_key,
-    new_key,
     read_keys,
     revoke_key,
 )
@@ -50,17 +48,15 @@ def router(parts: Parts) -> APIRouter:
             "label": form.get("label", ""),
             "expires_at": f"{expires_on}T00:00:00Z" if expires_on else "",
         }
-        body, key = body_of(NewKey, fields), new_key()
-        await parts.workers.run(
-            registry.apply,
-            create_key,
-            key,
+        body = body_of(NewKey, fields)
+        issued = await parts.workers.run(
+            keys.issue,
             body.tenant,
             list[str](body.scopes),
             label=body.label,
             expires_at=body.expires_at,
         )
-        return await _page(request, str(form.get("shown", "")), created=key)
+        return await _page(request, str(form.get("shown", "")), created=issued.key)
 
     @routes.post("/{key_id}/revoke")
     async def revoke(request: Request, key_id: str) -> Response:
