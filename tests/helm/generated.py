@@ -16,7 +16,14 @@ from server.settings import RANK_LIMITS, RENAMED, Settings, group_of
 CHART = Path(__file__).parents[2] / "helm"
 README, SCHEMA = CHART / "README.md", CHART / "values.schema.json"
 BEGIN, END = "<!-- values -->\n", "<!-- end of values -->\n"
-SET_BY_THE_CHART = {"data_dir", "host", "port", "database_url", "admin_key_file"}
+SET_BY_THE_CHART = {
+    "data_dir",
+    "host",
+    "port",
+    "database_url",
+    "admin_key_file",
+    "console_secret_file",
+}
 
 
 def settings_of_the_chart() -> set[str]:

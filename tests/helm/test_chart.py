@@ -130,6 +130,7 @@ def test_every_setting_can_be_set(helm4: Helm) -> None:
     known = {variable_of(name) for name in Settings.model_fields}
     assert data.keys() <= known
     elsewhere = {"LORAPLEX_DATABASE_URL", "LORAPLEX_ADMIN_KEY_FILE"}
+    elsewhere |= {"LORAPLEX_CONSOLE_SECRET_FILE"}
     assert known - data.keys() == elsewhere | {"LORAPLEX_URL", "LORAPLEX_API_KEY"}
     assert data["LORAPLEX_MAX_ADAPTER_MIB"] == "1000000", "no 1e+06"
     assert data["LORAPLEX_DEMO"] == "true"
@@ -276,19 +277,28 @@ def test_a_database_keeps_the_volume_of_one_server_only_as_a_cache(helm4: Helm) 
     assert when_scaled(*values(**DATABASE)) == "Delete"
 
 
-def test_every_server_gets_the_admin_key_of_the_secret(helm4: Helm) -> None:
-    key = {**ADMIN_KEY, "adminKey.secretKey": '"first"'}
-    servers = only(helm4.render(*values(**key)), "StatefulSet")["spec"]["template"]["spec"]
+@pytest.mark.parametrize(
+    ("value", "name", "variable"),
+    [
+        ("adminKey", "admin-key", "LORAPLEX_ADMIN_KEY_FILE"),
+        ("consoleSecret", "console-secret", "LORAPLEX_CONSOLE_SECRET_FILE"),
+    ],
+)
+def test_every_server_gets_the_file_of_the_secret(
+    helm4: Helm, value: str, name: str, variable: str
+) -> None:
+    given = {f"{value}.secretName": '"mine"', f"{value}.secretKey": '"first"'}
+    servers = only(helm4.render(*values(**given)), "StatefulSet")["spec"]["template"]["spec"]
     (container,) = servers["containers"]
-    (file,) = [e["value"] for e in container["env"] if e["name"] == "LORAPLEX_ADMIN_KEY_FILE"]
-    (volume,) = [v for v in servers["volumes"] if v["name"] == "admin-key"]
-    (mount,) = [m for m in container["volumeMounts"] if m["name"] == "admin-key"]
-    assert volume["secret"]["secretName"] == "admin"
+    (file,) = [e["value"] for e in container["env"] if e["name"] == variable]
+    (volume,) = [v for v in servers["volumes"] if v["name"] == name]
+    (mount,) = [m for m in container["volumeMounts"] if m["name"] == name]
+    assert volume["secret"]["secretName"] == "mine"
     assert volume["secret"]["items"] == [{"key": "first", "path": Path(file).name}]
     assert mount["mountPath"] == str(Path(file).parent)
     assert mount["readOnly"]
     without = server_of(helm4.render())
-    assert not [e for e in without["env"] if e["name"] == "LORAPLEX_ADMIN_KEY_FILE"]
+    assert not [e for e in without["env"] if e["name"] == variable]
 
 
 def test_proxies_to_trust_are_a_value(helm4: Helm) -> None:
