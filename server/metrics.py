@@ -108,6 +108,12 @@ AUTHENTICATION_FAILURES = Counter(
 ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
 
 
+def waiting_now() -> dict[str, int]:
+    """Return how many requests wait now, by the reason."""
+    samples = (sample for metric in WAITING.collect() for sample in metric.samples)
+    return {sample.labels["reason"]: int(sample.value) for sample in samples}
+
+
 class CappedLabels:
     """Keeps a series for each label value until there are too many. Further values become `other`.
 

@@ -21,6 +21,11 @@ class ServerReport(Base):
     seen_at: Mapped[datetime] = mapped_column(UTCDateTime)
     warming: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
     """By the epoch of a warm promotion: what the server says of it (`Warmth`)."""
+    name: Mapped[str] = mapped_column(String(255), default="")
+    """Its host and port; empty until it has said them."""
+    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    figures: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What it holds and does (`records/servers.py`)."""
 
 
 class CanaryState(enum.StrEnum):

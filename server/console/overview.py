@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from sqlalchemy.exc import SQLAlchemyError
 
+from adapters_registry.records.servers import ServerFigures, ServerRecord, read_servers
+from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
 from server.console.traffic import Traffic
 from server.request_log.record import RequestRecord
-from server.residency.states import Tier
+from server.residency.figures import figures_now
 
 STEP_SECONDS = 10
 NUM_STEPS = 60
@@ -32,8 +34,10 @@ class Overview:
     series: dict[str, list[float]]
     """For the charts: Unix times, requests and tokens a second, failed requests a second."""
     waiting: dict[str, int]
-    tiers: dict[str, int]
-    running: int
+    figures: ServerFigures
+    """Of the server that answers."""
+    servers: list[ServerRecord] | None
+    """All servers of the database; None if it does not answer."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -57,23 +61,27 @@ def router(parts: Parts) -> APIRouter:
         return render(request, "overview_live.html", **await figures(request))
 
     async def figures(request: Request) -> dict[str, Any]:
-        snapshot = services.leases.snapshot()
+        registry, slots = services.registry, services.settings.max_loras
+        add_up = figures_now(registry, services.leases, services.engine, slots)
         view = await parts.workers.run(
-            _overview, services.recent.snapshot(), caller_of(request), snapshot
+            _overview, services.recent.snapshot(), caller_of(request), add_up, registry
         )
         return {
             "view": view,
-            "slots": services.settings.max_loras,
-            "engine": services.engine.state.value,
-            "disk_bytes": services.registry.content.num_bytes(),
-            "num_adapters": len(services.registry.catalog.adapters),
+            "own_id": registry.server_id,
+            "has_origin": registry.content.origin is not None,
+            "disk_budget": services.settings.disk_budget_bytes,
+            "num_adapters": len(registry.catalog.adapters),
         }
 
     return routes
 
 
 def _overview(
-    records: Sequence[RequestRecord], caller: Caller, snapshot: Sequence[dict[str, Any]]
+    records: Sequence[RequestRecord],
+    caller: Caller,
+    add_up: Callable[[], ServerFigures],
+    registry: Registry,
 ) -> Overview:
     traffic, span = Traffic(), NUM_STEPS * STEP_SECONDS
     sums = [[0.0, 0.0, 0.0] for _ in range(NUM_STEPS)]
@@ -96,11 +104,13 @@ def _overview(
         "tokens": [step[1] / STEP_SECONDS for step in sums],
         "errors": [step[2] / STEP_SECONDS for step in sums],
     }
-    tiers = Counter(row["tier"] for row in snapshot)
-    waiting = {
-        sample.labels["reason"]: int(sample.value)
-        for metric in metrics.WAITING.collect()
-        for sample in metric.samples
-    }
-    by_tier = {tier.value: tiers.get(tier.value, 0) for tier in (Tier.SLOT, Tier.HOST)}
-    return Overview(traffic, series, waiting, by_tier, sum(row["leases"] for row in snapshot))
+    servers = _servers(registry) if caller.is_admin else []
+    return Overview(traffic, series, metrics.waiting_now(), add_up(), servers)
+
+
+def _servers(registry: Registry) -> list[ServerRecord] | None:
+    try:
+        with registry.session() as session:
+            return read_servers(session)
+    except SQLAlchemyError:
+        return None

@@ -33,6 +33,7 @@ from server.lifecycle import Lifecycle
 from server.process import demo
 from server.process.data_dir import own_data_dir
 from server.process.http_server import HttpServer, http_config
+from server.process.presence import Presence
 from server.process.signals import EndSignals, drain
 from server.process.startup import (
     config_directory,
@@ -246,6 +247,8 @@ class RunningServer:
         http = asyncio.create_task(_serve_all(servers, sockets))
         supervision = asyncio.create_task(self.engine.run(on_ready))
         ended = asyncio.create_task(signals.wait())
+        port = listener.getsockname()[1]
+        presence = Presence(self.registry, self.leases, self.engine, self.settings.max_loras, port)
         background = [
             supervision,
             ended,
@@ -253,6 +256,7 @@ class RunningServer:
             asyncio.create_task(follow_changes(self.registry, self.leases)),
             asyncio.create_task(keep_books(self.books)),
             asyncio.create_task(self.rollouts.run()),
+            asyncio.create_task(presence.keep_up()),
             asyncio.create_task(self._collect()),
             asyncio.create_task(roll_up_regularly(self.registry, ROLL_UP_INTERVAL_SECONDS)),
         ]
@@ -273,6 +277,7 @@ class RunningServer:
                 background_task.cancel()
             await self.rollouts.reporter.leave()
             await self.engine.stop()
+            await asyncio.to_thread(presence.end)
 
     async def _collect(self) -> None:
         settings = self.settings

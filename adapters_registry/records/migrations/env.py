@@ -2,7 +2,9 @@
 
 from alembic import context
 
-import adapters_registry.records.usage.tables  # noqa: F401  so that the metadata have them
+# The metadata have the tables of the modules that are imported.
+import adapters_registry.records.servers
+import adapters_registry.records.usage.tables  # noqa: F401
 from adapters_registry.records.tables import Base
 
 context.configure(

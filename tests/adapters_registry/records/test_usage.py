@@ -235,7 +235,7 @@ def test_servers_that_record_at_the_same_time_lose_nothing(
 def test_a_database_without_sums_gets_them(
     database_url: str, tmp_path: Path, tiny_base: BaseSpec, num: int
 ) -> None:
-    engine = old_database(database_url, "0011")
+    engine = old_database(database_url, "0012")
     used = random_usage(num)
     with engine.begin() as connection:
         for (hour, tenant_id, tenant, adapter), consumption in used.items():

@@ -121,7 +121,9 @@ async def test_each_change_asks_first_and_says_what_it_means_for_requests(admin:
         assert found
         changes.add(found[1])
         words = re.sub("<[^>]+>", "", dialog)
-        assert re.search("running requests|requests? runs?|requests that run|on it now", words, re.I)
+        assert re.search(
+            "running requests|requests? runs?|requests that run|on it now", words, re.I
+        )
     everything = {"aliases", "aliases/stable/remove", "rollback", "sharing"}
     for number in (1, 2):
         everything |= {f"versions/{number}/{change}" for change in ("pin", "prefetch", "retire")}

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 
+import pytest
+from sqlalchemy.exc import SQLAlchemyError
+
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.servers import ServerFigures, report_server
+from adapters_registry.records.tables import now
 from adapters_registry.records.tenants import create_tenant
 from adapters_registry.registry import Registry
 from server.auth import Keys
@@ -45,3 +51,38 @@ async def test_a_tenant_sees_its_own_figures_and_nothing_of_the_machine(
     assert sum(json.loads(unescape(found[1]))["requests"]) == 0
     for machine in ("Slots", "On disk", "Engine"):
         assert machine not in page.text
+
+
+async def test_the_tiers_and_the_servers_are_shown(
+    admin: Browser, registry: Registry, home: VersionRecord
+) -> None:
+    at = now()
+    figures = ServerFigures("ready", 16, in_slots=9, running=5, waiting=3, elsewhere=1234)
+    with registry.session() as session:
+        report_server(session, "another", "<b>far</b>:8000", at, figures)
+        report_server(session, registry.server_id, "near:8000", at, replace(figures, slots=4))
+    text = (await admin.open("/console/overview")).text
+    assert re.search(r"On disk</div><div class=\"value\">1<", text)
+    assert "Files missing" not in text
+    rows = re.findall("<tr>.*?</tr>", text.split('id="servers-title"')[1], re.DOTALL)
+    far, near = (next(row for row in rows if name in row) for name in ("far", "near"))
+    assert "&lt;b&gt;far" in far
+    for part in ("9 of 16", "1,234", "ready", ">5<", ">3<"):
+        assert part in far
+    assert "(this one)" in near
+    assert "(this one)" not in far
+    registry.content.discard(home.digest)
+    assert "Files missing" in (await admin.ask("GET", "/console/overview/live")).text
+
+
+async def test_while_the_database_is_away_the_rest_is_shown(
+    admin: Browser, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise SQLAlchemyError("away")
+
+    monkeypatch.setattr(registry, "session", fail)
+    page = await admin.open("/console/overview")
+    assert page.status_code == 200
+    assert "database does not answer" in page.text
+    assert "Slots" in page.text

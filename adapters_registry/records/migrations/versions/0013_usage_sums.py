@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 
 WHOSE = ("tenant_id", "tenant", "adapter")
 USED = ("requests", "input_tokens", "output_tokens", "slot_seconds", "cold_starts")

@@ -1,0 +1,60 @@
+"""How much a server holds and does now, as its replicas and the console say it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from adapters_registry.content.store import ContentStore
+from adapters_registry.records.catalog import Catalog
+from adapters_registry.records.servers import ServerFigures
+from adapters_registry.registry import Registry
+from server import metrics
+from server.engine.interface import Engine
+from server.residency.leases import Leases
+from server.residency.states import Tier
+
+
+def figures_now(
+    registry: Registry, leases: Leases, engine: Engine, slots: int
+) -> Callable[[], ServerFigures]:
+    """Look at what changes with each request; return what adds it up, in any thread.
+
+    The second half takes milliseconds with many adapters, which streams should not wait for.
+    """
+    snapshot, state, waiting = leases.snapshot(), engine.state.value, metrics.waiting_now()
+    in_memory = {row["model"]: row["tier"] for row in snapshot}
+    running = sum(row["leases"] for row in snapshot)
+
+    def add_up() -> ServerFigures:
+        counts = count_by_tier(in_memory, registry.catalog, registry.content)
+        return ServerFigures(
+            engine=state,
+            slots=slots,
+            in_slots=counts[Tier.SLOT],
+            in_host_memory=counts[Tier.HOST],
+            on_disk=counts[Tier.DISK],
+            elsewhere=counts[Tier.ORIGIN],
+            disk_bytes=registry.content.num_bytes(),
+            running=running,
+            waiting=sum(waiting.values()),
+        )
+
+    return add_up
+
+
+def count_by_tier(
+    in_memory: Mapping[str, str], catalog: Catalog, content: ContentStore
+) -> Counter[str]:
+    """Return how many versions a request would find in each tier.
+
+    `in_memory` has the tier of those that the engine knows, by public name; all others that are
+    ready are on disk, or not here.
+    """
+    nearest = {name: tier for name, tier in in_memory.items() if tier in (Tier.SLOT, Tier.HOST)}
+    counts: Counter[str] = Counter(nearest.values())
+    for adapter in catalog.adapters.values():
+        for version in adapter.ready.values():
+            if version.public_name not in nearest:
+                counts[Tier.DISK if content.has(version.digest) else Tier.ORIGIN] += 1
+    return counts
