@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date, datetime
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -19,6 +20,7 @@ from server.api.admin import hide_foreign
 from server.api.admin.rollout.canaries import read_latest
 from server.api.words import change_in_words
 from server.auth import Caller
+from server.console.adapters import read_last_days
 from server.console.evaluations import Fact, compare, gate_report
 from server.console.parts import Parts, caller_of
 from server.console.traffic import Traffic, traffic_by
@@ -66,6 +68,8 @@ class AdapterView:
     """Changes, the newest first, each in words."""
     judged: CanaryRecord | None
     """The last judged canary."""
+    last_day: date | None
+    """The last day with recorded usage."""
 
     @property
     def live(self) -> AliasRecord | None:
@@ -73,9 +77,23 @@ class AdapterView:
         return self.adapter.aliases.get(LIVE)
 
     @property
+    def last_at(self) -> datetime | None:
+        """When the last request of the last hour came to this server."""
+        return max((row.traffic.last_at for row in self.rows if row.traffic.last_at), default=None)
+
+    @property
     def running(self) -> int:
         """The requests that run on any of its versions now."""
         return sum(row.running for row in self.rows)
+
+
+class Recorded(NamedTuple):
+    """What the database says of an adapter."""
+
+    versions: Sequence[VersionRecord]
+    entries: Sequence[AuditEntry]
+    judged: CanaryRecord | None
+    last_day: date | None
 
 
 class AdapterPages:
@@ -95,17 +113,17 @@ class AdapterPages:
         running: Counter[str] = Counter()
         for row in services.leases.snapshot():
             running[row["model"]] += row["leases"]
-        versions, entries, traffic, judged = await self._parts.workers.run(
+        recorded, traffic = await self._parts.workers.run(
             self._read, caller, adapter, services.recent.snapshot()
         )
-        view = self._view(adapter, versions, entries, running, traffic, judged)
+        view = self._view(adapter, recorded, running, traffic)
         return self._parts.renderer.page(
             request, "adapter.html", view=view, adapter=adapter, done=done
         )
 
     def _read(
         self, caller: Caller, adapter: AdapterRecord, records: list[RequestRecord]
-    ) -> tuple[list[VersionRecord], list[AuditEntry], Mapping[int, Traffic], CanaryRecord | None]:
+    ) -> tuple[Recorded, Mapping[int, Traffic]]:
         registry = self._services.registry
         versions = registry.read_history(adapter.tenant, adapter.name, limit=MAX_VERSIONS)
         entries = registry.audit(
@@ -115,16 +133,16 @@ class AdapterPages:
             limit=MAX_ENTRIES,
         )
         traffic = traffic_by(records, lambda r: r.version if r.model == adapter.id else None)
-        return versions, entries, traffic, read_latest(registry, adapter.tenant, adapter.name)
+        judged = read_latest(registry, adapter.tenant, adapter.name)
+        last_day = read_last_days(registry, [adapter]).get(adapter.id)
+        return Recorded(versions, entries, judged, last_day), traffic
 
     def _view(
         self,
         adapter: AdapterRecord,
-        versions: Sequence[VersionRecord],
-        entries: Sequence[AuditEntry],
+        recorded: Recorded,
         running: Mapping[str, int],
         traffic: Mapping[int, Traffic],
-        judged: CanaryRecord | None,
     ) -> AdapterView:
         rows = [
             VersionRow(
@@ -135,7 +153,7 @@ class AdapterPages:
                 traffic.get(version.number, Traffic()),
                 gate_report(version),
             )
-            for version in versions
+            for version in recorded.versions
         ]
         by_number = {row.version.number: row for row in rows}
         live = adapter.aliases.get(LIVE)
@@ -144,9 +162,19 @@ class AdapterPages:
             for target in (live.targets if live else ())
             if target.version in by_number
         ]
-        compared = [version for version in versions if _has_facts(version)][:MAX_COMPARED][::-1]
-        words = [(entry, _in_words(entry)) for entry in entries]
-        return AdapterView(adapter, rows, arms, compared, compare(compared), words, judged)
+        with_facts = [version for version in recorded.versions if _has_facts(version)]
+        compared = with_facts[:MAX_COMPARED][::-1]
+        words = [(entry, _in_words(entry)) for entry in recorded.entries]
+        return AdapterView(
+            adapter,
+            rows,
+            arms,
+            compared,
+            compare(compared),
+            words,
+            recorded.judged,
+            recorded.last_day,
+        )
 
 
 def router(parts: Parts) -> APIRouter:

@@ -6,12 +6,15 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import event
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tenants import create_tenant
+from adapters_registry.records.usage.consumption import Consumption, hour_of
+from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.console.adapters import PAGE_SIZE
@@ -53,6 +56,23 @@ async def test_an_adapter_is_shown_with_what_it_did(
     row = page.text[page.text.index("default/home</a>") :]
     for part in ("ready", "@1", "slot", ">3<", "just now"):
         assert part in row
+
+
+async def test_the_last_use_is_shown_from_the_records_once_an_hour_has_passed(
+    admin: Browser, registry: Registry, home: VersionRecord
+) -> None:
+    page = "/console/adapters/default/home"
+    made = registry.get_adapter("default", "home").created_at
+    use(registry, made - timedelta(days=9))
+    assert f'datetime="{(made - timedelta(days=9)).date()}"' not in (await admin.open(page)).text
+    use(registry, made + timedelta(days=3))
+    for path in ("/console/adapters", page):
+        assert f"{(made + timedelta(days=3)).date()}</time>" in (await admin.open(path)).text
+
+
+def use(registry: Registry, at: datetime) -> None:
+    with registry.session() as session:
+        add_usage(session, {(hour_of(at), "1", "acme", "default/home"): Consumption(1)})
 
 
 async def test_a_tenant_sees_its_own(
