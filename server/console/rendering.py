@@ -48,6 +48,7 @@ class Renderer:
             "count": format_count,
             "ago": format_ago,
             "moment": format_moment,
+            "money": format_money,
             "json": json.dumps,
         }
         self._environment.filters.update(filters)
@@ -101,6 +102,11 @@ def format_seconds(seconds: float | None) -> str:
 def format_count(number: int) -> str:
     """Return a number with its thousands apart: `12,345`."""
     return f"{number:,}"
+
+
+def format_money(amount: float, currency: str) -> str:
+    """Return an amount with its currency: `1,234.50 EUR`."""
+    return f"{amount:,.2f} {currency}".rstrip()
 
 
 def format_moment(moment: datetime) -> str:

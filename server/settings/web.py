@@ -15,7 +15,7 @@ _WEB_ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 class WebSettings(BaseSettings):
-    """Which web pages may call the server from a browser (CORS), and the console's sessions."""
+    """Which web pages may call the server from a browser (CORS), and what the console shows."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = setting(
         (),
@@ -33,6 +33,21 @@ class WebSettings(BaseSettings):
         "File with a secret of at least 32 characters that signs the sessions of `/console`: the "
         "same for servers behind one address. Default: the first start makes one and writes it "
         "to console.secret in the data folder.",
+    )
+
+    machine_price: float | None = setting(
+        None,
+        "Server",
+        "The price of an hour of the machine that a server runs on, with its GPUs. With it, the "
+        "console shows admins each tenant's part of the machines' cost, and what dedicated "
+        "deployments would cost. Default: the console shows no money.",
+        gt=0,
+    )
+    currency: str = setting(
+        "",
+        "Server",
+        "The currency of LORAPLEX_MACHINE_PRICE as the console shows it, such as EUR.",
+        max_length=8,
     )
 
     @field_validator("cors_origins", mode="before")

@@ -51,16 +51,20 @@ def clock() -> Callable[[], float]:
 
 
 @pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_loras=4, max_adapter_mib=1)
+
+
+@pytest.fixture
 def app(
+    settings: Settings,
     registry: Registry,
     keys: Keys,
     engine: FakeEngine,
     leases: Leases,
     lifecycle: Lifecycle,
-    tmp_path: Path,
     clock: Callable[[], float],
 ) -> FastAPI:
-    settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,), max_loras=4, max_adapter_mib=1)
     gate = Gate(registry, engine, leases)
     return build_app(
         settings,

@@ -1,4 +1,4 @@
-"""What was used: by day as a chart, by tenant and adapter as a table, and as CSV."""
+"""What was used: by day as a chart, by tenant and adapter as a table and as CSV, and in money."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator
+from sqlalchemy.orm import Session
 
+from adapters_registry.records.servers import read_servers
 from adapters_registry.records.tables import now
 from adapters_registry.records.usage.consumption import Consumption
-from adapters_registry.records.usage.reading import Used, read_daily_usage, read_usage
+from adapters_registry.records.usage.reading import (
+    Used,
+    read_daily_usage,
+    read_usage,
+    read_usage_by_tenant,
+)
+from adapters_registry.records.usage.recording import oldest_usage
 from server.api.admin.usage import body_of, csv_of, owner_for
 from server.auth import Caller
+from server.console.pages.money import Bill, Cost, bills, hours_between
 from server.console.parts import Parts, caller_of
 from server.console.rendering import HEADERS
 from server.errors import InvalidRequest
@@ -26,6 +35,18 @@ EARLIEST, LATEST = date(2000, 1, 1), date(9000, 1, 1)
 
 Day = Annotated[date | None, BeforeValidator(lambda value: value or None)]
 Name = Annotated[str, Query(max_length=256)]
+
+
+@dataclass(frozen=True)
+class UsageView:
+    """What the page shows."""
+
+    rows: list[Used]
+    """By tenant and adapter: a page of them, and one more if there are more."""
+    days: dict[date, Consumption]
+    cost: Cost | None
+    """None where no price is set, and for those who are not admins."""
+    bills: list[Bill]
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,11 @@ class Span:
     @property
     def _end(self) -> datetime:
         return datetime.combine(self.until + timedelta(days=1), time(), UTC)
+
+    def hours(self, first_use: datetime | None) -> float:
+        """Return the hours of the span that are over, since the first use of all."""
+        since = datetime.combine(self.since, time(), UTC)
+        return hours_between(since, min(self._end, now()), first_use)
 
     def month_before(self) -> dict[str, date] | None:
         """Return the days of the month before the first day; None if that would be too early."""
@@ -91,17 +117,19 @@ def router(parts: Parts) -> APIRouter:
         page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
     ) -> Response:
         """Show what the caller, or as an admin anyone, has used."""
-        filters = asked.filters(caller_of(request))
-        rows, days = await parts.workers.run(_read, filters, (page - 1) * PAGE_SIZE)
+        view = await parts.workers.run(_read, caller_of(request), asked, (page - 1) * PAGE_SIZE)
         return parts.renderer.page(
             request,
             "usage.html",
             asked=asked,
-            rows=rows[:PAGE_SIZE],
-            total=sum(days.values(), Consumption()),
-            days=every_day(days),
+            rows=view.rows[:PAGE_SIZE],
+            total=sum(view.days.values(), Consumption()),
+            days=every_day(view.days),
             page=page,
-            has_next=len(rows) > PAGE_SIZE,
+            has_next=len(view.rows) > PAGE_SIZE,
+            cost=view.cost,
+            bills=view.bills,
+            currency=services.settings.currency,
         )
 
     @routes.get("/usage/csv")
@@ -113,11 +141,26 @@ def router(parts: Parts) -> APIRouter:
         answer.headers.update(HEADERS | {"content-disposition": f'attachment; filename="{name}"'})
         return answer
 
-    def _read(filters: dict[str, Any], skip: int) -> tuple[list[Used], dict[date, Consumption]]:
+    def _read(caller: Caller, asked: Span, skip: int) -> UsageView:
+        filters = asked.filters(caller)
         services.usage_buffer.save()
         with services.registry.session() as session:
             rows = read_usage(session, **filters, largest=PAGE_SIZE + 1, skip=skip)
-            return rows, read_daily_usage(session, **filters)
+            days = read_daily_usage(session, **filters)
+            price = services.settings.machine_price
+            if price is None or not caller.is_admin:
+                return UsageView(rows, days, None, [])
+            return UsageView(rows, days, *_in_money(session, asked, filters, price))
+
+    def _in_money(
+        session: Session, asked: Span, filters: dict[str, Any], price: float
+    ) -> tuple[Cost, list[Bill]]:
+        used = read_usage_by_tenant(session, services.settings.served_base_name, **filters)
+        span_alone = {name: filters[name] for name in ("since", "until")}
+        everyone = sum(read_daily_usage(session, **span_alone).values(), Consumption())
+        running = sum(not server.is_away for server in read_servers(session))
+        cost = Cost(price, max(running, 1), asked.hours(oldest_usage(session)))
+        return cost, bills(used, everyone, cost)
 
     def _read_all(filters: dict[str, Any]) -> list[Used]:
         services.usage_buffer.save()

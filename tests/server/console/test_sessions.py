@@ -194,6 +194,19 @@ async def test_static_files_are_kept_by_browsers(browser: Browser) -> None:
         assert (await browser.client.get(f"/console/static/{name}")).status_code == 404
 
 
+def test_a_session_holds_on_each_server_with_the_same_secret(
+    registry: Registry, keys: Keys, tmp_path: Path, tiny_base: BaseSpec, database_url: str
+) -> None:
+    key = keys.create("default", ["admin"])
+    _, cookie = Sessions(keys, SECRET).begin(key)
+    other = Registry(database_url, ContentStore(tmp_path / "other"), tiny_base)
+    other.refresh()
+    assert Sessions(Keys(other), SECRET).caller(cookie).key_id == key.split("-")[1]
+    with pytest.raises(Unauthenticated):
+        Sessions(Keys(other), b"another secret").caller(cookie)
+    other.close()
+
+
 def test_the_secret_is_kept_in_a_file_of_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "console.secret"
     secret = read_secret(file)

@@ -6,6 +6,8 @@ import csv
 import io
 import re
 from datetime import UTC, date, datetime
+from html import unescape
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -91,7 +93,7 @@ async def test_the_table_is_given_as_csv(admin: Browser) -> None:
     ]
 
 
-async def test_without_days_it_is_the_last_month(admin: Browser) -> None:
+async def test_without_days_it_is_the_present_month(admin: Browser) -> None:
     page = await admin.open("/console/usage?tenant=&adapter=&since=&until=")
     assert page.status_code == 200
     assert (await admin.open("/console/usage?until=2026-05-04")).text.count("acme/bot")
@@ -111,6 +113,24 @@ async def test_without_days_it_is_the_last_month(admin: Browser) -> None:
 )
 async def test_days_that_make_no_sense_are_refused(admin: Browser, query: str) -> None:
     assert (await admin.open(f"/console/usage?{query}")).status_code in (400, 422)
+
+
+async def test_months_lead_to_months(admin: Browser) -> None:
+    page = await admin.open("/console/usage?since=2026-05-09&until=2026-05-20&tenant=acme")
+    found = re.findall(r'<a href="/console/usage\?([^"]+)">The month', page.text)
+    before, after = (parse_qs(unescape(query)) for query in found)
+    assert (before["since"], before["until"]) == (["2026-04-01"], ["2026-04-30"])
+    assert (after["since"], after["until"]) == (["2026-06-01"], ["2026-06-30"])
+    assert before["tenant"] == ["acme"]
+    now_on = await admin.open("/console/usage")
+    assert "The month before" in now_on.text
+    assert "The month after" not in now_on.text
+    first = await admin.open("/console/usage?since=2000-01-02&until=2000-02-01")
+    assert "The month before" not in first.text
+
+
+async def test_without_a_price_there_is_no_money(admin: Browser) -> None:
+    assert "In money" not in (await admin.open(f"/console/usage?{MAY}")).text
 
 
 async def test_the_table_has_pages(admin: Browser, registry: Registry) -> None:
