@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
+from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.store import ContentStore
 from adapters_registry.records.keys import create_key, new_key, revoke_key
 from adapters_registry.records.tables import now
 from adapters_registry.records.tenants import create_tenant
