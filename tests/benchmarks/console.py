@@ -135,7 +135,8 @@ def usage_rows() -> Iterator[tuple[int, int, str, str]]:
 
 def add_recent_requests(app: FastAPI) -> None:
     """Fill the list of the requests of the last hour."""
-    (recent,) = [m.kwargs["recent"] for m in app.user_middleware if "recent" in m.kwargs]
+    found: Any = [m.kwargs["recent"] for m in app.user_middleware if "recent" in m.kwargs]
+    (recent,) = found
     dice = random.Random(4)
     for _ in range(NUM_RECENT):
         tenant, name = name_of(dice.randrange(NUM_ADAPTERS))

@@ -219,8 +219,10 @@ def test_servers_that_record_at_the_same_time_lose_nothing(
     with ThreadPoolExecutor(3) as pool:
         recording = [pool.submit(record, server) for server in servers]
         removing = [pool.submit(remove) for _ in range(10)]
-        for work in (*recording, *removing):
-            work.result()
+        for recorded in recording:
+            recorded.result()
+        for removed in removing:
+            removed.result()
     while remove():
         pass
     kept = {key: consumption for key, consumption in used.items() if key[0] >= oldest + HOUR}

@@ -1,6 +1,7 @@
 """Sums of usage by the day and by the month, and of everyone's by the day."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -46,7 +47,7 @@ def _create(name: str, moment: str, whose: tuple[str, ...]) -> None:
 
 
 def _table(name: str, moment: str, whose: tuple[str, ...]) -> sa.TableClause:
-    columns = [sa.column(column) for column in (*whose, *USED)]
+    columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in (*whose, *USED)]
     return sa.table(name, sa.column(moment, sa.DateTime(timezone=True)), *columns)
 
 
