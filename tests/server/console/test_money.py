@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from adapters_registry.records.servers import ServerFigures, ServerRow, report_server
+from adapters_registry.records.servers import ServerFigures, report_server
 from adapters_registry.records.tables import now
 from adapters_registry.records.tenants import create_tenant
 from adapters_registry.records.usage.consumption import Consumption
 from adapters_registry.records.usage.reading import UsedByTenant
 from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
+from adapters_registry.rollout.tables import ServerReport
 from server.auth import Keys
 from server.console.pages.money import MAX_ROWS, Bill, Cost, bills, hours_between
 from server.settings import Settings
@@ -76,7 +77,7 @@ async def test_the_servers_that_run_now_are_counted(admin: Browser, registry: Re
     with registry.session() as session:
         for name in ("a", "b", "c"):
             report_server(session, name, name, now(), ServerFigures("ready", 4))
-        session.get_one(ServerRow, "c").seen_at = now() - timedelta(minutes=5)
+        session.get_one(ServerReport, "c").seen_at = now() - timedelta(minutes=5)
     page = await admin.open(f"/console/usage?{MARCH}")
     assert "2 machines × 720 hours" in page.text
 
