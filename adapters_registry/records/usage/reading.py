@@ -44,7 +44,7 @@ class UsedByTenant(NamedTuple):
     consumption: Consumption
 
 
-class Part(NamedTuple):
+class SpanPart(NamedTuple):
     """A part of a span, from `since` to before `until`, and the table that has its sums."""
 
     sums: Sums
@@ -56,20 +56,20 @@ def parts_of(
     since: datetime | None,
     until: datetime | None,
     kinds: Sequence[Sums] = (MONTHS, DAYS, HOURS),
-) -> list[Part]:
+) -> list[SpanPart]:
     """Divide a span into parts that each have a table of sums: whole months, days, and hours.
 
     `since` and `until` are in UTC; None means without a bound.
     """
     sums, *finer = kinds
     if not finer:
-        return [Part(sums, since, until)]
+        return [SpanPart(sums, since, until)]
     first = sums.first_from(since) if since else None
     last = sums.begin_of(until) if until else None
     if first and last and first >= last:
         return parts_of(since, until, finer)
     parts = [] if first == since else parts_of(since, first, finer)
-    parts.append(Part(sums, first, last))
+    parts.append(SpanPart(sums, first, last))
     return parts if last == until else parts + parts_of(last, until, finer)
 
 
