@@ -154,7 +154,7 @@ sbom: $(INSTALLED_DEV) $(INSTALLED_RELEASE) ## Write bills of materials (Cyclone
 		$(VENV_RELEASE)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 			--output-format JSON --output-file dist/loraplex-$$set.cdx.json requirements/$$set.hashes.txt || exit 1; \
 	done
-	$(VENV_RELEASE)/bin/pip-licenses --python $(VENV)/bin/python --from mixed --with-urls --format json \
+	$(VENV_RELEASE)/bin/pip-licenses --python $(VENV)/bin/python --from mixed --with-system --with-urls --format json \
 		--packages $$(sed 's/==.*//' requirements/cpu.hashes.txt) --output-file dist/licences.json
 	$(VENV)/bin/python -m tests.release.sbom dist
 

@@ -17,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SETS = ("cpu", "gpu")
+FROM_THEIR_FILES = {"oss-harmony": "Apache-2.0"}
+"""Licences of packages whose metadata name none, as their own files LICENSE say."""
 PIN = re.compile(r"^([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -49,6 +51,7 @@ def bill_faults(bill: Mapping[str, Any], locked: Mapping[str, tuple[str, str]]) 
 def licence_faults(rows: Iterable[Mapping[str, str]], locked: Mapping[str, object]) -> list[str]:
     """Return which packages of a lock lack a row or a licence in the list of pip-licenses."""
     licences = {normal(row["Name"]): row["License"] for row in rows}
+    licences |= {name: known for name, known in FROM_THEIR_FILES.items() if name in licences}
     faults = [f"{name} is missing" for name in locked.keys() - licences.keys()]
     faults += [
         f"{name} has no licence"
