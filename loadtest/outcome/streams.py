@@ -32,14 +32,15 @@ class Events:
     """Splits a stream of bytes, however it is cut, into the data of server-sent events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest, self._return = b"", b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the data of each event that is complete now. Comments are left out."""
-        data = self._rest + data
-        if b"\r" in data:  # the two bytes of a line's end may come apart
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
+        if self._return or b"\r" in data:  # the two bytes of a line's end may come apart
+            data = self._return + data
+            self._return = b"\r" if data.endswith(b"\r") else b""
+            data = data.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        *events, self._rest = (self._rest + data).split(b"\n\n")
         found = []
         for event in events:
             if event.startswith(b"data: ") and b"\n" not in event:
@@ -51,7 +52,7 @@ class Events:
     @property
     def rest(self) -> bytes:
         """Return what has come of the next event."""
-        return self._rest
+        return self._rest + self._return
 
     @staticmethod
     def _slowly(event: bytes) -> list[bytes]:

@@ -71,7 +71,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             uv += [option, value]
     requirements = ROOT / "requirements"
     uv += ["--constraints", str(requirements / "cpu.txt")]
-    uv += ["--overrides", str(requirements / "left-out.txt")]
+    uv += ["--overrides", str(requirements / "overrides.txt")]
     subprocess.run([*uv, f"loraplex[cpu] @ {wheel.as_uri()}"], check=True)
     return folder
 
