@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from adapters_registry.registry import Registry
-from server.api import admin, front_page, models, recent_requests
+from server.api import admin, front_page, lora_loading, models, recent_requests
 from server.api.admin.intakes import Intakes
 from server.api.composition.compositions import Compositions
 from server.api.composition.on_request import OnRequest
@@ -117,6 +117,7 @@ def build_app(
             registry, keys, gate, leases, usage_buffer, settings, intakes, rollouts, compositions
         )
     )
+    app.include_router(lora_loading.router(registry, gate, leases, intakes))
     app.include_router(recent_requests.router(recent))
     app.include_router(
         front_page.router(

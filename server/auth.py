@@ -12,9 +12,12 @@ from typing import NamedTuple
 from fastapi import Request
 
 from adapters_registry.names import DEFAULT_TENANT
+from adapters_registry.records.access.key_life import bound_lives
 from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.keys import (
     ADMIN,
+    UNBOUNDED,
+    KeyPolicy,
     KeyRecord,
     create_first_admin_key,
     create_key,
@@ -66,9 +69,14 @@ class Keys:
     """The registry's keys, looked up in the catalog in memory. So a key that another server
     creates or revokes counts here as soon as the catalog is refreshed."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], datetime] = now) -> None:
-        """`clock`: what decides whether a key has expired."""
-        self._registry, self._clock = registry, clock
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Callable[[], datetime] = now,
+        policy: KeyPolicy = UNBOUNDED,
+    ) -> None:
+        """`clock`: what decides whether a key has expired. `policy`: how long keys may live."""
+        self._registry, self._clock, self.policy = registry, clock, policy
         self._last_used: dict[str, datetime] = {}
 
     def create(self, tenant: str, scopes: Sequence[str]) -> str:
@@ -93,6 +101,7 @@ class Keys:
             scopes,
             label=label,
             expires_at=expires_at,
+            policy=self.policy,
             idempotency=idempotency,
         )
         return IssuedKey(key, record)
@@ -122,6 +131,16 @@ class Keys:
             InvalidKey: the text cannot be a key.
         """
         return self._registry.apply(install_admin_key, key, DEFAULT_TENANT)
+
+    def bound_lives(self, operators_key: str = "") -> int:
+        """Give an end to keys that live longer than the policy allows. Returns how many got one.
+
+        The operator's own key, in a file of theirs, is not bounded: they replace it in the file.
+        """
+        if self.policy.longest is None:
+            return 0
+        _, _, rest = operators_key.partition("-")
+        return self._registry.apply(bound_lives, self.policy, {rest.partition("-")[0]})
 
     def authenticate(self, presented: str | None) -> Caller:
         """Return the caller of a key. Raises `Unauthenticated` if the key is not valid."""

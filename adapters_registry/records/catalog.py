@@ -24,6 +24,7 @@ from adapters_registry.compatibility import (
     state_on,
 )
 from adapters_registry.names import LIVE
+from adapters_registry.records.access.suspension import Suspension
 from adapters_registry.records.keys import KeyRecord
 from adapters_registry.records.tables import (
     UNDER_CHECK,
@@ -137,6 +138,7 @@ class AdapterRecord:
     """How often `live` was pointed elsewhere or removed. It never decreases."""
     warming: WarmPromotion | None = None
     """A promotion that waits until servers have loaded what it points to."""
+    suspension: Suspension | None = None
 
     @cached_property
     def id(self) -> str:
@@ -288,6 +290,7 @@ def _adapter_record(
         num_versions=num_versions,
         live_revision=row.live_revision,
         warming=WarmPromotion.of(row.warming) if row.warming else None,
+        suspension=Suspension.of(row),
     )
 
 

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -35,6 +35,37 @@ MAX_LABEL_CHARACTERS = 64
 _FORM = re.compile(r"lpx-[0-9a-f]{12}-[A-Za-z0-9_-]{32,128}")
 
 
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far a client's clock may be ahead when it asks for the longest life."""
+
+
+@dataclass(frozen=True)
+class KeyPolicy:
+    """The longest life of a key. None is without limit."""
+
+    longest: timedelta | None = None
+
+    def end_of(self, expires_at: datetime | None, at: datetime) -> datetime | None:
+        """Return when a key ends that is made at a moment and was asked to end at another.
+
+        Raises:
+            InvalidKey: it was asked to live longer than keys may.
+        """
+        if self.longest is None or expires_at is None:
+            return self.cut(expires_at, at)
+        if expires_at > at + self.longest + CLOCK_SKEW:
+            days = self.longest / timedelta(days=1)
+            raise InvalidKey(f"a key may live {days:g} days on this server (LORAPLEX_MAX_KEY_DAYS)")
+        return self.cut(expires_at, at)
+
+    def cut(self, expires_at: datetime | None, at: datetime) -> datetime | None:
+        """Return the earlier of an end and the latest end that is allowed at a moment."""
+        if self.longest is None:
+            return expires_at
+        latest = at + self.longest
+        return latest if expires_at is None else min(expires_at, latest)
+
+
 @dataclass(frozen=True)
 class KeyRecord:
     """A key without its secret, which is never stored."""
@@ -50,6 +81,8 @@ class KeyRecord:
     """As of the last change of the key; see `note_use`."""
     salt: str
     secret_sha256: str
+    replaced_by: str | None = None
+    """The id of the key that a rotation has made instead of it."""
 
     @classmethod
     def of(cls, row: ApiKey) -> KeyRecord:
@@ -65,11 +98,15 @@ class KeyRecord:
             last_used_at=row.last_used_at,
             salt=row.salt,
             secret_sha256=row.secret_sha256,
+            replaced_by=row.replaced_by,
         )
 
     def is_valid(self, at: datetime) -> bool:
         """Return whether the key is valid at a moment: neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+
+UNBOUNDED = KeyPolicy()
 
 
 def find_key(presented: str, keys: Mapping[str, KeyRecord]) -> KeyRecord | None:
@@ -96,13 +133,15 @@ def create_key(
     *,
     label: str = "",
     expires_at: datetime | None = None,
+    policy: KeyPolicy = UNBOUNDED,
     idempotency: Idempotency | None = None,
 ) -> KeyRecord:
-    """Give a tenant a key that `new_key` has made.
+    """Give a tenant a key that `new_key` has made. The policy may give it an end.
 
     Raises:
         NotFound: there is no such tenant.
-        InvalidKey: a scope is unknown or missing, the label is too long, or the end is in the past.
+        InvalidKey: a scope is unknown or missing, the label is too long, the end is in the past, or
+            later than the policy allows.
         Conflict: the idempotency key came with this request before. A secret is shown only once.
         KeyReused: the idempotency key came with another request before.
     """
@@ -117,6 +156,7 @@ def create_key(
                 "this request has already created a key, which is not shown again: create another"
             )
         keep_result(change, idempotency, fingerprint)
+    expires_at = policy.end_of(expires_at, now())
     _, key_id, secret = key.split("-", 2)
     salt = secrets.token_hex(16)
     row = ApiKey(

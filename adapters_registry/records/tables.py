@@ -103,6 +103,8 @@ class Tenant(Base):
     """When the name was given again. Earlier records under it belong to another tenant."""
     deleted: Mapped[bool] = mapped_column(default=False)
     quota: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    suspension: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """See `adapters_registry/records/access/suspension.py`."""
     epoch: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -163,6 +165,7 @@ class Adapter(Base):
     shared_with_ids: Mapped[list[str]] = mapped_column(JSON, default=list)
     """The ids of the tenants that had these names then. Later tenants are not among them."""
     public: Mapped[bool] = mapped_column(default=False)
+    suspension: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     live_revision: Mapped[int] = mapped_column(Integer, default=0)
     """How often the alias `live` was pointed elsewhere or removed. It never decreases."""
     warming: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -295,4 +298,6 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    replaced_by: Mapped[str | None] = mapped_column(String(16))
+    """The id of the key that a rotation has made instead of it."""
     epoch: Mapped[int] = mapped_column(BigInteger)

@@ -9,6 +9,8 @@ from sqlalchemy import func, select
 
 from adapters_registry.errors import Conflict, NotFound
 from adapters_registry.names import DEFAULT_TENANT, check_name
+from adapters_registry.records.access import suspension
+from adapters_registry.records.access.suspension import Suspension
 from adapters_registry.records.audit import write_entry
 from adapters_registry.records.change import Change
 from adapters_registry.records.idempotency import (
@@ -43,6 +45,12 @@ class Quota:
     """Compositions that its requests name, kept at a time. 0 turns them off."""
     weight: int = 1
     """The tenant's share when tenants wait for each other: twice the weight, twice the tokens."""
+    service_tiers: tuple[str, ...] = ()
+    """The service tiers that its requests may ask for besides the default one."""
+
+    def __post_init__(self) -> None:
+        # A list comes from the database and from JSON.
+        object.__setattr__(self, "service_tiers", tuple(sorted(set(self.service_tiers))))
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,19 @@ class TenantRecord:
     """Never given to another tenant, unlike the name."""
     reused_at: datetime | None = None
     """When the name was given again, if it was another tenant's before."""
+    suspension: Suspension | None = None
 
     @classmethod
     def of(cls, row: Tenant) -> TenantRecord:
         """Return the record of a row."""
-        return cls(row.name, row.created_at, Quota(**row.quota), row.id, row.reused_at)
+        return cls(
+            row.name,
+            row.created_at,
+            Quota(**row.quota),
+            row.id,
+            row.reused_at,
+            Suspension.of(row),
+        )
 
 
 def create_tenant(
@@ -86,7 +102,7 @@ def create_tenant(
         change.session.add(row)
     else:
         row.id, row.created_at, row.reused_at = new_id(), now(), now()
-    row.deleted, row.quota, row.epoch = False, {}, change.epoch
+    row.deleted, row.quota, row.suspension, row.epoch = False, {}, None, change.epoch
     change.session.flush()
     write_entry(change.session, "tenant.create", name, name, None, {"deleted": False})
     return TenantRecord.of(row)
@@ -115,10 +131,29 @@ def set_quota(change: Change, name: str, quota: Quota) -> TenantRecord:
     """Replace the quota of a tenant. Raises `NotFound` if there is no such tenant."""
     row = require_tenant(change, name)
     unset = asdict(Quota())
-    before, after = row.quota, {k: v for k, v in asdict(quota).items() if v != unset[k]}
+    fields = {k: v for k, v in asdict(quota).items() if v != unset[k]}
+    after = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    before = row.quota
     if before != after:
         row.quota, row.epoch = after, change.epoch
         write_entry(change.session, "tenant.quota", name, name, before, after)
+    return TenantRecord.of(row)
+
+
+def suspend_tenant(change: Change, name: str, reason: str = "") -> TenantRecord:
+    """Have all requests of a tenant refused, and everybody's requests for its adapters.
+
+    Raises `NotFound` if there is no such tenant.
+    """
+    row = require_tenant(change, name)
+    suspension.begin(change, row, reason, by_admin=True)
+    return TenantRecord.of(row)
+
+
+def resume_tenant(change: Change, name: str) -> TenantRecord:
+    """End the suspension of a tenant, if there is one. Raises `NotFound` if there is no tenant."""
+    row = require_tenant(change, name)
+    suspension.end(change, row, by_admin=True)
     return TenantRecord.of(row)
 
 

@@ -27,6 +27,7 @@ from server import metrics
 from server.api.composition.expression import is_composition
 from server.api.composition.on_request import OnRequest
 from server.api.intake.intake import Intake, Received
+from server.api.intake.suspended import require_active_tenant, require_in_service
 from server.api.resolve import arm_of, resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
@@ -44,6 +45,7 @@ from server.tenancy.log_probabilities import (
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
 from server.tenancy.quotas import Quotas, limit_answer, limit_choices
+from server.tenancy.service_tiers import usable_tier
 from server.tenancy.timing import Timing
 from server.tenancy.usage import UsageBuffer
 
@@ -105,6 +107,7 @@ class DataPlane:
         self.engine.require_ready()
         started = self.clock()
         caller: Caller = raw_request.state.caller
+        require_active_tenant(caller, self.registry.catalog)
         async with AsyncExitStack() as held:
             received = await held.enter_async_context(
                 self.intake.received(raw_request, endpoint, caller.tenant)
@@ -117,6 +120,7 @@ class DataPlane:
             if parts:
                 version = await self.on_request.version(parts, caller.tenant)
                 raw_request.state.version = version.number
+                require_in_service(version, caller, self.registry.catalog)
             tier = ""
             if version is not None and endpoint.generates:
                 lease = await held.enter_async_context(self.leases.lease(version, caller.tenant))
@@ -142,15 +146,20 @@ class DataPlane:
     ) -> tuple[VersionRecord | None, tuple[WeightedVersion, ...]]:
         """Return the version that a request names, None for the base, or a composition's parts."""
         caller, state = raw_request.state.caller, raw_request.state
-        if is_composition(received.model, self.base_name):
-            parts = self.on_request.parts_of(received.model, caller, received.conversation)
+        model = received.model or self.base_name
+        if is_composition(model, self.base_name):
+            parts = self.on_request.parts_of(model, caller, received.conversation)
+            for part in parts:
+                require_in_service(part.version, caller, self.registry.catalog)
             state.adapter, state.version = f"{caller.tenant}/{ON_REQUEST_NAME}", None
             return None, parts
         catalog = self.registry.catalog
-        version = resolve(received.model, caller, catalog, self.base_name, received.conversation)
-        state.arm = arm_of(received.model, version, catalog)
+        version = resolve(model, caller, catalog, self.base_name, received.conversation)
         state.adapter = version.adapter_id if version else self.base_name
         state.version = version.number if version else None
+        if version is not None:
+            require_in_service(version, caller, catalog)
+        state.arm = arm_of(model, version, catalog)
         return version, ()
 
     @asynccontextmanager
@@ -175,7 +184,10 @@ class DataPlane:
                 quota.weight,
                 places=places,
                 prompt_log_probabilities=PromptLogProbabilities(prompt_field(received.request)),
+                service_tier=usable_tier(received.service_tier, quota.service_tiers),
+                names_tier=received.service_tier is not None,
             )
+            meter.record.service_tier = meter.service_tier.name
             current_meter.set(meter)
             raw_request.state.quota = quota
             try:

@@ -101,6 +101,7 @@ def _card(
             "state": version.state.value,
             "tier": tier.value,
             "pinned": version.pinned,
+            "suspended": adapter.suspension is not None,
             "aliases": sorted(
                 name
                 for name, alias in adapter.aliases.items()

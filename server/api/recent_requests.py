@@ -30,6 +30,7 @@ class RequestBody(BaseModel):
     model: str = Field(description="`tenant/name`, or the base's name; empty if it had none yet.")
     version: int | None
     tier: str = Field(description="Where the adapter was found: slot, host, disk or origin.")
+    service_tier: str = Field(description="default, flex or priority: the one that was used.")
     input_tokens: int
     output_tokens: int
     finish_reasons: list[str]

@@ -22,7 +22,8 @@ def resolve(
 ) -> VersionRecord | None:
     """Return the version that `model` names, or None for the base.
 
-    Forms: the base's name, `name`, `tenant/name`, and either with `@3`, `@alias` or
+    Forms: the base's name, alone or with a colon before any of the others (SGLang's and Ray's
+    form), `name`, `tenant/name`, and either with `@3`, `@alias` or
     `@sha256:<12 or more hex digits>`. Adapters that the caller may not use do not exist for it. If
     an alias is split, requests of one `conversation` get the same version. Others are drawn by
     weight. The share of a version of another base goes to the alias's other versions.
@@ -33,6 +34,7 @@ def resolve(
     """
     if model == base_name:
         return None
+    model = model.removeprefix(f"{base_name}:")
     path, at, selector = model.partition("@")
     tenant, slash, name = path.rpartition("/")
     adapter = catalog.adapters.get((tenant if slash else caller.tenant, name))

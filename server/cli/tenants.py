@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from server.cli.client import all_pages, call
 from server.cli.commands import Commands
+from server.cli.console import say
 from server.cli.tables import local_time, print_table
 
 tenants_app = Commands(
@@ -19,23 +20,32 @@ tenants_app = Commands(
     no_args_is_help=True,
 )
 keys_app = Commands(
-    help="Create, list and revoke API keys of a running server.", no_args_is_help=True
+    help="Create, list, rotate and revoke API keys of a running server.", no_args_is_help=True
 )
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Name = Annotated[str, typer.Argument(help="The tenant's name, for example acme.")]
+KeyId = Annotated[str, typer.Argument(help="The key's id, as the list shows it.")]
 
 QUOTA_EXAMPLES = """Examples:
 
 loraplex tenants quota acme --requests-per-minute 60 --tokens-per-minute 100000
 
 loraplex tenants quota acme --max-tokens none --weight 2
+
+loraplex tenants quota acme --service-tiers flex,priority
 """
 KEY_EXAMPLES = """Examples:
 
 loraplex keys create acme --label "the website"
 
 loraplex keys create acme --scope inference --scope adapters --expires-days 90
+"""
+ROTATE_EXAMPLES = """Examples:
+
+loraplex keys rotate 3f9c0a1b2d4e
+
+loraplex keys rotate 3f9c0a1b2d4e --overlap-hours 168 --expires-days 90
 """
 
 
@@ -57,9 +67,15 @@ def list_tenants(as_json: JsonFlag = False) -> None:
     if as_json:
         print(json.dumps(tenants))
         return
-    table = Table("tenant", "adapters", "created")
+    table = Table("tenant", "adapters", "created", "suspended")
     for tenant in tenants:
-        table.add_row(tenant["name"], str(tenant["num_adapters"]), local_time(tenant["created_at"]))
+        suspended = tenant["suspended"]
+        table.add_row(
+            tenant["name"],
+            str(tenant["num_adapters"]),
+            local_time(tenant["created_at"]),
+            (suspended["reason"] or "yes") if suspended else "-",
+        )
     print_table(table)
 
 
@@ -119,6 +135,15 @@ def set_quota(
             "tokens."
         ),
     ] = None,
+    service_tiers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIERS|none",
+            show_default=False,
+            help="The service tiers that its requests may ask for besides the default one: flex, "
+            "priority, or both with a comma.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Change a tenant's limits. Limits that aren't named stay; 'none' removes a limit."""
@@ -138,12 +163,16 @@ def set_quota(
     path = f"/admin/tenants/{quote(name, safe='')}"
     quota = call("GET", path).json()["quota"]
     quota |= {k: None if v == "none" else v for k, v in given.items() if v is not None}
+    if service_tiers is not None:
+        named = [] if service_tiers == "none" else service_tiers.split(",")
+        quota["service_tiers"] = [name.strip() for name in named]
     quota = call("PUT", f"{path}/quota", json=quota).json()["quota"]
     if as_json:
         print(json.dumps(quota))
         return
     for field, value in quota.items():
-        print(f"{field}: {'no limit' if value is None else value}")
+        text = ", ".join(value) or "none" if isinstance(value, list) else value
+        print(f"{field}: {'no limit' if value is None else text}")
 
 
 @tenants_app.command("delete", epilog="Example: loraplex tenants delete acme")
@@ -151,6 +180,23 @@ def delete_tenant(name: Name) -> None:
     """Delete a tenant and revoke its keys. Delete its adapters before."""
     call("DELETE", f"/admin/tenants/{quote(name, safe='')}")
     print(f"tenant {name} is deleted")
+
+
+@tenants_app.command("suspend", epilog='Example: loraplex tenants suspend acme --reason "unpaid"')
+def suspend_tenant(
+    name: Name, reason: Annotated[str, typer.Option(help="Why. The tenant reads it.")] = ""
+) -> None:
+    """Refuse a tenant's requests, and all for its adapters. Running answers finish."""
+    path = f"/admin/tenants/{quote(name, safe='')}/suspension"
+    call("PUT", path, json={"reason": reason})
+    print(f"tenant {name} is suspended: its requests get a 503 until it is resumed")
+
+
+@tenants_app.command("resume", epilog="Example: loraplex tenants resume acme")
+def resume_tenant(name: Name) -> None:
+    """Answer the requests of a suspended tenant again."""
+    call("DELETE", f"/admin/tenants/{quote(name, safe='')}/suspension")
+    print(f"tenant {name} is in service")
 
 
 @keys_app.command("create", epilog=KEY_EXAMPLES)
@@ -178,6 +224,39 @@ def create_key(
         body["expires_at"] = (datetime.now(UTC) + timedelta(days=expires_days)).isoformat()
     key = call("POST", "/admin/keys", json=body).json()
     print(json.dumps(key) if as_json else key["key"])
+    if expires_days is None and key["expires_at"]:
+        say(f"the key ends at {local_time(key['expires_at'])}: no key may live longer here")
+
+
+@keys_app.command("rotate", epilog=ROTATE_EXAMPLES)
+def rotate_key(
+    key_id: KeyId,
+    overlap_hours: Annotated[
+        float,
+        typer.Option(help="For how many hours the old key still works.", min=0, max=720),
+    ] = 24,
+    expires_days: Annotated[
+        float | None,
+        typer.Option(
+            help="After how many days the new key ends. By default it lives as long as the old one "
+            "was to live.",
+            min=0,
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Replace a key by a new one with its tenant, scopes and label, and print the new one.
+
+    Both keys work for the time of the overlap. Then the old one ends.
+    """
+    body: dict[str, Any] = {"overlap_seconds": round(overlap_hours * 3600)}
+    if expires_days is not None:
+        body["expires_at"] = (datetime.now(UTC) + timedelta(days=expires_days)).isoformat()
+    key = call("POST", f"/admin/keys/{quote(key_id, safe='')}/rotate", json=body).json()
+    print(json.dumps(key) if as_json else key["key"])
+    if not as_json:
+        end = f"ends at {local_time(key['expires_at'])}" if key["expires_at"] else "has no end"
+        say(f"{key_id} works until {local_time(key['replaced_until'])}; {key['id']} {end}")
 
 
 @keys_app.command("list", epilog="Example: loraplex keys list --tenant acme")
@@ -191,7 +270,8 @@ def list_keys(
         print(json.dumps(keys))
         return
     table = Table(
-        Column("id", no_wrap=True), "tenant", "scopes", "label", "last used", "ends", "revoked"
+        *(Column("id", no_wrap=True), "tenant", "scopes", "label", "last used", "ends", "revoked"),
+        "replaced by",
     )
     for key in keys:
         times = (key[f] for f in ("last_used_at", "expires_at", "revoked_at"))
@@ -201,13 +281,14 @@ def list_keys(
             ", ".join(key["scopes"]),
             key["label"],
             *map(local_time, times),
+            key["replaced_by"] or "-",
         )
     print_table(table)
 
 
 @keys_app.command("revoke", epilog="Example: loraplex keys revoke 3f9c0a1b2d4e")
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as the list shows it.")],
+    key_id: KeyId,
 ) -> None:
     """Revoke a key. Every server refuses it within a second."""
     call("DELETE", f"/admin/keys/{quote(key_id, safe='')}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import mimetypes
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from sqlalchemy.exc import OperationalError
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from adapters_registry.errors import RegistryError
+from server.api.admin import refusing_suspended
 from server.console import adapter, adapters, changes, login, overview, register
 from server.console.guard import Guard
 from server.console.pages import audit, keys, playground, reports, tenants, usage
@@ -37,8 +38,10 @@ def build_console(services: Services, secret: bytes) -> FastAPI:
     app = FastAPI(title="Loraplex console", docs_url=None, redoc_url=None, openapi_url=None)
     sessions = Sessions(services.keys, secret)
     parts = Parts(services, sessions, Renderer(), Workers("console", NUM_THREADS))
+    guarded = [Depends(refusing_suspended(services.registry))]
     for page in PAGES:
-        app.include_router(page.router(parts))
+        dependencies = None if page is login else guarded  # nobody is logged in there yet
+        app.include_router(page.router(parts), dependencies=dependencies)
     app.mount("/playground", playground.answering(services.data_plane))
 
     @app.get("/static/{name}")

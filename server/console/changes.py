@@ -10,15 +10,18 @@ from fastapi.responses import Response
 from starlette.datastructures import FormData
 
 from adapters_registry.names import LIVE
+from adapters_registry.records.access.sharing import share_adapter
+from adapters_registry.records.access.suspension import resume_adapter, suspend_adapter
 from adapters_registry.records.aliases import point_alias, remove_alias, roll_back
 from adapters_registry.records.catalog import Target
 from adapters_registry.records.retirement import pin_version, retire_version
-from adapters_registry.records.sharing import share_adapter
 from server.api.admin import hide_foreign
+from server.api.admin.bodies import SuspensionAsked
 from server.api.admin.residency import prefetch_version, prepare_pin
 from server.auth import require_admin
 from server.console.adapter import AdapterPages
-from server.console.parts import Parts
+from server.console.pages.forms import body_of
+from server.console.parts import Parts, caller_of
 from server.errors import InvalidRequest
 
 
@@ -65,6 +68,20 @@ def router(parts: Parts) -> APIRouter:
         others = _text(form, "shared_with").replace(",", " ").split()
         await apply(share_adapter, tenant, name, others, form.get("public") == "on")
         return await pages.show(request, tenant, name, "The sharing was changed.")
+
+    @routes.post("/suspend")
+    async def suspend(request: Request, tenant: str, name: str) -> Response:
+        """Refuse requests for the adapter until it is resumed."""
+        reason = body_of(SuspensionAsked, dict(await request.form())).reason
+        await apply(suspend_adapter, tenant, name, reason, by_admin=caller_of(request).is_admin)
+        done = "The adapter is suspended: requests for it are refused from now on."
+        return await pages.show(request, tenant, name, done)
+
+    @routes.post("/resume")
+    async def resume(request: Request, tenant: str, name: str) -> Response:
+        """Answer requests for the adapter again."""
+        await apply(resume_adapter, tenant, name, by_admin=caller_of(request).is_admin)
+        return await pages.show(request, tenant, name, "The adapter is in service again.")
 
     @routes.post("/versions/{number}/retire")
     async def retire(request: Request, tenant: str, name: str, number: int) -> Response:

@@ -51,6 +51,8 @@ class Endpoint:
     handler: Handler
     generates: bool = True
     """Whether the route runs the model. If not, the adapter needn't be in the engine."""
+    needs_model: bool = True
+    """Whether the body has to name a model. If not, the base is meant."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from collections.abc import (
 )
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import map_exception, map_response, name_field
@@ -39,9 +39,11 @@ from server.engine.own_defaults import (
 )
 from server.engine.request_fields import ALLOWED, allowed_part
 from server.engine.running.stream_errors import end_with_error
+from server.engine.running.tier_names import name_tier
 from server.engine.validation import fail_fast_validator
 from server.errors import InvalidRequest
 from server.tenancy.meter import current_meter
+from server.tenancy.service_tiers import DEFAULT
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -53,6 +55,9 @@ _WHOLE_ANSWERS = frozenset(
     for state in ("created", "in_progress", "completed", "incomplete", "failed")
 )
 _ENGINE_HEADERS = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"x-request-id"})
+
+Parser = Callable[[dict[str, Any]], Any]
+"""Turns a decoded JSON object into a request. See `Endpoint.parse`."""
 
 current_lora: ContextVar[LoRARequest | None] = ContextVar("leased_adapter", default=None)
 
@@ -102,6 +107,8 @@ def make_endpoints(
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses import api_router as responses
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.serve.tokenize import api_router as tokenize
+    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest
 
     templates = OwnTemplates(fetch or content_path)
     hide_exception_texts(logging.getLogger("vllm"))
@@ -112,6 +119,8 @@ def make_endpoints(
         handler: Callable[[Any, Request], Awaitable[Response]],
         *,
         generates: bool = True,
+        needs_model: bool = True,
+        parse: Parser | None = None,
     ) -> Endpoint:
         async def answer(request: Any, raw: Request, version: VersionRecord | None) -> Response:
             if "cache_salt" in body.model_fields:
@@ -129,13 +138,18 @@ def make_endpoints(
             finally:
                 current_lora.reset(token)
                 current_own.reset(own_token)
+            meter = current_meter.get()
             if path == RESPONSES:
-                mapped = say_unstored(mapped)
-            if (meter := current_meter.get()) is not None:
+                tier = meter.service_tier if meter else DEFAULT
+                mapped = fill_in(mapped, {"store": False, "service_tier": tier.name})
+            elif meter is not None and meter.names_tier and generates:
+                mapped = name_tier(mapped, path, meter.service_tier.name)
+            if meter is not None:
                 mapped = end_with_error(mapped, path, lambda: meter.failure)
             return mapped
 
-        return Endpoint(body, _parser(body, ALLOWED[path]), answer, generates)
+        parse = parse or _parser(body, ALLOWED[path])
+        return Endpoint(body, parse, answer, generates, needs_model)
 
     generating = {
         "/v1/chat/completions": (ChatCompletionRequest, chat.create_chat_completion),
@@ -148,10 +162,41 @@ def make_endpoints(
     endpoints[count_tokens] = embed(
         count_tokens, AnthropicCountTokensRequest, anthropic.count_tokens, generates=False
     )
+    body, parse = _to_tokenize(ALLOWED["/tokenize"])
+    without_model: dict[str, Any] = {"generates": False, "needs_model": False}
+    endpoints["/tokenize"] = embed(
+        "/tokenize", body, tokenize.tokenize, parse=parse, **without_model
+    )
+    endpoints["/detokenize"] = embed(
+        "/detokenize", DetokenizeRequest, tokenize.detokenize, **without_model
+    )
     return endpoints
 
 
-def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Callable[[dict[str, Any]], Any]:
+def _to_tokenize(allowed: frozenset[str]) -> tuple[type[BaseModel], Parser]:
+    """Return the type of `/tokenize`'s bodies for the OpenAPI document, and their parser.
+
+    A body has either of two types: it has messages, or a prompt.
+    """
+    from vllm.entrypoints.serve.tokenize.protocol import (
+        TokenizeChatRequest,
+        TokenizeCompletionRequest,
+    )
+
+    fields = TokenizeCompletionRequest.model_fields | TokenizeChatRequest.model_fields
+    optional: dict[str, Any] = {
+        name: (cast(Any, field.annotation) | None, None) for name, field in fields.items()
+    }
+    of_chat = _parser(TokenizeChatRequest, allowed)
+    of_prompt = _parser(TokenizeCompletionRequest, allowed)
+
+    def parse(value: dict[str, Any]) -> Any:
+        return (of_chat if "messages" in value else of_prompt)(value)
+
+    return create_model("TokenizeBody", **optional), parse
+
+
+def _parser(body: type[BaseModel], allowed: frozenset[str]) -> Parser:
     """Return a route's parser. It reports whatever vLLM's validators raise as the client's error.
 
     These validators see a body before its types are checked, so a wrong type may make them fail.
@@ -189,23 +234,26 @@ def cache_salt(tenant_id: str, given: str | None) -> str:
     return hashlib.sha256(f"{tenant_id}\0{given or ''}".encode(errors="replace")).hexdigest()
 
 
-def say_unstored(response: Response) -> Response:
-    """Let an answer of the Responses API say that it isn't kept: clients read the field `store`."""
+def fill_in(response: Response, fields: dict[str, Any]) -> Response:
+    """Set fields of an answer of the Responses API, where vLLM says something else.
+
+    Clients read `store` to learn that the answer isn't kept, and `service_tier`.
+    """
     if isinstance(response, StreamingResponse):
-        response.body_iterator = _say_unstored(response.body_iterator)
+        response.body_iterator = _fill_in(response.body_iterator, fields)
     elif isinstance(response, JSONResponse):
-        return JSONResponse(json.loads(bytes(response.body)) | {"store": False})
+        return JSONResponse(json.loads(bytes(response.body)) | fields)
     return response
 
 
-async def _say_unstored(events: AsyncIterable[Any]) -> AsyncIterator[Any]:
-    """Say so in the events that hold the whole answer. vLLM sends each event in one piece."""
+async def _fill_in(events: AsyncIterable[Any], fields: dict[str, Any]) -> AsyncIterator[Any]:
+    """Set them in the events that hold the whole answer. vLLM sends each event in one piece."""
     try:
         async for event in events:
             head, _, data = event.partition("\ndata: ") if isinstance(event, str) else ("", "", "")
             if head in _WHOLE_ANSWERS:
                 values = json.loads(data)
-                values["response"]["store"] = False
+                values["response"] |= fields
                 event = f"{head}\ndata: {json.dumps(values, ensure_ascii=False)}\n\n"
             yield event
     finally:

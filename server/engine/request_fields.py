@@ -61,6 +61,13 @@ ALLOWED = {
         """
     ),
     "/v1/messages/count_tokens": _MESSAGES,
+    "/tokenize": _names(
+        """
+        model prompt messages add_special_tokens return_token_strs add_generation_prompt
+        continue_final_message chat_template chat_template_kwargs tools
+        """
+    ),
+    "/detokenize": frozenset({"model", "tokens"}),
 }
 """The fields that clients may set on each route."""
 

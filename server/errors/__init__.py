@@ -20,6 +20,7 @@ APIError
 ├── TookTooLong         504  ended early, because it ran as long as a request may
 ├── InsufficientStorage 507  the disk, or the budget for it, is full
 └── Unavailable         503  something that the request needs is not there now
+    ├── Suspended            an adapter or a tenant is suspended until it is resumed
     ├── NotServing           this server starts or stops: another one may answer
     ├── NotLoadable          the engine refuses an adapter's weights
     ├── SlotTimeout          no slot became free in time
@@ -210,6 +211,16 @@ class Unavailable(APIError):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(self.retry_after_seconds)}
+
+
+class Suspended(Unavailable):
+    """An adapter, or the tenant of the request or of the adapter, is suspended."""
+
+    code = "suspended"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "x-should-retry": "false"}  # it may last for days
 
 
 class NotServing(Unavailable):

@@ -40,6 +40,9 @@ TENANT_PATHS = (
 )
 """What the scope `adapters` opens, for the caller's own; the rest of `/admin` is for admins."""
 
+LOADING_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+TOKENIZING_PATHS = frozenset({"/tokenize", "/detokenize"})
+
 
 class Authentication:
     """ASGI middleware that refuses requests without a valid key, and sets `state.caller`."""
@@ -84,7 +87,9 @@ def _needs_key(path: str) -> bool:
 
 def _allowing(path: str) -> frozenset[str]:
     """Return the scopes of which a caller needs one for a path."""
-    if path.startswith("/v1/"):
+    if path in LOADING_PATHS:
+        return frozenset({ADMIN, ADAPTERS})
+    if path.startswith("/v1/") or path in TOKENIZING_PATHS:
         return frozenset({INFERENCE})
     if any(path == open_ or path.startswith(open_ + "/") for open_ in TENANT_PATHS):
         return frozenset({ADMIN, ADAPTERS})

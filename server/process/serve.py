@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from adapters_registry import rechecks
 from adapters_registry.collection import Collector
+from adapters_registry.records.keys import KeyPolicy
 from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
@@ -92,7 +93,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         choices: list[str] = []  # said once nothing can be refused any more
         settings = fit_to_device(settings, config_directory(base), choices.append)
         registry = open_registry(settings, base)
-        keys = Keys(registry)
+        keys = Keys(registry, policy=KeyPolicy(settings.longest_key_life))
         provide_admin_key(settings, keys)
         session_secret = provide_session_secret(settings)
         has_demo = settings.demo and not settings.base

@@ -109,17 +109,34 @@ def open_registry(settings: Settings, base: str) -> Registry:
 def provide_admin_key(settings: Settings, keys: Keys) -> None:
     """Ensure that there is an admin key: the operator's, or one that is created now.
 
+    Then keys get an end that live longer than LORAPLEX_MAX_KEY_DAYS allows.
+
     Raises:
         SettingsError: the operator's file cannot be read, or holds no key that can be used.
     """
+    operators_key = _install_admin_key(settings, keys)
+    if num_bounded := keys.bound_lives(operators_key):
+        log.warning(
+            "LORAPLEX_MAX_KEY_DAYS (--max-key-days): keys without an end, or with a later one, end "
+            "in %g days now: %d. `loraplex keys list` shows them, `loraplex keys rotate` replaces "
+            "one",
+            settings.max_key_days,
+            num_bounded,
+        )
+
+
+def _install_admin_key(settings: Settings, keys: Keys) -> str:
+    """Return the operator's admin key, or "" if there is none and the server has made its own."""
     file = settings.admin_key_file
     if file is None:
         keys.create_first_admin_key(settings.admin_key_path)
-        return
+        return ""
     setting = "LORAPLEX_ADMIN_KEY_FILE (--admin-key-file)"
     try:
-        if not keys.install_admin_key(file.read_text().strip()):
+        key = file.read_text().strip()
+        if not keys.install_admin_key(key):
             log.warning("%s: the key in %s was revoked and stays so", setting, file)
+        return key
     except (OSError, UnicodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is no text"
         raise SettingsError(f"{setting}: cannot read {file}: {cause}") from error

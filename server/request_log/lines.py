@@ -88,6 +88,8 @@ def line_of(record: RequestRecord, style: Style) -> str:
         parts.append(f"tokens {record.input_tokens}+{record.output_tokens}")
     if record.finish_reasons:
         parts.append(",".join(sorted(record.finish_reasons)))
+    if record.service_tier not in ("", "default"):
+        parts.append(f"service tier {record.service_tier}")
     if not record.complete:
         parts.append("cut off")
     parts += [f"tenant {record.tenant or '-'}", f"id {record.request_id}"]

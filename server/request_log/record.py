@@ -40,6 +40,8 @@ class RequestRecord:
     version: int | None = None
     tier: str = ""
     """Where the adapter was found: slot, host, disk or origin. Empty for the base."""
+    service_tier: str = ""
+    """The service tier that was used: default, flex or priority. Empty if it was refused early."""
     input_tokens: int = 0
     output_tokens: int = 0
     finish_reasons: set[str] = field(default_factory=set)
@@ -106,6 +108,7 @@ class RequestRecord:
             "model": self.model,
             "version": self.version,
             "tier": self.tier,
+            "service_tier": self.service_tier,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "finish_reasons": sorted(self.finish_reasons),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,15 @@ class ServerSettings(BaseSettings):
         "A file with an admin key of your choice, alone on one line, such as a mounted Secret. The "
         "server takes the key at start. Default: the first start makes an admin key and writes it "
         "to admin.key in the data folder.",
+    )
+    max_key_days: float | None = setting(
+        None,
+        "Server",
+        "The longest life of an API key, in days. Keys that are made without an end get this one, "
+        "and a longer life is refused. At start, keys that live longer get an end, counted from "
+        "then. The key of LORAPLEX_ADMIN_KEY_FILE is exempt. Default: without limit.",
+        gt=0,
+        le=36500,
     )
     host: str = setting("127.0.0.1", "Server", "The address to listen on.", min_length=1)
     port: int = setting(
@@ -176,6 +186,11 @@ class ServerSettings(BaseSettings):
         "Server",
         "More arguments for vLLM's engine, as on its own command line.",
     )
+
+    @property
+    def longest_key_life(self) -> timedelta | None:
+        """Return the longest life of an API key, or None if it has no limit."""
+        return None if self.max_key_days is None else timedelta(days=self.max_key_days)
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

@@ -53,7 +53,7 @@ class PromptTicket:
     """One prompt. It waits until `advance` returns it, and then runs until it leaves."""
 
     tenant: str
-    weight: int
+    weight: float
     input_tokens: int
     choices: int = 1
     """How many answers it asks for. Each is a sequence in the engine."""
@@ -66,7 +66,7 @@ class PromptTicket:
 @dataclass
 class _Account:
     counter: float = 0.0
-    weight: int = 1
+    weight: float = 1
     running: int = 0
     """Sequences."""
     cost_of_running: float = 0.0
@@ -94,7 +94,7 @@ class FairQueue:
         self._mean_cost = math.inf
         """The mean cost of a sequence over recently ended prompts. Infinite until one has ended."""
 
-    def ask(self, tenant: str, weight: int, input_tokens: int, choices: int = 1) -> PromptTicket:
+    def ask(self, tenant: str, weight: float, input_tokens: int, choices: int = 1) -> PromptTicket:
         """Put a prompt in the queue.
 
         `choices` may be at most `max_running`, or the prompt would never fit (ValueError).
@@ -186,7 +186,7 @@ class FairQueue:
         factor = ALONE if len(self._accounts) == 1 else 1
         return not account.prefilling or together <= factor * self._prefill_tokens
 
-    def _need_not_wait(self, account: _Account, waiting: list[_Account], active: int) -> bool:
+    def _need_not_wait(self, account: _Account, waiting: list[_Account], active: float) -> bool:
         """Return whether a tenant may run a prompt although the engine is full.
 
         `waiting` is sorted by counters. `active` is the weight of all tenants that run or wait.
@@ -199,11 +199,11 @@ class FairQueue:
         second = waiting[1].counter if len(waiting) > 1 else -math.inf
         return account is waiting[0] and least + self._full_engine / account.weight / 2 < second
 
-    def _share(self, account: _Account, active: int) -> float:
+    def _share(self, account: _Account, active: float) -> float:
         """Return how many sequences of the room are a tenant's."""
         return self._max_running * account.weight / active
 
-    def _most_beyond(self, account: _Account, active: int) -> float:
+    def _most_beyond(self, account: _Account, active: float) -> float:
         """Return how many sequences may run once a tenant's next prompt runs beyond the room."""
         return self._max_running * (2 if account.running < self._share(account, active) else 1.5)
 

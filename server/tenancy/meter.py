@@ -13,6 +13,7 @@ from server.request_log.record import RequestRecord, current_record
 from server.tenancy.fair_queue import PromptTicket
 from server.tenancy.log_probabilities import PromptLogProbabilities
 from server.tenancy.prompt_queue import Places, PromptQueue
+from server.tenancy.service_tiers import DEFAULT, ServiceTier
 from server.tenancy.timing import Timing
 
 LAST_COUNT_SECONDS = 1.0
@@ -34,13 +35,16 @@ class Meter:
 
     prompt_queue: PromptQueue
     tenant: str
-    weight: int = 1
+    weight: float = 1
     input_tokens: int = 0
     output_tokens: int = 0
     timing: Timing | None = None
     record: RequestRecord = field(default_factory=_running_record)
     places: Places | None = None
     """The places that the request holds in the prompt queue."""
+    service_tier: ServiceTier = DEFAULT
+    names_tier: bool = False
+    """Whether the answer names the tier, because the request did."""
     ended_by: APIError | None = None
     """Why the request was ended early, if it was."""
     failure: APIError | None = None
@@ -135,7 +139,13 @@ class Meter:
         try:
             self.record.end_stage("prompt")
             async with self.prompt_queue.admission(
-                self.tenant, self.weight, input_tokens, choices, self.places, admitted
+                self.tenant,
+                self.weight,
+                input_tokens,
+                choices,
+                self.places,
+                admitted,
+                self.service_tier,
             ) as ticket:
                 self.record.end_stage("queue")
                 self.input_tokens += input_tokens

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from server import metrics
 from server.errors import OverQuota
 from server.tenancy.fair_queue import FairQueue, PromptTicket
+from server.tenancy.service_tiers import DEFAULT, ServiceTier
 
 MAX_RETRY_AFTER_SECONDS = 60
 NUM_REMEMBERED = 32
@@ -73,18 +74,20 @@ class PromptQueue:
     async def admission(
         self,
         tenant: str,
-        weight: int,
+        weight: float,
         input_tokens: int,
         choices: int = 1,
         places: Places | None = None,
         admitted: asyncio.Future[None] | None = None,
+        service_tier: ServiceTier = DEFAULT,
     ) -> AsyncIterator[PromptTicket]:
         """Wait until a prompt may run. It counts as running until `leave` or the context's end.
 
         `places` are those of its request, of which the prompt gives back its own. `admitted` is
         resolved when the prompt may run. An exception that is set on it ends the wait.
         """
-        ticket = self._queue.ask(tenant, weight, input_tokens, choices)
+        account, weight = service_tier.account_of(tenant), weight * service_tier.weight_factor
+        ticket = self._queue.ask(account, weight, input_tokens, choices)
         started = time.monotonic()
         self._open.add(ticket)
         self._admissions[ticket] = admitted or asyncio.get_running_loop().create_future()

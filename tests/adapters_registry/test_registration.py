@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -25,7 +26,7 @@ from tests.adapters_registry.adapters import register, take_in
 from tests.tiny import AdapterFactory
 
 
-def limit(registry: Registry, **quota: int) -> None:
+def limit(registry: Registry, **quota: Any) -> None:
     registry.apply(set_quota, "default", Quota(**quota))
 
 

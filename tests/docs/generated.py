@@ -118,7 +118,7 @@ def routes(tag: str) -> str:
 
 
 def inference_routes() -> str:
-    """Return a row for each route of OpenAI's and Anthropic's APIs."""
+    """Return a row for each route of OpenAI's and Anthropic's APIs, and those that tokenize."""
     rows = ["| route | what it does |", "|---|---|"]
     rows += [f"| `POST {path}` | Answered by vLLM's handler. |" for path in sorted(ALLOWED)]
     return "\n".join(rows + [row for row in routes("inference").splitlines() if "`GET" in row])
@@ -224,6 +224,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metric_table,
     "inference-routes": inference_routes,
     "admin-routes": lambda: routes("admin"),
+    "vllm-routes": lambda: routes("vllm"),
     "operations-routes": lambda: routes("operations"),
     "commands": commands,
     "clients": client_examples,

@@ -18,10 +18,17 @@ def collector() -> Iterator[Receiver]:
 def server(
     tmp_path_factory: pytest.TempPathFactory, collector: Receiver
 ) -> Iterator[RunningServer]:
-    """The one engine that the tests of answers share. Its requests are traced."""
+    """The one engine that the tests of answers share. Its requests are traced.
+
+    It reads adapters from the folder `loras` beside its data folder.
+    """
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "loras").mkdir()
     server = RunningServer(
-        tmp_path_factory.mktemp("shared") / "var",
+        folder / "var",
         "--demo",
+        "--local-roots",
+        str(folder / "loras"),
         "--traces-endpoint",
         collector.endpoint,
     )

@@ -60,6 +60,11 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/v1/responses",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/tokenize",
+        "/detokenize",
+        "/version",
         "/health",
         "/startupz",
         "/admin/garbage",
@@ -74,6 +79,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/admin/adapters/{tenant}/{name}/versions/{number}/prefetch",
         "/admin/adapters/{tenant}/{name}/sharing",
         "/admin/adapters/{tenant}/{name}/compose",
+        "/admin/adapters/{tenant}/{name}/suspension",
         "/admin/adapters/{tenant}/{name}/recheck",
         "/admin/requests",
         "/admin/requests/{request_id}",
@@ -81,8 +87,10 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/admin/tenants",
         "/admin/tenants/{tenant}",
         "/admin/tenants/{tenant}/quota",
+        "/admin/tenants/{tenant}/suspension",
         "/admin/keys",
         "/admin/keys/{key_id}",
+        "/admin/keys/{key_id}/rotate",
         "/admin/usage",
         "/admin/audit",
         "/admin/whoami",
@@ -90,7 +98,13 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/readyz",
         "/metrics",
     }
-    for path in ("/invocations", "/tokenize", "/v1/chat/completions/batch", "/ping"):
+    for path in (
+        "/invocations",
+        "/tokenizer_info",
+        "/scale_elastic_ep",
+        "/v1/chat/completions/batch",
+        "/ping",
+    ):
         assert server.admin("POST", path, json={}).status_code == 404
 
 

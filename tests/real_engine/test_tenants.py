@@ -6,7 +6,10 @@ import time
 import httpx
 import pytest
 
+from tests.real_engine.questions import LIGHTS, ask, say
 from tests.real_engine.running_server import RunningServer
+
+ENDLESS = {"ignore_eos": True}
 
 
 def key_of(server: RunningServer, tenant: str) -> str:
@@ -92,3 +95,37 @@ async def test_another_s_long_prompts_are_not_waited_for(server: RunningServer) 
         await ask(calm, "Hello")
         assert len(ended) <= 3
     assert len(ended) == 7
+
+
+@pytest.mark.parametrize("what", ["/admin/adapters/default/smart-home", "/admin/tenants/default"])
+def test_what_is_suspended_is_refused_on_all_routes_and_running_answers_finish(
+    server: RunningServer, what: str
+) -> None:
+    question = {"messages": say(LIGHTS), "max_tokens": 4}
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/chat/completions": question,
+        "/v1/completions": {"prompt": LIGHTS, "max_tokens": 4},
+        "/v1/responses": {"input": LIGHTS, "max_output_tokens": 4},
+        "/v1/messages": question,
+    }
+    running = iter(
+        ask(server, "smart-home", LIGHTS, stream=True, max_tokens=300, extra_body=ENDLESS)
+    )
+    next(running)
+    assert server.admin("PUT", f"{what}/suspension", json={"reason": "review"}).status_code == 200
+    try:
+        for path, body in bodies.items():
+            for stream in (False, True):
+                request = {"model": "smart-home", "stream": stream, **body}
+                refused = server.admin("POST", path, json=request)
+                assert refused.status_code == 503
+                assert refused.json()["error"]["code"] == "suspended"
+                assert "review" in refused.json()["error"]["message"]
+                assert (refused.json().get("type") == "error") == (path == "/v1/messages")
+        chunks = list(running)
+        assert chunks[-1].choices[0].finish_reason == "length"
+    finally:
+        server.admin("DELETE", f"{what}/suspension")
+    for path, body in bodies.items():
+        answered = server.admin("POST", path, json={"model": "smart-home", **body})
+        assert answered.status_code == 200, answered.text

@@ -227,7 +227,7 @@ async def test_failures_inside_are_500_and_counted_so(
 
 
 async def test_unknown_route(client: httpx.AsyncClient) -> None:
-    for path in ("/nowhere", "/v1/nowhere", "/invocations", "/tokenize", "/v1/load_lora_adapter"):
+    for path in ("/nowhere", "/v1/nowhere", "/invocations", "/tokenizer_info", "/v1/adapters"):
         assert_error(await client.get(path), 404, "not_found")
     assert_error(await client.delete("/v1/models"), 405, "invalid_request")
 

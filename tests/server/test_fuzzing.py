@@ -25,12 +25,14 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensResponse
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeResponse, TokenizeResponse
 
 from adapters_registry.errors import SourceRefused
-from adapters_registry.records.tenants import Quota, create_tenant, set_quota
+from adapters_registry.records.access.suspension import resume_adapter
+from adapters_registry.records.tenants import Quota, create_tenant, resume_tenant, set_quota
 from adapters_registry.registry import Registry
 from server.auth import Keys
-from server.middleware.authentication import OPEN_PATHS
+from server.middleware.authentication import LOADING_PATHS, OPEN_PATHS
 from tests.server.callers import make_callers
 from tests.server.fake_engine import FakeEngine
 from tests.server.test_isolation import ADMINS_ONLY
@@ -52,6 +54,12 @@ Send = Callable[[str, requests.PreparedRequest], httpx.Response]
 
 class EmptyAnswers:
     """Stands in for what vLLM's handlers hand parsed bodies to."""
+
+    async def create_tokenize(self, *_: Any) -> TokenizeResponse:
+        return TokenizeResponse(count=0, max_model_len=1, tokens=[])
+
+    async def create_detokenize(self, *_: Any) -> DetokenizeResponse:
+        return DetokenizeResponse(prompt="")
 
     async def count_tokens(self, *_: Any) -> AnthropicCountTokensResponse:
         return AnthropicCountTokensResponse(input_tokens=1)
@@ -77,6 +85,7 @@ def engine(registry: Registry) -> FakeEngine:
     for api in ("chat", "completion", "responses"):
         setattr(engine.app_state, f"openai_serving_{api}", EmptyAnswers())
     engine.app_state.anthropic_serving_messages = EmptyAnswers()
+    engine.app_state.serving_tokenization = EmptyAnswers()
     return engine
 
 
@@ -90,10 +99,12 @@ def restore(
     def restore() -> dict[str, str]:
         for tenant in TENANT_OF.values():
             registry.apply(set_quota, tenant, Quota())
+            registry.apply(resume_tenant, tenant)
             stage = partial(copytree, adapter, dirs_exist_ok=True)
             version, is_new = registry.register(tenant, "bot", "test", stage)
             if is_new:
                 registry.accept(version, registry.check_files(version))
+            registry.apply(resume_adapter, tenant, "bot", by_admin=True)
         key_id = keys.create("acme", ["inference"]).split("-")[1]
         number = str(version.number)
         return {
@@ -159,7 +170,7 @@ def check(caller: str, path: str, values: Mapping[str, Any], answer: httpx.Respo
         case "none" | "garbage" | "expired" | "revoked":
             assert status == 401
         case "own, inference":
-            assert (status == 403) == path.startswith("/admin")
+            assert (status == 403) == (path.startswith("/admin") or path in LOADING_PATHS)
         case "own" | "other" if any(part in path for part in ADMINS_ONLY):
             assert status in (403, 404)
         case "own" | "other" if owner is not None and owner != TENANT_OF[caller]:

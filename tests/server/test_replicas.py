@@ -116,6 +116,25 @@ async def test_changes_through_either_are_seen_by_both(servers: list[Server]) ->
         await until(follows)
 
 
+async def test_what_one_suspends_both_refuse(servers: list[Server]) -> None:
+    one, two = servers
+    suspension = "/admin/adapters/default/home/suspension"
+
+    async def refuses() -> bool:
+        return (await two.client.post(CHAT, json={"model": "home"})).status_code == 503
+
+    async def answers() -> bool:
+        return not await refuses()
+
+    for path in (suspension, "/admin/tenants/default/suspension"):
+        assert (await one.client.put(path)).status_code == 200
+        refused = await one.client.post(CHAT, json={"model": "home"})
+        assert_error(refused, 503, "suspended")
+        await until(refuses)
+        assert (await one.client.delete(path)).status_code == 200
+        await until(answers)
+
+
 async def test_while_the_database_is_away(
     servers: list[Server], url: str, postgres: Postgres
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import APIRouter, Depends, Request
 
@@ -21,6 +21,7 @@ from server.api.admin.intakes import Intakes
 from server.api.admin.rollout import aliases, canaries
 from server.api.composition import routes as composition
 from server.api.composition.compositions import Compositions
+from server.api.intake.suspended import require_active_tenant
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
@@ -30,6 +31,7 @@ from server.tenancy.usage import UsageBuffer
 from server.workers import Workers
 
 NUM_THREADS = 8
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 def router(
@@ -55,7 +57,9 @@ def router(
         yield
         leases.follow(registry.catalog)
 
-    routes = APIRouter(prefix="/admin", dependencies=[Depends(hide_foreign), Depends(follow)])
+    refuse_suspended = refusing_suspended(registry)
+    dependencies = [Depends(hide_foreign), Depends(refuse_suspended), Depends(follow)]
+    routes = APIRouter(prefix="/admin", dependencies=dependencies)
     routes.include_router(adapters.router(registry, gate, intakes, workers))
     routes.include_router(composition.router(registry, gate, compositions, settings))
     routes.include_router(recheck.router(registry, gate, workers))
@@ -67,6 +71,17 @@ def router(
     routes.include_router(garbage.router(registry, settings))
     routes.include_router(usage.router(registry, usage_buffer, workers))
     return routes
+
+
+def refusing_suspended(registry: Registry) -> Callable[[Request], Awaitable[None]]:
+    """Return a dependency that refuses the changes of a suspended tenant, unless by an admin."""
+
+    async def refuse(request: Request) -> None:
+        caller: Caller = request.state.caller
+        if request.method not in SAFE_METHODS and not caller.is_admin:
+            require_active_tenant(caller, registry.catalog)
+
+    return refuse
 
 
 async def hide_foreign(request: Request) -> None:

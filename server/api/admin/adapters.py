@@ -6,12 +6,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from adapters_registry.records.access.sharing import share_adapter
+from adapters_registry.records.access.suspension import resume_adapter, suspend_adapter
 from adapters_registry.records.catalog import AdapterRecord, VersionRecord
 from adapters_registry.records.retirement import delete_adapter, retire_version
-from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tables import VersionState
 from adapters_registry.registry import Registry
-from server.api.admin.bodies import AdapterBody, AdapterDetail, AdapterPage, Sharing, VersionBody
+from server.api.admin.bodies import (
+    AdapterBody,
+    AdapterDetail,
+    AdapterPage,
+    Sharing,
+    SuspensionAsked,
+    VersionBody,
+)
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.api.admin.intakes import Intakes
 from server.api.admin.paging import Sorting, find_adapters, page_of
@@ -127,9 +135,25 @@ def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -
     async def share(tenant: str, name: str, body: Sharing) -> AdapterBody:
         """Say which other tenants may use the adapter, from the next request on."""
         await _apply(share_adapter, tenant, name, body.shared_with, body.public)
-        adapter = registry.get_adapter(tenant, name)
-        newest = await _newest([adapter])
-        return AdapterBody.of(adapter, newest.get(adapter.id))
+        return await _body(tenant, name)
+
+    @routes.put("/{tenant}/{name}/suspension")
+    async def suspend(
+        request: Request, tenant: str, name: str, body: SuspensionAsked | None = None
+    ) -> AdapterBody:
+        """Refuse requests for the adapter (503 `suspended`) until it is resumed.
+
+        Running answers finish. If an admin does it, only an admin can resume it.
+        """
+        reason, by_admin = body.reason if body else "", request.state.caller.is_admin
+        await _apply(suspend_adapter, tenant, name, reason, by_admin=by_admin)
+        return await _body(tenant, name)
+
+    @routes.delete("/{tenant}/{name}/suspension")
+    async def resume(request: Request, tenant: str, name: str) -> AdapterBody:
+        """Answer requests for the adapter again."""
+        await _apply(resume_adapter, tenant, name, by_admin=request.state.caller.is_admin)
+        return await _body(tenant, name)
 
     @routes.delete("/{tenant}/{name}", status_code=204)
     async def delete(tenant: str, name: str, force: Force = False) -> None:
@@ -145,6 +169,11 @@ def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -
     async def retire(tenant: str, name: str, number: int, force: Force = False) -> None:
         """Take a version out of service for good. Answers that have begun finish on it."""
         await _apply(retire_version, tenant, name, number, force=force)
+
+    async def _body(tenant: str, name: str) -> AdapterBody:
+        adapter = registry.get_adapter(tenant, name)
+        newest = await _newest([adapter])
+        return AdapterBody.of(adapter, newest.get(adapter.id))
 
     async def _newest(adapters: list[AdapterRecord]) -> dict[str, VersionRecord]:
         return await workers.run(registry.newest_versions, adapters)

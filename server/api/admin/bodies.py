@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.names import LIVE
+from adapters_registry.records.access.suspension import Suspension
 from adapters_registry.records.catalog import AdapterRecord, AliasRecord, Target, VersionRecord
 from adapters_registry.records.tables import VersionState
 from adapters_registry.rollout.promotion import Warmth
@@ -139,6 +140,30 @@ class Sharing(BaseModel):
     public: bool = False
 
 
+class SuspensionAsked(BaseModel):
+    """Why something is suspended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(
+        "",
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Clients read it in the error.",
+        examples=["under review"],
+    )
+
+
+class SuspensionBody(BaseModel):
+    """Since when something is suspended, and why."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    at: datetime
+    reason: str
+    by_admin: bool = Field(description="Whether only an admin can resume it.")
+
+
 class NewestBody(BaseModel):
     """The newest version of an adapter, in whichever state it is."""
 
@@ -176,6 +201,7 @@ class AdapterBody(BaseModel):
     num_versions: int
     shared_with: list[str] = Field(description="The other tenants that may use it.")
     public: bool = Field(description="Whether every tenant may use it.")
+    suspended: SuspensionBody | None = Field(description="Null while it is in service.")
     aliases: list[AliasBody]
     created_at: datetime
 
@@ -200,6 +226,7 @@ class AdapterBody(BaseModel):
             "num_versions": adapter.num_versions,
             "shared_with": sorted(adapter.shared_with),
             "public": adapter.public,
+            "suspended": suspension_body(adapter.suspension),
             "aliases": [AliasBody.of(name, alias) for name, alias in adapter.aliases.items()],
             "created_at": adapter.created_at,
         }
@@ -256,6 +283,11 @@ class AuditPage(BaseModel):
 
     data: list[AuditBody]
     next: int | None = Field(description="The `before` of the next page; null on the last page.")
+
+
+def suspension_body(suspension: Suspension | None) -> SuspensionBody | None:
+    """Return the body of a suspension, or None if there is none."""
+    return SuspensionBody.model_validate(suspension) if suspension else None
 
 
 def _reason(adapter: AdapterRecord) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
 
@@ -51,6 +54,12 @@ class Intakes:
             with self._uploads.running(caller.tenant):
                 return await self._from_upload(request, caller, idempotency)
         return await self._from_source(await request.body(), caller, idempotency)
+
+    async def register_source(
+        self, asked: dict[str, Any], caller: Caller
+    ) -> tuple[VersionRecord, bool]:
+        """Register what the JSON body of a registration says. As `take_in`."""
+        return await self._from_source(json.dumps(asked).encode(), caller, None)
 
     async def _from_upload(
         self, request: Request, caller: Caller, idempotency: Idempotency | None

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from adapters_registry.records.keys import KeyRecord, read_keys, revoke_key
+from adapters_registry.records.access.key_life import rotate_key
+from adapters_registry.records.keys import KeyRecord, new_key, read_keys, revoke_key
 from adapters_registry.records.tenants import (
     Quota,
     TenantRecord,
     create_tenant,
     delete_tenant,
     no_tenant,
+    resume_tenant,
     set_quota,
+    suspend_tenant,
 )
 from adapters_registry.registry import Registry
+from server.api.admin.bodies import SuspensionAsked, SuspensionBody, suspension_body
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.api.admin.paging import unknown_cursor
 from server.auth import Caller, Keys
@@ -73,6 +77,11 @@ class QuotaBody(BaseModel):
         le=1000,
         description="Its share while tenants wait: twice the weight, twice the tokens.",
     )
+    service_tiers: list[Literal["flex", "priority"]] = Field(
+        [],
+        max_length=2,
+        description="The tiers that its requests may ask for besides the default one.",
+    )
 
 
 class TenantBody(BaseModel):
@@ -81,6 +90,7 @@ class TenantBody(BaseModel):
     name: str
     num_adapters: int
     quota: QuotaBody
+    suspended: SuspensionBody | None = Field(description="Null while it is in service.")
     created_at: datetime
 
 
@@ -103,7 +113,9 @@ class NewKey(BaseModel):
         description="`adapters` manages the tenant's own adapters, `admin` everything of everyone.",
     )
     label: str = Field("", description="What it is for.", examples=["ci"])
-    expires_at: AwareDatetime | None = Field(None, description="When it expires; null means never.")
+    expires_at: AwareDatetime | None = Field(
+        None, description="When it expires; null: as late as the server allows, or never."
+    )
 
 
 class KeyBody(BaseModel):
@@ -119,6 +131,7 @@ class KeyBody(BaseModel):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    replaced_by: str | None = Field(description="The id of the key that a rotation made instead.")
 
     @classmethod
     def of(cls, key: KeyRecord) -> KeyBody:
@@ -130,6 +143,26 @@ class CreatedKey(KeyBody):
     """A key that was just created. It cannot be read again."""
 
     key: str = Field(description="The whole key, shown only now.")
+
+
+class KeyRotation(BaseModel):
+    """How a key is replaced."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_seconds: int = Field(
+        86400, ge=0, le=30 * 86400, description="How long the old key stays valid."
+    )
+    expires_at: AwareDatetime | None = Field(
+        None, description="When the new key expires; null: it lives as long as the old one was to."
+    )
+
+
+class RotatedKey(CreatedKey):
+    """A key that replaces another one."""
+
+    replaces: str = Field(description="The id of the old key.")
+    replaced_until: datetime = Field(description="Until when the old key is valid.")
 
 
 class CallerBody(BaseModel):
@@ -188,6 +221,20 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         quota = Quota(**body.model_dump())
         return _tenant_body(await workers.run(registry.apply, set_quota, tenant, quota))
 
+    @routes.put("/tenants/{tenant}/suspension")
+    async def suspend(tenant: str, body: SuspensionAsked | None = None) -> TenantBody:
+        """Refuse a tenant's requests, and all for its adapters (503 `suspended`).
+
+        Its keys stay, and running answers finish. Its lists can still be read.
+        """
+        reason = body.reason if body else ""
+        return _tenant_body(await workers.run(registry.apply, suspend_tenant, tenant, reason))
+
+    @routes.delete("/tenants/{tenant}/suspension")
+    async def resume(tenant: str) -> TenantBody:
+        """Answer a tenant's requests again."""
+        return _tenant_body(await workers.run(registry.apply, resume_tenant, tenant))
+
     @routes.delete("/tenants/{tenant}", status_code=204)
     async def delete(tenant: str) -> None:
         """Forget a tenant that has no adapters, and revoke its keys."""
@@ -211,6 +258,37 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
         )
         response.headers["cache-control"] = "no-store"
         return CreatedKey(**KeyBody.of(record).model_dump(), key=key)
+
+    @routes.post("/keys/{key_id}/rotate", status_code=201)
+    async def rotate(
+        request: Request,
+        response: Response,
+        key_id: str,
+        body: KeyRotation | None = None,
+        idempotency_key: IdempotencyHeader = None,
+    ) -> RotatedKey:
+        """Replace a key by a new one, which only this answer shows; both work for an overlap.
+
+        The new key has the tenant, scopes and label of the old one.
+        """
+        asked, key = body or KeyRotation(), new_key()
+        rotated = await workers.run(
+            registry.apply,
+            rotate_key,
+            key_id,
+            key,
+            timedelta(seconds=asked.overlap_seconds),
+            keys.policy,
+            expires_at=asked.expires_at,
+            idempotency=idempotency(request, idempotency_key),
+        )
+        response.headers["cache-control"] = "no-store"
+        return RotatedKey(
+            **KeyBody.of(rotated.new).model_dump(),
+            key=key,
+            replaces=key_id,
+            replaced_until=rotated.old.expires_at,
+        )
 
     @routes.get("/keys")
     async def list_keys(
@@ -249,6 +327,7 @@ def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
             name=tenant.name,
             num_adapters=num_adapters,
             quota=QuotaBody.model_validate(tenant.quota),
+            suspended=suspension_body(tenant.suspension),
             created_at=tenant.created_at,
         )
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from server.api.intake.bounds import MAX_CONTAINERS, check_bounds
+from server.api.intake.dialects import name_model
 from server.api.intake.first_error import first_error
 from server.api.intake.tools import leave_out_empty_tools, leave_out_hosted_tools
 from server.api.intake.unsupported import refuse_unsupported
@@ -24,9 +25,10 @@ from server.engine.interface import Endpoint
 from server.errors import ClientWentAway, InvalidRequest
 from server.tenancy.bytes_in_flight import BytesInFlight, HeldBytes
 from server.tenancy.demand import Demand, demand_of
+from server.tenancy.service_tiers import ServiceTier, asked_tier
 from server.workers import Workers
 
-RESPONSES = "/v1/responses"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 LARGE_BODY_BYTES = 64 * 1024
 """A larger body is decoded and validated in a thread, so that streams go on meanwhile."""
 NUM_THREADS = 2
@@ -41,10 +43,13 @@ class Received:
     request: Any
     """vLLM's type for the route."""
     model: str
+    """Empty for the base, on a route that needs no model."""
     conversation: str | None
     demand: Demand
     tools_left_out: tuple[str, ...] = ()
     """The types of tools that were offered and that this server doesn't run."""
+    service_tier: ServiceTier | None = None
+    """The tier that it asks for, if it does."""
 
 
 class Intake:
@@ -66,15 +71,13 @@ class Intake:
         """
         _require_json(request)
         header = request.headers.get("x-conversation-id")
-        takes_hosted_tools = request.url.path == RESPONSES
+        path = request.url.path
         with self._bytes_in_flight.held(tenant) as held:
             raw = await _read(request, held)
             if len(raw) > LARGE_BODY_BYTES:
-                received = await self._workers.run(
-                    _understand, raw, endpoint, header, takes_hosted_tools
-                )
+                received = await self._workers.run(_understand, raw, endpoint, header, path)
             else:
-                received = _understand(raw, endpoint, header, takes_hosted_tools)
+                received = _understand(raw, endpoint, header, path)
             del raw  # the answer may take minutes, and needs only what was made of it
             yield received
 
@@ -99,22 +102,26 @@ async def _read(request: Request, held: HeldBytes) -> bytearray:
 
 
 def _understand(
-    raw: bytearray, endpoint: Endpoint, conversation_header: str | None, takes_hosted_tools: bool
+    raw: bytearray, endpoint: Endpoint, conversation_header: str | None, path: str
 ) -> Received:
     body = _decode(raw)
     check_bounds(body)
+    name_model(body)
     model = body.get("model")
-    if not isinstance(model, str) or not model:
+    if model is None and not endpoint.needs_model:
+        model = ""
+    elif not isinstance(model, str) or not model:
         raise InvalidRequest("name a model: the base or an adapter", param="model")
     conversation = _conversation_of(body, conversation_header)
     refuse_unsupported(body)
     leave_out_empty_tools(body)
-    left_out = leave_out_hosted_tools(body) if takes_hosted_tools else ()
+    left_out = leave_out_hosted_tools(body) if path == RESPONSES else ()
+    tier = asked_tier(body, is_anthropic=path.startswith(MESSAGES))
     try:
         parsed = endpoint.parse(body)
     except ValidationError as error:
         raise first_error(error, body) from None
-    return Received(parsed, model, conversation, demand_of(parsed, body), left_out)
+    return Received(parsed, model, conversation, demand_of(parsed, body), left_out, tier)
 
 
 def _decode(raw: bytearray) -> dict[str, Any]:

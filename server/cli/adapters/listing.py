@@ -61,9 +61,19 @@ def list_adapters(
             str(adapter["num_versions"]),
             str(adapter["rank"] or "-"),
             _size(adapter["size_bytes"]),
-            (newest and newest["reason"]) or adapter["reason"] or "",
+            _remark(adapter),
         )
     print_table(table)
+
+
+def _remark(adapter: dict[str, Any]) -> str:
+    """Return whether an adapter is suspended, and why a version is not served."""
+    newest, suspended = adapter["newest"], adapter["suspended"]
+    reason = (newest and newest["reason"]) or adapter["reason"] or ""
+    if suspended is None:
+        return reason
+    remark = "suspended" + (f": {suspended['reason']}" if suspended["reason"] else "")
+    return f"{remark}; {reason}" if reason else remark
 
 
 VERSIONS_A_PAGE = 1000
@@ -75,6 +85,8 @@ def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None
     if as_json:
         print(json.dumps(adapter))
         return
+    if adapter["suspended"]:
+        print(f"{tenant}/{name} is {_remark(adapter)}")
     heads = "version", "state", "aliases", "pinned", "rank", "size", "digest", "created", "remarks"
     table = Table(*heads)
     for version in adapter["versions"]:

@@ -1,4 +1,4 @@
-"""The commands `loraplex adapters pin`, `unpin`, `retire`, `delete` and `share`."""
+"""The commands `loraplex adapters` for what serves: pins, suspension, sharing, retirement."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from server.cli.adapters.shared import (
     ForceFlag,
     Name,
     OptionalVersion,
+    ReasonFlag,
     TenantFlag,
     Version,
     path_of,
@@ -24,6 +25,8 @@ loraplex adapters pin smart-home 2
 """
 UNPIN_EXAMPLE = "Example: loraplex adapters unpin smart-home"
 RETIRE_EXAMPLE = "Example: loraplex adapters retire smart-home 1"
+SUSPEND_EXAMPLE = 'Example: loraplex adapters suspend smart-home --reason "under review"'
+RESUME_EXAMPLE = "Example: loraplex adapters resume smart-home"
 DELETE_EXAMPLE = "Example: loraplex adapters delete smart-home --force"
 SHARE_EXAMPLES = """Examples:
 
@@ -50,6 +53,18 @@ def retire(name: Name, version: Version, tenant: TenantFlag = "", force: ForceFl
     print(f"{tenant}/{name}@{version} is retired")
     for alias in _without_a_way_back(call("GET", path).json()["aliases"], version):
         print(f"nothing is left to roll {tenant}/{name}@{alias} back to")
+
+
+def suspend(name: Name, reason: ReasonFlag = "", tenant: TenantFlag = "") -> None:
+    """Refuse requests for an adapter until it is resumed. Running answers finish."""
+    call("PUT", f"{path_of(tenant, name)}/suspension", json={"reason": reason})
+    print(f"{tenant}/{name} is suspended: its requests get a 503 until it is resumed")
+
+
+def resume(name: Name, tenant: TenantFlag = "") -> None:
+    """Answer requests for a suspended adapter again."""
+    call("DELETE", f"{path_of(tenant, name)}/suspension")
+    print(f"{tenant}/{name} is in service")
 
 
 def delete(name: Name, tenant: TenantFlag = "", force: ForceFlag = False) -> None:

@@ -33,6 +33,7 @@ ForceFlag = Annotated[
         help="Do it even if the adapter is in service. Aliases no longer point to it.",
     ),
 ]
+ReasonFlag = Annotated[str, typer.Option(help="Why. Clients read it in the error.")]
 Name = Annotated[str, typer.Argument(help="The adapter's name, for example smart-home.")]
 Version = Annotated[int, typer.Argument(help="The version's number, for example 2.")]
 OptionalVersion = Annotated[

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
+from adapters_registry.records.access.key_life import rotate_key
 from adapters_registry.records.keys import (
     SCOPES,
     KeyRecord,
+    new_key,
     read_keys,
     revoke_key,
 )
 from adapters_registry.records.tables import now
 from server.api.admin.paging import unknown_cursor
-from server.api.admin.tenants import NewKey
+from server.api.admin.tenants import KeyRotation, NewKey
 from server.auth import require_admin
 from server.console.pages.forms import body_of
 from server.console.parts import Parts
@@ -28,7 +31,8 @@ Tenant = Annotated[str, Query(max_length=256)]
 def router(parts: Parts) -> APIRouter:
     """Return the routes that list, create and revoke keys."""
     routes = APIRouter(prefix="/keys", dependencies=[Depends(require_admin)])
-    registry, keys = parts.services.registry, parts.services.keys
+    services = parts.services
+    registry, keys = services.registry, services.keys
 
     @routes.get("")
     async def list_keys(
@@ -58,6 +62,15 @@ def router(parts: Parts) -> APIRouter:
         )
         return await _page(request, str(form.get("shown", "")), created=issued.key)
 
+    @routes.post("/{key_id}/rotate")
+    async def rotate(request: Request, key_id: str) -> Response:
+        """Replace a key, and show the new one for the only time."""
+        form, key = await request.form(), new_key()
+        body = body_of(KeyRotation, {"overlap_seconds": form.get("overlap_seconds", "")})
+        overlap = timedelta(seconds=body.overlap_seconds)
+        await parts.workers.run(registry.apply, rotate_key, key_id, key, overlap, keys.policy)
+        return await _page(request, str(form.get("shown", "")), created=key)
+
     @routes.post("/{key_id}/revoke")
     async def revoke(request: Request, key_id: str) -> Response:
         """Revoke a key."""
@@ -84,6 +97,7 @@ def router(parts: Parts) -> APIRouter:
             is_first=not after,
             tenant=tenant,
             scopes=SCOPES,
+            longest_days=services.settings.max_key_days,
             at=now(),
             created=created,
             done=done,

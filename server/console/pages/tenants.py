@@ -13,14 +13,18 @@ from adapters_registry.records.tenants import (
     create_tenant,
     delete_tenant,
     no_tenant,
+    resume_tenant,
     set_quota,
+    suspend_tenant,
 )
+from server.api.admin.bodies import SuspensionAsked
 from server.api.admin.tenants import NewTenant, QuotaBody
 from server.auth import require_admin
 from server.console.navigation import ROOT
 from server.console.pages.forms import body_of
 from server.console.parts import Parts
 from server.console.rendering import HEADERS
+from server.tenancy.service_tiers import ON_DEMAND
 
 PAGE_SIZE = 50
 
@@ -68,9 +72,24 @@ def router(parts: Parts) -> APIRouter:
     @routes.post("/{tenant}/quota")
     async def put_quota(request: Request, tenant: str) -> Response:
         """Set the whole quota: an empty field is without limit."""
-        body = body_of(QuotaBody, dict(await request.form()))
+        form = await request.form()
+        tiers = form.getlist("service_tiers")
+        body = body_of(QuotaBody, {**form, "service_tiers": tiers})
         await parts.workers.run(registry.apply, set_quota, tenant, Quota(**body.model_dump()))
         return _page(request, tenant, "The quota is saved. It holds from the next request on.")
+
+    @routes.post("/{tenant}/suspend")
+    async def suspend(request: Request, tenant: str) -> Response:
+        """Refuse a tenant's requests until it is resumed."""
+        reason = body_of(SuspensionAsked, dict(await request.form())).reason
+        await parts.workers.run(registry.apply, suspend_tenant, tenant, reason)
+        return _page(request, tenant, "The tenant is suspended: its requests are refused now.")
+
+    @routes.post("/{tenant}/resume")
+    async def resume(request: Request, tenant: str) -> Response:
+        """Answer a tenant's requests again."""
+        await parts.workers.run(registry.apply, resume_tenant, tenant)
+        return _page(request, tenant, "The tenant is in service again.")
 
     @routes.post("/{tenant}/delete")
     async def delete(tenant: str) -> Response:
@@ -88,6 +107,7 @@ def router(parts: Parts) -> APIRouter:
             tenant=tenant,
             quota=QuotaBody.model_validate(tenant.quota).model_dump(),
             limits=LIMITS,
+            tiers=ON_DEMAND.values(),
             num_adapters=sum(owner == name for owner, _ in registry.catalog.adapters),
             done=done,
         )

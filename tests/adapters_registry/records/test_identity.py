@@ -11,9 +11,9 @@ from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
 from adapters_registry.recording import MAX_METADATA_BYTES
+from adapters_registry.records.access.sharing import share_adapter
 from adapters_registry.records.change import MARKS_KEPT
 from adapters_registry.records.retirement import delete_adapter, retire_version
-from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tables import Adapter, AuditEntry, Epoch, Mark, Tenant, VersionState
 from adapters_registry.records.tenants import create_tenant, delete_tenant
 from adapters_registry.registry import Registry

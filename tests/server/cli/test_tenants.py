@@ -1,12 +1,14 @@
 """`loraplex tenants` and `loraplex keys`, as a person would call them, on the app."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.keys import KeyPolicy
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from tests.server.answers import CHAT
@@ -32,7 +34,27 @@ def test_quotas() -> None:
     quota = json.loads(run("tenants", "quota", "acme", "--max-tokens", "none", "--json"))
     assert (quota["requests_per_minute"], quota["max_tokens"]) == (60, None)
     assert "max_tokens: no limit" in run("tenants", "quota", "acme")
+    assert "service_tiers: none" in run("tenants", "quota", "acme")
+    said = run("tenants", "quota", "acme", "--service-tiers", "priority, flex")
+    assert "service_tiers: flex, priority" in said
+    assert "service_tiers: none" in run("tenants", "quota", "acme", "--service-tiers", "none")
+    assert "should be" in run("tenants", "quota", "acme", "--service-tiers", "best", code=1)
     assert "greater" in run("tenants", "quota", "acme", "--adapters", "-1", code=1)
+
+
+def test_suspension(home: VersionRecord, registry: Registry) -> None:
+    run("tenants", "create", "acme")
+    assert "acme is suspended" in run("tenants", "suspend", "acme", "--reason", "unpaid")
+    assert "unpaid" in run("tenants", "list")
+    assert registry.catalog.tenants["acme"].suspension
+    assert "acme is in service" in run("tenants", "resume", "acme")
+    assert "unpaid" not in run("tenants", "list")
+    assert "home is suspended" in run("adapters", "suspend", "home", "--reason", "review")
+    assert "suspended: review" in run("adapters", "list")
+    assert "default/home is suspended: review" in run("adapters", "show", "home")
+    assert "home is in service" in run("adapters", "resume", "home")
+    assert "suspended" not in run("adapters", "list")
+    assert "no adapter" in run("adapters", "suspend", "nope", code=1)
 
 
 def test_keys(keys: Keys) -> None:
@@ -45,6 +67,27 @@ def test_keys(keys: Keys) -> None:
     assert caller.key_id in run("keys", "list", "--tenant", "default")
     assert "is revoked" in run("keys", "revoke", caller.key_id)
     assert "should be 'inference'" in run("keys", "create", "--scope", "root", code=1)
+
+
+def test_key_rotation(keys: Keys, registry: Registry) -> None:
+    key = run("keys", "create", "--label", "web").strip()
+    key_id = key.split("-")[1]
+    rotated = json.loads(run("keys", "rotate", key_id, "--overlap-hours", "1", "--json"))
+    assert rotated["replaces"] == key_id
+    assert registry.catalog.keys[key_id].replaced_by == rotated["id"]
+    assert keys.authenticate(key).tenant == keys.authenticate(rotated["key"]).tenant
+    assert rotated["id"] in run("keys", "list")
+    said = run("keys", "rotate", rotated["id"], "--expires-days", "2")
+    assert f"{rotated['id']} works until" in said
+    assert "ends at" in said
+    assert "was replaced by" in run("keys", "rotate", key_id, code=1)
+
+
+def test_a_policy_is_said_when_it_gives_a_key_its_end(keys: Keys) -> None:
+    keys.policy = KeyPolicy(timedelta(days=3))
+    assert "no key may live longer" in run("keys", "create")
+    assert "no key may live longer" not in run("keys", "create", "--expires-days", "3")
+    assert "may live 3 days" in run("keys", "create", "--expires-days", "4", code=1)
 
 
 def test_sharing(home: VersionRecord) -> None:

@@ -13,7 +13,7 @@ from markupsafe import escape
 
 from adapters_registry.errors import AdapterRejected
 from adapters_registry.records.catalog import Target, VersionRecord
-from adapters_registry.records.tenants import create_tenant
+from adapters_registry.records.tenants import create_tenant, suspend_tenant
 from adapters_registry.registry import Registry
 from adapters_registry.rollout import canaries
 from adapters_registry.rollout.judgement import Judgement, Verdict
@@ -124,10 +124,39 @@ async def test_each_change_asks_first_and_says_what_it_means_for_requests(admin:
         assert re.search(
             "running requests|requests? runs?|requests that run|on it now", words, re.I
         )
-    everything = {"aliases", "aliases/stable/remove", "rollback", "sharing"}
+    everything = {"aliases", "aliases/stable/remove", "rollback", "sharing", "suspend"}
     for number in (1, 2):
         everything |= {f"versions/{number}/{change}" for change in ("pin", "prefetch", "retire")}
     assert changes == everything
+
+
+@pytest.mark.usefixtures("two")
+async def test_suspension_and_resumption(admin: Browser, registry: Registry) -> None:
+    page = await admin.ask("POST", f"{PAGE}/suspend", reason=HOSTILE)
+    assert "is suspended" in page.text
+    assert str(escape(HOSTILE)) in page.text
+    assert "<script>alert" not in page.text
+    assert 'data-opens="resume"' in page.text
+    found = registry.get_adapter("default", "home").suspension
+    assert found
+    assert found.by_admin
+    assert "state suspended" in (await admin.open("/console/adapters")).text
+    await admin.ask("POST", f"{PAGE}/resume")
+    assert registry.get_adapter("default", "home").suspension is None
+    refused = await admin.ask("POST", f"{PAGE}/suspend", reason="x" * 201)
+    assert refused.status_code == 400
+
+
+@pytest.mark.usefixtures("two")
+async def test_a_suspended_tenants_session_changes_nothing(
+    browser: Browser, registry: Registry, keys: Keys
+) -> None:
+    await browser.log_in(keys.create("default", ["adapters"]))
+    registry.apply(suspend_tenant, "default")
+    assert (await browser.open(PAGE)).status_code == 200
+    refused = await browser.ask("POST", f"{PAGE}/aliases", version=2)
+    assert refused.status_code == 503
+    assert live(registry) == (Target(1, 100),)
 
 
 async def test_what_is_rejected_is_shown_with_every_reason(
@@ -164,6 +193,8 @@ async def test_another_tenants_adapter_is_not_there(
         ("POST", f"{PAGE}/aliases"),
         ("POST", f"{PAGE}/rollback"),
         ("POST", f"{PAGE}/sharing"),
+        ("POST", f"{PAGE}/suspend"),
+        ("POST", f"{PAGE}/resume"),
         ("POST", f"{PAGE}/versions/1/retire"),
         ("POST", f"{PAGE}/versions/1/prefetch"),
     ):

@@ -33,8 +33,11 @@ async def test_only_admins_see_and_change_them(browser: Browser, keys: Keys) -> 
         "/console/tenants",
         "/console/tenants/acme/quota",
         "/console/tenants/acme/delete",
+        "/console/tenants/acme/suspend",
+        "/console/tenants/acme/resume",
         "/console/keys",
         "/console/keys/x/revoke",
+        "/console/keys/x/rotate",
     ):
         assert (await browser.ask("POST", path, name="evil", tenant="acme")).status_code == 403
 
@@ -47,15 +50,33 @@ async def test_a_tenant_is_created_limited_and_deleted(admin: Browser, registry:
     assert fields["weight"] == "1"
     assert fields["requests_per_minute"] == ""
     fields |= {"requests_per_minute": "60", "weight": "3", "adapters": "0"}
-    saved = await admin.ask("POST", "/console/tenants/newco/quota", **fields)
+    tiers = {"service_tiers": ["flex", "priority"]}
+    saved = await admin.ask("POST", "/console/tenants/newco/quota", **fields, **tiers)
     assert saved.status_code == 200
     assert 'name="requests_per_minute" value="60"' in saved.text
-    expected = Quota(requests_per_minute=60, adapters=0, weight=3)
+    assert saved.text.count(" checked>") == 2
+    expected = Quota(
+        requests_per_minute=60, adapters=0, weight=3, service_tiers=("flex", "priority")
+    )
     assert registry.catalog.tenants["newco"].quota == expected
     assert registry.audit(tenant="newco", action="tenant.quota")[0].actor.startswith("key ")
     gone = await admin.ask("POST", "/console/tenants/newco/delete")
     assert gone.headers["hx-redirect"] == "/console/tenants"
     assert (await admin.open("/console/tenants/newco")).status_code == 404
+
+
+async def test_a_tenant_is_suspended_and_resumed(admin: Browser, registry: Registry) -> None:
+    page = await admin.open("/console/tenants/acme")
+    assert 'hx-post="/console/tenants/acme/suspend"' in page.text
+    suspended = await admin.ask("POST", "/console/tenants/acme/suspend", reason="<b>unpaid</b>")
+    assert "<b>unpaid" not in suspended.text
+    assert "<b>unpaid</b>" in unescape(suspended.text)
+    found = registry.catalog.tenants["acme"].suspension
+    assert found
+    assert found.reason == "<b>unpaid</b>"
+    assert "state suspended" in (await admin.open("/console/tenants")).text
+    assert (await admin.ask("POST", "/console/tenants/acme/resume")).status_code == 200
+    assert registry.catalog.tenants["acme"].suspension is None
 
 
 async def test_what_makes_no_sense_changes_nothing(admin: Browser, registry: Registry) -> None:
@@ -74,6 +95,8 @@ async def test_what_makes_no_sense_changes_nothing(admin: Browser, registry: Reg
         ("/console/keys", {"tenant": "acme", "scopes": "inference", "expires_on": "2020-01-01"}),
         ("/console/keys", {"tenant": "acme", "scopes": "inference", "label": "x" * 65}),
         ("/console/keys/0123456789ab/revoke", {}),
+        ("/console/keys/0123456789ab/rotate", {}),
+        ("/console/keys/0123456789ab/rotate", {"overlap_seconds": "-1"}),
     ):
         before = registry.catalog
         refused = await admin.ask("POST", path, **form)
@@ -105,6 +128,22 @@ async def test_a_key_is_shown_once_and_revoked(
     revoked = await admin.ask("POST", f"/console/keys/{key_id}/revoke")
     assert f"The key {key_id} is revoked" in revoked.text
     assert registry.catalog.keys[key_id].revoked_at
+
+
+async def test_a_key_is_rotated_and_the_new_one_shown_once(
+    admin: Browser, registry: Registry, keys: Keys
+) -> None:
+    old = keys.create("acme", ["inference"])
+    old_id = old.split("-")[1]
+    form = {"overlap_seconds": "3600", "shown": "acme"}
+    rotated = await admin.ask("POST", f"/console/keys/{old_id}/rotate", **form)
+    found = _KEY.search(rotated.text)
+    assert found
+    assert keys.authenticate(found[0]).tenant == keys.authenticate(old).tenant == "acme"
+    page = await admin.open("/console/keys?tenant=acme")
+    assert found[0] not in page.text
+    assert f"replaced by {found[1]}" in page.text
+    assert f'data-opens="rotate-{old_id}"' not in page.text
 
 
 async def test_the_last_admin_key_stays(admin: Browser, admin_key: str) -> None:

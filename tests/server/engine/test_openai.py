@@ -11,7 +11,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-from server.engine.openai import cache_salt, say_unstored
+from server.engine.openai import cache_salt, fill_in
 
 BODIES: dict[type[BaseModel], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "hi"}]},
@@ -19,6 +19,9 @@ BODIES: dict[type[BaseModel], dict[str, Any]] = {
     ResponsesRequest: {"input": "hi"},
     AnthropicMessagesRequest: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
 }
+
+FIELDS = {"service_tier": "flex", "store": False}
+"""What is known here and not to vLLM."""
 
 
 def test_salts_of_tenants_never_meet() -> None:
@@ -38,27 +41,28 @@ def test_every_api_takes_the_salt() -> None:
         assert request.cache_salt == cache_salt("acme", None)
 
 
-async def test_answers_of_the_responses_api_say_that_they_are_not_stored() -> None:
-    whole = say_unstored(JSONResponse({"id": "resp_1", "object": "response"}))
-    assert json.loads(bytes(whole.body)) == {"id": "resp_1", "object": "response", "store": False}
+async def test_answers_of_the_responses_api_say_what_vllm_does_not_know() -> None:
+    whole = fill_in(JSONResponse({"id": "resp_1", "service_tier": "auto"}), FIELDS)
+    assert json.loads(bytes(whole.body)) == {"id": "resp_1", **FIELDS}
     closed = []
 
     async def events() -> AsyncGenerator[str]:
         try:
-            yield 'event: response.created\ndata: {"response":{"id":"r","output":[]}}\n\n'
+            yield 'event: response.created\ndata: {"response":{"id":"r","service_tier":"auto"}}\n\n'
             yield 'event: response.output_text.delta\ndata: {"delta":"\\"object\\""}\n\n'
             yield 'event: response.completed\ndata: {"response":{"id":"r","output":["é"]}}\n\n'
         finally:
             closed.append(True)
 
-    stream = say_unstored(StreamingResponse(events()))
+    stream = fill_in(StreamingResponse(events()), FIELDS)
     assert isinstance(stream, StreamingResponse)
     created, delta, completed = [event async for event in stream.body_iterator]
     assert created == (
-        'event: response.created\ndata: {"response": {"id": "r", "output": [], "store": false}}\n\n'
+        'event: response.created\ndata: {"response": {"id": "r", "service_tier": "flex", '
+        '"store": false}}\n\n'
     )
     assert delta == 'event: response.output_text.delta\ndata: {"delta":"\\"object\\""}\n\n'
-    assert '"output": ["é"], "store": false' in str(completed)
+    assert '"output": ["é"], "service_tier": "flex", "store": false' in str(completed)
     assert closed
 
 
@@ -72,7 +76,7 @@ async def test_a_client_that_goes_away_ends_the_engines_stream() -> None:
         finally:
             closed.append(True)
 
-    stream = say_unstored(StreamingResponse(events()))
+    stream = fill_in(StreamingResponse(events()), FIELDS)
     assert isinstance(stream, StreamingResponse)
     async for _ in stream.body_iterator:
         break

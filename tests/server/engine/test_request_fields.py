@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.sampling_params import StructuredOutputsParams
 
@@ -21,6 +22,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "hi"},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 1},
     "/v1/messages/count_tokens": {"messages": MESSAGES},
+    "/tokenize": {"messages": MESSAGES},
+    "/detokenize": {"tokens": [1]},
 }
 
 
@@ -29,6 +32,15 @@ def test_every_field_that_vllm_has_is_either_allowed_or_kept_out(path: str) -> N
     fields = set(ENDPOINTS[path].body.model_fields)
     assert not ALLOWED[path] & NOT_FOR_CLIENTS
     assert fields - NOT_FOR_CLIENTS == ALLOWED[path], "vLLM was upgraded: read what is new"
+
+
+def test_what_is_tokenized_has_either_of_two_types() -> None:
+    parse = ENDPOINTS["/tokenize"].parse
+    assert type(parse({"prompt": "hi"})).__name__ == "TokenizeCompletionRequest"
+    assert type(parse({"messages": MESSAGES})).__name__ == "TokenizeChatRequest"
+    assert parse({"prompt": "hi"}).add_special_tokens
+    with pytest.raises(ValidationError):
+        parse({"model": "base"})
 
 
 def test_vllms_nested_objects_have_the_known_fields() -> None:

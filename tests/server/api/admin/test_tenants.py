@@ -57,6 +57,51 @@ async def test_a_key_is_made_shown_once_used_and_revoked(client: httpx.AsyncClie
     assert_error(await client.delete("/admin/keys/none"), 404, "not_found")
 
 
+async def test_a_key_is_rotated(client: httpx.AsyncClient) -> None:
+    body = {"tenant": "default", "scopes": ["inference"], "label": "web"}
+    old = (await client.post("/admin/keys", json=body)).json()
+    once = {"Idempotency-Key": "rotate"}
+    path = f"/admin/keys/{old['id']}/rotate"
+    rotated = await client.post(path, json={"overlap_seconds": 3600}, headers=once)
+    new = rotated.json()
+    assert (rotated.status_code, rotated.headers["cache-control"]) == (201, "no-store")
+    assert (new["label"], new["scopes"], new["replaces"]) == ("web", ["inference"], old["id"])
+    assert new["replaced_until"] is not None
+    for key in (old["key"], new["key"]):
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = await client.post(CHAT, json={"model": "base"}, headers=headers)
+        assert answer.status_code == 200
+    again = await client.post(path, json={"overlap_seconds": 3600}, headers=once)
+    assert new["id"] in str(assert_error(again, 409, "conflict")["message"])
+    assert_error(await client.post(path), 409, "conflict")
+    rows = {row["id"]: row for row in (await client.get("/admin/keys")).json()["data"]}
+    assert rows[old["id"]]["replaced_by"] == new["id"]
+    now_ended = f"/admin/keys/{new['id']}/rotate"
+    assert (await client.post(now_ended, json={"overlap_seconds": 0})).status_code == 201
+    headers = {"Authorization": f"Bearer {new['key']}"}
+    answer = await client.post(CHAT, json={"model": "base"}, headers=headers)
+    assert_error(answer, 401, "invalid_api_key")
+    assert_error(await client.post("/admin/keys/none/rotate"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"overlap_seconds": -1},
+        {"overlap_seconds": 31 * 86400},
+        {"overlap_seconds": "long"},
+        {"expires_at": "2020-01-01T00:00:00Z"},
+        {"surplus": 1},
+    ],
+)
+async def test_bad_rotations(client: httpx.AsyncClient, bad: dict[str, object]) -> None:
+    key = (await client.post("/admin/keys", json={"tenant": "default"})).json()
+    response = await client.post(f"/admin/keys/{key['id']}/rotate", json=bad)
+    assert response.status_code == 400
+    (row,) = [r for r in (await client.get("/admin/keys")).json()["data"] if r["id"] == key["id"]]
+    assert (row["expires_at"], row["replaced_by"]) == (None, None)
+
+
 async def test_keys_by_pages(client: httpx.AsyncClient) -> None:
     for label in "abc":
         await client.post("/admin/keys", json={"tenant": "default", "label": label})

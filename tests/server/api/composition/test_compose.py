@@ -19,8 +19,8 @@ from adapters_registry.content.adapter_files import (
     TEMPLATE_FILE,
     WEIGHTS_FILE,
 )
+from adapters_registry.records.access.sharing import share_adapter
 from adapters_registry.records.catalog import VersionRecord
-from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tenants import Quota, create_tenant, set_quota
 from adapters_registry.registry import Registry
 from server.auth import Keys

@@ -18,8 +18,8 @@ from adapters_registry.collection import Collector
 from adapters_registry.composition.keeping import note_use
 from adapters_registry.composition.metadata import used_at
 from adapters_registry.content.adapter_files import WEIGHTS_FILE
+from adapters_registry.records.access.sharing import share_adapter
 from adapters_registry.records.retirement import pin_version
-from adapters_registry.records.sharing import share_adapter
 from adapters_registry.records.tables import now
 from adapters_registry.records.tenants import Quota, create_tenant, set_quota
 from adapters_registry.registry import Registry

@@ -1,0 +1,1 @@
+"""Who may use an adapter, and when nobody may."""

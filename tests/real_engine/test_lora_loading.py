@@ -1,0 +1,122 @@
+"""An adapter that is loaded again and again by vLLM's route, as a training loop does with weights.
+
+`LORA_LOADS=200` makes the loop as long as it should be before a release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import httpx
+import psutil
+import pytest
+
+from loadtest.drive.random_adapters import LlamaShape, make_adapter
+from tests.real_engine.running_server import RunningServer
+
+NUM_LOADS = int(os.environ.get("LORA_LOADS", "30"))
+ADAPTERS = 5
+SIZE = 0.03
+"""So large that the adapters answer differently, and within what the gate accepts."""
+NUM_TOKENS = 12
+NOISE = 0.15
+"""Bound on the mean difference of log-probabilities between two runs of one model."""
+GROWTH_BYTES = 30e6
+PROMPT = "The most important thing about the history of the city is"
+
+
+@dataclass(frozen=True)
+class Answer:
+    model: str
+    tokens: list[str]
+    logprobs: list[float]
+
+    def distance(self, other: Answer) -> float:
+        """How far the log-probabilities are apart, up to where the texts part."""
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        same = next((n for n, (a, b) in enumerate(pairs) if a != b), NUM_TOKENS)
+        logprobs = zip(self.logprobs[: same + 1], other.logprobs[: same + 1], strict=True)
+        return fmean(abs(a - b) for a, b in logprobs)
+
+
+@pytest.fixture(scope="module")
+def adapters(server: RunningServer) -> list[Path]:
+    folder = server.data_dir.parent / "loras"
+    paths = [folder / f"step-{number}" for number in range(ADAPTERS)]
+    for number, path in enumerate(paths):
+        make_adapter(path, LlamaShape(), rank=8, seed=number, size=SIZE)
+    return paths
+
+
+class Client:
+    """A trainer and its rollouts: it loads weights and asks for answers."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def load(self, name: str, path: Path) -> None:
+        body = {"lora_name": name, "lora_path": str(path), "load_inplace": True}
+        response = await self._http.post("/v1/load_lora_adapter", json=body)
+        assert response.status_code == 200, response.text
+        assert response.text == f"Success: LoRA adapter '{name}' added successfully."
+
+    async def answer(self, model: str) -> Answer:
+        body = {
+            **{
+                "model": model,
+                "prompt": PROMPT,
+                "max_tokens": NUM_TOKENS,
+                "min_tokens": NUM_TOKENS,
+            },
+            **{"temperature": 0, "logprobs": 0},
+        }
+        response = await self._http.post("/v1/completions", json=body)
+        assert response.status_code == 200, response.text
+        logprobs = response.json()["choices"][0]["logprobs"]
+        return Answer(response.json()["model"], logprobs["tokens"], logprobs["token_logprobs"])
+
+
+def nearest(answer: Answer, references: list[Answer]) -> int:
+    """Which adapter has given an answer; the next one must be clearly another."""
+    near = sorted(range(ADAPTERS), key=lambda n: answer.distance(references[n]))
+    assert answer.distance(references[near[0]]) < NOISE
+    assert answer.distance(references[near[1]]) > 2 * NOISE
+    return near[0]
+
+
+async def test_every_answer_is_by_the_weights_of_its_moment_and_memory_stays(
+    server: RunningServer, adapters: list[Path]
+) -> None:
+    headers = {"Authorization": f"Bearer {server.key}"}
+    sizes = []
+    processes = [psutil.Process(server.process.pid), *server.engine_processes()]
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=120) as http:
+        client, references = Client(http), []
+        for number, path in enumerate(adapters):
+            await client.load(f"reference-{number}", path)
+            references.append(await client.answer(f"reference-{number}"))
+        await client.load("policy", adapters[0])
+        for step in range(1, NUM_LOADS + 1):
+            before = asyncio.create_task(client.answer("policy"))
+            await client.load("policy", adapters[step % ADAPTERS])
+            after, during = await client.answer("policy"), await before
+            assert after.model == f"default/policy@{step + 1}"
+            assert nearest(after, references) == step % ADAPTERS
+            # The one that was asked for meanwhile has either weights, and says which.
+            version = int(during.model.rpartition("@")[2])
+            assert version in (step, step + 1)
+            assert nearest(during, references) == (version - 1) % ADAPTERS
+            if step in (NUM_LOADS // 2, NUM_LOADS):
+                sizes.append([process.memory_info().rss for process in processes])
+        rows = (await http.get("/admin/residency")).json()["data"]
+        assert len([row for row in rows if row["model"].startswith("default/policy@")]) <= 2
+        for name in ("policy", *(f"reference-{number}" for number in range(ADAPTERS))):
+            gone = await http.post("/v1/unload_lora_adapter", json={"lora_name": name})
+            assert gone.text == f"Success: LoRA adapter '{name}' removed successfully."
+        assert (await http.get("/v1/models/policy")).status_code == 404
+    growth = [end - half for half, end in zip(*sizes, strict=True)]
+    assert max(growth) < GROWTH_BYTES, growth
