@@ -166,6 +166,8 @@ def test_the_page_draws_the_folders_in_this_order() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_folders_stay_small(package: str) -> None:
     for folder in [ROOT / package, *(ROOT / package).rglob("*/")]:
+        if folder.name == "versions":  # of the database's schema: one file for each, for ever
+            continue
         modules = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
         assert len(modules) <= LARGEST_FOLDER, f"{name_of(folder)}: make a folder of some"
 
