@@ -149,7 +149,8 @@ def _arguments(recipe: Recipe, checkpoints: Path, *, has_validation: bool) -> _O
         gradient_checkpointing_kwargs={"use_reentrant": False},
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(recipe.num_steps * recipe.warmup_share)),
+        # The first warm-up step has the rate 0: a run needs one more step to learn anything.
+        warmup_steps=min(round(recipe.num_steps * recipe.warmup_share), recipe.num_steps - 1),
         weight_decay=0.0,
         train_sampling_strategy="sequential",  # the samples are already in training order
         logging_steps=1,

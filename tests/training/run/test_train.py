@@ -159,6 +159,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good(
     assert all(tensor.isfinite().all() for tensor in kept.values())
 
 
+def test_a_single_step_learns_something(tiny_llama: Path, tmp_path: Path) -> None:
+    train(tiny_llama, DATA, recipe(num_steps=1, validation_share=0), tmp_path / "adapter")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
+
+
 def test_last_layers_only(tiny_llama: Path, tmp_path: Path) -> None:
     plan = recipe(num_steps=1, num_last_layers=1, targets=["q_proj"])
     train(tiny_llama, DATA, plan, tmp_path / "adapter")
