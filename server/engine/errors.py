@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
@@ -18,8 +19,10 @@ from server.errors import (
 from server.errors.own_words import in_own_words
 from server.tenancy.demand import PROMPTS
 
-TOO_COMPLEX = "the grammar takes"
-"""How the message of `GrammarTrials` begins. It marks the error: vLLM's handlers drop its code."""
+TOO_COMPLEX, NOT_COMPILED = "the grammar takes", "the grammar can't be compiled"
+"""How the messages of `GrammarTrials` begin. They mark the errors: vLLM's handlers drop the code,
+and nobody there knows the field."""
+_FIELDS_OF_GRAMMARS = ("structured_outputs", "response_format", "text", "output_config", "tools")
 _ABOUT_PROMPTS = ("Token id ", "Unsupported chat content part")
 _OVER_LONG = ("maximum context length", "max_model_len", "maximum model length")
 
@@ -37,11 +40,23 @@ def map_exception(error: Exception) -> APIError:
     return _translate(info.code, info.message, info.param)
 
 
-def name_field(error: APIError, fields: frozenset[str]) -> APIError:
+def grammar_field(request: Any) -> str | None:
+    """Return the field of a parsed request that its answer's grammar comes from, if it has one.
+
+    Ask before vLLM's handler has the request, because the handler sets fields.
+    """
+    return next((f for f in _FIELDS_OF_GRAMMARS if getattr(request, f, None) is not None), None)
+
+
+def name_field(error: APIError, fields: frozenset[str], grammar: str | None = None) -> APIError:
     """Make a client's error name the field of its request that is wrong, where that is known.
 
-    vLLM often names a parameter of its own, or names the field only in the message.
+    vLLM often names a parameter of its own, or names the field only in the message. `grammar` is
+    the field that the answer's grammar comes from.
     """
+    if error.message.startswith((TOO_COMPLEX, NOT_COMPILED)) and error.param is None:
+        error.param = grammar
+        return error
     if error.param == "logprobs" and "top_logprobs" in fields:
         error.param = "top_logprobs"  # vLLM has one parameter for both APIs
     if error.status >= 500 or re.split(r"[.\[]", error.param or "")[0] in fields:

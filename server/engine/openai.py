@@ -27,7 +27,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError, create_model
 
 from adapters_registry.records.catalog import VersionRecord
-from server.engine.errors import map_exception, map_response, name_field
+from server.engine.errors import grammar_field, map_exception, map_response, name_field
 from server.engine.grammar.budget import check_grammars
 from server.engine.interface import Endpoint
 from server.engine.log_filter import hide_exception_texts
@@ -131,10 +131,11 @@ def make_endpoints(
                 add_stop_tokens(request, own)
                 expect_no_reasoning(request, own)
             token, own_token = current_lora.set(leased), current_own.set(own)
+            grammar = grammar_field(request)
             try:
                 mapped = map_response(await handler(request, _without_engine_headers(raw)))
             except Exception as error:
-                raise name_field(map_exception(error), ALLOWED[path]) from error
+                raise name_field(map_exception(error), ALLOWED[path], grammar) from error
             finally:
                 current_lora.reset(token)
                 current_own.reset(own_token)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -24,6 +25,39 @@ WALL_FACTOR = 10
 """Total time that a child may take, as a multiple of its processor time: machines are busy."""
 
 OK, REFUSED, TOO_COMPLEX = "ok", "refused", "too complex"
+_OK_CODE, _TOLD_CODE = 0, 3
+"""Exit codes of a child: its grammar compiled, or it has printed the verdict itself."""
+MAX_REASON = 300
+
+
+def parse_grammar(kind: str, spec: str) -> None:
+    """Parse a JSON schema or a structural tag, without compiling it. Raises xgrammar's errors."""
+    import xgrammar
+
+    if kind == "json":
+        xgrammar.Grammar.from_json_schema(spec)
+    else:
+        xgrammar.Grammar.from_structural_tag(*_structural_tag(spec))
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what xgrammar says, without the place in its source."""
+    lines = (str(error) or repr(error)).splitlines()
+    return re.sub(r"^\[[^\]]*\] \S+: ", "", lines[0])[:MAX_REASON]
+
+
+def _structural_tag(spec: str) -> tuple[Any, ...]:
+    """Return the arguments by which xgrammar takes a structural tag, of either form."""
+    import xgrammar
+
+    tag = json.loads(spec)
+    if "structures" not in tag:
+        return (spec,)
+    items = [
+        xgrammar.StructuralTagItem(begin=s["begin"], schema=json.dumps(s["schema"]), end=s["end"])
+        for s in tag["structures"]
+    ]
+    return items, tag["triggers"]
 
 
 def compile_grammar(tokenizer: Any, kind: str, spec: str) -> None:
@@ -37,23 +71,15 @@ def compile_grammar(tokenizer: Any, kind: str, spec: str) -> None:
         case "regex":
             compiler.compile_regex(spec)
         case "structural_tag":
-            tag = json.loads(spec)
-            if "structures" in tag:
-                tags = [
-                    xgrammar.StructuralTagItem(
-                        begin=s["begin"], schema=json.dumps(s["schema"]), end=s["end"]
-                    )
-                    for s in tag["structures"]
-                ]
-                compiler.compile_structural_tag(tags, tag["triggers"])
-            else:
-                compiler.compile_structural_tag(spec)
+            compiler.compile_structural_tag(*_structural_tag(spec))
+        case "lark":
+            compiler.compile_lark(spec)
         case _:
             compiler.compile_grammar(spec)
 
 
 def _child(tokenizer: Any, task: dict[str, Any]) -> None:
-    """Compile within the limits, then exit: 0 if it compiled, 1 if refused, 2 if out of memory."""
+    """Compile within the limits, then exit. A refusal is printed with its reason."""
     code = 1
     try:
         seconds = max(1, round(task["cpu_seconds"]))
@@ -64,9 +90,13 @@ def _child(tokenizer: Any, task: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.nice(10)  # the engine comes first
         compile_grammar(tokenizer, task["kind"], task["spec"])
-        code = 0
+        code = _OK_CODE
     except MemoryError:
         code = 2
+    except Exception as error:
+        told = {"id": task["id"], "verdict": REFUSED, "reason": reason_of(error)}
+        os.write(sys.stdout.fileno(), json.dumps(told).encode() + b"\n")  # in one piece
+        code = _TOLD_CODE
     finally:
         os._exit(code)
 
@@ -83,8 +113,9 @@ def main() -> None:
             pid, name, _ = running.pop(pidfd)
             os.close(pidfd)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            verdict = {0: OK, 1: REFUSED}.get(code, TOO_COMPLEX)
-            print(json.dumps({"id": name, "verdict": verdict}), flush=True)
+            if code != _TOLD_CODE:
+                verdict = OK if code == _OK_CODE else TOO_COMPLEX
+                print(json.dumps({"id": name, "verdict": verdict}), flush=True)
         for pid, _, deadline in running.values():
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)

@@ -1,7 +1,10 @@
-"""Finds out whether a grammar compiles in time, before the engine's own compiler gets it.
+"""Finds out whether a grammar compiles, and in time, before the engine's own compiler gets it.
 
 A new grammar is compiled in a process that can be killed (`process.py`), one at a time for each
 tenant. Only a grammar that compiled in time reaches the engine. It is then remembered.
+
+What xgrammar refuses is refused here. vLLM's own check lets it pass if another of its compilers
+takes it, but an engine has one compiler only, which then fails.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from server.engine.errors import NOT_COMPILED
 from server.engine.errors import TOO_COMPLEX as TOO_COMPLEX_MESSAGE
-from server.engine.grammar.process import TOO_COMPLEX
-from server.errors import SchemaTooComplex, Unavailable
+from server.engine.grammar.process import REFUSED, TOO_COMPLEX, parse_grammar, reason_of
+from server.errors import InvalidRequest, SchemaTooComplex, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -40,45 +44,66 @@ class GrammarTrials:
         tokenizer: Callable[[], str],
         cpu_seconds: float = CPU_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
+        *,
+        refuses: bool = True,
     ) -> None:
-        """`tokenizer` serialises the base's tokenizer for xgrammar. It is called in a thread."""
+        """`tokenizer` serialises the base's tokenizer for xgrammar. It is called in a thread.
+
+        `refuses`: whether what xgrammar can't compile is refused. An engine that was told to use
+        another compiler takes it perhaps.
+        """
         self._tokenizer, self._cpu_seconds = tokenizer, cpu_seconds
-        self._wait_seconds = wait_seconds
+        self._wait_seconds, self._refuses = wait_seconds, refuses
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._tenants: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(MAX_TRIALS)
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._verdicts: dict[str, asyncio.Future[str]] = {}
+        self._verdicts: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._numbers = itertools.count()
 
     async def admit(self, tenant: str, kind: str, spec: str) -> None:
-        """Return once it is known that a grammar compiles in time, or that the compiler refuses it.
+        """Return once it is known that a grammar compiles in time.
 
         Raises:
+            InvalidRequest: the compiler refuses it.
             SchemaTooComplex: it takes too long, or too much memory.
             Unavailable: the tenant's other grammars took too long, or the process doesn't run.
         """
-        if is_plain(kind, spec):
-            return
         key = hashlib.sha256(f"{kind}\0{spec}".encode(errors="replace")).digest()
         if key in self._known:
             self._known.move_to_end(key)
             return
+        if is_plain(kind, spec):
+            await asyncio.to_thread(self._parse, kind, spec)
+            self._remember(key)
+            return
         try:
             async with asyncio.timeout(self._wait_seconds), self._turn(tenant):
-                verdict = await self._verdict(kind, spec)
+                found = await self._verdict(kind, spec)
         except (TimeoutError, OSError) as error:
             raise Unavailable("the grammar could not be checked in time; try again") from error
-        if verdict == TOO_COMPLEX:
+        if found["verdict"] == REFUSED and self._refuses:
+            raise _refused(found["reason"])
+        if found["verdict"] == TOO_COMPLEX:
             raise SchemaTooComplex(
                 f"{TOO_COMPLEX_MESSAGE} more than {self._cpu_seconds:g} s of processor time, or "
                 "too much memory, to compile; make it simpler"
             )
+        self._remember(key)
+
+    def _remember(self, key: bytes) -> None:
         self._known[key] = None
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
+
+    def _parse(self, kind: str, spec: str) -> None:
+        try:
+            parse_grammar(kind, spec)
+        except Exception as error:
+            if self._refuses:
+                raise _refused(reason_of(error)) from error
 
     def stop(self) -> None:
         """End the process and all trials."""
@@ -99,7 +124,7 @@ class GrammarTrials:
             if not lock.locked() and self._tenants.get(tenant) is lock:
                 del self._tenants[tenant]
 
-    async def _verdict(self, kind: str, spec: str) -> str:
+    async def _verdict(self, kind: str, spec: str) -> dict[str, str]:
         process = await self._started()
         assert process.stdin is not None
         name = str(next(self._numbers))
@@ -108,7 +133,8 @@ class GrammarTrials:
         try:
             process.stdin.write(json.dumps(task).encode() + b"\n")
             await process.stdin.drain()
-            return str(await verdict)
+            found: dict[str, str] = await verdict
+            return found
         finally:
             del self._verdicts[name]
 
@@ -135,11 +161,15 @@ class GrammarTrials:
                 answer = json.loads(line)
                 waiting = self._verdicts.get(answer["id"])
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(answer["verdict"])
+                    waiting.set_result(answer)
         finally:
             for waiting in self._verdicts.values():
                 if not waiting.done():
                     waiting.set_exception(OSError("the process for grammars has ended"))
+
+
+def _refused(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{NOT_COMPILED}: {reason}")
 
 
 def is_plain(kind: str, spec: str) -> bool:
@@ -154,11 +184,15 @@ def is_plain(kind: str, spec: str) -> bool:
 
 def grammar_of(options: Any) -> tuple[str, str] | None:
     """Return the kind and text of the grammar in vLLM's `StructuredOutputsParams`, or None."""
+    if options is None:
+        return None
+    from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
+
     for kind in ("json", "regex", "grammar", "structural_tag"):
         if (spec := getattr(options, kind, None)) is not None:
+            if kind == "grammar" and grammar_is_likely_lark(spec):
+                return "lark", spec
             return kind, spec if isinstance(spec, str) else json.dumps(spec)
     if choices := getattr(options, "choice", None):
-        from vllm.v1.structured_output.utils import choice_as_grammar
-
         return "grammar", choice_as_grammar(choices)
     return None

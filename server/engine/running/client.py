@@ -59,7 +59,10 @@ class EngineClient:
         """Patch `llm`. `poll_seconds` is how often to check whether the engine died."""
         self.llm, self._poll_seconds = llm, poll_seconds
         self.progress = Progress()
-        self._trials = GrammarTrials(lambda: _serialized_tokenizer(llm))
+        backend = llm.vllm_config.structured_outputs_config.backend
+        self._trials = GrammarTrials(
+            lambda: _serialized_tokenizer(llm), refuses=backend in ("auto", "xgrammar")
+        )
         self._metering = Metering(llm, self.progress, self._trials, partial(_verify, llm))
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None

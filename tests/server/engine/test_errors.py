@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from server.engine.errors import name_field
+from server.engine.errors import NOT_COMPILED, TOO_COMPLEX, grammar_field, name_field
 from server.engine.request_fields import ALLOWED
 from server.errors import APIError, ContextTooLong, InvalidRequest, Unavailable
 
@@ -31,3 +33,26 @@ CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/r
 )
 def test_the_field_is_named(path: str, error: APIError, param: str | None) -> None:
     assert name_field(error, ALLOWED[path]).param == param
+
+
+@pytest.mark.parametrize("begins", [NOT_COMPILED, TOO_COMPLEX])
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {"regex": "("}, "tools": []}, "structured_outputs"),
+        (
+            {"structured_outputs": None, "response_format": {"type": "json_schema"}},
+            "response_format",
+        ),
+        ({"text": {"format": {}}}, "text"),
+        ({"output_config": {"format": {}}}, "output_config"),
+        ({"tools": [{}], "response_format": None}, "tools"),
+        ({}, None),
+    ],
+)
+def test_an_error_about_a_grammar_names_the_field_that_it_comes_from(
+    begins: str, fields: dict[str, object], param: str | None
+) -> None:
+    error = InvalidRequest(f"{begins}: the tools of the model")
+    named = name_field(error, ALLOWED[CHAT], grammar_field(SimpleNamespace(**fields)))
+    assert named.param == param

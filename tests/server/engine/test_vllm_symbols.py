@@ -39,6 +39,8 @@ SYMBOLS = [
     "vllm.lora.request:LoRARequest",
     "vllm.lora.utils:get_captured_lora_counts",
     "vllm.sampling_params:StructuredOutputsParams",
+    "vllm.v1.structured_output.utils:choice_as_grammar",
+    "vllm.v1.structured_output.utils:grammar_is_likely_lark",
     "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "vllm.utils.cpu_resource_utils:get_allowed_cpu_list",
     "vllm.utils.cpu_resource_utils:get_memory_node_info",
@@ -165,5 +167,8 @@ def test_the_gauge_of_running_adapters_can_be_taken_out() -> None:
     loggers = importlib.import_module("vllm.v1.metrics.loggers")
     record = inspect.getsource(loggers.PrometheusStatLogger.record)
     assert "if self.gauge_lora_info is not None" in record
+    source = inspect.getsource(loggers)
+    for name in ("lora_adapter_loaded", "num_gpu_loaded_lora_adapters", "max_gpu_lora_adapters"):
+        assert f"vllm:{name}" not in source, "take it out: server/residency/metrics.py has it"
     manager = inspect.getsource(loggers.StatLoggerManager.__init__)
     assert "self.stat_loggers" in manager

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 import xgrammar
 
 from server.engine.grammar import trial
-from server.engine.grammar.trial import GrammarTrials, is_plain
-from server.errors import SchemaTooComplex
+from server.engine.grammar.trial import GrammarTrials, grammar_of, is_plain
+from server.errors import InvalidRequest, SchemaTooComplex
 
 COSTLY = {
     "type": "object",
@@ -45,24 +46,62 @@ async def test_what_compiles_in_time_passes_and_what_does_not_is_ended(
     with pytest.raises(SchemaTooComplex) as caught:
         await trials.admit("acme", "json", json.dumps(COSTLY))
     assert caught.value.code == "schema_too_complex"
-    # The next one isn't hurt, nor is one that isn't a grammar at all: vLLM says what is wrong.
-    await trials.admit("acme", "grammar", 'root ::= "a"')
-    await trials.admit("acme", "grammar", "root ::=")
+    await trials.admit("acme", "grammar", 'root ::= "a"')  # the next one isn't hurt
     trials.stop()
     await trials.admit("acme", "regex", "[a-z]{1,8}")  # is remembered, and starts no process
     assert trials._process is None
 
 
+REFUSED = [
+    ("grammar", "root ::="),
+    ("grammar", 'other ::= "a"'),
+    ("lark", "start: ("),
+    ("regex", "("),
+    ("regex", "(?<=a)b"),
+    ("json", '{"type": "object", "properties": 1}'),
+    ("json", '{"type": "nothing"}'),
+    ("json", '{"type": "string", "pattern": "("}'),
+    ("json", '{"$ref": "#/nowhere"}'),
+    ("json", "not JSON"),
+    ("structural_tag", '{"type": "structural_tag", "format": {"type": "nothing"}}'),
+    ("structural_tag", '{"structures": [{"begin": "<a>"}], "triggers": ["<a"]}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec"), REFUSED)
+async def test_what_the_compiler_refuses_is_refused_with_its_reason(
+    trials: GrammarTrials, kind: str, spec: str
+) -> None:
+    """vLLM would let some of these pass, as another of its compilers takes them."""
+    with pytest.raises(InvalidRequest, match=r"^the grammar can't be compiled: .{3}"):
+        await trials.admit("acme", kind, spec)
+
+
+async def test_an_engine_with_another_compiler_decides_itself() -> None:
+    trials = GrammarTrials(tokenizer, cpu_seconds=1, wait_seconds=120, refuses=False)
+    try:
+        await trials.admit("acme", "grammar", "root ::=")
+        await trials.admit("acme", "json", '{"type": "nothing"}')
+    finally:
+        trials.stop()
+
+
+async def test_a_grammar_in_larks_syntax_is_compiled_as_one(trials: GrammarTrials) -> None:
+    kind, spec = grammar_of(SimpleNamespace(grammar='start: "a" | "b"')) or ("", "")
+    assert kind == "lark"
+    await trials.admit("acme", kind, spec)
+
+
 async def test_a_tenant_has_one_trial_at_a_time(trials: GrammarTrials) -> None:
     running, most = 0, 0
 
-    async def verdict(kind: str, spec: str) -> str:
+    async def verdict(kind: str, spec: str) -> dict[str, str]:
         nonlocal running, most
         running += 1
         most = max(most, running)
         await asyncio.sleep(0.01)
         running -= 1
-        return "ok"
+        return {"verdict": "ok"}
 
     trials._verdict = verdict  # type: ignore[method-assign]
     await asyncio.gather(*(trials.admit("acme", "regex", f"a{i}") for i in range(5)))

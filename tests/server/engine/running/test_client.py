@@ -32,6 +32,9 @@ class Engine:
             propagate_error=self.errors.append,
         )
         self.engine_core = SimpleNamespace(get_output_async=None)
+        self.vllm_config = SimpleNamespace(
+            structured_outputs_config=SimpleNamespace(backend="auto")
+        )
         self.logprob, self.hangs, self.errored = -1.0, False, False
         self.num_probes = self.num_calls = 0
         self.priorities: list[int] = []
