@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
 
+from adapters_registry.check.companions.serving_defaults import listed
 from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, allow_base_mismatch, state_on
 from adapters_registry.composition.metadata import COMPOSED
 from adapters_registry.content.store import ContentStore
@@ -51,6 +53,8 @@ class Registration:
     metadata: dict[str, Any]
     made: dict[str, Any] = field(default_factory=dict)
     """What the server itself adds to the metadata, under names of `RESERVED`."""
+    left_out: tuple[str, ...] = ()
+    """Files that stood beside the adapter's and are not kept, as `adapter_files` chooses them."""
 
     def __post_init__(self) -> None:
         check_metadata(self.metadata)
@@ -77,20 +81,28 @@ class StagedFiles:
     left_out: list[str]
     """The keys of those copies."""
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self, other_files: Sequence[str]) -> dict[str, Any]:
         """Return what the version's metadata keep of what was left out."""
-        if not self.left_out:
-            return {}
-        return {LEFT_OUT: {"copies_of_the_base": self.left_out, "digest": self.came_as}}
+        noted: dict[str, Any] = {}
+        if self.left_out:
+            noted = {"copies_of_the_base": self.left_out, "digest": self.came_as}
+        if other_files:
+            noted["files"] = [name[:100] for name in other_files]
+        return {LEFT_OUT: noted} if noted else {}
 
 
 def left_out_of(metadata: dict[str, Any]) -> list[str]:
     """Return the warnings of what was left out of a version's files."""
     noted = metadata.get(LEFT_OUT)
-    copies = noted.get("copies_of_the_base") if isinstance(noted, dict) else None
-    if not isinstance(copies, list):
+    if not isinstance(noted, dict):
         return []
-    return [f"copies of the base's own tensors were left out of the file: {', '.join(copies)}"]
+    warnings = []
+    if isinstance(copies := noted.get("copies_of_the_base"), list):
+        text = ", ".join(copies)
+        warnings.append(f"copies of the base's own tensors were left out of the file: {text}")
+    if isinstance(files := noted.get("files"), list):
+        warnings.append(f"files that the server has no use for were left out: {listed(files)}")
+    return warnings
 
 
 def add_registration(
@@ -159,7 +171,8 @@ def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Ve
     reservations.check_quota(change, asked.tenant, asked.name, files.size_bytes)
     version = _add_version(change, asked.tenant, asked.name, files.digest, files.size_bytes)
     own = {key: value for key, value in asked.metadata.items() if key not in RESERVED}
-    version.source, version.details = asked.source[:1024], own | asked.made | files.noted()
+    noted = files.noted(asked.left_out)
+    version.source, version.details = asked.source[:1024], own | asked.made | noted
     version.promote, version.live_revision = asked.promote, version.adapter.live_revision
     version.base = change.base.fingerprint
     state = VersionState.PENDING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +53,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def _answer(self, *, with_body: bool) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             hub.before_answer(hub.requests[-1])
+            if self.path.startswith("/api/models/"):
+                return self._list(self.path.removeprefix("/api/models/"))
             try:
                 org, name, resolve, revision, file = self.path.strip("/").split("/", 4)
                 repository = f"{org}/{name}"
@@ -75,6 +78,29 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if with_body:
                 self.wfile.write(body)
+            return None
+
+        def _list(self, asked: str) -> None:
+            """The files of a folder, and of those below if that is asked."""
+            path, _, query = asked.partition("?")
+            org, name, _, revision, *folder = path.split("/")
+            commits = hub.repositories[f"{org}/{name}"]
+            files = commits[hub.revisions.get((f"{org}/{name}", revision), revision)]
+            below = "".join(f"{part}/" for part in folder)
+            deeply = "recursive=true" in query.lower()
+            found = [
+                {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
+                for file, content in files.items()
+                if file.startswith(below) and (deeply or "/" not in file.removeprefix(below))
+            ]
+            if not found:
+                return self._refuse(404, "EntryNotFound")
+            body = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
             return None
 
         def _refuse(self, status: int, code: str, commit: str | None = None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 CONFIG_FILE = "adapter_config.json"
@@ -32,6 +34,14 @@ COMPANION_FILES = (
 """These may stand beside the two, as trainers save them, and belong to the content then."""
 ALL_FILES = (*ADAPTER_FILES, *COMPANION_FILES)
 
+_SAYS_NOTHING = re.compile(
+    r"\..*|.*\.(md|png|svg|lock)|(license|notice|training_run)(\..*)?", re.IGNORECASE
+)
+"""Files that people, version control and `loraplex train` leave beside an adapter. No answer could
+depend on them."""
+MAX_LEFT_OUT = 20
+"""How many files are named, because every server keeps the names in memory."""
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -56,6 +66,19 @@ def digest_of(directory: Path) -> tuple[str, int]:
 def companions_in(directory: Path) -> list[str]:
     """Return the names of the companion files that are in a directory."""
     return [name for name in COMPANION_FILES if (directory / name).is_file()]
+
+
+def left_out(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those files of an adapter, by name, that are neither kept nor without meaning.
+
+    If there are more than `MAX_LEFT_OUT`, an entry says how many more.
+    """
+    kept = sorted(
+        name for name in names if name not in ALL_FILES and not _SAYS_NOTHING.fullmatch(name)
+    )
+    more = len(kept) - MAX_LEFT_OUT
+    named = [name.encode("utf-8", "replace").decode() for name in kept[:MAX_LEFT_OUT]]
+    return (*named, f"{more} others") if more > 0 else tuple(named)
 
 
 def make_durable(staged: Path) -> tuple[str, int]:

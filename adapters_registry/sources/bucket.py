@@ -5,12 +5,17 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, CONFIG_FILE
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    ALL_FILES,
+    CONFIG_FILE,
+    left_out,
+)
 from adapters_registry.content.s3 import Bucket
 from adapters_registry.sources.source import PICKLE_FILE, Source, missing_file
 
 _MAX_LISTED = 1000
-"""How many files of a prefix are looked at for a hint."""
+"""How many files of a prefix are looked at for what is said about it."""
 
 
 def find_in_bucket(source: str) -> Source:
@@ -29,12 +34,14 @@ def find_in_bucket(source: str) -> Source:
             raise missing_file(
                 name, has_pickle=bucket.find(PICKLE_FILE) is not None, folders=_adapters_in(bucket)
             )
+    keys = [file.key for file in islice(bucket.list(), _MAX_LISTED)]
+    others = left_out(key for key in keys if "/" not in key)
 
     def stage(staged: Path) -> None:
         for file in files:
             bucket.download(file, staged / file.key)
 
-    return Source(source, sum(file.size_bytes for file in files), stage)
+    return Source(source, sum(file.size_bytes for file in files), stage, others)
 
 
 def _adapters_in(bucket: Bucket) -> list[str]:

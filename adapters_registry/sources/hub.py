@@ -8,11 +8,18 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, WEIGHTS_FILE
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    ALL_FILES,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    left_out,
+)
 from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources.source import PICKLE_FILE, MissingFile, Source, missing_file
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
 HUB_SCHEME = "hf://"
+_MAX_LISTED = 1000
+"""How many files of a repository are looked at for what is said about it."""
 
 _PART = r"(?!\.{1,2}(?:[/@]|$))[\w.-]+"
 _SOURCE = re.compile(
@@ -41,7 +50,8 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
             of this form.
         StoreUnavailable: the hub cannot be reached.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.hf_api import RepoFile
 
     match = _SOURCE.fullmatch(source)
     if not match:
@@ -54,6 +64,22 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
         with _errors(source, name):
             url = hf_hub_url(repo, below + name, revision=commit, endpoint=endpoint)
             return get_hf_file_metadata(url)
+
+    def listed(*, recursive: bool = False) -> list[str]:
+        """Return the paths of the files in the folder, from there on."""
+        with suppress(SourceRefused, StoreUnavailable), _errors(source, ""):
+            place, hub = below.rstrip("/") or None, HfApi(endpoint=endpoint)
+            tree = hub.list_repo_tree(repo, place, revision=commit, recursive=recursive)
+            files = [e.path for e in islice(tree, _MAX_LISTED) if isinstance(e, RepoFile)]
+            return [path.removeprefix(below) for path in files]
+        return []  # nothing is fetched less for it
+
+    def adapters_below() -> list[str]:
+        at = f"@{match['revision']}" if match["revision"] else ""
+        ending = f"/{CONFIG_FILE}"
+        found = [path for path in listed(recursive=True) if path.endswith(ending)]
+        found.sort(key=lambda path: (len(path), path))  # checkpoint-500 before -1000
+        return [f"{HUB_SCHEME}{repo}{folder}/{path.removesuffix(ending)}{at}" for path in found]
 
     def has(name: str) -> bool:
         try:
@@ -68,7 +94,8 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
         except MissingFile:
             if name in ADAPTER_FILES:
                 has_pickle = name == WEIGHTS_FILE and has(PICKLE_FILE)
-                raise missing_file(name, has_pickle=has_pickle) from None
+                folders = adapters_below() if name == CONFIG_FILE else ()
+                raise missing_file(name, has_pickle=has_pickle, folders=folders) from None
             continue
         if file.commit_hash is None or file.size is None:
             raise StoreUnavailable(
@@ -95,7 +122,8 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
             (scratch / file).rename(staged / name)
         shutil.rmtree(scratch)
 
-    return Source(f"{HUB_SCHEME}{repo}{folder}@{commit}", sum(sizes.values()), stage)
+    name = f"{HUB_SCHEME}{repo}{folder}@{commit}"
+    return Source(name, sum(sizes.values()), stage, left_out(listed()))
 
 
 @contextmanager

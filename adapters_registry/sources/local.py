@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, companions_in
+from adapters_registry.content.adapter_files import ADAPTER_FILES, companions_in, left_out
 from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused
 from adapters_registry.sources.source import Source, missing_in
@@ -38,6 +38,7 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
             raise SourceRefused(f"{source} is not a directory on the server")
         names = (*ADAPTER_FILES, *companions_in(path))
         sizes = {name: _size_of(path / name, around) for name in names}
+        others = left_out(file.name for file in path.iterdir() if file.is_file())
     except (OSError, ValueError) as error:
         raise SourceRefused(f"the source cannot be read: {error}") from error
 
@@ -50,7 +51,7 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
                 if size_bytes or file.read(1):
                     raise SourceRefused(f"{name} changed while it was read: try again")
 
-    return Source(source, sum(sizes.values()), stage)
+    return Source(source, sum(sizes.values()), stage, others)
 
 
 def _size_of(file: Path, roots: Sequence[Path]) -> int:

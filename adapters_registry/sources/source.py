@@ -33,6 +33,8 @@ class Source:
     stage: Callable[[Path], None]
     """Writes the files, at most `size_bytes`, to a directory. Raises `SourceRefused` or
     `StoreUnavailable` if it cannot."""
+    left_out: tuple[str, ...] = ()
+    """Names of the files beside them that aren't written, as `adapter_files.left_out` chooses."""
 
     def limited(self, max_bytes: int) -> Source:
         """Return the source itself. Raises `SourceRefused` if it is larger than `max_bytes`."""

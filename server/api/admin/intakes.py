@@ -69,11 +69,11 @@ class Intakes:
             admission = _Admission(
                 self._commits, intake, caller, settings.served_base_name, idempotency
             )
-            fields = await receive_upload(
+            fields, left_out = await receive_upload(
                 request, intake.directory, admission, self._max_bytes, settings.upload_seconds
             )
             asked = await admission.finish(fields)
-            return await self._commit(intake, asked, "upload", idempotency)
+            return await self._commit(intake, asked, "upload", left_out, idempotency)
 
     async def _from_source(
         self, body: bytes, caller: Caller, idempotency: Idempotency | None
@@ -88,18 +88,21 @@ class Intakes:
             await self._commits.run_for(tenant, intake.reserve_quota, source.size_bytes)
             await self._commits.run_for(tenant, intake.reserve_disk, source.size_bytes)
             await self._downloads.run_for(tenant, source.stage, intake.directory)
-            return await self._commit(intake, asked, source.name, idempotency)
+            return await self._commit(intake, asked, source.name, source.left_out, idempotency)
 
     async def _commit(
         self,
         intake: Intake,
         asked: RegistrationBody,
         source: str,
+        left_out: tuple[str, ...],
         idempotency: Idempotency | None,
     ) -> tuple[VersionRecord, bool]:
         allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
         tenant, metadata = _tenant_of(asked), asked.metadata | allowed
-        record = Registration(tenant, asked.name, source, asked.promote, metadata)
+        record = Registration(
+            tenant, asked.name, source, asked.promote, metadata, left_out=left_out
+        )
         return await self._commits.run_for(tenant, intake.commit, record, idempotency)
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, left_out
 from adapters_registry.sources.source import PICKLE_FILE, check_size, missing_file
 from server.errors import InvalidRequest, OverQuota
 from server.middleware.body_limit import FORM_OVERHEAD_BYTES
@@ -76,8 +76,10 @@ class Reserving(Protocol):
 
 async def receive_upload(
     request: Request, directory: Path, reserving: Reserving, max_bytes: int, max_seconds: float
-) -> Fields:
-    """Write the files of a multipart body into a directory. Returns the form's other fields.
+) -> tuple[Fields, tuple[str, ...]]:
+    """Write the files of a multipart body into a directory.
+
+    Returns the form's other fields, and the names of the files that were left out.
 
     Raises:
         InvalidRequest: the body is not a form, or ends in the middle.
@@ -112,7 +114,7 @@ async def receive_upload(
             Path(str(uploads[name].file.name)).rename(directory / name)
     finally:
         await form.close()
-    return parser.fields
+    return parser.fields, left_out(name for name in uploads if name)
 
 
 async def _reserved(

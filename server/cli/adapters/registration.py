@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
-from adapters_registry.content.adapter_files import (
-    ADAPTER_FILES,
-    ALL_FILES,
-)
+from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, left_out
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
 from adapters_registry.sources.source import missing_in
@@ -76,6 +74,9 @@ def register(
     if Path(source).is_dir():
         form = fields | {flag: str(value).lower() for flag, value in flags.items()}
         response = upload(Path(source), form)
+        if others := left_out(file.name for file in Path(source).iterdir() if file.is_file()):
+            text = ", ".join(others)
+            print(f"not sent, as the server has no use for these: {text}", file=sys.stderr)
     else:
         with Console(stderr=True).status(f"registering {name}"):
             body = {**fields, **flags, "source": source}

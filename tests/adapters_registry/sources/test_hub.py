@@ -42,6 +42,10 @@ def files_of(adapter: Path) -> dict[str, bytes]:
     return {name: (adapter / name).read_bytes() for name in ADAPTER_FILES}
 
 
+def reads_nothing(request: str) -> bool:
+    return request.startswith(("HEAD ", "GET /api/"))
+
+
 def test_a_branch_is_pinned_to_its_commit(
     hub: HubServer, make_adapter: AdapterFactory, staged: Path
 ) -> None:
@@ -51,12 +55,13 @@ def test_a_branch_is_pinned_to_its_commit(
     found = find_on_hub(f"hf://{REPO}", hub.endpoint)
     assert found.name == f"hf://{REPO}@{commit}"
     assert found.size_bytes == sum(map(len, files.values()))
-    assert all(request.startswith("HEAD ") for request in hub.requests), "nothing is read yet"
+    assert all(map(reads_nothing, hub.requests)), "nothing is read yet"
     hub.push(REPO, files_of(make_adapter(seed=3)))
     found.stage(staged)
     assert files_of(staged) == files
     assert sorted(file.name for file in staged.iterdir()) == sorted(ADAPTER_FILES)
-    asked = {request.rsplit("/", 1)[1] for request in hub.requests}
+    assert found.left_out == ("pytorch_model.bin",)
+    asked = {request.rsplit("/", 1)[1] for request in hub.requests if "/api/" not in request}
     assert asked == set(ALL_FILES), "no other file is asked for"
 
 
@@ -125,6 +130,24 @@ def test_a_folder(hub: HubServer, make_adapter: AdapterFactory, staged: Path, en
     assert sorted(file.name for file in staged.iterdir()) == sorted(ADAPTER_FILES)
 
 
+@pytest.mark.parametrize("folder", ["", "/runs"])
+@pytest.mark.parametrize("at", ["", "@main"])
+def test_a_folder_without_an_adapter_names_those_below_that_have_one(
+    hub: HubServer, make_adapter: AdapterFactory, folder: str, at: str
+) -> None:
+    files = files_of(make_adapter())
+    below = {
+        f"runs/{place}/{name}": content
+        for place in ("checkpoint-1000", "checkpoint-500")
+        for name, content in files.items()
+    }
+    hub.push(REPO, {"README.md": b"#"} | below)
+    with pytest.raises(SourceRefused) as caught:
+        find_on_hub(f"hf://{REPO}{folder}{at}", hub.endpoint)
+    first, second = (f"hf://{REPO}/runs/checkpoint-{step}{at}" for step in (500, 1000))
+    assert str(caught.value) == f"{CONFIG_FILE} is missing: did you mean {first} or {second}?"
+
+
 def test_the_size_is_known_before_anything_is_read(
     hub: HubServer, make_adapter: AdapterFactory
 ) -> None:
@@ -132,7 +155,7 @@ def test_the_size_is_known_before_anything_is_read(
     hub.claimed_sizes[WEIGHTS_FILE] = 100 << 30
     with pytest.raises(SourceRefused, match="over the limit"):
         find_on_hub(f"hf://{REPO}", hub.endpoint).limited(1 << 30)
-    assert all(request.startswith("HEAD ") for request in hub.requests)
+    assert all(map(reads_nothing, hub.requests))
 
 
 def test_a_file_that_comes_incomplete(

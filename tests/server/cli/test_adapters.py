@@ -236,3 +236,14 @@ def test_what_stands_beside_the_weights_is_sent_and_shown(make_adapter: AdapterF
     )
     assert "its own chat template" in run("adapters", "register", "rooms", str(directory))
     assert "its own chat" in run("adapters", "show", "rooms")
+
+
+def test_files_that_are_not_sent_are_named(
+    make_adapter: AdapterFactory,
+) -> None:
+    directory = make_adapter()
+    for name in ("optimizer.pt", "README.md", "training_run.json"):
+        (directory / name).write_text("{}")
+    said = run("adapters", "register", "rooms", str(directory))
+    assert "is ready" in said
+    assert "not sent, as the server has no use for these: optimizer.pt\n" in said
