@@ -1,10 +1,11 @@
-"""The composition root: settings, registry, keys and engine become one FastAPI app."""
+"""The composition root: settings, registry and engine become one server."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 
@@ -18,6 +19,7 @@ from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
 from server.api.openapi import document_bodies
 from server.api.operations import add_probes
+from server.api.waiting import Waiting
 from server.auth import Keys
 from server.console.app import build_console
 from server.console.navigation import ROOT
@@ -47,42 +49,42 @@ from server.tenancy.usage import UsageBuffer
 from server.tracing.traces import Traces
 
 
-def build_app(
+@dataclass(frozen=True)
+class Server:
+    """The parts of one server. Nothing of them runs until a process runs it."""
+
+    services: Services
+    lifecycle: Lifecycle
+    app: FastAPI
+    operations_app: FastAPI
+    """What answers on the operations' own port, if the settings name one."""
+
+
+def build_server(
     settings: Settings,
     registry: Registry,
-    keys: Keys,
     engine: Engine,
-    leases: Leases,
-    gate: Gate,
-    lifecycle: Lifecycle,
-    usage_buffer: UsageBuffer,
+    *,
+    keys: Keys | None = None,
+    leases: Leases | None = None,
+    lifecycle: Lifecycle | None = None,
     request_lines: RequestLines | None = None,
     session_secret: bytes | None = None,
     traces: Traces | None = None,
     clock: Callable[[], float] = time.monotonic,
     rollouts: Rollouts | None = None,
-) -> FastAPI:
-    """Put the parts together; starts nothing.
+) -> Server:
+    """Put the parts of a server together; starts nothing.
 
-    `request_lines`: where requests are logged. `session_secret` signs the console's sessions; None
-    makes a secret that ends with the process. `traces`: where requests are traced, if at all.
-    `clock`: the seconds by which quotas are counted; it never goes back. `rollouts`: for a server
-    that runs them, too.
+    `keys`, `leases`, `lifecycle` and `rollouts` are made if they are not given. `request_lines`:
+    where requests are logged. `session_secret` signs the console's sessions; None makes a secret
+    that ends with the process. `traces`: where requests are traced, if at all. `clock`: the seconds
+    by which quotas are counted; it never goes back.
     """
-    rollouts = rollouts or Rollouts(registry, leases)
-    app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state = engine.app_state
-    mapping.install(app)
-    app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
-    app.add_middleware(Authentication, keys=keys)
-    recent = RecentRequests()
-    lines = request_lines or RequestLines("off")
-    app.add_middleware(
-        RequestLog, recent=recent, lines=lines, traces=traces, note_arm=rollouts.arms.note
-    )
-    app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestId)
+    keys = keys or Keys(registry)
+    leases = leases or Leases.of(settings, engine, registry)
+    lifecycle = lifecycle or Lifecycle()
+    usage_buffer, gate = UsageBuffer(registry), Gate(registry, engine, leases)
     base_name = settings.served_base_name
     compositions = Compositions(registry, base_name, settings.max_adapter_mib)
     data_plane = DataPlane(
@@ -107,47 +109,90 @@ def build_app(
         ),
         clock,
     )
-    app.include_router(data_plane.router())
-    rollouts.judge.ask = asking(answering(data_plane), registry)
+    services = Services(
+        settings,
+        registry,
+        keys,
+        engine,
+        leases,
+        gate,
+        usage_buffer,
+        RecentRequests(),
+        data_plane,
+        Intakes(registry, settings),
+        Waiting(leases, data_plane.prompt_queue),
+        rollouts or Rollouts(registry, leases),
+    )
+    arms = services.rollouts.arms
+    app = _app(services, lifecycle, compositions)
+    lines = request_lines or RequestLines("off")
+    app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
+    app.add_middleware(Authentication, keys=keys)
+    app.add_middleware(
+        RequestLog, recent=services.recent, lines=lines, traces=traces, note_arm=arms.note
+    )
+    app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestId)
+    app.mount(ROOT, build_console(services, session_secret or secrets.token_bytes(SECRET_BYTES)))
+    return Server(services, lifecycle, app, _operations_app(services, lifecycle))
+
+
+def _app(services: Services, lifecycle: Lifecycle, compositions: Compositions) -> FastAPI:
+    """Return what answers on the server's port, without middleware and console."""
+    settings, registry, engine = services.settings, services.registry, services.engine
+    leases, base_name = services.leases, settings.served_base_name
+    app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state = engine.app_state
+    mapping.install(app)
+    app.include_router(services.data_plane.router())
+    services.rollouts.judge.ask = asking(answering(services.data_plane), registry)
     document_bodies(app, engine.endpoints)
     app.include_router(models.router(registry, leases, base_name, registry.base.name))
-    intakes = Intakes(registry, settings)
     app.include_router(
         admin.router(
-            registry, keys, gate, leases, usage_buffer, settings, intakes, rollouts, compositions
+            registry,
+            services.keys,
+            services.gate,
+            leases,
+            services.usage_buffer,
+            settings,
+            services.intakes,
+            services.rollouts,
+            compositions,
         )
     )
-    app.include_router(lora_loading.router(registry, gate, leases, intakes))
-    app.include_router(recent_requests.router(recent))
+    app.include_router(lora_loading.router(registry, services.gate, leases, services.intakes))
+    app.include_router(recent_requests.router(services.recent))
     app.include_router(
         front_page.router(
             base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared
         )
     )
     add_probes(app, registry, engine, lifecycle)
-    services = Services(
-        settings, registry, keys, engine, leases, gate, usage_buffer, recent, data_plane, intakes
-    )
-    app.mount(ROOT, build_console(services, session_secret or secrets.token_bytes(SECRET_BYTES)))
     if settings.operations_port is None:
-        page = MetricsPage(registry, leases, settings.max_loras)
-        add_metrics(app, page, settings.scrape_token)
+        _add_metrics(app, services)
     return app
 
 
-def build_operations_app(
-    settings: Settings,
-    registry: Registry,
-    engine: Engine,
-    leases: Leases,
-    lifecycle: Lifecycle,
-) -> FastAPI:
-    """Put together what answers on the operations' own port: the probes and `/metrics`."""
+def _operations_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
+    """Return what answers on the operations' own port: the probes and `/metrics`."""
     app = FastAPI(title="Loraplex operations", docs_url=None, redoc_url=None, openapi_url=None)
     mapping.install(app)
     app.add_middleware(BodyLimit, max_upload_mib=0)
     app.add_middleware(SecurityHeaders)
-    add_probes(app, registry, engine, lifecycle)
-    page = MetricsPage(registry, leases, settings.max_loras)
-    add_metrics(app, page, settings.scrape_token)
+    add_probes(app, services.registry, services.engine, lifecycle)
+    _add_metrics(app, services)
     return app
+
+
+def _add_metrics(app: FastAPI, services: Services) -> None:
+    settings = services.settings
+    page = MetricsPage(
+        services.registry,
+        services.leases,
+        services.waiting,
+        settings.max_loras,
+        settings.served_base_name,
+    )
+    add_metrics(app, page, settings.scrape_token)

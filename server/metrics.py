@@ -63,11 +63,6 @@ QUEUE_SECONDS = Histogram(
     ["tenant", "reason"],
     buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
 )
-WAITING = Gauge(
-    "loraplex_waiting",
-    "Requests that wait now: for a slot (slot), or for their tenant's turn (share).",
-    ["reason"],
-)
 _TIMED = ["tenant", "adapter", "tier"]
 TIME_TO_FIRST_TOKEN = Histogram(
     "loraplex_time_to_first_token_seconds",
@@ -107,11 +102,21 @@ AUTHENTICATION_FAILURES = Counter(
 )
 ENGINE_STARTS = Counter("loraplex_engine_starts_total", "How often the engine became ready.")
 
-
-def waiting_now() -> dict[str, int]:
-    """Return how many requests wait now, by the reason."""
-    samples = (sample for metric in WAITING.collect() for sample in metric.samples)
-    return {sample.labels["reason"]: int(sample.value) for sample in samples}
+# A rate or an increase needs a value before the first event, so series whose labels are known
+# begin at zero.
+for _reason in ("missing", "unknown", "revoked", "expired", "scope"):
+    AUTHENTICATION_FAILURES.labels(_reason)
+for _tier in ("host", "disk", "origin"):
+    for _outcome in ("ok", "failed"):
+        ADAPTER_LOAD_SECONDS.labels(_tier, _outcome)
+for _tier, _reason in (
+    ("slot", "capacity"),
+    ("host", "capacity"),
+    ("host", "dismissed"),
+    ("host", "retired"),
+    ("disk", "capacity"),
+):
+    EVICTIONS.labels(_tier, _reason)
 
 
 class CappedLabels:

@@ -6,17 +6,22 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from adapters_registry.registry import Registry
 from server.api.registry_metrics import registry_metrics
+from server.api.waiting import Waiting, waiting_metrics
 from server.errors import Unauthenticated
 from server.residency.leases import Leases
 from server.residency.metrics import residency_metrics
 from server.workers import Workers
+
+Encoder = Callable[[CollectorRegistry], bytes]
 
 MAX_AGE_SECONDS = 1.0
 """Prometheus asks every few seconds. Clients that ask more often get the same page again."""
@@ -29,11 +34,14 @@ class MetricsPage:
         self,
         registry: Registry,
         leases: Leases,
+        waiting: Waiting,
         max_loras: int,
+        base_name: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` gives seconds and never goes back."""
         self._content, self._leases, self._max_loras = registry.content, leases, max_loras
+        self._waiting, self._base_name = waiting, base_name
         self._of_the_registry = registry_metrics(registry)
         self._clock = clock
         self._making = asyncio.Lock()
@@ -46,7 +54,7 @@ class MetricsPage:
 
         Calls at the same time wait for one page and share it.
         """
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder_for(accept)
         async with self._making:
             page, made_at = self._pages.get(content_type, (b"", -MAX_AGE_SECONDS))
             if self._clock() - made_at >= MAX_AGE_SECONDS:
@@ -54,11 +62,27 @@ class MetricsPage:
                 self._pages[content_type] = page, self._clock()
         return page, content_type
 
-    async def _make(self, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
+    async def _make(self, encode: Encoder) -> bytes:
         disk_bytes = self._content.num_bytes()
-        of_residency = residency_metrics(self._leases.snapshot(), self._max_loras, disk_bytes)
-        parts = (REGISTRY, self._of_the_registry, of_residency)
+        of_residency = residency_metrics(
+            self._leases.snapshot(), self._max_loras, disk_bytes, self._base_name
+        )
+        of_waiting = waiting_metrics(self._waiting.now())
+        parts = (REGISTRY, self._of_the_registry, of_residency, of_waiting)
         return await self._workers.run(lambda: _joined([encode(part) for part in parts]))
+
+
+def _encoder_for(accept: str) -> tuple[Encoder, str]:
+    """Return what writes a page in the form that a scraper accepts, and the page's content type.
+
+    In OpenMetrics prometheus_client would write `vllm_` for `vllm:`, as if a metric's name might
+    have no colon. Without escaping it writes the names as they are, and all of ours are allowed.
+    """
+    encode, content_type = choose_encoder(accept)
+    if content_type.startswith("application/openmetrics-text"):
+        encode = partial(openmetrics.generate_latest, escaping=openmetrics.ALLOWUTF8)
+        content_type = openmetrics.CONTENT_TYPE_LATEST
+    return encode, content_type
 
 
 def _joined(pages: list[bytes]) -> bytes:

@@ -13,12 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.records.servers import ServerFigures, ServerRecord, read_servers
 from adapters_registry.registry import Registry
-from server import metrics
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
 from server.console.traffic import Traffic
 from server.request_log.record import RequestRecord
 from server.residency.figures import figures_now
+from server.residency.states import Wait
 
 STEP_SECONDS = 10
 NUM_STEPS = 60
@@ -33,7 +33,7 @@ class Overview:
     traffic: Traffic
     series: dict[str, list[float]]
     """For the charts: Unix times, requests and tokens a second, failed requests a second."""
-    waiting: dict[str, int]
+    waiting: dict[Wait, int]
     figures: ServerFigures
     """Of the server that answers."""
     servers: list[ServerRecord] | None
@@ -62,9 +62,11 @@ def router(parts: Parts) -> APIRouter:
 
     async def figures(request: Request) -> dict[str, Any]:
         registry, slots = services.registry, services.settings.max_loras
-        add_up = figures_now(registry, services.leases, services.engine, slots)
+        waiting = services.waiting.now()
+        num_waiting = sum(waiting.values())
+        add_up = figures_now(registry, services.leases, services.engine, slots, num_waiting)
         view = await parts.workers.run(
-            _overview, services.recent.snapshot(), caller_of(request), add_up, registry
+            _overview, services.recent.snapshot(), caller_of(request), add_up, registry, waiting
         )
         return {
             "view": view,
@@ -82,6 +84,7 @@ def _overview(
     caller: Caller,
     add_up: Callable[[], ServerFigures],
     registry: Registry,
+    waiting: dict[Wait, int],
 ) -> Overview:
     traffic, span = Traffic(), NUM_STEPS * STEP_SECONDS
     sums = [[0.0, 0.0, 0.0] for _ in range(NUM_STEPS)]
@@ -105,7 +108,7 @@ def _overview(
         "errors": [step[2] / STEP_SECONDS for step in sums],
     }
     servers = _servers(registry) if caller.is_admin else []
-    return Overview(traffic, series, metrics.waiting_now(), add_up(), servers)
+    return Overview(traffic, series, waiting, add_up(), servers)
 
 
 def _servers(registry: Registry) -> list[ServerRecord] | None:

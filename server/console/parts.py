@@ -9,6 +9,7 @@ from fastapi import Request
 from adapters_registry.registry import Registry
 from server.api.admin.intakes import Intakes
 from server.api.inference import DataPlane
+from server.api.waiting import Waiting
 from server.auth import Caller, Keys
 from server.console.rendering import Renderer
 from server.console.sessions import Sessions
@@ -16,6 +17,7 @@ from server.engine.interface import Engine
 from server.gate.gate import Gate
 from server.request_log.recent import RecentRequests
 from server.residency.leases import Leases
+from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.tenancy.usage import UsageBuffer
 from server.workers import Workers
@@ -37,6 +39,8 @@ class Services:
     recent: RecentRequests
     data_plane: DataPlane
     intakes: Intakes
+    waiting: Waiting
+    rollouts: Rollouts
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,20 @@ class Presence:
     """Reports one server, from its start to its end."""
 
     def __init__(
-        self, registry: Registry, leases: Leases, engine: Engine, slots: int, port: int
+        self,
+        registry: Registry,
+        leases: Leases,
+        engine: Engine,
+        slots: int,
+        port: int,
+        num_waiting: Callable[[], int],
     ) -> None:
-        """`slots`: how many the engine has. `port`: where the server answers, for its name."""
+        """Prepare the reports.
+
+        `slots`: how many the engine has. `port`: where the server answers, for its name.
+        `num_waiting` counts the requests that wait.
+        """
+        self._num_waiting = num_waiting
         self._registry, self._leases, self._engine = registry, leases, engine
         self._slots, self._started_at = slots, now()
         self.name = f"{socket.gethostname()}:{port}"
@@ -39,7 +50,8 @@ class Presence:
     async def keep_up(self, interval_seconds: float = REPORT_SECONDS) -> None:
         """Report every few seconds. If the database does not answer, the next time is tried."""
         while True:
-            add_up = figures_now(self._registry, self._leases, self._engine, self._slots)
+            waiting = self._num_waiting()
+            add_up = figures_now(self._registry, self._leases, self._engine, self._slots, waiting)
             try:
                 await asyncio.to_thread(self._report, add_up)
             except SQLAlchemyError as error:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -18,7 +19,6 @@ from fastapi import FastAPI
 from adapters_registry import rechecks
 from adapters_registry.collection import Collector
 from adapters_registry.records.keys import KeyPolicy
-from adapters_registry.registry import Registry
 from server import metrics
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
@@ -29,7 +29,6 @@ from server.engine.environment import (
     prepare_environment,
 )
 from server.engine.interface import SupervisedEngine
-from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.process import demo
 from server.process.data_dir import own_data_dir
@@ -55,12 +54,12 @@ from server.process.upkeep import (
     write_books,
 )
 from server.request_log.lines import RequestLines
-from server.residency.leases import Leases
-from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.settings.traces_endpoint import TracesEndpoint
-from server.tenancy.usage import UsageBuffer
 from server.tracing.traces import Traces
+
+if TYPE_CHECKING:
+    from server.app import Server
 
 log = logging.getLogger(__name__)
 
@@ -101,33 +100,26 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             demo.register(registry)
         prepared = time.monotonic()
 
-        from server.app import build_app, build_operations_app
+        from server.app import build_server
         from server.engine.supervisor import EngineSupervisor
 
         engine = EngineSupervisor(settings, base, registry.content.path, registry.content.fetch)
         registry.on_restored = partial(engine.condemn, RESTORED)
         for choice in choices:
             announce(choice)
-        leases = Leases.of(settings, engine, registry)
-        gate, lifecycle = Gate(registry, engine, leases), Lifecycle(prepared=False)
-        usage_buffer = UsageBuffer(registry)
         request_lines = RequestLines(settings.request_log)
-        traces, rollouts = _traces(settings), Rollouts(registry, leases)
-        app = build_app(
+        traces = _traces(settings)
+        server = build_server(
             settings,
             registry,
-            keys,
             engine,
-            leases,
-            gate,
-            lifecycle,
-            usage_buffer,
-            request_lines,
-            session_secret,
-            traces,
-            rollouts=rollouts,
+            keys=keys,
+            lifecycle=Lifecycle(prepared=False),
+            request_lines=request_lines,
+            session_secret=session_secret,
+            traces=traces,
         )
-        operations_app = build_operations_app(settings, registry, engine, leases, lifecycle)
+        gate = server.services.gate
         imported = time.monotonic()
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
 
@@ -157,25 +149,13 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
                 gate.start(version)
             await engine_is_up.wait()
             await asyncio.gather(*map(gate.verdict, awaited), return_exceptions=True)
-            lifecycle.prepared = True
+            server.lifecycle.prepared = True
             announce_ready()
             await gate.take_up()
 
-        running = RunningServer(
-            settings,
-            app,
-            registry,
-            keys,
-            leases,
-            engine,
-            lifecycle,
-            usage_buffer,
-            prepare,
-            rollouts,
-        )
+        running = RunningServer(server, engine, prepare)
         try:
-            second = (operations_app, operations) if operations else None
-            return uvloop.run(running.run(listener, second))
+            return uvloop.run(running.run(listener, operations))
         finally:
             write_books(running.books)
             request_lines.close()
@@ -206,35 +186,33 @@ def _traces(settings: Settings) -> Traces | None:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """The parts of one server, and what runs while it serves."""
+    """One server, and what runs while it serves."""
 
-    settings: Settings
-    app: FastAPI
-    registry: Registry
-    keys: Keys
-    leases: Leases
+    server: Server
     engine: SupervisedEngine
-    lifecycle: Lifecycle
-    usage_buffer: UsageBuffer
+    """The server's engine."""
     prepare: Callable[[asyncio.Event], Awaitable[None]]
     """Is called at the start with an event that is set when the engine is up."""
-    rollouts: Rollouts
 
     @property
     def books(self) -> tuple[Callable[[], None], ...]:
         """Functions that write to the database what requests left in memory."""
-        return self.keys.save_last_used, self.usage_buffer.save, self.rollouts.arms.save
+        services = self.server.services
+        save_arms = services.rollouts.arms.save
+        return services.keys.save_last_used, services.usage_buffer.save, save_arms
 
-    async def run(
-        self, listener: socket.socket, operations: tuple[FastAPI, socket.socket] | None = None
-    ) -> int:
+    async def run(self, listener: socket.socket, operations: socket.socket | None = None) -> int:
         """Answer HTTP from the first moment to the end of the drain. Returns the exit code.
 
-        `operations` is the app for a second port, and its socket. Requests get a 503 until the
-        engine is up.
+        `operations` is the socket of the operations' own port. Requests get a 503 until the engine
+        is up.
         """
-        served = [(self.app, listener), *([operations] if operations else [])]
-        stall_seconds = self.settings.write_stall_seconds
+        settings, lifecycle = self.server.services.settings, self.server.lifecycle
+        registry, leases = self.server.services.registry, self.server.services.leases
+        served = [(self.server.app, listener)]
+        if operations:
+            served.append((self.server.operations_app, operations))
+        stall_seconds = settings.write_stall_seconds
         servers = [HttpServer(self._http_config(app), stall_seconds) for app, _ in served]
         signals = EndSignals.watch()
         engine_is_up = asyncio.Event()
@@ -249,17 +227,18 @@ class RunningServer:
         supervision = asyncio.create_task(self.engine.run(on_ready))
         ended = asyncio.create_task(signals.wait())
         port = listener.getsockname()[1]
-        presence = Presence(self.registry, self.leases, self.engine, self.settings.max_loras, port)
+        waiting = self.server.services.waiting.total
+        presence = Presence(registry, leases, self.engine, settings.max_loras, port, waiting)
         background = [
             supervision,
             ended,
             asyncio.ensure_future(self.prepare(engine_is_up)),
-            asyncio.create_task(follow_changes(self.registry, self.leases)),
+            asyncio.create_task(follow_changes(registry, leases)),
             asyncio.create_task(keep_books(self.books)),
-            asyncio.create_task(self.rollouts.run()),
+            asyncio.create_task(self.server.services.rollouts.run()),
             asyncio.create_task(presence.keep_up()),
             asyncio.create_task(self._collect()),
-            asyncio.create_task(roll_up_regularly(self.registry, ROLL_UP_INTERVAL_SECONDS)),
+            asyncio.create_task(roll_up_regularly(registry, ROLL_UP_INTERVAL_SECONDS)),
         ]
         try:
             await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -267,23 +246,23 @@ class RunningServer:
                 if task.done():
                     log.error("giving up: %s", task.exception() or "the HTTP server ended")
                     return 1
-            await drain(self.lifecycle, self.settings, signals)
+            await drain(lifecycle, settings, signals)
             return 0
         finally:
-            self.lifecycle.draining = True
+            lifecycle.draining = True
             for server in servers:
                 server.should_exit = True
             await http
             for background_task in background:
                 background_task.cancel()
-            await self.rollouts.reporter.leave()
+            await self.server.services.rollouts.reporter.leave()
             await self.engine.stop()
             await asyncio.to_thread(presence.end)
 
     async def _collect(self) -> None:
-        settings = self.settings
+        services, settings = self.server.services, self.server.services.settings
         collector = Collector(
-            self.registry,
+            services.registry,
             settings.garbage_grace,
             settings.keep_rejected,
             settings.keep_compositions,
@@ -292,10 +271,11 @@ class RunningServer:
         await collect_regularly(collector, collect_interval(shortest))
 
     def _http_config(self, app: FastAPI) -> uvicorn.Config:
-        proxies = list(self.settings.trusted_proxies)
+        settings = self.server.services.settings
+        proxies = list(settings.trusted_proxies)
         return http_config(
             app,
-            is_debug=self.settings.log_level == "debug",
+            is_debug=settings.log_level == "debug",
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
         )

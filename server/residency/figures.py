@@ -9,20 +9,21 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import Catalog
 from adapters_registry.records.servers import ServerFigures
 from adapters_registry.registry import Registry
-from server import metrics
 from server.engine.interface import Engine
 from server.residency.leases import Leases
 from server.residency.states import Tier
 
 
 def figures_now(
-    registry: Registry, leases: Leases, engine: Engine, slots: int
+    registry: Registry, leases: Leases, engine: Engine, slots: int, waiting: int
 ) -> Callable[[], ServerFigures]:
     """Look at what changes with each request; return what adds it up, in any thread.
 
+    `waiting`: how many requests wait.
+
     The second half takes milliseconds with many adapters, which streams should not wait for.
     """
-    snapshot, state, waiting = leases.snapshot(), engine.state.value, metrics.waiting_now()
+    snapshot, state = leases.snapshot(), engine.state.value
     in_memory = {row["model"]: row["tier"] for row in snapshot}
     running = sum(row["leases"] for row in snapshot)
 
@@ -37,7 +38,7 @@ def figures_now(
             elsewhere=counts[Tier.ORIGIN],
             disk_bytes=registry.content.num_bytes(),
             running=running,
-            waiting=sum(waiting.values()),
+            waiting=waiting,
         )
 
     return add_up

@@ -24,7 +24,7 @@ from server.errors import APIError, Unavailable
 from server.residency.fetches import Fetches
 from server.residency.slot_scheduler import TooManyPins
 from server.residency.slots import EngineSlots, Limits, SlotLease
-from server.residency.states import State, Tier
+from server.residency.states import State, Tier, Wait
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,10 @@ class Leases:
         pinned = {v.version_id for a in adapters for v in a.ready.values() if v.pinned}
         if len(pinned | {version.version_id}) >= self._limits.slots:
             raise TooManyPins(f"{self._limits.slots - 1} of {self._limits.slots} slots")
+
+    def num_waiting(self) -> dict[Wait, int]:
+        """Return how many requests wait for a slot or for weights, by what they wait for."""
+        return self.engine_slots.num_waiting()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return a row for each version that is in the engine, is being loaded, or failed."""

@@ -4,6 +4,9 @@ The endpoint picker of the Gateway API Inference Extension routes by `vllm:lora_
 (https://github.com/kubernetes-sigs/gateway-api-inference-extension, docs/proposals/
 003-model-server-protocol). vLLM's own metric names only adapters that have requests now, so the
 picker would forget where an idle adapter is. This one names adapters whose weights are in memory.
+
+Newer pickers (https://github.com/llm-d/llm-d-router) read `vllm:lora_adapter_loaded` and two gauges
+beside it, which no release of vLLM has yet (vllm-project/vllm, pull requests 51433 and 54830).
 """
 
 from __future__ import annotations
@@ -26,8 +29,11 @@ _WANTED = (State.ABSENT.value, State.FETCHING.value, State.LOADING.value)
 class ResidencyMetrics(Collector):
     """The gauges of one snapshot, as `Leases.snapshot` gives it."""
 
-    def __init__(self, snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int) -> None:
+    def __init__(
+        self, snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int, base_name: str
+    ) -> None:
         self._snapshot, self._max_loras, self._disk_bytes = snapshot, max_loras, disk_bytes
+        self._base_name = base_name
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges, with one series for each version in memory."""
@@ -52,6 +58,7 @@ class ResidencyMetrics(Collector):
             tiers.add_metric([tier], count)
         yield tiers
         yield self._requests_info()
+        yield from self._loaded()
 
     def _requests_info(self) -> Metric:
         ready = {row["model"] for row in self._snapshot if row["state"] == State.READY}
@@ -66,6 +73,36 @@ class ResidencyMetrics(Collector):
         info.add_metric([str(self._max_loras), *names], time.time())
         return info
 
+    def _loaded(self) -> Iterable[Metric]:
+        """Yield the newer contract's gauges. Its word for a slot is `gpu`, on any device."""
+        levels: dict[str, str] = {}
+        pinned: set[str] = set()
+        slots: set[str] = set()
+        for row in self._snapshot:
+            if row["state"] != State.READY:
+                continue
+            in_slot = row["tier"] == Tier.SLOT
+            slots |= {row["model"]} if in_slot else set()
+            for name in _asked_as({row["model"]}):
+                # Of two versions, the nearer one: a router wants to know where to send requests.
+                levels[name] = "gpu" if in_slot else levels.get(name, "cpu")
+                pinned |= {name} if row["pinned"] else set()
+        loaded = GaugeMetricFamily(
+            "vllm:lora_adapter_loaded",
+            "1 for each adapter in a slot (gpu) or in host memory (cpu), by the names it has.",
+            labels=["adapter_name", "level", "pinned"],
+        )
+        for name, level in sorted(levels.items()):
+            loaded.add_metric([name, level, str(name in pinned).lower()], 1)
+        yield loaded
+        for name, text, value in (
+            ("vllm:num_gpu_loaded_lora_adapters", "Adapters in slots.", len(slots)),
+            ("vllm:max_gpu_lora_adapters", "Slots for adapters.", self._max_loras),
+        ):
+            gauge = GaugeMetricFamily(name, text, labels=["model_name"])
+            gauge.add_metric([self._base_name], value)
+            yield gauge
+
 
 def _asked_as(models: set[str]) -> set[str]:
     """Return the names that most requests use: `tenant/name`, and the tenant's own `name`."""
@@ -74,9 +111,9 @@ def _asked_as(models: set[str]) -> set[str]:
 
 
 def residency_metrics(
-    snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int
+    snapshot: list[dict[str, Any]], max_loras: int, disk_bytes: int, base_name: str
 ) -> CollectorRegistry:
     """Return a Prometheus `CollectorRegistry` with these gauges for one scrape."""
     collectors = CollectorRegistry(auto_describe=False)
-    collectors.register(ResidencyMetrics(snapshot, max_loras, disk_bytes))
+    collectors.register(ResidencyMetrics(snapshot, max_loras, disk_bytes, base_name))
     return collectors

@@ -152,6 +152,12 @@ class SlotScheduler:
         """Return whether a version has a slot."""
         return version_id in self._quanta
 
+    def waits_for_own(self, ticket: SlotTicket) -> bool:
+        """Return whether its tenant has as many requests running on its version as it may."""
+        quantum = self._quanta.get(ticket.version_id)
+        num_leases = quantum.num_leases[ticket.tenant] if quantum else 0
+        return num_leases >= self._max_running_per_tenant
+
     def holders(self) -> list[int]:
         """Return the versions that have a slot."""
         return list(self._quanta)
@@ -325,15 +331,8 @@ class SlotScheduler:
         return self._admit(version_id, victim)
 
     def _admissible(self, version_id: int) -> bool:
-        """Return whether a waiting request for this version could be admitted now.
-
-        That is so if its tenant has fewer than `max_running_per_tenant` running on it.
-        """
-        quantum = self._quanta.get(version_id)
-        return quantum is None or any(
-            quantum.num_leases[ticket.tenant] < self._max_running_per_tenant
-            for ticket in self._waiting[version_id]
-        )
+        """Return whether a waiting request for this version could be admitted now."""
+        return not all(map(self.waits_for_own, self._waiting[version_id]))
 
     def _admit(self, version_id: int, victim: int | None = None) -> Grant:
         quantum = self._quanta[version_id]

@@ -22,7 +22,7 @@ from server.request_log.record import end_stage
 from server.residency.fetches import Fetches
 from server.residency.host_cache import HostCache
 from server.residency.slot_scheduler import Grant, SlotScheduler, SlotTicket
-from server.residency.states import Event, State, Tier, VersionEntry, VersionStates
+from server.residency.states import Event, State, Tier, VersionEntry, VersionStates, Wait
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,17 @@ class EngineSlots:
         self._installs: dict[int, Install] = {}
         self._waiting: dict[SlotTicket, asyncio.Future[Install]] = {}
         self._leases: dict[SlotTicket, SlotLease] = {}
+        self._num_loading = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    def num_waiting(self) -> dict[Wait, int]:
+        """Return how many requests wait here, by what they wait for."""
+        for_own = sum(map(self.slots.waits_for_own, self._waiting))
+        return {
+            Wait.SLOT: len(self._waiting) - for_own,
+            Wait.SHARE: for_own,
+            Wait.LOAD: self._num_loading,
+        }
 
     def tier_of(self, version: VersionRecord) -> Tier:
         """Return where a request finds the version now."""
@@ -139,7 +149,7 @@ class EngineSlots:
             self._advance()
             install = await self._granted(granted, version, tenant)
             end_stage("slot")
-            await asyncio.shield(install)
+            await self._installed(install)
             end_stage("load")
             yield lease
         finally:
@@ -241,26 +251,33 @@ class EngineSlots:
         started, limit = time.monotonic(), self._limits.slot_wait_seconds
         waited = 0.0
         try:
-            with metrics.WAITING.labels("slot").track_inprogress():
-                while not (await asyncio.wait({granted}, timeout=limit))[0]:
-                    waited += limit
-                    if not self.slots.holds(version.version_id):
-                        raise SlotTimeout(
-                            f"no slot for {version.public_name} came free within {waited:g} s; try "
-                            "again, or have LORAPLEX_MAX_LORAS raised",
-                            param="model",
-                        )
-                    if waited >= OWN_WAIT_FACTOR * limit:
-                        raise SlotTimeout(
-                            f"{self._limits.max_running_per_tenant} requests of this tenant have "
-                            f"kept {version.public_name} busy for {waited:g} s; send fewer at a "
-                            "time",
-                            param="model",
-                        )
+            while not (await asyncio.wait({granted}, timeout=limit))[0]:
+                waited += limit
+                if not self.slots.holds(version.version_id):
+                    raise SlotTimeout(
+                        f"no slot for {version.public_name} came free within {waited:g} s; try "
+                        "again, or have LORAPLEX_MAX_LORAS raised",
+                        param="model",
+                    )
+                if waited >= OWN_WAIT_FACTOR * limit:
+                    raise SlotTimeout(
+                        f"{self._limits.max_running_per_tenant} requests of this tenant have "
+                        f"kept {version.public_name} busy for {waited:g} s; send fewer at a "
+                        "time",
+                        param="model",
+                    )
             return granted.result()
         finally:
             label = metrics.tenant_label(tenant)
             metrics.QUEUE_SECONDS.labels(label, "slot").observe(time.monotonic() - started)
+
+    async def _installed(self, install: Install) -> None:
+        self._num_loading += 1
+        try:
+            # Shielded: a client that goes away must not cancel what others wait for.
+            await asyncio.shield(install)
+        finally:
+            self._num_loading -= 1
 
     def _advance(self) -> None:
         """Admit the requests for which there is a slot now."""

@@ -46,6 +46,21 @@ class Event(enum.StrEnum):
     GONE = "gone"
 
 
+class Wait(enum.StrEnum):
+    """What a request waits for before its first token."""
+
+    SLOT = "slot"
+    """A slot for its adapter: other adapters have them all."""
+    LOAD = "load"
+    """The adapter's weights, on their way into its slot."""
+    PROMPT = "prompt"
+    """Its place in the prompt queue: the engine has as many prompts as it computes at a time."""
+    SHARE = "share"
+    """Its own tenant's requests, of which as many are under way as one tenant may have."""
+    ENGINE = "engine"
+    """The engine, which has it and has no room for it in its memory or in the next step."""
+
+
 class Tier(enum.StrEnum):
     """Where a request finds a version's weights, nearest first."""
 

@@ -148,6 +148,21 @@ class FairQueue:
             admitted.append(ticket)
         return admitted
 
+    def num_waiting(self) -> tuple[int, int]:
+        """Return how many prompts wait for room in the engine, and how many for their own tenant's.
+
+        If there is room for a tenant's next prompt, then only its tenant's other prompts, which
+        have no answer yet, can be what it waits for.
+        """
+        for_engine = for_own = 0
+        for account in self._accounts.values():
+            num_waiting = len(account.waiting)
+            if num_waiting and self._num_running + account.waiting[0].choices <= self._max_running:
+                for_own += num_waiting
+            else:
+                for_engine += num_waiting
+        return for_engine, for_own
+
     def _remember(self, cost: float) -> None:
         before = cost if math.isinf(self._mean_cost) else self._mean_cost
         self._mean_cost = before + (cost - before) / NUM_REMEMBERED

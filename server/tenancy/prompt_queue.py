@@ -92,17 +92,20 @@ class PromptQueue:
         self._open.add(ticket)
         self._admissions[ticket] = admitted or asyncio.get_running_loop().create_future()
         try:
-            with metrics.WAITING.labels("share").track_inprogress():
-                waiting = self._admissions[ticket]
-                self._advance()
-                await waiting
+            waiting = self._admissions[ticket]
+            self._advance()
+            await waiting
             if places is not None:
                 self._give_back(tenant, places, choices)
             label = metrics.tenant_label(tenant)
-            metrics.QUEUE_SECONDS.labels(label, "share").observe(time.monotonic() - started)
+            metrics.QUEUE_SECONDS.labels(label, "prompt").observe(time.monotonic() - started)
             yield ticket
         finally:
             self.leave(ticket)
+
+    def num_waiting(self) -> tuple[int, int]:
+        """Return how many prompts wait for the engine, and for their own tenant's other prompts."""
+        return self._queue.num_waiting()
 
     def leave(self, ticket: PromptTicket) -> None:
         """End a running prompt, or take a waiting one out of the queue. May be called twice."""

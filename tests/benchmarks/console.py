@@ -35,15 +35,11 @@ from adapters_registry.records.tables import ApiKey, AuditEntry, now
 from adapters_registry.records.usage.consumption import Consumption, UsageKey, hour_of
 from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
 from server.console.rendering import STATIC
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
 from server.request_log.record import RequestRecord
-from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.benchmarks.registry import SMOLLM2
 from tests.server.console.crowd import NUM_ADAPTERS, NUM_TENANTS, fill, name_of
 from tests.server.fake_engine import FakeEngine
@@ -155,9 +151,7 @@ async def measure(registry: Registry, root: Path) -> Table:
     """Open each page, and return its times and its size."""
     keys, engine = Keys(registry), FakeEngine()
     settings = Settings(data_dir=root)
-    leases = Leases.of(settings, engine, registry)
-    gate, usage_buffer = Gate(registry, engine, leases), UsageBuffer(registry)
-    app = build_app(settings, registry, keys, engine, leases, gate, Lifecycle(), usage_buffer)
+    app = build_server(settings, registry, engine, keys=keys).app
     add_recent_requests(app)
     key = keys.create("default", ["admin", "inference"])
     table = Table("page", *("median", "slowest", "CPU", "kB"))

@@ -31,16 +31,12 @@ from adapters_registry.records.keys import INFERENCE
 from adapters_registry.records.tenants import Quota, create_tenant
 from adapters_registry.registry import Registry
 from server.api.resolve import resolve
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
 from server.errors import ModelNotFound
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
-from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.demand import Demand
 from server.tenancy.quotas import Quotas
-from server.tenancy.usage import UsageBuffer
 from tests.adapter_recipe import Recipe
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import TINY_BASE
@@ -65,12 +61,7 @@ def open_registry(folder: Path) -> tuple[Registry, str]:
 
 async def time_requests(registry: Registry, key: str, method: str, path: str) -> dict[str, Any]:
     """Both requests, so often, in random order."""
-    settings, engine = Settings(), FakeEngine()
-    adapters = Leases.of(settings, engine, registry)
-    gate, showback = Gate(registry, engine, adapters), UsageBuffer(registry)
-    app = build_app(
-        settings, registry, Keys(registry), engine, adapters, gate, Lifecycle(), showback
-    )
+    app = build_server(Settings(), registry, FakeEngine()).app
     times: dict[str, list[float]] = {name: [] for name in ABSENT}
     transport = httpx.ASGITransport(app)
     headers = {"Authorization": f"Bearer {key}"}

@@ -28,13 +28,9 @@ from adapters_registry.records.tables import Adapter, Alias, Version, VersionSta
 from adapters_registry.registry import Registry
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from server.api.resolve import resolve
-from server.app import build_app
+from server.app import build_server
 from server.auth import Caller, Keys
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
-from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import FakeEngine
 
 NUM_ADAPTERS, NUM_VERSIONS = 10_000, 3
@@ -143,12 +139,7 @@ async def measure_http(registry: Registry, root: Path) -> dict[str, float]:
     keys = Keys(registry)
     key = keys.create("default", ["admin", "inference"])
     settings = Settings(data_dir=root, local_roots=(root,))
-    engine = FakeEngine()
-    adapters = Leases.of(settings, engine, registry)
-    gate = Gate(registry, engine, adapters)
-    app = build_app(
-        settings, registry, keys, engine, adapters, gate, Lifecycle(), UsageBuffer(registry)
-    )
+    app = build_server(settings, registry, FakeEngine(), keys=keys).app
     headers = {"Authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     pages = {

@@ -24,18 +24,12 @@ from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
-from server.app import build_app
-from server.auth import Keys
+from server.app import build_server
 from server.engine.interface import Endpoint
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
 from server.process.data_dir import take_server_id
 from server.process.serve import HTTP_SETTING, RunningServer
 from server.process.startup import listen
-from server.residency.leases import Leases
-from server.rollout.rollouts import Rollouts
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import Body, FakeEngine, parse
 from tests.tiny import TINY_BASE
 
@@ -130,29 +124,14 @@ def serve(port: int, database_url: str, content: Path, origin: str = "") -> int:
     store = ContentStore(content, origin=Origin(origin) if origin else None)
     own, before = take_server_id(settings)
     registry = Registry(database_url, store, base, server_id=own, former_id=before)
-    keys, engine, lifecycle = Keys(registry), StreamingEngine(), Lifecycle()
-    adapters = Leases.of(settings, engine, registry)
-    gate, showback = Gate(registry, engine, adapters), UsageBuffer(registry)
-    rollouts = Rollouts(registry, adapters)
-    app = build_app(
-        settings,
-        registry,
-        keys,
-        engine,
-        adapters,
-        gate,
-        lifecycle,
-        showback,
-        rollouts=rollouts,
-    )
+    engine = StreamingEngine()
+    server = build_server(settings, registry, engine)
 
     async def prepare(engine_is_up: asyncio.Event) -> None:
         await engine_is_up.wait()
-        await gate.take_up(TAKE_UP_SECONDS)
+        await server.services.gate.take_up(TAKE_UP_SECONDS)
 
-    running = RunningServer(
-        settings, app, registry, keys, adapters, engine, lifecycle, showback, prepare, rollouts
-    )
+    running = RunningServer(server, engine, prepare)
     with listen(settings.host, port, HTTP_SETTING) as listener:
         return asyncio.run(running.run(listener))
 

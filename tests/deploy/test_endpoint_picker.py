@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from server.api.waiting import WaitingMetrics
 from tests.helm.programs import CHART, fetch
 
 VALUES = Path(__file__).parents[2] / "deploy" / "endpoint-picker-values.yaml"
@@ -21,6 +22,13 @@ def test_the_picker_selects_the_servers_of_the_chart() -> None:
     assert pool["spec"]["selector"]["matchLabels"] == wanted
     (servers,) = (m for m in rendered if m["kind"] == "StatefulSet")
     assert wanted.items() <= servers["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_the_picker_compares_queues_by_a_gauge_that_servers_have() -> None:
+    flags = yaml.safe_load(VALUES.read_text())["inferenceExtension"]["flags"]
+    families = {family.name: family for family in WaitingMetrics({}).collect()}
+    (sample,) = families[flags["total-queued-requests-metric"]].samples
+    assert not sample.labels, "the picker reads one series"
 
 
 def test_the_adapters_home_outweighs_the_load() -> None:

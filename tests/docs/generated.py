@@ -25,17 +25,13 @@ from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
 from server import metrics
 from server.api.registry_metrics import RegistryMetrics
-from server.app import build_app
-from server.auth import Keys
+from server.api.waiting import WaitingMetrics
+from server.app import build_server
 from server.cli.main import app as command_line
 from server.engine.request_fields import ALLOWED
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
-from server.residency.leases import Leases
 from server.residency.metrics import ResidencyMetrics
 from server.residency.states import TRANSITIONS, State
 from server.settings import Settings, flag_of, group_of, variable_of
-from server.tenancy.usage import UsageBuffer
 from tests.clients import matrix
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import TINY_BASE
@@ -75,7 +71,8 @@ def _metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
         registry = _registry(Path(folder))
         collected = [*RegistryMetrics(registry).collect()]
         registry.close()
-    collected += ResidencyMetrics([], max_loras=1, disk_bytes=0).collect()
+    collected += ResidencyMetrics([], max_loras=1, disk_bytes=0, base_name="base").collect()
+    collected += WaitingMetrics({}).collect()
     for metric in collected:
         if metric.name.startswith("loraplex_"):
             labels = tuple(getattr(metric, "_labelnames", ()))
@@ -95,11 +92,7 @@ def _registry(folder: Path) -> Registry:
 
 def application(folder: Path) -> FastAPI:
     """Return the whole app on a fake engine, with its files in `folder`."""
-    registry, engine, options = _registry(folder), FakeEngine(), Settings(data_dir=folder)
-    leases = Leases.of(options, engine, registry)
-    gate = Gate(registry, engine, leases)
-    keys, usage = Keys(registry), UsageBuffer(registry)
-    return build_app(options, registry, keys, engine, leases, gate, Lifecycle(), usage)
+    return build_server(Settings(data_dir=folder), _registry(folder), FakeEngine()).app
 
 
 def routes(tag: str) -> str:

@@ -1,13 +1,11 @@
-"""Rules and dashboard: sound for promtool, of metrics that the servers have."""
+"""Rules and dashboard: sound for Prometheus, of metrics that the servers have."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import prometheus_client
@@ -17,43 +15,26 @@ import yaml
 import server.metrics  # noqa: F401 # makes the server's metrics
 from adapters_registry.registry import Registry
 from server.api.registry_metrics import RegistryMetrics
+from server.api.waiting import WaitingMetrics
 from server.residency.metrics import ResidencyMetrics
 from tests.helm.conftest import Manifests
 from tests.helm.programs import CHART, Helm
+from tests.helm.prometheus import DASHBOARD, RULES, expressions, metrics_of_vllm, names_in
 
-RULES = CHART / "files" / "rules.yaml"
-DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 SUFFIXES = ("", "_total", "_bucket", "_count", "_sum")
 
 
-def expressions(helm: Helm) -> Iterator[str]:
-    for group in yaml.safe_load(RULES.read_text())["groups"]:
-        yield from (rule["expr"] for rule in group["rules"])
-    for panel in DASHBOARD["panels"]:
-        yield from (target["expr"].replace("$service", ".*") for target in panel["targets"])
-    for manifest in helm.render("--values", str(CHART / "ci" / "gpu-values.yaml")):
-        if manifest["kind"] == "ScaledObject":
-            yield from (trigger["metadata"]["query"] for trigger in manifest["spec"]["triggers"])
-
-
 def known_metrics(registry: Registry) -> set[str]:
-    vllm = importlib.util.find_spec("vllm")  # which importing would take seconds
-    assert vllm is not None
-    assert vllm.origin is not None
-    declarations = Path(vllm.origin).parent / "v1" / "metrics" / "loggers.py"
     ours = {family.name for family in prometheus_client.REGISTRY.collect()}
     ours |= {family.name for family in RegistryMetrics(registry).collect()}
-    ours |= {family.name for family in ResidencyMetrics([], max_loras=1, disk_bytes=0).collect()}
-    theirs = set(re.findall(r'name="(vllm:\w+)"', declarations.read_text()))
-    return {name + suffix for name in ours | theirs for suffix in SUFFIXES}
+    ours |= {family.name for family in ResidencyMetrics([], 1, 0, "base").collect()}
+    ours |= {family.name for family in WaitingMetrics({}).collect()}
+    return {name + suffix for name in ours | metrics_of_vllm() for suffix in SUFFIXES}
 
 
 def test_every_metric_is_one_that_the_servers_have(helm4: Helm, registry: Registry) -> None:
-    used = {
-        name
-        for expression in expressions(helm4)
-        for name in re.findall(r"\b((?:loraplex_|vllm:)\w+)", expression)
-    }
+    used = set().union(*map(names_in, expressions(helm4)))
     assert len(used) > 10
     assert used <= known_metrics(registry)
 
@@ -76,3 +57,14 @@ def test_rules_and_dashboard_arrive_as_they_are(helm4: Helm) -> None:
     assert by_name["PrometheusRule", "demo-loraplex"]["spec"] == yaml.safe_load(RULES.read_text())
     dashboard = by_name["ConfigMap", "demo-loraplex-dashboard"]["data"]["loraplex.json"]
     assert json.loads(dashboard) == DASHBOARD
+
+
+def test_every_alert_has_an_entry_in_the_runbook() -> None:
+    rules = [r for group in yaml.safe_load(RULES.read_text())["groups"] for r in group["rules"]]
+    alerts = {rule["alert"]: rule["annotations"]["runbook"] for rule in rules}
+    _, _, text = OPERATIONS.read_text().partition("\n## Alerts\n")
+    entries = re.findall(r"^### (\w+)\n\n(.+?)(?=\n### |\n## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert {name for name, _ in entries} == set(alerts)
+    for name, entry in entries:
+        assert alerts[name] == f"docs/operations.md#{name.lower()}"
+        assert "\n* " in entry, f"{name}: what to do is missing"

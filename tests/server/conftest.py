@@ -13,13 +13,11 @@ from fastapi import FastAPI
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
-from server.app import build_app
+from server.app import Server, build_server
 from server.auth import Keys
-from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
 
@@ -56,7 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def app(
+def server(
     settings: Settings,
     registry: Registry,
     keys: Keys,
@@ -64,19 +62,15 @@ def app(
     leases: Leases,
     lifecycle: Lifecycle,
     clock: Callable[[], float],
-) -> FastAPI:
-    gate = Gate(registry, engine, leases)
-    return build_app(
-        settings,
-        registry,
-        keys,
-        engine,
-        leases,
-        gate,
-        lifecycle,
-        UsageBuffer(registry),
-        clock=clock,
+) -> Server:
+    return build_server(
+        settings, registry, engine, keys=keys, leases=leases, lifecycle=lifecycle, clock=clock
     )
+
+
+@pytest.fixture
+def app(server: Server) -> FastAPI:
+    return server.app
 
 
 @pytest_asyncio.fixture

@@ -17,14 +17,9 @@ import pytest_asyncio
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
-from server.app import build_app
-from server.auth import Keys
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
+from server.app import build_server
 from server.process.upkeep import follow_changes
-from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.postgres import Postgres
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
@@ -58,14 +53,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> AsyncIterator[Server]:
     """A server on a fake engine that follows the database; the first one makes the key."""
     registry, engine = Registry(url, ContentStore(folder), base), FakeEngine()
-    keys, adapters = Keys(registry), Leases.of(Settings(max_loras=4), engine, registry)
+    server = build_server(Settings(max_loras=4), registry, engine)
     if not key:
-        key.append(keys.create("default", ["admin", "inference"]))
-    gate = Gate(registry, engine, adapters)
-    showback = UsageBuffer(registry)
-    app = build_app(Settings(), registry, keys, engine, adapters, gate, Lifecycle(), showback)
-    following = asyncio.create_task(follow_changes(registry, adapters, interval_seconds=0.01))
-    transport = httpx.ASGITransport(app)
+        key.append(server.services.keys.create("default", ["admin", "inference"]))
+    leases = server.services.leases
+    following = asyncio.create_task(follow_changes(registry, leases, interval_seconds=0.01))
+    transport = httpx.ASGITransport(server.app)
     headers = {"Authorization": f"Bearer {key[0]}"}
     async with httpx.AsyncClient(
         transport=transport, base_url="http://loraplex", headers=headers

@@ -14,13 +14,9 @@ from prometheus_client import REGISTRY
 
 from adapters_registry.records.tenants import create_tenant
 from adapters_registry.registry import Registry
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
-from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
@@ -49,9 +45,7 @@ async def site(
 
     def serve(**options: Any) -> Callable[[str], httpx.AsyncClient]:
         settings = Settings(data_dir=tmp_path, max_loras=NUM_SLOTS, **options)
-        leases = Leases.of(settings, engine, registry)
-        gate, usage = Gate(registry, engine, leases), UsageBuffer(registry)
-        app = build_app(settings, registry, keys, engine, leases, gate, Lifecycle(), usage)
+        app = build_server(settings, registry, engine, keys=keys).app
         engine.max_loras = NUM_SLOTS
 
         def client_of(tenant: str) -> httpx.AsyncClient:

@@ -53,7 +53,7 @@ async def report_once(presence: Presence, registry: Registry) -> None:
 async def test_a_server_says_what_it_holds_and_that_it_stops(
     registry: Registry, leases: Leases, engine: FakeEngine, home: VersionRecord
 ) -> None:
-    presence = Presence(registry, leases, engine, 4, 8000)
+    presence = Presence(registry, leases, engine, 4, 8000, lambda: 0)
     await report_once(presence, registry)
     (own,) = known(registry)
     assert own.id == registry.server_id
@@ -82,7 +82,7 @@ async def test_servers_know_each_other(
     for number in (1, 2):
         registry = Registry(url, ContentStore(tmp_path / str(number)), tiny_base)
         leases = Leases.of(Settings(max_loras=4), engine, registry)
-        presences.append(Presence(registry, leases, engine, 4, 8000 + number))
+        presences.append(Presence(registry, leases, engine, 4, 8000 + number, lambda: 0))
         registries.append(registry)
         await report_once(presences[-1], registry)
     one, two = registries
@@ -112,7 +112,7 @@ async def test_a_server_that_is_gone_is_away_and_then_forgotten(
     is_kept: bool,
 ) -> None:
     """`port`: 8000 is that of a server which crashed and was started again."""
-    presence = Presence(registry, leases, engine, 4, 8000)
+    presence = Presence(registry, leases, engine, 4, 8000, lambda: 0)
     await report_once(presence, registry)
     at = known(registry)[0].seen_at - ago
     with registry.session() as session:
@@ -128,7 +128,7 @@ async def test_a_server_that_is_gone_is_away_and_then_forgotten(
 async def test_a_database_that_is_away_stops_no_server(
     registry: Registry, leases: Leases, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presence = Presence(registry, leases, engine, 4, 8000)
+    presence = Presence(registry, leases, engine, 4, 8000, lambda: 0)
     tried = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -14,7 +14,8 @@ from server.residency.states import State, Tier
 
 
 def row(model: str, state: State, tier: Tier, size_bytes: int = 100) -> dict[str, Any]:
-    return {"model": model, "state": state.value, "tier": tier.value, "size_bytes": size_bytes}
+    told = {"model": model, "state": state.value, "tier": tier.value}
+    return told | {"size_bytes": size_bytes, "pinned": False}
 
 
 SNAPSHOT = [
@@ -28,7 +29,7 @@ SNAPSHOT = [
 
 
 def test_resident_versions_and_their_bytes() -> None:
-    collectors = residency_metrics(SNAPSHOT, max_loras=4, disk_bytes=1000)
+    collectors = residency_metrics(SNAPSHOT, 4, disk_bytes=1000, base_name="base")
 
     def value(adapter: str, version: str, tier: str) -> float | None:
         labels = {"adapter": adapter, "version": version, "tier": tier}
@@ -45,7 +46,7 @@ def test_the_endpoint_pickers_gauge() -> None:
     before = time.time()
     (family,) = (
         f
-        for f in residency_metrics(SNAPSHOT, max_loras=4, disk_bytes=1000).collect()
+        for f in residency_metrics(SNAPSHOT, 4, disk_bytes=1000, base_name="base").collect()
         if f.name == "vllm:lora_requests_info"
     )
     (sample,) = family.samples
@@ -59,7 +60,7 @@ def test_the_endpoint_pickers_gauge() -> None:
 
 def test_the_gauge_is_there_with_nothing_in_memory() -> None:
     labels = {"max_lora": "4", "running_lora_adapters": "", "waiting_lora_adapters": ""}
-    collectors = residency_metrics([], max_loras=4, disk_bytes=0)
+    collectors = residency_metrics([], 4, disk_bytes=0, base_name="base")
     assert collectors.get_sample_value("vllm:lora_requests_info", labels) is not None
     assert collectors.get_sample_value("loraplex_tier_bytes", {"tier": "slot"}) == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -13,7 +14,7 @@ from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.errors import SlotTimeout
 from server.residency.slots import EngineSlots, Limits, SlotLease
-from server.residency.states import Tier
+from server.residency.states import Tier, Wait
 from server.tenancy.prompt_queue import PromptQueue
 from tests.server.fake_engine import FakeEngine
 from tests.server.residency.engine_slots import HOST, LIMITS, SLOTS, held, make, touch, until
@@ -108,17 +109,35 @@ async def test_the_wait_for_a_slot_is_bounded_behind_ones_own_requests_too(
 async def test_who_waits_is_counted_while_it_waits(
     registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
 ) -> None:
-    def waiting() -> float:
-        return REGISTRY.get_sample_value("loraplex_waiting", {"reason": "slot"}) or 0.0
-
     slots = make(registry, engine, replace(LIMITS, max_running_per_tenant=1))
-    async with held(slots, versions[0]):
-        before = waiting()
-        second = asyncio.create_task(touch(slots, versions[0]))
+    nobody = {Wait.SLOT: 0, Wait.SHARE: 0, Wait.LOAD: 0}
+    async with held(slots, versions[0]), held(slots, versions[1]):
+        assert slots.num_waiting() == nobody
+        own = asyncio.create_task(touch(slots, versions[0]))
+        others = asyncio.create_task(touch(slots, versions[2]))
         await asyncio.sleep(0.01)
-        assert waiting() == before + 1
-    await second
-    assert waiting() == before
+        assert slots.num_waiting() == nobody | {Wait.SHARE: 1, Wait.SLOT: 1}
+    await asyncio.gather(own, others)
+    assert slots.num_waiting() == nobody
+
+
+async def test_who_waits_for_weights_is_counted(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    slots, may_load = make(registry, engine, LIMITS), asyncio.Event()
+    prepare = engine.prepare
+
+    async def slowly(version: VersionRecord, path: Path) -> None:
+        await may_load.wait()
+        await prepare(version, path)
+
+    engine.prepare = slowly  # type: ignore[method-assign]
+    asked = [asyncio.create_task(touch(slots, versions[0])) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert slots.num_waiting() == {Wait.SLOT: 0, Wait.SHARE: 0, Wait.LOAD: 3}
+    may_load.set()
+    await asyncio.gather(*asked)
+    assert not any(slots.num_waiting().values())
 
 
 async def test_a_lease_that_ends_early_frees_its_slot(

@@ -17,18 +17,16 @@ from pydantic import Field
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
 from server.engine.interface import Endpoint
 from server.engine.validation import fail_fast_validator
 from server.errors import APIError
-from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from server.tenancy.meter import current_meter
-from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import INPUT_TOKENS, Body, FakeEngine
 from tests.tiny import AdapterFactory
 
@@ -108,18 +106,16 @@ def app(
     tmp_path: Path,
     clock: Callable[[], float],
 ) -> FastAPI:
-    return build_app(
+    return build_server(
         Settings(data_dir=tmp_path, max_loras=4, warm_seconds=20),
         registry,
-        keys,
         engine,
-        leases,
-        Gate(registry, engine, leases),
-        lifecycle,
-        UsageBuffer(registry),
+        keys=keys,
+        leases=leases,
+        lifecycle=lifecycle,
         clock=clock,
         rollouts=rollouts,
-    )
+    ).app
 
 
 @pytest.fixture

@@ -56,6 +56,31 @@ async def test_an_answers_first_token_lets_the_next_prompt_of_its_tenant_in() ->
         may_end.set()
 
 
+async def test_who_waits_is_counted_by_what_it_waits_for() -> None:
+    queue, may_end = PromptQueue(2, 15), asyncio.Event()
+
+    async def request() -> None:
+        async with queue.admission("acme", 1, 100):
+            await may_end.wait()
+
+    async with asyncio.TaskGroup() as running:
+        running.create_task(request())
+        await asyncio.sleep(0)
+        running.create_task(request())
+        await asyncio.sleep(0.01)
+        assert queue.num_waiting() == (0, 1), "there is room, but its first prompt isn't computed"
+        for ticket in list(queue._open):
+            if ticket not in queue._admissions:
+                queue.charge(ticket, 1)
+        await asyncio.sleep(0.01)
+        assert queue.num_waiting() == (0, 0)
+        running.create_task(request())
+        await asyncio.sleep(0.01)
+        assert queue.num_waiting() == (1, 0), "the engine is full"
+        may_end.set()
+    assert queue.num_waiting() == (0, 0)
+
+
 async def test_a_tenant_may_have_so_many_waiting_and_no_more() -> None:
     queue, may_end = PromptQueue(1, 100, max_waiting=3), asyncio.Event()
 

@@ -13,15 +13,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
 from server.request_log.record import RequestRecord
 from server.residency.leases import Leases
 from server.settings import Settings
 from server.settings.traces_endpoint import TracesEndpoint
-from server.tenancy.usage import UsageBuffer
 from server.tracing.traces import Traces
 from tests.otlp_receiver import Receiver, attributes, otlp_receiver
 from tests.server.answers import CHAT
@@ -46,11 +43,8 @@ def traces(collector: Receiver) -> Traces:
 def app(
     registry: Registry, keys: Keys, engine: FakeEngine, leases: Leases, traces: Traces
 ) -> FastAPI:
-    gate, books = Gate(registry, engine, leases), UsageBuffer(registry)
-    lifecycle, settings = Lifecycle(), Settings(max_loras=4)
-    return build_app(
-        settings, registry, keys, engine, leases, gate, lifecycle, books, traces=traces
-    )
+    settings = Settings(max_loras=4)
+    return build_server(settings, registry, engine, keys=keys, leases=leases, traces=traces).app
 
 
 async def test_a_request_and_its_stages(

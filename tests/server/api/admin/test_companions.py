@@ -10,13 +10,10 @@ from fastapi import FastAPI
 from adapters_registry.content.s3 import Bucket
 from adapters_registry.registry import Registry
 from adapters_registry.sources.hub import find_on_hub
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.hub_server import HubServer
 from tests.server.answers import assert_error
 from tests.server.fake_engine import FakeEngine
@@ -32,10 +29,7 @@ def app(
     registry: Registry, keys: Keys, engine: FakeEngine, leases: Leases, tmp_path: Path
 ) -> FastAPI:
     settings = Settings(data_dir=tmp_path, local_roots=(tmp_path,))
-    gate = Gate(registry, engine, leases)
-    return build_app(
-        settings, registry, keys, engine, leases, gate, Lifecycle(), UsageBuffer(registry)
-    )
+    return build_server(settings, registry, engine, keys=keys, leases=leases).app
 
 
 @pytest.fixture
@@ -90,6 +84,19 @@ async def test_a_template_is_kept_and_said(
     (adapter / "chat_template.jinja").write_text(TEMPLATE + "more")
     other = await register(client, way, adapter, hub, s3)
     assert (other.status_code, other.json()["version"]) == (201, 2), "other content"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_files_that_are_not_kept_are_named(
+    client: httpx.AsyncClient, adapter: Path, hub: HubServer, s3: str, way: str
+) -> None:
+    for name in ("optimizer.pt", "trainer_state.json", "README.md", ".gitattributes", "LICENSE"):
+        (adapter / name).write_text("{}")
+    response = await register(client, way, adapter, hub, s3)
+    assert response.status_code == 201, response.text
+    warnings = response.json()["metadata"]["checked"]["warnings"]
+    (line,) = (warning for warning in warnings if "left out" in warning)
+    assert line.endswith(": optimizer.pt, trainer_state.json")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -14,13 +14,10 @@ from adapters_registry.content.adapter_files import ADAPTER_FILES
 from adapters_registry.records.tenants import Quota, set_quota
 from adapters_registry.registry import Registry
 from adapters_registry.sources.hub import find_on_hub
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.hub_server import HubServer
 from tests.server.answers import assert_error, files_of
 from tests.server.fake_engine import FakeEngine
@@ -51,10 +48,7 @@ def app(
         max_uploads=2,
         upload_seconds=30,
     )
-    gate = Gate(registry, engine, leases)
-    return build_app(
-        settings, registry, keys, engine, leases, gate, Lifecycle(), UsageBuffer(registry)
-    )
+    return build_server(settings, registry, engine, keys=keys, leases=leases).app
 
 
 def form(fields: dict[str, str], weights: bytes) -> list[bytes]:
@@ -219,10 +213,8 @@ async def test_an_upload_may_take_so_long_in_all(
     leases: Leases,
     tmp_path: Path,
 ) -> None:
-    settings, gate = Settings(data_dir=tmp_path, upload_seconds=0.2), Gate(registry, engine, leases)
-    app = build_app(
-        settings, registry, keys, engine, leases, gate, Lifecycle(), UsageBuffer(registry)
-    )
+    settings = Settings(data_dir=tmp_path, upload_seconds=0.2)
+    app = build_server(settings, registry, engine, keys=keys, leases=leases).app
     key = keys.create("default", ["admin"])
     body = Body(form({"name": "slow"}, bytes(2 * MIB)))
     async with httpx.AsyncClient(

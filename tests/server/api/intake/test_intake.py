@@ -15,14 +15,12 @@ from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tenants import Quota, set_quota
 from adapters_registry.registry import Registry
 from server.api.intake.intake import LARGE_BODY_BYTES
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
 from server.engine.validation import fail_fast_validator
-from server.gate.gate import Gate
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.settings import Settings
-from server.tenancy.usage import UsageBuffer
 from tests.server.answers import CHAT, assert_error
 from tests.server.fake_engine import Body, FakeEngine
 
@@ -133,16 +131,7 @@ async def test_bodies_over_the_tenants_bytes_wait_outside(
     registry: Registry, keys: Keys, engine: FakeEngine, leases: Leases, lifecycle: Lifecycle
 ) -> None:
     settings = Settings(max_tenant_bodies_mib=8)
-    app: FastAPI = build_app(
-        settings,
-        registry,
-        keys,
-        engine,
-        leases,
-        Gate(registry, engine, leases),
-        lifecycle,
-        UsageBuffer(registry),
-    )
+    app: FastAPI = build_server(settings, registry, engine, keys=keys, leases=leases).app
     key = keys.create("default", ["inference"])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
