@@ -43,8 +43,8 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 # The packages whose lines `make coverage` counts.
 COVERED := server adapters_registry loadtest training
 
-.PHONY: help serve test bench abuse chaos clients bases check lint install base demo-adapters chart-docs docs coverage \
-	lock hashes hashes-3.12 wheel sbom release fuzz clean
+.PHONY: help serve test bench abuse chaos clients bases screenshots check lint install base demo-adapters chart-docs docs \
+	coverage lock hashes hashes-3.12 wheel sbom release fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -71,6 +71,9 @@ clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on
 bases: $(INSTALLED_DEV) ## Compare a tiny base of each family on the real server with Transformers and PEFT.
 	BASES=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_bases.py \
 		tests/real_engine/test_bases_in_float32.py
+
+screenshots: $(INSTALLED_DEV) base ## Take the pictures of docs/images/ again, in chromium, of a server under load.
+	SCREENSHOTS=1 $(VENV)/bin/python -m pytest -q tests/real_engine/browser -k "used_by_everyone or refused or side_by_side"
 
 lint: $(INSTALLED_DEV) ## Check format, lint and types, also of the tests.
 	$(VENV)/bin/ruff format --check .

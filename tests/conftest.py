@@ -51,7 +51,7 @@ class FilesAndEngines(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0]
         folder, _, name = path.rpartition("/")
-        shares = folder == "tests/real_engine" and not name.startswith(OWN_ENGINES)
+        shares = folder.startswith("tests/real_engine") and not name.startswith(OWN_ENGINES)
         return "engine" if shares else path
 
 

@@ -16,9 +16,17 @@ WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        ("promtool", "tests/helm/test_monitoring.py::test_promtool_takes_every_expression"),
+        ("chromium", "tests/real_engine/browser/test_restart.py"),
+    ],
+)
 @pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
-def test_a_missing_program_fails_the_run_in_ci(ci: str, code: int) -> None:
-    test = "tests/helm/test_monitoring.py::test_promtool_takes_every_expression"
+def test_a_missing_program_fails_the_run_in_ci(
+    program: str, test: str, ci: str, code: int
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
         cwd=ROOT,
@@ -27,7 +35,7 @@ def test_a_missing_program_fails_the_run_in_ci(ci: str, code: int) -> None:
         text=True,
     )
     assert done.returncode == code, done.stdout + done.stderr
-    assert "promtool isn't installed" in done.stdout
+    assert f"{program} isn't installed" in done.stdout
 
 
 def test_the_workflow_calls_make_targets_that_exist_on_every_python_that_is_supported() -> None:

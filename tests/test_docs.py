@@ -109,6 +109,18 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @each_page
+def test_pictures_are_there(page: Path) -> None:
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", texts.without_blocks(page.read_text())):
+        assert (page.parent / picture).is_file(), f"{picture} is not there"
+
+
+def test_every_picture_is_shown() -> None:
+    shown = "".join(page.read_text() for page in PAGES)
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.name in shown, picture.name
+
+
+@each_page
 def test_commands_exist_with_their_options(page: Path) -> None:
     known = generated.all_commands()
     for words in texts.commands(page.read_text()):

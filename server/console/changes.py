@@ -46,7 +46,7 @@ def router(parts: Parts) -> APIRouter:
         seen = _number(form, "revision") if form.get("revision") else None
         await apply(point_alias, tenant, name, alias, targets, if_revision=seen)
         share = f"{weight} % of the requests" if weight < 100 else "every request"
-        done = f"{alias} was pointed elsewhere: @{version} gets {share} from now on."
+        done = f"The alias {alias} was changed: @{version} gets {share} from now on."
         return await pages.show(request, tenant, name, done)
 
     @routes.post("/aliases/{alias}/remove")
@@ -59,7 +59,7 @@ def router(parts: Parts) -> APIRouter:
     async def rollback(request: Request, tenant: str, name: str) -> Response:
         """Point `live` back to the version before."""
         await apply(roll_back, tenant, name, LIVE)
-        return await pages.show(request, tenant, name, "live is back at the version before.")
+        return await pages.show(request, tenant, name, "live points to its previous target again.")
 
     @routes.post("/sharing")
     async def share(request: Request, tenant: str, name: str) -> Response:
@@ -101,7 +101,7 @@ def router(parts: Parts) -> APIRouter:
     async def unpin(request: Request, tenant: str, name: str, number: int) -> Response:
         """Let a version's slot go to others again."""
         await apply(pin_version, tenant, name, number, False)
-        return await pages.show(request, tenant, name, f"@{number} keeps no slot any more.")
+        return await pages.show(request, tenant, name, f"@{number} no longer keeps a slot.")
 
     @routes.post("/versions/{number}/prefetch", dependencies=[Depends(require_admin)])
     async def prefetch(request: Request, tenant: str, name: str, number: int) -> Response:

@@ -71,12 +71,12 @@ class Guard:
         place = place_of(path)
         if place and not place.is_open_to(caller):
             scopes = " or ".join(sorted(place.scopes))
-            raise Forbidden(f"this page wants a key with the scope {scopes}")
+            raise Forbidden(f"this page needs a key with the scope {scopes}")
         return caller
 
     def _require_own_page(self, request: Request, cookie: str) -> None:
         if not self._sessions.is_csrf_token(request.headers.get(CSRF_HEADER, ""), cookie):
-            raise Forbidden("this page is not of your present session: reload it, then try again")
+            raise Forbidden("this page belongs to an earlier session: reload it, then try again")
 
 
 def _to_login(request: Request, error: Unauthenticated) -> Response:

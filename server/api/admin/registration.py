@@ -51,7 +51,7 @@ def from_form(fields: Mapping[str, str], caller: Caller, base_name: str) -> Regi
     """Read the fields of a form whose files are the adapter's. Raises what `from_json` raises."""
     values: dict[str, Any] = dict(fields)
     if "metadata" in values:
-        values["metadata"] = _parse_json(values["metadata"])
+        values["metadata"] = _parse_json(values["metadata"], "metadata")
     return _for_caller(_parse(values), caller, base_name)
 
 
@@ -77,8 +77,11 @@ def check_free(name: str, base_name: str) -> None:
         )
 
 
-def _parse_json(text: str | bytes) -> Any:
-    """Decode JSON that can be stored and sent again. NaN and lone surrogates are refused."""
+def _parse_json(text: str | bytes, field: str | None = None) -> Any:
+    """Decode JSON that can be stored and sent again. NaN and lone surrogates are refused.
+
+    `field` is the form's field that holds it; None if it is the whole body.
+    """
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not JSON")
@@ -87,7 +90,7 @@ def _parse_json(text: str | bytes) -> Any:
         value = json.loads(text, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
+        raise InvalidRequest(f"{field or 'the body'} is not JSON: {error}", param=field) from error
     return value
 
 

@@ -26,25 +26,41 @@ document.addEventListener("htmx:after:request", (event) => {
   if (dialog && !dialog.contains(event.detail.ctx.target)) dialog.close();
 });
 
-// While the server does not answer, the page says so; once it is back, the page is read again.
+// After a change #main is a new element. The focus was on a part of the old one, so that the next
+// Tab would begin at the top of the page.
+document.addEventListener("htmx:after:swap", (event) => {
+  if (event.detail.ctx?.target?.id === "main") document.getElementById("main").focus();
+});
+
+// While the server does not answer, the page says so. Once it is back, the page is loaded again,
+// unless somebody has typed into it what would be lost.
 const away = document.getElementById("away");
 let waiting = false;
+
+async function answers() {
+  try {
+    return (await fetch("/livez", { cache: "no-store" })).ok;
+  } catch {
+    return false;
+  }
+}
 
 async function untilBack() {
   if (waiting) return;
   waiting = true;
-  away.hidden = false;
-  for (;;) {
+  while (!(await answers())) {
+    away.hidden = false;
     await new Promise((resolve) => setTimeout(resolve, 1000));
-    try {
-      const answer = await fetch("/livez", { cache: "no-store" });
-      if (answer.ok) break;
-    } catch {
-      // still away
-    }
   }
-  location.reload();
+  if (document.querySelector("form[data-keeps]")) {
+    away.hidden = true;
+    waiting = false;
+  } else {
+    location.reload();
+  }
 }
+
+document.addEventListener("console:away", untilBack);
 
 document.addEventListener("htmx:error", (event) => {
   if (event.detail.error instanceof TypeError && event.detail.ctx?.status?.startsWith("error")) {

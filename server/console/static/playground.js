@@ -64,7 +64,7 @@ class Pane {
       const answer = await this.ask(signal);
       if (answer) await this.read(answer, began);
     } catch (error) {
-      this.fail(signal.aborted ? "Stopped." : `The answer broke off: ${error.message}`);
+      this.fail(signal.aborted ? "Stopped." : whyBroken(error));
     }
   }
 
@@ -123,6 +123,13 @@ class Pane {
       this.fact("rate", (((usage.completion_tokens - 1) * 1000) / (last - first)).toFixed(1));
     }
   }
+}
+
+// Browsers throw a TypeError when a connection fails.
+function whyBroken(error) {
+  if (!(error instanceof TypeError)) return `The answer broke off: ${error.message}`;
+  document.dispatchEvent(new Event("console:away"));
+  return "The answer broke off: the server does not answer. Your input is still here: send it again.";
 }
 
 async function messageOf(answer) {
@@ -191,7 +198,7 @@ function showParting([one, ...others]) {
     const says = part.querySelector("p");
     const [mine, theirs] = [one.tokens[at], other.tokens[at]];
     if (mine && theirs) {
-      says.textContent = `They part at token ${at + 1}, after: ${JSON.stringify(before.slice(-120))}`;
+      says.textContent = `They differ from token ${at + 1} on, after: ${JSON.stringify(before.slice(-120))}`;
       const heads = part.querySelectorAll("th.num");
       [heads[0].textContent, heads[1].textContent] = [name, otherName];
       part.querySelector("tbody").append(...rowsOf(mine, theirs));
@@ -286,8 +293,8 @@ form.addEventListener("input", async (event) => {
   await new Promise((resolve) => setTimeout(resolve, 200));
   if (mine !== typed) return;
   const search = encodeURIComponent(event.target.value);
-  const answer = await fetch(`/console/playground/models?search=${search}`);
-  if (!answer.ok || answer.redirected || mine !== typed) return;
+  const answer = await fetch(`/console/playground/models?search=${search}`).catch(() => null);
+  if (!answer?.ok || answer.redirected || mine !== typed) return;
   const options = (await answer.json()).map((name) => new Option("", name));
   document.getElementById("models").replaceChildren(...options);
 });

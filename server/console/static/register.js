@@ -57,7 +57,10 @@ form.addEventListener("submit", (event) => {
     if (elsewhere) location.href = elsewhere;
     // What the server sends here it has escaped; the page's policy lets no script in it run.
     else if (request.status) verdict.innerHTML = request.responseText;
-    else phase.textContent = "The upload broke off, and nothing of it was kept: send it again.";
+    else {
+      phase.textContent = "The upload broke off, and nothing of it was kept: send it again.";
+      document.dispatchEvent(new Event("console:away"));
+    }
   });
   verdict.replaceChildren();
   button.disabled = true;

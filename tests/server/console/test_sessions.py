@@ -177,7 +177,7 @@ async def test_a_key_that_only_asks_models_sees_no_adapters(
     await browser.log_in(keys.create("acme", ["inference"]))
     refused = await browser.open("/console/adapters")
     assert refused.status_code == 403
-    assert "wants a key with the scope" in refused.text
+    assert "needs a key with the scope" in refused.text
 
 
 async def test_other_origins_pages_cannot_call_the_console(admin: Browser) -> None:

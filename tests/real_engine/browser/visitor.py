@@ -1,0 +1,121 @@
+"""Someone at the console in a real browser, and a note of all that goes wrong in the pages."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+
+TIMEOUT_MS = 30_000
+"""For whatever a page waits for: the tests share two processors with an engine."""
+ROOT = Path(__file__).parents[3]
+PICTURES = {"overview", "adapter", "playground", "refused", "adapter-dark", "adapters-phone"}
+"""Those that the documents show."""
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+_REPORT_VIOLATIONS = """
+addEventListener("securitypolicyviolation", (event) => {
+  console.error(`policy violation: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
+});
+"""
+
+
+class Visitor:
+    """A browser with cookies of its own.
+
+    Errors and warnings in the browser's console, scripts that fail, dialogs that a script opens
+    and violations of the page's policy all end up in `faults`.
+    """
+
+    def __init__(self, browser: Browser, address: str, **options: Any) -> None:
+        """`address`: where the server is. `options`: those of Playwright's `new_context`."""
+        options = {"viewport": DESKTOP, "reduced_motion": "reduce", **options}
+        self._context = browser.new_context(base_url=address, **options)
+        self._context.set_default_timeout(TIMEOUT_MS)
+        self._context.add_init_script(_REPORT_VIOLATIONS)
+        self.faults: list[str] = []
+        self._expected: list[str] = []
+        self.page = self.new_page()
+
+    def new_page(self) -> Page:
+        """Open another tab."""
+        page = self._context.new_page()
+        page.on("console", self._note_message)
+        page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
+        return page
+
+    def log_in(self, key: str, path: str = "") -> Page:
+        """Log in with a key, and open the page at a path below `/console`."""
+        self.page.goto("/console/login")
+        self.page.get_by_label("API key").fill(key)
+        self.page.get_by_role("button", name="Log in").click()
+        self.page.wait_for_url(lambda url: "/login" not in url)
+        if path:
+            self.open(path)
+        return self.page
+
+    def open(self, path: str) -> None:
+        """Open the page at a path below `/console`."""
+        self.page.goto(f"/console{path}")
+
+    def expect_fault(self, text: str) -> None:
+        """Say that a fault with this text is meant to come, such as a status that is tested."""
+        self._expected.append(text)
+
+    def cookies(self) -> list[Any]:
+        """Return the browser's cookies."""
+        return list(self._context.cookies())
+
+    def close(self) -> None:
+        """Close the browser."""
+        self._context.close()
+
+    def check(self) -> None:
+        """Fail if anything went wrong that was not expected, or did not go wrong as expected."""
+        unexpected = [f for f in self.faults if not any(text in f for text in self._expected)]
+        assert not unexpected, f"the browser reports: {unexpected}"
+        missing = [text for text in self._expected if not any(text in f for f in self.faults)]
+        assert not missing, f"the browser did not report: {missing}"
+
+    def _note_message(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.faults.append(f"{message.type}: {message.text} ({message.location['url']})")
+
+
+def confirm(page: Page, verb: str) -> None:
+    """Press the button of the open dialog, and wait until the page says what was done."""
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name=verb, exact=True).click()
+    expect(dialog).to_have_count(0)
+
+
+def version_row(page: Page, number: int) -> Locator:
+    """Return the row of a version in the table of versions on an adapter's page."""
+    table = page.get_by_role("region", name="Versions", exact=True)
+    return table.get_by_role("row").filter(
+        has=page.get_by_role("rowheader", name=f"@{number}", exact=True)
+    )
+
+
+def live_row(page: Page, number: int) -> Locator:
+    """Return the row of a version in the table of live versions."""
+    table = page.get_by_role("region", name="Live versions")
+    return table.get_by_role("row").filter(
+        has=page.get_by_role("rowheader", name=f"@{number}", exact=True)
+    )
+
+
+def take_picture(page: Page, name: str) -> None:
+    """Write what the page shows, if `SCREENSHOTS` asks for it.
+
+    The pictures of the documents go to `docs/images/`; with `SCREENSHOTS=all` every picture goes to
+    `build/screenshots/`.
+    """
+    wanted = os.environ.get("SCREENSHOTS")
+    if wanted == "all" or (wanted and name in PICTURES):
+        folder = ROOT / ("build/screenshots" if wanted == "all" else "docs/images")
+        page.mouse.move(0, 0)
+        page.screenshot(path=folder / f"console-{name}.png")
