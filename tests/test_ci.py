@@ -24,9 +24,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
     ],
 )
 @pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
-def test_a_missing_program_fails_the_run_in_ci(
-    program: str, test: str, ci: str, code: int
-) -> None:
+def test_a_missing_program_fails_the_run_in_ci(program: str, test: str, ci: str, code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
         cwd=ROOT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from server.request_log.record import RequestRecord
 MAX_VERSIONS = 50
 MAX_ENTRIES = 50
 MAX_COMPARED = 4
-_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class AdapterPages:
         ]
         with_facts = [version for version in recorded.versions if _has_facts(version)]
         compared = with_facts[:MAX_COMPARED][::-1]
-        words = [(entry, _in_words(entry)) for entry in recorded.entries]
+        words = [(entry, change_in_words(entry.before, entry.after)) for entry in recorded.entries]
         return AdapterView(
             adapter,
             rows,
@@ -196,10 +194,6 @@ def _aliases_of(adapter: AdapterRecord, number: int) -> list[str]:
         for name, alias in adapter.aliases.items()
         if any(target.version == number for target in alias.targets)
     )
-
-
-def _in_words(entry: AuditEntry) -> str:
-    return _DIGEST.sub(r"\1…", change_in_words(entry.before, entry.after))
 
 
 def _has_facts(version: VersionRecord) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -50,6 +52,7 @@ class Renderer:
             "moment": format_moment,
             "money": format_money,
             "json": json.dumps,
+            "short_digests": shorten_digests,
         }
         self._environment.filters.update(filters)
         self._environment.globals["static"] = _static_urls().__getitem__
@@ -121,6 +124,11 @@ def format_ago(moment: datetime) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
     return "just now" if seconds < 5 else f"{seconds:.0f} s ago"
+
+
+def shorten_digests(text: str) -> str:
+    """Return the text with the first twelve characters of each digest."""
+    return _DIGEST.sub(r"\1…", text)
 
 
 def _static_urls() -> dict[str, str]:

@@ -39,6 +39,14 @@ function redraw() {
 
 redraw();
 document.addEventListener("htmx:after:swap", redraw);
+// A chart has the colours of the moment when it was drawn.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const id of Object.keys(charts)) {
+    charts[id].destroy();
+    delete charts[id];
+  }
+  redraw();
+});
 window.addEventListener("resize", () => {
   for (const [id, chart] of Object.entries(charts)) {
     chart.setSize({ width: document.getElementById(id).clientWidth, height: 190 });

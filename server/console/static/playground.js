@@ -272,6 +272,7 @@ form.addEventListener("submit", async (event) => {
   stopButton.disabled = false;
   progress.textContent = "The models answer…";
   const asked = models.map((model) => new Pane(model));
+  panes.scrollIntoView({ block: "nearest" });
   await Promise.all(asked.map((pane) => pane.run(running.signal)));
   showParting(asked.filter((pane) => pane.tokens.length));
   running = null;

@@ -9,8 +9,12 @@ const progress = document.getElementById("progress");
 const phase = document.getElementById("phase");
 const verdict = document.getElementById("verdict");
 
+function sizeOf(file) {
+  return file.size < 1e6 ? `${(file.size / 1e3).toFixed(1)} KB` : `${(file.size / 1e6).toFixed(1)} MB`;
+}
+
 function showChosen() {
-  const names = [...input.files].map((file) => `${file.name} (${(file.size / 1e6).toFixed(1)} MB)`);
+  const names = [...input.files].map((file) => `${file.name} (${sizeOf(file)})`);
   document.getElementById("chosen").replaceChildren(
     ...names.map((name) => Object.assign(document.createElement("li"), { textContent: name })),
   );
@@ -56,8 +60,10 @@ form.addEventListener("submit", (event) => {
     const elsewhere = request.getResponseHeader("hx-redirect");
     if (elsewhere) location.href = elsewhere;
     // What the server sends here it has escaped; the page's policy lets no script in it run.
-    else if (request.status) verdict.innerHTML = request.responseText;
-    else {
+    else if (request.status) {
+      verdict.innerHTML = request.responseText;
+      verdict.scrollIntoView({ block: "nearest" });
+    } else {
       phase.textContent = "The upload broke off, and nothing of it was kept: send it again.";
       document.dispatchEvent(new Event("console:away"));
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from tests.real_engine.browser.visitor import (
 from tests.real_engine.questions import ask
 from tests.real_engine.running_server import RunningServer
 
-BYTES_PER_SECOND = 40_000
+BYTES_PER_SECOND = 300_000
 """How fast an upload goes whose progress is watched."""
+NUM_TOKENS, STREAM_MS = 200, 120_000
+"""How long the answer is during which a version is promoted, and how long it may take."""
 _NOTE_PHASES = """
 window.phases = [];
 new MutationObserver(() => window.phases.push(document.getElementById("phase").textContent))
@@ -30,7 +33,10 @@ new MutationObserver(() => window.phases.push(document.getElementById("phase").t
 _DROP = """
 (files) => {
   const dropped = new DataTransfer();
-  for (const [name, bytes] of files) dropped.items.add(new File([new Uint8Array(bytes)], name));
+  for (const [name, content] of files) {
+    const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+    dropped.items.add(new File([bytes], name));
+  }
   return dropped;
 }
 """
@@ -52,7 +58,7 @@ def send_slowly(page: Page) -> None:
 
 def drop(page: Page, files: list[Path]) -> None:
     """Drop files on the page, as from a folder's window."""
-    content = [(file.name, list(file.read_bytes())) for file in files]
+    content = [(file.name, b64encode(file.read_bytes()).decode()) for file in files]
     dropped = page.evaluate_handle(_DROP, content)
     page.locator("#drop").dispatch_event("drop", {"dataTransfer": dropped})
 
@@ -72,7 +78,7 @@ def test_dropped_files_become_a_version_with_progress(
     page = start_registration(visitor, server, "forge/anvil")
     page.get_by_label("Metadata").fill('{"evaluation": {"exact_match": 0.71}}')
     page.get_by_label("Make it live").check()
-    drop(page, make_files(21))
+    drop(page, make_files(21, modules=("mlp.down_proj",)))
     expect(page.locator("#chosen")).to_contain_text("adapter_model.safetensors")
     send_slowly(page)
     page.evaluate(_NOTE_PHASES)
@@ -105,6 +111,7 @@ def test_a_refused_adapter_shows_every_reason_and_can_be_sent_again(
     reasons = verdict.get_by_role("listitem").all_inner_texts()
     assert len(reasons) >= 2
     assert any("dora" in reason.lower() for reason in reasons)
+    verdict.scroll_into_view_if_needed()
     take_picture(page, "refused")
     page.locator("input[type=file]").set_input_files(make_files(22))
     page.get_by_role("button", name="Register", exact=True).click()
@@ -112,8 +119,9 @@ def test_a_refused_adapter_shows_every_reason_and_can_be_sent_again(
     page.get_by_role("link", name="Open the adapter").click()
     expect(version_row(page, 1)).to_contain_text("rejected")
     expect(version_row(page, 2)).to_contain_text("ready")
+    table = page.get_by_role("region", name="Versions", exact=True)
     for reason in reasons:
-        expect(page.get_by_role("region", name="Versions")).to_contain_text(reason.split()[0])
+        expect(table).to_contain_text(reason.split()[0])
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_a_promotion_lets_a_running_stream_go_on(
     stream = visitor.log_in(server.key, f"/playground?model={adapter}")
     stream.get_by_label("The base").uncheck()
     stream.get_by_label("Prompt", exact=True).fill("Write a long story about a lighthouse.")
-    stream.get_by_label("Longest answer").fill("400")
+    stream.get_by_label("Longest answer").fill(str(NUM_TOKENS))
     stream.get_by_label("Temperature").fill("0")
     stream.get_by_role("button", name="Send").click()
     expect(stream.get_by_label(f"Answer of {adapter}")).not_to_be_empty()
@@ -166,10 +174,10 @@ def test_a_promotion_lets_a_running_stream_go_on(
     expect(live_row(page, 2)).to_contain_text("100 %")
 
     so_far = len(answer_of(stream, adapter))
-    expect(stream.get_by_text("All answers are complete.")).to_be_visible()
+    expect(stream.get_by_text("All answers are complete.")).to_be_visible(timeout=STREAM_MS)
     expect(stream.get_by_text(f"{adapter}@1, found in")).to_be_visible()
     assert len(answer_of(stream, adapter)) > so_far
-    expect(stream.locator("[data-fact=out]")).to_have_text("400")
+    expect(stream.locator("[data-fact=out]")).to_have_text(str(NUM_TOKENS))
     stream.get_by_label("Longest answer").fill("4")
     stream.get_by_role("button", name="Send").click()
     expect(stream.get_by_text(f"{adapter}@2, found in")).to_be_visible()

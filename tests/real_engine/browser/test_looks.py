@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -61,7 +60,7 @@ def lived_in(server: RunningServer, make_files: MakeFiles) -> RunningServer:
 
 
 @pytest.fixture
-def admin(visiting: Visiting, lived_in: RunningServer) -> Iterator[Visitor]:
+def admin(visiting: Visiting, lived_in: RunningServer) -> Visitor:
     """An admin who has just logged in."""
     visitor = visiting(lived_in.url)
     visitor.log_in(lived_in.key)
@@ -130,11 +129,23 @@ def test_the_log_in_can_be_used_by_everyone(visiting: Visiting, lived_in: Runnin
     visitor = visiting(lived_in.url)
     visitor.open("/login?why=expired")
     for scheme in ("light", "dark"):
-        visitor.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        visitor.page.emulate_media(color_scheme=scheme)
         assert not grave_findings(visitor.page)
     visitor.page.set_viewport_size(PHONE)
     assert_fits(visitor.page)
     take_picture(visitor.page, "login")
+
+
+def test_axe_and_the_rule_of_width_find_what_they_are_there_to_find(admin: Visitor) -> None:
+    """Otherwise the tests above could not fail."""
+    page = admin.page
+    page.evaluate("document.querySelector('.brand img').removeAttribute('alt')")
+    page.evaluate("document.querySelector('h1').style.color = '#bbb'")
+    found = {finding.split(":")[0] for finding in grave_findings(page)}
+    assert {"image-alt", "color-contrast"} <= found
+    page.evaluate("document.querySelector('h1').style.minWidth = '200vw'")
+    with pytest.raises(AssertionError):
+        assert_fits(page)
 
 
 def test_the_screen_reader_s_page_has_one_heading_and_its_place_in_the_navigation(
@@ -180,7 +191,7 @@ def test_a_version_is_promoted_by_keyboard_alone(
     expect(page.get_by_role("heading", name="Adapters")).to_be_visible()
     tab_to(page, "Search")
     keyboard.type("keys-only")
-    expect(page.get_by_text("1 found")).to_be_visible()
+    expect(page.get_by_text("1 found", exact=True)).to_be_visible()
     tab_to(page, "keys-only/piano")
     keyboard.press("Enter")
     expect(live_row(page, 1)).to_contain_text("100 %")

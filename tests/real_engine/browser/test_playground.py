@@ -52,6 +52,7 @@ def test_the_base_and_two_adapters_answer_side_by_side(
     )
     expect(parting).to_contain_text("They differ from token")
     expect(parting).to_contain_text("(chosen)")
+    panes.last.scroll_into_view_if_needed()
     take_picture(page, "playground")
 
 

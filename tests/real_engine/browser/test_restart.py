@@ -24,11 +24,11 @@ def site(registry: Registry, tmp_path: Path) -> Iterator[FakeSite]:
 
 def mark(page: Page) -> None:
     """Leave a mark that is lost when the page is loaded again."""
-    page.evaluate("window.mark = true")
+    page.evaluate("document.body.dataset.mark = true")
 
 
 def wait_until_loaded_again(page: Page) -> None:
-    page.wait_for_function("!window.mark && document.readyState === 'complete'")
+    expect(page.locator("body:not([data-mark])")).to_be_visible()
 
 
 def test_a_live_page_says_that_the_server_is_away_and_comes_back_by_itself(
@@ -36,6 +36,7 @@ def test_a_live_page_says_that_the_server_is_away_and_comes_back_by_itself(
 ) -> None:
     visitor = visiting(site.url)
     visitor.expect_fault("ERR_CONNECTION_REFUSED")
+    visitor.expect_fault("Failed to fetch")
     page = visitor.log_in(site.keys.create("default", ["admin"]), "/overview")
     expect(page.get_by_text(AWAY)).to_be_hidden()
     mark(page)
@@ -52,6 +53,7 @@ def test_a_click_while_the_server_is_away_is_not_lost_in_silence(
 ) -> None:
     visitor = visiting(site.url)
     visitor.expect_fault("ERR_CONNECTION_REFUSED")
+    visitor.expect_fault("Failed to fetch")
     page = visitor.log_in(site.keys.create("default", ["admin"]), "/tenants")
     mark(page)
     site.stop()

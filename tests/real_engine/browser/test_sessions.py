@@ -39,7 +39,9 @@ def test_a_key_opens_the_page_that_was_asked_for_and_is_not_kept(
     (cookie,) = visitor.cookies()
     assert cookie["httpOnly"]
     assert cookie["sameSite"] == "Strict"
-    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    )
     assert kept == '[{},{},""]'
     assert server.key.split("-", 2)[2] not in cookie["value"] + page.content()
 
@@ -76,7 +78,9 @@ def test_a_revoked_key_ends_the_session_with_the_next_click(
     if click is not follow_a_link:
         visitor.expect_fault("status of 401")
     click(page)
-    expect(page.get_by_text("The API key of your session was revoked. Log in again.")).to_be_visible()
+    expect(
+        page.get_by_text("The API key of your session was revoked. Log in again.")
+    ).to_be_visible()
     expect(page.get_by_label("API key")).to_be_focused()
 
 
@@ -115,7 +119,7 @@ def test_a_tenant_sees_its_own_and_no_admin_pages(
     names = page.get_by_role("navigation", name="Pages").get_by_role("link").all_inner_texts()
     assert names == ["Overview", "Adapters", "Register", "Playground", "Usage", "Audit"]
     expect(page.get_by_role("link", name="harbour/pilot")).to_be_visible()
-    expect(page.get_by_text("1 found")).to_be_visible()
+    expect(page.get_by_text("1 found", exact=True)).to_be_visible()
     page.get_by_role("link", name="harbour/pilot").click()
     expect(page.get_by_role("button", name="Promote…")).to_be_visible()
     expect(page.get_by_role("button", name="Pin…")).to_have_count(0)

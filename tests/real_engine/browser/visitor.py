@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect
 
 TIMEOUT_MS = 30_000
 """For whatever a page waits for: the tests share two processors with an engine."""
 ROOT = Path(__file__).parents[3]
 PICTURES = {"overview", "adapter", "playground", "refused", "adapter-dark", "adapters-phone"}
 """Those that the documents show."""
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+DESKTOP = ViewportSize(width=1280, height=800)
+PHONE = ViewportSize(width=390, height=844)
 _REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) => {
   console.error(`policy violation: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
@@ -35,17 +35,14 @@ class Visitor:
         self._context = browser.new_context(base_url=address, **options)
         self._context.set_default_timeout(TIMEOUT_MS)
         self._context.add_init_script(_REPORT_VIOLATIONS)
+        self._context.on("page", self._watch)
         self.faults: list[str] = []
         self._expected: list[str] = []
         self.page = self.new_page()
 
     def new_page(self) -> Page:
         """Open another tab."""
-        page = self._context.new_page()
-        page.on("console", self._note_message)
-        page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
-        page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
-        return page
+        return self._context.new_page()
 
     def log_in(self, key: str, path: str = "") -> Page:
         """Log in with a key, and open the page at a path below `/console`."""
@@ -79,6 +76,11 @@ class Visitor:
         assert not unexpected, f"the browser reports: {unexpected}"
         missing = [text for text in self._expected if not any(text in f for f in self.faults)]
         assert not missing, f"the browser did not report: {missing}"
+
+    def _watch(self, page: Page) -> None:
+        page.on("console", self._note_message)
+        page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
 
     def _note_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
