@@ -120,4 +120,5 @@ def take_picture(page: Page, name: str) -> None:
     if wanted == "all" or (wanted and name in PICTURES):
         folder = ROOT / ("build/screenshots" if wanted == "all" else "docs/images")
         page.mouse.move(0, 0)
+        page.evaluate("document.activeElement.blur()")
         page.screenshot(path=folder / f"console-{name}.png")
