@@ -67,7 +67,7 @@ async def test_promote_canary_and_roll_back(admin: Browser, registry: Registry) 
     await admin.ask("POST", f"{PAGE}/aliases", version=2)
     assert live(registry) == (Target(2, 100),)
     back = await admin.ask("POST", f"{PAGE}/rollback")
-    assert "live is back" in back.text
+    assert "live points to its previous target again" in back.text
     assert live(registry) == (Target(1, 100),)
     for words in ("alias.rollback", "@2 → @1", "10 % @2, 90 % @1"):
         assert words in back.text
