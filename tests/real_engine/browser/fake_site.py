@@ -14,15 +14,11 @@ from fastapi.responses import Response, StreamingResponse
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
-from server.app import build_app
+from server.app import build_server
 from server.auth import Keys
 from server.engine.interface import Endpoint
-from server.gate.gate import Gate
-from server.lifecycle import Lifecycle
-from server.residency.leases import Leases
 from server.settings import Settings
 from server.tenancy.meter import current_meter
-from server.tenancy.usage import UsageBuffer
 from tests.server.fake_engine import INPUT_TOKENS, Body, FakeEngine, parse
 
 SECRET = b"of the sessions, as long as it must be"
@@ -97,15 +93,6 @@ class FakeSite:
     def _app(self) -> Any:
         settings = Settings(data_dir=self._data_dir, max_loras=4)
         engine = ChatEngine(self._says)
-        leases = Leases.of(settings, engine, self._registry)
-        return build_app(
-            settings,
-            self._registry,
-            self.keys,
-            engine,
-            leases,
-            Gate(self._registry, engine, leases),
-            Lifecycle(),
-            UsageBuffer(self._registry),
-            session_secret=SECRET,
-        )
+        return build_server(
+            settings, self._registry, engine, keys=self.keys, session_secret=SECRET
+        ).app
