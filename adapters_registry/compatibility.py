@@ -15,6 +15,8 @@ from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState
 
 OTHER_BASE = "other_base"
 """The code of the reason of a version that was never checked on this server's base."""
+NEVER_TRIED = "never_tried"
+"""The code of the reason of a version that was kept for a server with a higher limit of ranks."""
 RANK_TOO_LARGE = "rank_too_large"
 """The code of the reason of a version whose rank is over this server's limit, as in checks."""
 ALLOW_BASE_MISMATCH = "allow_base_mismatch"
@@ -64,6 +66,12 @@ def reasons_on(row: Version, base: ServedBase) -> list[dict[str, Any]]:
     verdict = row.base_verdicts.get(base.fingerprint)
     if verdict:
         return list(verdict["reasons"])
+    if row.base == base.fingerprint and not row.base_verdicts:
+        message = (
+            "its rank was over the limit when it was registered, so it was kept and never tried: "
+            f"`loraplex adapters recheck {row.adapter.name}` checks it on this server"
+        )
+        return [{"code": NEVER_TRIED, "message": message, "key": None}]
     accepted = {fp: v["base"] for fp, v in row.base_verdicts.items() if _is_accepted(v)}
     others = [str(ServedBase(name, fingerprint)) for fingerprint, name in accepted.items()]
     was = f"checked on the base {' and '.join(others)}" if others else "registered for another base"

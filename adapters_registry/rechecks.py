@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from adapters_registry.compatibility import OTHER_BASE, RANK_TOO_LARGE
+from adapters_registry.compatibility import NEVER_TRIED, OTHER_BASE, RANK_TOO_LARGE
 from adapters_registry.errors import NotFound
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
@@ -66,4 +66,5 @@ def _is_too_large(version: VersionRecord) -> bool:
 
 def _is_unchecked(version: VersionRecord) -> bool:
     """Return whether it waits for its first verdict on this base."""
-    return any(reason["code"] == OTHER_BASE for reason in version.reasons) or not version.reasons
+    unchecked = (NEVER_TRIED, OTHER_BASE)
+    return any(reason["code"] in unchecked for reason in version.reasons) or not version.reasons

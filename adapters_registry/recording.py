@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from adapters_registry.check.companions.serving_defaults import listed
 from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, allow_base_mismatch, state_on
-from adapters_registry.composition.metadata import COMPOSED
+from adapters_registry.composition.metadata import COMPOSED, FIT_RANK, FITTED
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidMetadata
 from adapters_registry.garbage import NEEDS_CONTENT
@@ -34,7 +34,7 @@ MAX_METADATA_BYTES = 16 << 10
 """Every server keeps the metadata of all versions in memory."""
 LEFT_OUT = "left_out"
 """The entry of a version's metadata that says what of its files was not kept."""
-RESERVED = (LEFT_OUT, COMPOSED)
+RESERVED = (LEFT_OUT, COMPOSED, FITTED)
 """Entries of a version's metadata that only the server writes."""
 
 
@@ -155,6 +155,8 @@ def _check_on_this_base(change: Change, found: Version, asked: Registration) -> 
         found.base = change.base.fingerprint
     if asked.metadata.get(ALLOW_BASE_MISMATCH) is True:
         allow_base_mismatch(found)
+    if asked.metadata.get(FIT_RANK) is True:
+        found.details = {**(found.details or {}), FIT_RANK: True}
     found.adapter.epoch = change.epoch
 
 

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -21,8 +20,9 @@ from sqlalchemy.orm import Session, joinedload, sessionmaker
 
 from adapters_registry import history, verdicts
 from adapters_registry.check.base import BaseSpec
-from adapters_registry.check.static_check import AdapterFacts, check_adapter
-from adapters_registry.compatibility import ALLOW_BASE_MISMATCH, ServedBase
+from adapters_registry.check.static_check import AdapterFacts
+from adapters_registry.check.stored import check_stored
+from adapters_registry.compatibility import ServedBase
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import (
     AdapterRejected,
@@ -34,7 +34,7 @@ from adapters_registry.errors import (
 )
 from adapters_registry.garbage import drop_content
 from adapters_registry.names import DEFAULT_TENANT
-from adapters_registry.recording import Registration, left_out_of
+from adapters_registry.recording import Registration
 from adapters_registry.records.audit import read_entries
 from adapters_registry.records.catalog import (
     AdapterRecord,
@@ -153,13 +153,13 @@ class Registry:
         """
         self._begin_check(version)
         try:
-            return self._check_content(version)
+            return check_stored(self.content, version, self.base)
         except FAULTS_OF_THE_ENVIRONMENT:
             raise
         except Exception:
             log.exception("the check of %s failed; it is tried once more", version.public_name)
         try:
-            return self._check_content(version)
+            return check_stored(self.content, version, self.base)
         except FAULTS_OF_THE_ENVIRONMENT:
             raise
         except Exception as error:
@@ -179,15 +179,6 @@ class Registry:
         if digest != version.digest:
             raise CheckedElsewhere("the database was restored, and this id is another version's")
 
-    def _check_content(self, version: VersionRecord) -> AdapterFacts:
-        with self.content.holding(version.digest) as path:
-            facts = check_adapter(
-                path,
-                self.base,
-                allow_base_mismatch=version.metadata.get(ALLOW_BASE_MISMATCH) is True,
-            )
-        return replace(facts, warnings=left_out_of(version.metadata) + facts.warnings)
-
     def renew_check(self, version: VersionRecord) -> bool:
         """Extend this server's lease on a check. Returns False if it does not own the check."""
         with self.session() as session:
@@ -198,10 +189,15 @@ class Registry:
         self.apply(verdicts.release, version.version_id, self.server_id)
 
     def accept(self, version: VersionRecord, facts: AdapterFacts) -> VersionRecord:
-        """Make a version ready. Make it live if it is the first one, or if that was asked for."""
+        """Make a version ready. Make it live if it is the first one, or if that was asked for.
+
+        One whose rank is over the limit is kept for servers with a higher limit, not offered here.
+        """
         with self.change() as change:
             if version.state is VersionState.INCOMPATIBLE:
                 row = verdicts.accept_again(change, version.version_id, facts)
+            elif facts.rank > self.base.max_rank:
+                row = verdicts.keep(change, version.version_id, self.server_id, facts)
             else:
                 row = verdicts.accept(change, version.version_id, self.server_id, facts)
             return version_record(row, self._served)

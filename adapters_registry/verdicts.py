@@ -107,6 +107,22 @@ def accept(change: Change, version_id: int, server_id: str, facts: AdapterFacts)
     return row
 
 
+def keep(change: Change, version_id: int, server_id: str, facts: AdapterFacts) -> Version:
+    """Keep a version whose rank is over this server's limit, for servers with a higher one.
+
+    It has passed the static check, but was never tried. So it has no verdict on any base, and no
+    server offers it before it is checked there again.
+
+    Raises:
+        CheckedElsewhere: this server does not own the check any more.
+    """
+    row = _decide(change, version_id, server_id, VersionState.READY)
+    row.rank, row.details = facts.rank, {**row.details, "checked": facts.to_json()}
+    after = {"state": VersionState.INCOMPATIBLE, "rank": facts.rank}
+    change.log("version.keep", row.adapter, str(row.number), _UNDER_CHECK, after)
+    return row
+
+
 def reject(change: Change, version_id: int, server_id: str, reasons: list[Reason]) -> Version:
     """Reject a version for good. It is kept with the reasons.
 

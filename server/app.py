@@ -122,9 +122,10 @@ def build_server(
         Intakes(registry, settings),
         Waiting(leases, data_plane.prompt_queue),
         rollouts or Rollouts(registry, leases),
+        compositions,
     )
     arms = services.rollouts.arms
-    app = _app(services, lifecycle, compositions)
+    app = _app(services, lifecycle)
     lines = request_lines or RequestLines("off")
     app.add_middleware(BodyLimit, max_upload_mib=settings.max_adapter_mib)
     app.add_middleware(Authentication, keys=keys)
@@ -138,7 +139,7 @@ def build_server(
     return Server(services, lifecycle, app, _operations_app(services, lifecycle))
 
 
-def _app(services: Services, lifecycle: Lifecycle, compositions: Compositions) -> FastAPI:
+def _app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     """Return what answers on the server's port, without middleware and console."""
     settings, registry, engine = services.settings, services.registry, services.engine
     leases, base_name = services.leases, settings.served_base_name
@@ -159,7 +160,7 @@ def _app(services: Services, lifecycle: Lifecycle, compositions: Compositions) -
             settings,
             services.intakes,
             services.rollouts,
-            compositions,
+            services.compositions,
         )
     )
     app.include_router(lora_loading.router(registry, services.gate, leases, services.intakes))

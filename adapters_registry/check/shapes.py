@@ -67,7 +67,8 @@ def _remedy_for_rank(rank: int, base: BaseSpec) -> str:
         return f"the engine takes {RANK_LIMITS[-1]} at most, so train it with a smaller one"
     more = (base.adapter_bytes(limit) - base.adapter_bytes(base.max_rank)) / (1 << 20)
     return (
-        f"an operator can restart it with --max-lora-rank {limit}, which takes {more:.1f} MiB more "
+        f"with fit_rank (--fit-rank) its best fit of rank {base.max_rank} is served; or an "
+        f"operator can restart it with --max-lora-rank {limit}, which takes {more:.1f} MiB more "
         "for each slot"
     )
 

@@ -70,6 +70,8 @@ class AdapterFacts:
     """What may make its answers worse, or is used in place of the base's; it may serve."""
     serving: ServingDefaults = field(default_factory=ServingDefaults)
     """What it brings for its requests, where that is not the base's."""
+    logprob_change: float | None = None
+    """How far it moves a log-probability of the smoke test's prompt, at most. In nats."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts under the names that the API shows."""
@@ -124,7 +126,10 @@ def check_adapter(
     _check_values(pairs, config, base, findings)
     findings.raise_if_any()
     return AdapterFacts(
-        rank=max(pair.a.shape[0] for pair in pairs.values() if pair.a),
+        rank=max(
+            *(pair.a.shape[0] for pair in pairs.values() if pair.a),
+            *(rank for _, rank in config.claimed_ranks()),  # the engine looks at both
+        ),
         target_modules=sorted({name.rsplit(".", 1)[1] for name in pairs}),
         num_layers=len({name.split(".")[2] for name in pairs}),
         base_model=clean(config.base_model) or None,

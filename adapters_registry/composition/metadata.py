@@ -1,4 +1,7 @@
-"""What a version's metadata say of its composition. The server writes it, and clients cannot."""
+"""What a version's metadata say of the versions that it was made of.
+
+The server writes `COMPOSED` and `FITTED`, and clients cannot. `FIT_RANK` is what a client asks.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ from typing import Any
 
 COMPOSED = "composed"
 """The entry of a version's metadata with its parts."""
+FITTED = "fitted"
+"""The entry of a version that is the best fit of one with a larger rank: which one, and how far."""
+FIT_RANK = "fit_rank"
+"""The entry of a version that is kept if its rank is over the server's limit, and not rejected."""
 ON_REQUEST_NAME = "composed"
 """The name of each tenant's adapter whose versions are the compositions that requests have named.
 No other adapter can be registered under it."""

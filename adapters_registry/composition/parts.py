@@ -142,6 +142,21 @@ def composed_entry(
     return entry
 
 
+def fitted_entry(original: VersionRecord, rank: int, error: FitError) -> dict[str, Any]:
+    """Return what the metadata of a version's best fit say."""
+    return {
+        "of": {
+            "model": original.public_name,
+            "version_id": original.version_id,
+            "digest": original.digest,
+            "rank": original.rank,
+        },
+        "rank": rank,
+        "error": error.total,
+        "error_by_layer": error.by_layer,
+    }
+
+
 def copy_companions(sources: Sequence[Path], target: Path) -> None:
     """Copy each file beside the weights that all parts have with the same content.
 

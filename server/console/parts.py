@@ -8,6 +8,7 @@ from fastapi import Request
 
 from adapters_registry.registry import Registry
 from server.api.admin.intakes import Intakes
+from server.api.composition.compositions import Compositions
 from server.api.inference import DataPlane
 from server.api.waiting import Waiting
 from server.auth import Caller, Keys
@@ -41,6 +42,7 @@ class Services:
     intakes: Intakes
     waiting: Waiting
     rollouts: Rollouts
+    compositions: Compositions
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, COMPANION_FILES
 from adapters_registry.records.tables import VersionState
+from server.api.admin.adapters import served_form
 from server.console.parts import Parts
 from server.gate.gate import CHECKABLE
 
@@ -31,6 +32,10 @@ def router(parts: Parts) -> APIRouter:
     async def register(request: Request) -> Response:
         """Take in an upload, and answer with the gate's verdict, with every reason."""
         version, is_new = await services.intakes.take_in(request, None)
+        asked = request.state.registration
+        version, is_new = await served_form(
+            services.gate, services.compositions, asked, version, is_new=is_new
+        )
         if version.state in CHECKABLE:
             services.gate.start(version)
         version = await services.gate.verdict(version)

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters_registry.check.static_check import AdapterFacts
 from adapters_registry.errors import AdapterRejected, CheckedElsewhere, Reason, RegistryError
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import UNDER_CHECK, VersionState
@@ -18,7 +19,7 @@ from adapters_registry.registry import Registry
 from adapters_registry.verdicts import LEASE
 from server.engine.interface import Engine
 from server.errors import APIError, NotLoadable, Unavailable
-from server.gate.smoke_test import try_out
+from server.gate.smoke_test import SmokeTrial, try_out
 from server.residency.leases import Leases
 from server.workers import Workers
 
@@ -143,7 +144,7 @@ class Gate:
         except AdapterRejected as rejection:
             reasons = rejection.reasons
         else:
-            reasons = await self._try_out(version)
+            reasons, facts = await self._try_out(version, facts)
             if not reasons:
                 accepted = await self._records.run(self._registry.accept, version, facts)
                 self._leases.follow(self._registry.catalog)  # it may have been promoted
@@ -193,38 +194,44 @@ class Gate:
         finally:
             renewing.cancel()
 
-    async def _try_out(self, version: VersionRecord) -> list[Reason]:
-        """Return the smoke test's reasons, as soon as the engine can say.
+    async def _try_out(
+        self, version: VersionRecord, facts: AdapterFacts
+    ) -> tuple[list[Reason], AdapterFacts]:
+        """Return the smoke test's reasons, as soon as the engine can say, and what it has found.
 
+        A version whose rank is over the engine's limit is not tried, since it is not offered here.
         If the engine dies during the test, the version is tried again without other tests beside
         it, and rejected if the engine dies again. A version that the engine cannot load is also
         tried once more, because the disk may have caused the failure.
         """
+        if facts.rank > self._registry.base.max_rank:
+            return [], facts
         num_deaths = num_refusals = 0
         while num_deaths < MAX_DEATHS:
             await self._until_ready()
             async with self._suspects if num_deaths else self._smoke_tests:
                 generation = self._engine.generation
                 try:
-                    return await self._smoke_test(version)
+                    trial = await self._smoke_test(version)
+                    return trial.reasons, replace(facts, logprob_change=trial.logprob_change)
                 except NotLoadable as error:
                     num_refusals += 1
                     if num_refusals == MAX_REFUSALS:
-                        return [Reason("canary_not_loadable", error.message)]
+                        return [Reason("canary_not_loadable", error.message)], facts
                 except Unavailable as error:
                     log.warning("the smoke test of %s is put off: %s", version.public_name, error)
             await asyncio.sleep(RETRY_SECONDS)
             num_deaths += not self._is_up(generation)
         message = "the engine died each time this adapter was tried"
-        return [Reason("canary_engine_died", message)]
+        return [Reason("canary_engine_died", message)], facts
 
-    async def _smoke_test(self, version: VersionRecord) -> list[Reason]:
+    async def _smoke_test(self, version: VersionRecord) -> SmokeTrial:
         path = self._registry.content.path(version.digest)
         async with self._leases.lease(version, version.tenant):
-            reasons = await try_out(self._engine, version, path)
-        if reasons:
+            trial = await try_out(self._engine, version, path)
+        if trial.reasons:
             await self._leases.drain(version)
-        return reasons
+        return trial
 
     async def _until_ready(self) -> None:
         while not self._is_up(self._engine.generation):

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters_registry.errors import Reason
 from adapters_registry.records.catalog import VersionRecord
@@ -32,8 +32,16 @@ MARGIN = 2.0
 TRIALS = 3
 
 
-async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Reason]:
-    """Try a version that holds a slot. Returns the reasons why it may not serve.
+class SmokeTrial(NamedTuple):
+    """What came out: the reasons why a version may not serve, and what it changes."""
+
+    reasons: list[Reason]
+    logprob_change: float | None = None
+    """The largest change of a log-probability of the first prompt, in nats, if all are finite."""
+
+
+async def try_out(engine: Engine, version: VersionRecord, path: Path) -> SmokeTrial:
+    """Try a version that holds a slot. Returns the reasons why it may not serve, if there are any.
 
     Raises:
         Unavailable: the engine cannot answer now, which is not the version's fault.
@@ -48,20 +56,18 @@ async def try_out(engine: Engine, version: VersionRecord, path: Path) -> list[Re
             await engine.probe()  # an engine that answers with NaN is restarted
             raise Unavailable("the base answers with NaN")
         if not is_finite(answer):
-            return [Reason("canary_not_finite", "its answer to a probe holds NaN or infinities")]
+            message = "its answer to a probe holds NaN or infinities"
+            return SmokeTrial([Reason("canary_not_finite", message)])
         if changes(base, again, answer):
             break
     else:
-        return [
-            Reason(
-                "canary_no_effect",
-                "it loads and changes nothing: on a probe its log-probabilities are the base's",
-            )
-        ]
+        message = "it loads and changes nothing: on a probe its log-probabilities are the base's"
+        return SmokeTrial([Reason("canary_no_effect", message)])
+    change = _distance(base, answer)
     if runs_in_circles(answer) and await _only_it_does(engine, version, path):
         message = "it answers every probe by repeating itself, where the base doesn't"
-        return [Reason("canary_repetition", message)]
-    return []
+        return SmokeTrial([Reason("canary_repetition", message)], change)
+    return SmokeTrial([], change)
 
 
 async def _only_it_does(engine: Engine, version: VersionRecord, path: Path) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
+from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from server.bundled_base import ensure_bundled_base
 from server.process.demo import DEMO_DIR
 from tests.real_engine.questions import BRONCHITIS, FRANCE, LIGHTS, ask
@@ -95,3 +100,35 @@ def test_a_sum_over_the_limit_of_ranks(server: RunningServer) -> None:
     assert (fitted["state"], fitted["rank"]) == ("ready", 4)
     assert 0 < fitted["metadata"]["composed"]["error"] < 1
     assert fitted["metadata"]["composed"]["error_by_layer"].keys() <= {str(n) for n in range(30)}
+
+
+def test_a_fit_answers_as_its_original(server: RunningServer, tmp_path: Path) -> None:
+    """The original has rank 32, of which only four matter. The server's limit is 16."""
+    source = DEMO_DIR / "smart-home"
+    config = json.loads((source / CONFIG_FILE).read_text())
+    scale = config["lora_alpha"] / config["r"]
+    torch.manual_seed(0)
+    tensors = {}
+    for key, value in load_file(source / WEIGHTS_FILE).items():
+        side = 0 if "lora_A" in key else 1
+        shape = list(value.shape)
+        shape[side] = 28
+        noise = torch.randn(shape) * 1e-3
+        own = value.float() * (scale if side else 1)
+        tensors[key] = torch.cat([own, noise], dim=side).contiguous()
+    save_file(tensors, tmp_path / WEIGHTS_FILE)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config | {"r": 32, "lora_alpha": 32}))
+    files = [("files", (name, (tmp_path / name).read_bytes())) for name in ADAPTER_FILES]
+    form = {"name": "large", "fit_rank": "true"}
+    response = server.admin("POST", "/admin/adapters?wait=true", data=form, files=files)
+    assert response.status_code == 201, response.text
+    version = response.json()
+    assert (version["model"], version["rank"]) == ("default/large@2", 16)
+    assert 0 < version["metadata"]["fitted"]["error"] < 0.1
+    assert version["metadata"]["checked"]["logprob_change"] > 0
+    said = [say(server, "large", text) for text in (LIGHTS, FRANCE)]
+    original: Any = PeftModel.from_pretrained(load(ensure_bundled_base()), tmp_path)
+    distances = [distance(original, each.prompt, each.tokens, each.logprobs) for each in said]
+    print(f"\ndistances of the fit from its original: {distances}")
+    assert max(distances) < NOISE
+    server.admin("DELETE", "/admin/adapters/default/large?force=true")

@@ -60,7 +60,7 @@ def router(
     refuse_suspended = refusing_suspended(registry)
     dependencies = [Depends(hide_foreign), Depends(refuse_suspended), Depends(follow)]
     routes = APIRouter(prefix="/admin", dependencies=dependencies)
-    routes.include_router(adapters.router(registry, gate, intakes, workers))
+    routes.include_router(adapters.router(registry, gate, intakes, compositions, workers))
     routes.include_router(composition.router(registry, gate, compositions, settings))
     routes.include_router(recheck.router(registry, gate, workers))
     routes.include_router(aliases.router(registry, rollouts.warm, settings.warm_seconds, workers))

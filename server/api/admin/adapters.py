@@ -23,7 +23,8 @@ from server.api.admin.bodies import (
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.api.admin.intakes import Intakes
 from server.api.admin.paging import Sorting, find_adapters, page_of
-from server.api.admin.registration import REQUEST_BODY
+from server.api.admin.registration import REQUEST_BODY, RegistrationBody
+from server.api.composition.compositions import Compositions
 from server.auth import Caller
 from server.errors import rejected
 from server.gate.gate import CHECKABLE, Gate
@@ -32,6 +33,31 @@ from server.workers import Workers
 MAX_NUMBER = (1 << 31) - 1
 
 Force = Annotated[bool, Query(description="Even if aliases point to it: they let go of it.")]
+
+
+async def served_form(
+    gate: Gate,
+    compositions: Compositions,
+    asked: RegistrationBody,
+    version: VersionRecord,
+    *,
+    is_new: bool,
+) -> tuple[VersionRecord, bool]:
+    """Return the version that serves a registration, and whether it is new.
+
+    It is the registered one, or its best fit, if that is asked for and the rank is too large.
+
+    Raises:
+        OverQuota, RegistryError: the fit cannot be made now.
+    """
+    if not asked.fit_rank:
+        return version, is_new
+    if version.state in CHECKABLE:
+        gate.start(version)
+        version = await gate.verdict(version)
+    if version.state is VersionState.REJECTED or not compositions.is_too_large(version):
+        return version, is_new
+    return await compositions.fit(version, promote=asked.promote)
 
 
 async def answer_registration(
@@ -56,7 +82,13 @@ async def answer_registration(
     return body
 
 
-def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -> APIRouter:
+def router(
+    registry: Registry,
+    gate: Gate,
+    intakes: Intakes,
+    compositions: Compositions,
+    workers: Workers,
+) -> APIRouter:
     """Return the routes of adapters and versions."""
     routes = APIRouter(prefix="/adapters", tags=["admin"])
 
@@ -85,9 +117,12 @@ def router(registry: Registry, gate: Gate, intakes: Intakes, workers: Workers) -
 
         Answers 202 at once; with `wait=true` 201 when it is ready, or 422 with every reason.
         Content that is a version already is not doubled: 200, and that version. If it is
-        incompatible with this server's base, it is checked again.
+        incompatible with this server's base, it is checked again. With `fit_rank` an adapter above
+        the server's rank is kept, and the answer is about its best fit, once that is made.
         """
         version, is_new = await intakes.take_in(request, idempotency(request, idempotency_key))
+        asked: RegistrationBody = request.state.registration
+        version, is_new = await served_form(gate, compositions, asked, version, is_new=is_new)
         return await answer_registration(gate, version, response, is_new=is_new, wait=wait)
 
     @routes.get("")

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
 
 from adapters_registry.compatibility import ALLOW_BASE_MISMATCH
+from adapters_registry.composition.metadata import FIT_RANK
 from adapters_registry.recording import Registration
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.idempotency import Idempotency
@@ -45,6 +46,8 @@ class Intakes:
     ) -> tuple[VersionRecord, bool]:
         """Register what a request asks for. Returns the version, and whether it is new.
 
+        What it asks for is then in `request.state.registration`.
+
         Raises:
             APIError: the caller may not register, or the body cannot be understood.
             RegistryError: as in `Intake`, or the source cannot be read.
@@ -53,13 +56,17 @@ class Intakes:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             with self._uploads.running(caller.tenant):
                 return await self._from_upload(request, caller, idempotency)
-        return await self._from_source(await request.body(), caller, idempotency)
+        asked = from_json(await request.body(), caller, self._settings.served_base_name)
+        request.state.registration = asked
+        return await self._from_source(asked, idempotency)
 
     async def register_source(
         self, asked: dict[str, Any], caller: Caller
     ) -> tuple[VersionRecord, bool]:
         """Register what the JSON body of a registration says. As `take_in`."""
-        return await self._from_source(json.dumps(asked).encode(), caller, None)
+        body = json.dumps(asked).encode()
+        registration = from_json(body, caller, self._settings.served_base_name)
+        return await self._from_source(registration, None)
 
     async def _from_upload(
         self, request: Request, caller: Caller, idempotency: Idempotency | None
@@ -73,12 +80,12 @@ class Intakes:
                 request, intake.directory, admission, self._max_bytes, settings.upload_seconds
             )
             asked = await admission.finish(fields)
+            request.state.registration = asked
             return await self._commit(intake, asked, "upload", left_out, idempotency)
 
     async def _from_source(
-        self, body: bytes, caller: Caller, idempotency: Idempotency | None
+        self, asked: RegistrationBody, idempotency: Idempotency | None
     ) -> tuple[VersionRecord, bool]:
-        asked = from_json(body, caller, self._settings.served_base_name)
         tenant, max_bytes = _tenant_of(asked), self._max_bytes
         async with contextmanager_in_threadpool(self._registry.intake()) as intake:
             await self._commits.run_for(tenant, intake.admit, tenant, asked.name, 0, idempotency)
@@ -98,8 +105,9 @@ class Intakes:
         left_out: tuple[str, ...],
         idempotency: Idempotency | None,
     ) -> tuple[VersionRecord, bool]:
-        allowed = {ALLOW_BASE_MISMATCH: True} if asked.allow_base_mismatch else {}
-        tenant, metadata = _tenant_of(asked), asked.metadata | allowed
+        flags = {ALLOW_BASE_MISMATCH: asked.allow_base_mismatch, FIT_RANK: asked.fit_rank}
+        chosen = {flag: True for flag, is_chosen in flags.items() if is_chosen}
+        tenant, metadata = _tenant_of(asked), asked.metadata | chosen
         record = Registration(
             tenant, asked.name, source, asked.promote, metadata, left_out=left_out
         )

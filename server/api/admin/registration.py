@@ -32,6 +32,11 @@ class RegistrationBody(BaseModel):
     allow_base_mismatch: bool = Field(
         False, description="The configuration may name another base; recorded in the metadata."
     )
+    fit_rank: bool = Field(
+        False,
+        description="If its rank is over the server's limit, keep it for a server with a higher "
+        "one, and register its best fit at the limit as the next version.",
+    )
 
 
 def from_json(body: bytes, caller: Caller, base_name: str) -> RegistrationBody:
@@ -121,6 +126,7 @@ REQUEST_BODY: dict[str, Any] = {
                         "promote": {"type": "boolean"},
                         "metadata": {"type": "string", "description": "A JSON object."},
                         "allow_base_mismatch": {"type": "boolean"},
+                        "fit_rank": {"type": "boolean"},
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},

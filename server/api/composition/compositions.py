@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from adapters_registry.compatibility import ALLOW_BASE_MISMATCH
-from adapters_registry.composition.metadata import COMPOSED, made_on_request
+from adapters_registry.composition.metadata import COMPOSED, FITTED, made_on_request
 from adapters_registry.composition.parts import (
     WeightedVersion,
     check_rank,
     composed_entry,
     copy_companions,
     file_metadata,
+    fitted_entry,
     key_of,
 )
 from adapters_registry.composition.process import write_apart
@@ -51,6 +52,8 @@ class Wanted:
     promote: bool = False
     is_on_request: bool = False
     """Whether a request has named its parts."""
+    is_fit: bool = False
+    """Whether it stands for its only part, whose rank is too large for this server."""
 
 
 class Compositions:
@@ -96,6 +99,19 @@ class Compositions:
         """
         with self._counted(wanted.tenant):
             return await self._workers.run_for(wanted.tenant, self._make, wanted, idempotency)
+
+    def is_too_large(self, version: VersionRecord) -> bool:
+        """Return whether a version's rank is over this server's limit."""
+        return version.rank is not None and version.rank > self._registry.base.max_rank
+
+    async def fit(self, original: VersionRecord, *, promote: bool) -> tuple[VersionRecord, bool]:
+        """Register the best fit of a version at this server's limit of ranks, under the same name.
+
+        Returns and raises what `make` does.
+        """
+        parts, rank = (WeightedVersion(original, 1.0),), self._registry.base.max_rank
+        wanted = Wanted(original.tenant, original.name, parts, rank, promote, is_fit=True)
+        return await self.make(wanted)
 
     def _make(self, wanted: Wanted, idempotency: Idempotency | None) -> tuple[VersionRecord, bool]:
         registry, parts = self._registry, wanted.parts
@@ -149,15 +165,22 @@ class Compositions:
 
 def _registration(wanted: Wanted, error: FitError) -> Registration:
     parts = wanted.parts
-    entry = composed_entry(parts, wanted.rank, error)
-    if wanted.is_on_request:
-        entry = made_on_request(entry, key_of(parts), now())
+    if wanted.is_fit:
+        original, rank = parts[0].version, wanted.rank or 0
+        source = f"best fit: {original.public_name} at rank {rank}"
+        made = {FITTED: fitted_entry(original, rank, error)}
+    else:
+        source = f"composition: {'+'.join(map(str, parts))}"
+        entry = composed_entry(parts, wanted.rank, error)
+        if wanted.is_on_request:
+            entry = made_on_request(entry, key_of(parts), now())
+        made = {COMPOSED: entry}
     mismatch = any(part.version.metadata.get(ALLOW_BASE_MISMATCH) is True for part in parts)
     return Registration(
         wanted.tenant,
         wanted.name,
-        f"composition: {'+'.join(map(str, parts))}",
+        source,
         wanted.promote,
         {ALLOW_BASE_MISMATCH: True} if mismatch else {},
-        {COMPOSED: entry},
+        made,
     )

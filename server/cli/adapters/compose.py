@@ -11,6 +11,7 @@ from rich.console import Console
 
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
+from server.cli.adapters.fits import farthest
 from server.cli.adapters.registration import print_verdict
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag, path_of
 from server.cli.client import call
@@ -22,7 +23,6 @@ loraplex adapters compose both style=0.7 domain@3=0.3
 
 loraplex adapters compose both style=0.7 domain@3=0.3 --rank 16
 """
-SHOWN_LAYERS = 5
 
 
 def compose(
@@ -74,10 +74,7 @@ def print_composition(version: dict[str, Any]) -> None:
     terms = " + ".join(f"{part['weight']:g} x {part['model']}" for part in composed["parts"])
     print(f"{terms}, rank {version['rank']}")
     if composed["error"]:
-        print(f"{composed['error']:.2%} away from the exact sum")
-        by_layer = composed["error_by_layer"]
-        worst = sorted(by_layer, key=lambda layer: -by_layer[layer])[:SHOWN_LAYERS]
-        print("farthest layers: " + ", ".join(f"{n} ({by_layer[n]:.2%})" for n in worst))
+        print(f"{composed['error']:.2%} away from the exact sum; {farthest(composed)}")
     if fields := composed.get("defaults_of_the_base"):
         print(f"the parts differ in {', '.join(fields)}: the base's are used")
 

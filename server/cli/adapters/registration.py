@@ -17,9 +17,11 @@ from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, le
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
 from adapters_registry.sources.source import missing_in
+from server.cli.adapters.fits import print_fit
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
 from server.cli.client import call
-from server.cli.console import fail
+from server.cli.console import BAD_INPUT, fail
+from server.cli.training.evaluation import evaluate
 
 EXAMPLES = """Examples:
 
@@ -28,6 +30,8 @@ loraplex adapters register smart-home ./my-adapter
 loraplex adapters register smart-home ./my-adapter --promote
 
 loraplex adapters register smart-home hf://acme/smart-home@v2
+
+loraplex adapters register smart-home ./rank-64 --fit-rank --data held-out.jsonl
 """
 
 _REMOTE = re.compile(r"[a-z0-9]+://")
@@ -56,6 +60,25 @@ def register(
             help="Accept an adapter whose configuration names another base. All other checks stay.",
         ),
     ] = False,
+    fit_rank: Annotated[
+        bool,
+        typer.Option(
+            "--fit-rank",
+            help="If the rank is over the server's limit: keep the adapter for a server with a "
+            "higher one, and register its best fit at the limit as the next version.",
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Held-out conversations, with --fit-rank: the fit, as it is served, is scored "
+            "beside the original in its directory."
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="The base's directory, for --data. By default the bundled base."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Register an adapter's next version, and wait until the server has checked it.
@@ -63,11 +86,17 @@ def register(
     The first version of an adapter becomes live by itself. Later ones do with --promote, or with
     `loraplex adapters promote`.
     """
+    if data is not None and not (fit_rank and Path(source).is_dir()):
+        fail("--data compares a fit with its original: give --fit-rank and a directory", BAD_INPUT)
     try:
         check_name(name, "adapter")
     except InvalidName as error:
         fail(str(error))
-    flags = {"promote": promote, "allow_base_mismatch": allow_base_mismatch}
+    flags = {
+        "promote": promote,
+        "allow_base_mismatch": allow_base_mismatch,
+        "fit_rank": fit_rank,
+    }
     fields: dict[str, Any] = {"name": name, "tenant": tenant}
     if (problem := problem_of(source)) is not None:
         fail(problem)
@@ -86,6 +115,9 @@ def register(
         print(json.dumps(version))
     else:
         print_verdict(version)
+        print_fit(version)
+    if data is not None and "fitted" in version["metadata"]:
+        evaluate([f"served:{version['model']}", source], data, base=base, as_json=as_json)
 
 
 def problem_of(source: str) -> str | None:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from training.plan.planner import Advice, Estimate
 
 
-EXAMPLE = "Example: loraplex plan --base DIRECTORY --memory-gb 24 --examples 5000 --batch-size 1"
+EXAMPLE = """Examples:
+
+loraplex plan --base DIRECTORY --memory-gb 24 --examples 5000 --batch-size 1
+
+loraplex plan --adapters ./adapters --served --slots 16
+"""
 
 
 def plan(
@@ -80,6 +85,17 @@ def plan(
         float, typer.Option(help="How far below full fine-tuning the quality may be, from 0 to 1.")
     ] = 0.03,
     slots: Annotated[int, typer.Option(help="How many adapter slots a server has.", min=1)] = 4,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An adapter's directory, or a folder of such: say which --max-lora-rank pays for "
+            "them. Repeat it for more."
+        ),
+    ] = None,
+    served: Annotated[
+        bool,
+        typer.Option("--served", help="Count the newest versions on the server, too."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Estimate the memory, time and cost of full fine-tuning, LoRA and QLoRA, and of serving.
@@ -110,17 +126,21 @@ def plan(
         estimates = estimate_all(shape, recipe, length, num_tokens, hardware)
         advice = advise(estimates, memory, examples, task, max_gap)
         serving = _serving(shape, rank, slots, memory)
+        limits = _limits(shape, adapters or [], served, slots)
     if as_json:
         facts = {
             "num_parameters": shape.num_parameters,
             "training": [asdict(e) | {"peak": e.memory.peak} for e in estimates],
             "advice": asdict(advice),
             "serving": serving,
+            "rank_limits": limits,
         }
         print(json.dumps(facts))
         return
     _print_training(shape, estimates, advice)
     _print_serving(serving)
+    if limits is not None:
+        _print_limits(limits)
 
 
 def _config(base: Path | None) -> dict[str, Any]:
@@ -155,6 +175,75 @@ def _serving(shape: Shape, rank: int, slots: int, memory: int | None) -> dict[st
         "kv_bytes_per_token": shape.kv_bytes_per_token,
         "kv_tokens_that_fit": fits,
     }
+
+
+def _limits(shape: Shape, folders: list[Path], served: bool, slots: int) -> dict[str, Any] | None:
+    """Return what each limit of ranks takes and lets in, and the choice. None without adapters."""
+    from training.plan.rank_limits import choose_limit, plan_limits, ranks_of
+
+    ranks = ranks_of(folders) | (_served_ranks() if served else {})
+    if not ranks:
+        if served:
+            refuse("the server has no adapter whose rank is known")
+        return None
+    plans = plan_limits(shape, list(ranks.values()), slots)
+    chosen = choose_limit(plans)
+    over = sorted(name for name, rank in ranks.items() if rank > chosen.limit)
+    return {
+        "num_adapters": len(ranks),
+        "slots": slots,
+        "limits": [asdict(plan) for plan in plans],
+        "choice": chosen.limit,
+        "over_the_choice": over,
+    }
+
+
+def _served_ranks() -> dict[str, int]:
+    """Return the rank of the newest version of each adapter that the key may manage."""
+    from server.cli.adapters.shared import path_of
+    from server.cli.client import all_pages, call
+
+    ranks = {}
+    for adapter in all_pages("/admin/adapters", {}):
+        shown = call("GET", path_of(adapter["tenant"], adapter["name"])).json()
+        known = [v for v in shown["versions"] if v["rank"] and v["state"] in _USABLE]
+        if known:
+            ranks[known[-1]["model"]] = _original_rank(known[-1])
+    return ranks
+
+
+_USABLE = ("ready", "incompatible")
+"""The states of versions whose rank counts."""
+
+
+def _original_rank(version: dict[str, Any]) -> int:
+    """Return a version's rank, or that of the version whose best fit it is."""
+    original = version["metadata"].get("fitted", {}).get("of", {})
+    return int(original.get("rank") or version["rank"])
+
+
+def _print_limits(limits: dict[str, Any]) -> None:
+    slots, count = limits["slots"], limits["num_adapters"]
+    heads = "--max-lora-rank", "MB a slot", f"MB for {slots} slots", "adapters that fit", "share"
+    table = Table(*heads, title=f"Limits of ranks for {count} adapters")
+    for plan in limits["limits"]:
+        table.add_row(
+            str(plan["limit"]),
+            f"{plan['slot_bytes'] / 1e6:.1f}",
+            f"{plan['slots_bytes'] / 1e6:.0f}",
+            str(plan["num_fitting"]),
+            f"{plan['share']:.0%}",
+        )
+    print_table(table)
+    console = Console()
+    console.print(f"choose: --max-lora-rank {limits['choice']}", soft_wrap=True, highlight=False)
+    if over := limits["over_the_choice"]:
+        console.print(
+            f"  {len(over)} would not fit, such as {over[0]}: register them with --fit-rank, which "
+            "serves their best fit and says how far it is from them",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _print_training(shape: Shape, estimates: list[Estimate], advice: Advice) -> None:

@@ -40,6 +40,7 @@ form.addEventListener("submit", (event) => {
     if (value) body.append(name, value);
   }
   body.append("promote", form.elements.promote.checked);
+  body.append("fit_rank", form.elements.fit_rank.checked);
   for (const file of input.files) body.append("files", file, file.name);
   const button = form.querySelector("button");
   const request = new XMLHttpRequest();

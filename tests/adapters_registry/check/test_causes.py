@@ -27,7 +27,8 @@ def test_a_rank_over_the_limit_is_one_cause(tmp_path: Path, tiny_base: BaseSpec)
     (reason,) = reasons(tmp_path, tiny_base, recipe)
     more = (tiny_base.adapter_bytes(64) - tiny_base.adapter_bytes(8)) / (1 << 20)
     assert reason.message == (
-        f"rank 64 is over this server's limit of 8 ({NUM_MODULES} modules): an operator can "
+        f"rank 64 is over this server's limit of 8 ({NUM_MODULES} modules): with fit_rank "
+        "(--fit-rank) its best fit of rank 8 is served; or an operator can "
         f"restart it with --max-lora-rank 64, which takes {more:.1f} MiB more for each slot"
     )
     assert (reason.code, reason.count) == ("rank_too_large", NUM_MODULES)

@@ -16,7 +16,8 @@ from tests.server.fake_engine import FakeEngine
 async def codes(engine: FakeEngine, version: VersionRecord, registry: Registry) -> list[str]:
     path = registry.content.path(version.digest)
     engine.slots.add(version.version_id)
-    return [reason.code for reason in await try_out(engine, version, path)]
+    trial = await try_out(engine, version, path)
+    return [reason.code for reason in trial.reasons]
 
 
 async def test_a_version_that_changes_something_passes(
