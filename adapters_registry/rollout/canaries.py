@@ -243,7 +243,10 @@ def settle(change: Change, canary_id: int, server_id: str, *, at: datetime) -> b
     alias = find_alias(row.adapter, LIVE) if row else None
     if row is None or alias is None or alias.targets != [[row.number, 100]]:
         return False
-    row.step = len(row.plan["steps"]) - 1
+    steps = row.plan["steps"]
+    before, after = {"weight": steps[row.step]}, {"weight": steps[-1], "reason": row.reason}
+    change.log("canary.go_on", row.adapter, str(row.number), before, after)
+    row.step = len(steps) - 1
     row.revision = row.adapter.live_revision
     _end(change, row, CanaryState.PROMOTED, at)
     return True

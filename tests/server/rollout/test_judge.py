@@ -235,6 +235,9 @@ async def test_the_last_step_may_wait_for_servers(rig: Rig) -> None:
     shown = await rig.show()
     assert (shown["state"], shown["weight"]) == ("promoted", 100)
     assert await rig.audited("alias.warm.end")
+    (went_on,) = await rig.audited("canary.go_on")
+    assert went_on["after"]["weight"] == 100
+    assert went_on["after"]["reason"].startswith("no worse")
 
 
 async def test_nothing_is_shown_before_the_first(rig: Rig) -> None:
