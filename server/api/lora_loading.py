@@ -64,7 +64,7 @@ def router(registry: Registry, gate: Gate, leases: Leases, intakes: Intakes) -> 
         """Register an adapter's files as the next version of a name, and promote it.
 
         Answers when the version serves. A name that is there gets a new version, with or without
-        `load_inplace`. Wants the scope `adapters`, or `admin` where only admins may read a source.
+        `load_inplace`. Wants the scope `admin`, as everything that has the server read a source.
         """
         if not body.lora_name or not body.lora_path:
             raise InvalidRequest("Both 'lora_name' and 'lora_path' must be provided.")

@@ -25,7 +25,8 @@ def name_model(body: dict[str, Any]) -> None:
     path = _text(body, "lora_path")
     if body.pop("merged_adapters", None):
         raise InvalidRequest(
-            "merged_adapters: LoRAX's merges are not made here: compose the adapters into one",
+            "merged_adapters: LoRAX's merges are not made here: name the exact weighted sum as "
+            "`model`, as in a*0.7+b*0.3",
             param="merged_adapters",
         )
     if adapter and adapter != BASE_OF_LORAX:
