@@ -96,7 +96,7 @@ def add_records(registry: Registry) -> None:
                 "tenant": tenant,
                 "action": "alias.point",
                 "subject": f"{tenant}/{name}@live",
-                "after": {"targets": [[1, 100]]},
+                "after": {"targets": [{"version": 1, "weight": 100}]},
             }
             for tenant, name in names
         ]
