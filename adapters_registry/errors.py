@@ -7,6 +7,7 @@ RegistryError
 ├── InvalidCanary        a judged canary cannot have this plan
 ├── InvalidKey           an API key cannot be made like this
 ├── CannotCompose        versions that cannot be added to one, or not at this rank
+├── InvalidPolicy        a tenant's policy that cannot be used
 ├── QuotaExceeded        the tenant may have no more adapters, versions or bytes of them
 ├── NotFound             no such tenant, adapter, version or alias
 ├── Conflict             the present state does not allow it
@@ -14,7 +15,8 @@ RegistryError
 ├── CheckedElsewhere     another server checks the version, or has decided on it
 ├── KeyReused            an idempotency key that came with another request before
 ├── SourceRefused        a source that may not be read, or does not exist
-├── StoreUnavailable     a hub or an S3-compatible store that does not answer, or refuses the server
+├── SignatureRefused     files whose signature does not fit, or that lack one
+├── StoreUnavailable     a hub, a store or a registry that does not answer, or refuses the server
 │   └── RegistryBusy     too many changes wait for the database
 ├── ContentUnavailable   content that is missing or damaged, with no origin to fetch it from
 ├── InsufficientStorage  the disk, or the budget for it, is full
@@ -74,6 +76,16 @@ class CannotCompose(RegistryError):
     code, param = "cannot_compose", "parts"
 
 
+class InvalidPolicy(RegistryError):
+    """A tenant's policy has a value that is not allowed."""
+
+    code = "invalid_policy"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class QuotaExceeded(RegistryError):
     """The tenant may have no more adapters, versions or bytes of them."""
 
@@ -116,8 +128,14 @@ class SourceRefused(RegistryError):
     code = "source_refused"
 
 
+class SignatureRefused(RegistryError):
+    """The files have no signature that the tenant's policy trusts, or are not what was signed."""
+
+    code = "signature_refused"
+
+
 class StoreUnavailable(RegistryError):
-    """A hub or an S3-compatible store does not answer, or refuses the server's credentials."""
+    """A hub, a store or a registry does not answer, or refuses the server's credentials."""
 
     code = "store_unavailable"
 

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import and_, delete, or_, select, update
@@ -95,6 +96,7 @@ class Records(Protocol):
     catalog: Catalog
     base: BaseSpec
     server_id: str
+    sigstore_trust: Path | None
 
     def change(self) -> AbstractContextManager[Change]:
         """Run one transaction."""

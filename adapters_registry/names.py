@@ -16,9 +16,14 @@ LIVE = "live"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 
 
+def is_name(name: str) -> bool:
+    """Return whether tenants, adapters and aliases may have this name."""
+    return _NAME.fullmatch(name) is not None and ".." not in name
+
+
 def check_name(name: str, kind: str) -> str:
     """Return the name, or raise `InvalidName` with the rule. `kind` says what the name is for."""
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not is_name(name):
         raise InvalidName(
             f"{kind} name {name[:80]!r} is not allowed: use 1 to 64 of a-z, 0-9, '-', '_', '.', "
             "beginning and ending with a letter or digit, without '..'" + _suggestion(name)

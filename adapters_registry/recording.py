@@ -34,7 +34,11 @@ MAX_METADATA_BYTES = 16 << 10
 """Every server keeps the metadata of all versions in memory."""
 LEFT_OUT = "left_out"
 """The entry of a version's metadata that says what of its files was not kept."""
-RESERVED = (LEFT_OUT, COMPOSED, FITTED)
+ARTIFACT = "artifact"
+"""The entry that says which artefact of a registry the files came from."""
+SIGNATURE = "signature"
+"""The entry that says who has signed the files."""
+RESERVED = (LEFT_OUT, COMPOSED, FITTED, ARTIFACT, SIGNATURE)
 """Entries of a version's metadata that only the server writes."""
 
 
@@ -80,15 +84,18 @@ class StagedFiles:
     """The digest of what was registered; another one if copies of the base were left out of it."""
     left_out: list[str]
     """The keys of those copies."""
+    signed_by: dict[str, str] | None = None
+    """Who has signed them, if that was verified."""
 
     def noted(self, other_files: Sequence[str]) -> dict[str, Any]:
-        """Return what the version's metadata keep of what was left out."""
+        """Return what the version's metadata keep: what was left out, and who has signed."""
         noted: dict[str, Any] = {}
         if self.left_out:
             noted = {"copies_of_the_base": self.left_out, "digest": self.came_as}
         if other_files:
             noted["files"] = [name[:100] for name in other_files]
-        return {LEFT_OUT: noted} if noted else {}
+        signed = {SIGNATURE: self.signed_by} if self.signed_by else {}
+        return signed | ({LEFT_OUT: noted} if noted else {})
 
 
 def left_out_of(metadata: dict[str, Any]) -> list[str]:
@@ -179,6 +186,8 @@ def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Ve
     version.base = change.base.fingerprint
     state = VersionState.PENDING
     after = {"state": state, "digest": files.digest, "source": version.source}
+    if files.signed_by:
+        after["signed_by"] = files.signed_by["signer"]
     change.log("version.register", version.adapter, str(version.number), None, after)
     return version
 

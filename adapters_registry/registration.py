@@ -15,6 +15,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.check.base_copies import drop, find_copies
+from adapters_registry.composition.metadata import COMPOSED, FITTED
 from adapters_registry.content.adapter_files import WEIGHTS_FILE, digest_of
 from adapters_registry.errors import (
     InsufficientStorage,
@@ -44,6 +45,7 @@ from adapters_registry.records.idempotency import (
     is_known,
 )
 from adapters_registry.records.tenants import no_tenant
+from adapters_registry.trust.signatures import verify_signature
 
 log = logging.getLogger(__name__)
 
@@ -139,13 +141,20 @@ class Intake:
         Raises:
             FileNotFoundError: one of the two files is missing.
             QuotaExceeded, InsufficientStorage, StoreUnavailable, NotFound: as in the methods above.
+            SignatureRefused: the tenant's policy wants a signature, and this one does not fit.
             KeyReused: the idempotency key came with another request before.
         """
         content = self._records.content
+        # Compositions and fits are made here, of versions that are there already.
+        signed_by = (
+            None if asked.made.keys() & {COMPOSED, FITTED} else self._verify_signature(asked.tenant)
+        )
         came_as, copies = self._drop_copies()
         digest, size_bytes = content.seal(self.directory)
         self.reserve_disk(size_bytes)
-        files = StagedFiles(self.directory, digest, size_bytes, came_as or digest, copies)
+        files = StagedFiles(
+            self.directory, digest, size_bytes, came_as or digest, copies, signed_by
+        )
 
         def record(change: Change) -> tuple[VersionRecord, bool]:
             if self._reservation:
@@ -171,6 +180,13 @@ class Intake:
             with self._records.change() as change:
                 reservations.release(change, self._reservation)
             self._reservation = None
+
+    def _verify_signature(self, tenant: str) -> dict[str, str] | None:
+        """Return who has signed the files, if the tenant's policy asks for that."""
+        known = self._records.catalog.tenants.get(tenant)
+        if known is None:
+            raise no_tenant(tenant)
+        return verify_signature(self.directory, known.policy, self._records.sigstore_trust)
 
     def _drop_copies(self) -> tuple[str, list[str]]:
         """Leave copies of the base out of the files.

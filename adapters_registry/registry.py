@@ -75,15 +75,16 @@ class Registry:
         server_id: str = "",
         former_id: str = "",
         writer_seconds: float = WRITER_SECONDS,
+        sigstore_trust: Path | None = None,
     ) -> None:
         """Open the database and bring its schema up to date. Raises what `open_database` raises.
 
         `server_id` identifies this server in the leases on checks. By default it is a new id.
         `former_id` is the id that this server had before a restart: its checks are continued at
         once, and its reservations end. `writer_seconds` is how long a change waits for the other
-        changes of this process.
+        changes of this process. `sigstore_trust` is as in `verify_signature`.
         """
-        self._writer_seconds = writer_seconds
+        self._writer_seconds, self.sigstore_trust = writer_seconds, sigstore_trust
         self.server_id = server_id or uuid.uuid4().hex
         self.content = content
         self.base = base
@@ -126,9 +127,7 @@ class Registry:
         Raises:
             InvalidName, NotFound: the name is not allowed, or there is no such tenant.
             SourceRefused, StoreUnavailable: `stage` raises them. The origin may raise the latter.
-            InsufficientStorage: the disk, or the budget for it, is full.
-            QuotaExceeded: the tenant may have no more.
-            KeyReused: the idempotency key came with another request before.
+            SignatureRefused, InsufficientStorage, QuotaExceeded, KeyReused: as in `Intake`.
         """
         asked = Registration(tenant, name, source, promote, metadata or {})
         with self.intake() as intake:

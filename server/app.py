@@ -19,6 +19,7 @@ from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
 from server.api.openapi import document_bodies
 from server.api.operations import add_probes
+from server.api.request_sources import RequestSources
 from server.api.waiting import Waiting
 from server.auth import Keys
 from server.console.app import build_console
@@ -87,6 +88,7 @@ def build_server(
     usage_buffer, gate = UsageBuffer(registry), Gate(registry, engine, leases)
     base_name = settings.served_base_name
     compositions = Compositions(registry, base_name, settings.max_adapter_mib)
+    intakes = Intakes(registry, settings)
     data_plane = DataPlane(
         engine,
         leases,
@@ -107,6 +109,7 @@ def build_server(
             settings.keep_compositions,
             settings.load_seconds,
         ),
+        RequestSources(registry, gate, leases, intakes, settings.source_wait_seconds, clock),
         clock,
     )
     services = Services(
@@ -119,7 +122,7 @@ def build_server(
         usage_buffer,
         RecentRequests(),
         data_plane,
-        Intakes(registry, settings),
+        intakes,
         Waiting(leases, data_plane.prompt_queue),
         rollouts or Rollouts(registry, leases),
         compositions,

@@ -15,6 +15,8 @@ from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.store import ContentStore
 from adapters_registry.registry import Registry
 from tests.adapter_recipe import Recipe
+from tests.oci_server import OciServer
+from tests.oci_server import program as oci_program
 from tests.postgres import Postgres, programs
 from tests.s3_server import S3Server
 from tests.tiny import TINY_BASE, AdapterFactory
@@ -35,7 +37,7 @@ def pytest_runtest_makereport(
 
 OWN_ENGINES = (
     *("test_bases", "test_first_hour", "test_four_bit", "test_judged_canary"),
-    *("test_process", "test_staged"),
+    *("test_process", "test_request_sources", "test_staged"),
 )
 """How the names begin of the files in tests/real_engine/ that start engines of their own."""
 
@@ -114,3 +116,13 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://test/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def oci_server() -> Iterator[OciServer]:
+    """A real registry that anybody may read and write."""
+    if oci_program() is None:
+        pytest.skip("there is no registry (Debian's package docker-registry)")
+    server = OciServer()
+    yield server
+    server.stop()

@@ -33,6 +33,12 @@ COMPANION_FILES = (
 )
 """These may stand beside the two, as trainers save them, and belong to the content then."""
 ALL_FILES = (*ADAPTER_FILES, *COMPANION_FILES)
+SIGNATURE_FILE = "model.sig"
+"""The signature over an adapter's files, as the package `model-signing` names it. It is no part of
+the content: it is verified before the files are sealed, and the version's record names the signer.
+"""
+SOURCE_FILES = (*ALL_FILES, SIGNATURE_FILE)
+"""What is read from a source or taken from an upload."""
 
 _SAYS_NOTHING = re.compile(
     r"\..*|.*\.(md|png|svg|lock)|(license|notice|training_run)(\..*)?", re.IGNORECASE
@@ -74,7 +80,7 @@ def left_out(names: Iterable[str]) -> tuple[str, ...]:
     If there are more than `MAX_LEFT_OUT`, an entry says how many more.
     """
     kept = sorted(
-        name for name in names if name not in ALL_FILES and not _SAYS_NOTHING.fullmatch(name)
+        name for name in names if name not in SOURCE_FILES and not _SAYS_NOTHING.fullmatch(name)
     )
     more = len(kept) - MAX_LEFT_OUT
     named = [name.encode("utf-8", "replace").decode() for name in kept[:MAX_LEFT_OUT]]

@@ -105,6 +105,7 @@ class Tenant(Base):
     quota: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     suspension: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """See `adapters_registry/records/access/suspension.py`."""
+    policy: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     epoch: Mapped[int] = mapped_column(BigInteger)
 
 

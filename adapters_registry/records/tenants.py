@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -21,6 +21,7 @@ from adapters_registry.records.idempotency import (
 )
 from adapters_registry.records.keys import revoke_all
 from adapters_registry.records.tables import Adapter, Tenant, new_id, now
+from adapters_registry.trust.policy import TenantPolicy
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class TenantRecord:
     reused_at: datetime | None = None
     """When the name was given again, if it was another tenant's before."""
     suspension: Suspension | None = None
+    policy: TenantPolicy = field(default_factory=TenantPolicy)
 
     @classmethod
     def of(cls, row: Tenant) -> TenantRecord:
@@ -76,6 +78,7 @@ class TenantRecord:
             row.id,
             row.reused_at,
             Suspension.of(row),
+            TenantPolicy.of(row.policy),
         )
 
 
@@ -102,7 +105,8 @@ def create_tenant(
         change.session.add(row)
     else:
         row.id, row.created_at, row.reused_at = new_id(), now(), now()
-    row.deleted, row.quota, row.suspension, row.epoch = False, {}, None, change.epoch
+    row.deleted, row.quota, row.suspension, row.policy = False, {}, None, {}
+    row.epoch = change.epoch
     change.session.flush()
     write_entry(change.session, "tenant.create", name, name, None, {"deleted": False})
     return TenantRecord.of(row)
@@ -154,6 +158,22 @@ def resume_tenant(change: Change, name: str) -> TenantRecord:
     """End the suspension of a tenant, if there is one. Raises `NotFound` if there is no tenant."""
     row = require_tenant(change, name)
     suspension.end(change, row, by_admin=True)
+    return TenantRecord.of(row)
+
+
+def set_policy(change: Change, name: str, policy: TenantPolicy) -> TenantRecord:
+    """Replace the policy of a tenant. It holds for what comes from then on.
+
+    Raises:
+        NotFound: there is no such tenant.
+        InvalidPolicy: the policy cannot be used.
+    """
+    policy.check()
+    row = require_tenant(change, name)
+    before, after = row.policy, policy.to_record()
+    if before != after:
+        row.policy, row.epoch = after, change.epoch
+        write_entry(change.session, "tenant.policy", name, name, before, after)
     return TenantRecord.of(row)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from adapters_registry.content.adapter_files import (
     ADAPTER_FILES,
-    ALL_FILES,
     CONFIG_FILE,
+    SOURCE_FILES,
     left_out,
 )
 from adapters_registry.content.s3 import Bucket
@@ -27,7 +27,7 @@ def find_in_bucket(source: str) -> Source:
     """
     bucket = Bucket(source)
     files = []
-    for name in ALL_FILES:
+    for name in SOURCE_FILES:
         if file := bucket.find(name):
             files.append(file)
         elif name in ADAPTER_FILES:

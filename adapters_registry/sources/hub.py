@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapters_registry.content.adapter_files import (
     ADAPTER_FILES,
-    ALL_FILES,
     CONFIG_FILE,
+    SOURCE_FILES,
     WEIGHTS_FILE,
     left_out,
 )
@@ -88,7 +88,7 @@ def find_on_hub(source: str, endpoint: str | None = None) -> Source:
             return False
 
     sizes: dict[str, int] = {}
-    for name in ALL_FILES:
+    for name in SOURCE_FILES:
         try:
             file = find(name)
         except MissingFile:

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, companions_in, left_out
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    SIGNATURE_FILE,
+    companions_in,
+    left_out,
+)
 from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused
 from adapters_registry.sources.source import Source, missing_in
@@ -36,7 +41,8 @@ def find_local(source: str, roots: tuple[Path, ...]) -> Source:
             raise SourceRefused(f"{source} is not below LORAPLEX_LOCAL_ROOTS")
         if not path.is_dir():
             raise SourceRefused(f"{source} is not a directory on the server")
-        names = (*ADAPTER_FILES, *companions_in(path))
+        signature = [SIGNATURE_FILE] if (path / SIGNATURE_FILE).is_file() else []
+        names = (*ADAPTER_FILES, *companions_in(path), *signature)
         sizes = {name: _size_of(path / name, around) for name in names}
         others = left_out(file.name for file in path.iterdir() if file.is_file())
     except (OSError, ValueError) as error:

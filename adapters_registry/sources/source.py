@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.errors import SourceRefused
@@ -32,9 +33,12 @@ class Source:
     size_bytes: int
     stage: Callable[[Path], None]
     """Writes the files, at most `size_bytes`, to a directory. Raises `SourceRefused` or
-    `StoreUnavailable` if it cannot."""
+    `StoreUnavailable` if it cannot. A source with compressed files may write more: it calls
+    `Access.grow` first."""
     left_out: tuple[str, ...] = ()
     """Names of the files beside them that aren't written, as `adapter_files.left_out` chooses."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the version's metadata keep of the source."""
 
     def limited(self, max_bytes: int) -> Source:
         """Return the source itself. Raises `SourceRefused` if it is larger than `max_bytes`."""

@@ -23,11 +23,13 @@ from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tenants import Quota
 from adapters_registry.records.usage.consumption import Consumption
 from adapters_registry.registry import Registry
+from adapters_registry.trust.sources import is_source
 from server import metrics
 from server.api.composition.expression import is_composition
 from server.api.composition.on_request import OnRequest
 from server.api.intake.intake import Intake, Received
 from server.api.intake.suspended import require_active_tenant, require_in_service
+from server.api.request_sources import RequestSources
 from server.api.resolve import arm_of, resolve
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
@@ -76,6 +78,7 @@ class DataPlane:
     max_choices: int
     request_seconds: float | None
     on_request: OnRequest
+    request_sources: RequestSources
     clock: Callable[[], float] = time.monotonic
     """Seconds, for the quotas and the timing of requests; it never goes back."""
 
@@ -113,7 +116,7 @@ class DataPlane:
                 self.intake.received(raw_request, endpoint, caller.tenant)
             )
             end_stage("body")
-            version, parts = self._resolve(raw_request, received)
+            version, parts = await self._resolve(raw_request, received)
             meter = await held.enter_async_context(
                 self._within_quota(raw_request, endpoint, received)
             )
@@ -141,20 +144,26 @@ class DataPlane:
             )
             yield Admitted(received.request, version, received.tools_left_out)
 
-    def _resolve(
+    async def _resolve(
         self, raw_request: Request, received: Received
     ) -> tuple[VersionRecord | None, tuple[WeightedVersion, ...]]:
         """Return the version that a request names, None for the base, or a composition's parts."""
         caller, state = raw_request.state.caller, raw_request.state
-        model = received.model or self.base_name
-        if is_composition(model, self.base_name):
-            parts = self.on_request.parts_of(model, caller, received.conversation)
+        model, conversation = received.model or self.base_name, received.conversation
+        catalog = self.registry.catalog
+        if is_source(model):
+            version: VersionRecord | None = await self.request_sources.resolve(
+                model, caller, conversation
+            )
+            catalog = self.registry.catalog
+        elif is_composition(model, self.base_name):
+            parts = self.on_request.parts_of(model, caller, conversation)
             for part in parts:
-                require_in_service(part.version, caller, self.registry.catalog)
+                require_in_service(part.version, caller, catalog)
             state.adapter, state.version = f"{caller.tenant}/{ON_REQUEST_NAME}", None
             return None, parts
-        catalog = self.registry.catalog
-        version = resolve(model, caller, catalog, self.base_name, received.conversation)
+        else:
+            version = resolve(model, caller, catalog, self.base_name, conversation)
         state.adapter = version.adapter_id if version else self.base_name
         state.version = version.number if version else None
         if version is not None:

@@ -9,6 +9,7 @@ import re
 from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, Catalog, VersionRecord, pick
 from adapters_registry.records.tables import VersionState
+from adapters_registry.trust.sources import is_source
 from server.auth import Caller
 from server.errors import ModelIncompatible, ModelNotFound
 
@@ -59,10 +60,10 @@ def resolve(
 def arm_of(model: str, version: VersionRecord | None, catalog: Catalog) -> tuple[int, int] | None:
     """Return the version's id and the revision of `live`, if a split of `live` chose the version.
 
-    Requests that name a version or another alias tell nothing about the split.
+    Requests that name a version, another alias or a source tell nothing about the split.
     """
     _, at, selector = model.partition("@")
-    if version is None or (at and selector != LIVE):
+    if version is None or is_source(model) or (at and selector != LIVE):
         return None
     adapter = catalog.adapters.get((version.tenant, version.name))
     alias = adapter.aliases.get(LIVE) if adapter else None

@@ -13,6 +13,8 @@ from rich.table import Column, Table
 from server.cli.client import all_pages, call
 from server.cli.commands import Commands
 from server.cli.console import say
+from server.cli.policies import EXAMPLES as POLICY_EXAMPLES
+from server.cli.policies import set_policy
 from server.cli.tables import local_time, print_table
 
 tenants_app = Commands(
@@ -173,6 +175,9 @@ def set_quota(
     for field, value in quota.items():
         text = ", ".join(value) or "none" if isinstance(value, list) else value
         print(f"{field}: {'no limit' if value is None else text}")
+
+
+tenants_app.command("policy", epilog=POLICY_EXAMPLES)(set_policy)
 
 
 @tenants_app.command("delete", epilog="Example: loraplex tenants delete acme")

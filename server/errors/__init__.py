@@ -28,7 +28,7 @@ APIError
     ├── Overloaded           no memory for more request bodies
     ├── ContentUnavailable   an adapter's files are missing or damaged
     ├── RegistryUnavailable  the registry's database does not answer: no changes now
-    └── StoreUnavailable     a hub or an S3-compatible store does not answer
+    └── StoreUnavailable     a hub, a store or a registry does not answer
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class RegistryUnavailable(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    """A hub or an S3-compatible store does not answer, or refuses the server."""
+    """A hub, a store or a registry does not answer, or refuses the server."""
 
     code = "store_unavailable"
 

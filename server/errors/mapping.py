@@ -18,6 +18,7 @@ from adapters_registry import errors as registry_errors
 from server import errors
 from server.errors import APIError, InvalidRequest, error_response
 from server.errors.missing_routes import message_for
+from server.errors.of_sources import SignatureRefused
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ OF_THE_REGISTRY: dict[type[registry_errors.RegistryError], type[APIError]] = {
     registry_errors.ChangedMeanwhile: errors.ChangedMeanwhile,
     registry_errors.InsufficientStorage: errors.InsufficientStorage,
     registry_errors.ContentUnavailable: errors.ContentUnavailable,
+    registry_errors.SignatureRefused: SignatureRefused,
     registry_errors.StoreUnavailable: errors.StoreUnavailable,
     registry_errors.RegistryError: errors.InvalidRequest,
 }

@@ -98,7 +98,14 @@ def open_registry(settings: Settings, base: str) -> Registry:
         content = open_content(settings)
         _try_origin(content)
         own, before = take_server_id(settings)
-        return Registry(settings.records_url, content, spec, server_id=own, former_id=before)
+        return Registry(
+            settings.records_url,
+            content,
+            spec,
+            server_id=own,
+            former_id=before,
+            sigstore_trust=settings.sigstore_trust_config,
+        )
     except (OSError, ImportError, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0]
         raise SettingsError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,8 @@ from server.settings.fields import setting
 
 MANY_ADAPTERS = 1 << 20
 """A number of adapters that is never reached. It stands for no bound on their number."""
+
+_REGISTRY = re.compile(r"(https?://)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 
 
 class AdapterSettings(BaseSettings):
@@ -148,6 +151,32 @@ class AdapterSettings(BaseSettings):
         "Adapters",
         "Folders from which adapters can be registered by path, separated by `:`. Default: none.",
     )
+    oci_registries: Annotated[tuple[str, ...], NoDecode] = setting(
+        (),
+        "Adapters",
+        "Registries that adapters can be registered from with oci://, separated by commas, for "
+        "example ghcr.io,registry.acme.com:5000. With http:// in front, a registry is asked "
+        "without TLS. Default: none.",
+    )
+    oci_auth_file: Path | None = setting(
+        None,
+        "Adapters",
+        "File with the credentials for these registries, in the form of Docker's config.json. It "
+        "is read at each registration.",
+    )
+    sigstore_trust_config: Path | None = setting(
+        None,
+        "Adapters",
+        "File with the trust configuration of a private Sigstore, for signatures of identities. "
+        "Default: the public Sigstore, whose certificates are fetched from the network.",
+    )
+    source_wait_seconds: float = setting(
+        30,
+        "Adapters",
+        "How many seconds a request whose model names a source waits while the adapter is fetched "
+        "and checked. After that it gets a 503, and the registration goes on.",
+        ge=0,
+    )
     disk_budget_gib: float | None = setting(
         None,
         "Adapters",
@@ -186,6 +215,21 @@ class AdapterSettings(BaseSettings):
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         return tuple(Path(p) for p in value.split(":") if p) if isinstance(value, str) else value
+
+    @field_validator("oci_registries", mode="before")
+    @classmethod
+    def _split_registries(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(name for part in value.split(",") if (name := part.strip().rstrip("/")))
+
+    @field_validator("oci_registries")
+    @classmethod
+    def _check_registries(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _REGISTRY.fullmatch(name):
+                raise ValueError(f"{name!r} is not of the form host, host:port or http://host:port")
+        return value
 
     @field_validator("max_lora_rank")
     @classmethod

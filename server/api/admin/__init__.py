@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 
 from adapters_registry.errors import NotFound
 from adapters_registry.registry import Registry
+from server.api import policies
 from server.api.admin import (
     adapters,
     audit,
@@ -68,6 +69,7 @@ def router(
     routes.include_router(residency.router(registry, leases, workers))
     routes.include_router(audit.router(registry, workers))
     routes.include_router(tenants.router(registry, keys, workers))
+    routes.include_router(policies.router(registry, workers))
     routes.include_router(garbage.router(registry, settings))
     routes.include_router(usage.router(registry, usage_buffer, workers))
     return routes

@@ -15,7 +15,7 @@ from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.registration import Intake
 from adapters_registry.registry import Registry
-from adapters_registry.sources import find_source
+from adapters_registry.sources import Access, find_source
 from server.api.admin.registration import RegistrationBody, from_form, from_json
 from server.api.admin.upload import Fields, Uploads, receive_upload
 from server.auth import Caller
@@ -58,7 +58,7 @@ class Intakes:
                 return await self._from_upload(request, caller, idempotency)
         asked = from_json(await request.body(), caller, self._settings.served_base_name)
         request.state.registration = asked
-        return await self._from_source(asked, idempotency)
+        return await self.register_from_source(asked, idempotency)
 
     async def register_source(
         self, asked: dict[str, Any], caller: Caller
@@ -66,7 +66,7 @@ class Intakes:
         """Register what the JSON body of a registration says. As `take_in`."""
         body = json.dumps(asked).encode()
         registration = from_json(body, caller, self._settings.served_base_name)
-        return await self._from_source(registration, None)
+        return await self.register_from_source(registration, None)
 
     async def _from_upload(
         self, request: Request, caller: Caller, idempotency: Idempotency | None
@@ -83,19 +83,42 @@ class Intakes:
             request.state.registration = asked
             return await self._commit(intake, asked, "upload", left_out, idempotency)
 
-    async def _from_source(
-        self, asked: RegistrationBody, idempotency: Idempotency | None
+    async def register_from_source(
+        self, asked: RegistrationBody, idempotency: Idempotency | None = None
     ) -> tuple[VersionRecord, bool]:
-        tenant, max_bytes = _tenant_of(asked), self._max_bytes
+        """Register from a source that may be read. Returns the version, and whether it is new.
+
+        Raises:
+            RegistryError: as in `Intake`, or the source cannot be read.
+        """
+        tenant = _tenant_of(asked)
         async with contextmanager_in_threadpool(self._registry.intake()) as intake:
             await self._commits.run_for(tenant, intake.admit, tenant, asked.name, 0, idempotency)
             source = await self._downloads.run_for(
-                tenant, find_source, asked.source, self._settings.local_roots, max_bytes
+                tenant, find_source, asked.source, self._access(intake)
             )
             await self._commits.run_for(tenant, intake.reserve_quota, source.size_bytes)
             await self._commits.run_for(tenant, intake.reserve_disk, source.size_bytes)
             await self._downloads.run_for(tenant, source.stage, intake.directory)
-            return await self._commit(intake, asked, source.name, source.left_out, idempotency)
+            return await self._commit(
+                intake, asked, source.name, source.left_out, idempotency, source.details
+            )
+
+    def _access(self, intake: Intake) -> Access:
+        """Return what may be read for a registration, which grows with the files of archives."""
+        settings = self._settings
+
+        def grow(size_bytes: int) -> None:
+            intake.reserve_quota(size_bytes)
+            intake.reserve_disk(size_bytes)
+
+        return Access(
+            settings.local_roots,
+            self._max_bytes,
+            settings.oci_registries,
+            settings.oci_auth_file,
+            grow,
+        )
 
     async def _commit(
         self,
@@ -104,12 +127,19 @@ class Intakes:
         source: str,
         left_out: tuple[str, ...],
         idempotency: Idempotency | None,
+        details: dict[str, Any] | None = None,
     ) -> tuple[VersionRecord, bool]:
         flags = {ALLOW_BASE_MISMATCH: asked.allow_base_mismatch, FIT_RANK: asked.fit_rank}
         chosen = {flag: True for flag, is_chosen in flags.items() if is_chosen}
         tenant, metadata = _tenant_of(asked), asked.metadata | chosen
         record = Registration(
-            tenant, asked.name, source, asked.promote, metadata, left_out=left_out
+            tenant,
+            asked.name,
+            source,
+            asked.promote,
+            metadata,
+            made=details or {},
+            left_out=left_out,
         )
         return await self._commits.run_for(tenant, intake.commit, record, idempotency)
 

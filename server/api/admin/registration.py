@@ -25,7 +25,7 @@ class RegistrationBody(BaseModel):
     source: str = Field(
         "",
         description="A path on the server, hf://org/repo@revision, "
-        "hf://org/repo/folder@revision or s3://bucket/prefix.",
+        "hf://org/repo/folder@revision, s3://bucket/prefix or oci://registry/repository:tag.",
     )
     promote: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)

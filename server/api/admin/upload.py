@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, left_out
+from adapters_registry.content.adapter_files import ADAPTER_FILES, SOURCE_FILES, left_out
 from adapters_registry.sources.source import PICKLE_FILE, check_size, missing_file
 from server.errors import InvalidRequest, OverQuota
 from server.middleware.body_limit import FORM_OVERHEAD_BYTES
@@ -107,7 +107,7 @@ async def receive_upload(
         for name in ADAPTER_FILES:
             if name not in uploads:
                 raise missing_file(name, has_pickle=PICKLE_FILE in uploads)
-        for name in ALL_FILES:
+        for name in SOURCE_FILES:
             if name not in uploads:
                 continue
             uploads[name].file.flush()

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, ALL_FILES, left_out
+from adapters_registry.content.adapter_files import ADAPTER_FILES, SOURCE_FILES, left_out
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
 from adapters_registry.sources.source import missing_in
@@ -31,6 +31,8 @@ loraplex adapters register smart-home ./my-adapter --promote
 
 loraplex adapters register smart-home hf://acme/smart-home@v2
 
+loraplex adapters register smart-home oci://registry.acme.com/models/smart-home:v2
+
 loraplex adapters register smart-home ./rank-64 --fit-rank --data held-out.jsonl
 """
 
@@ -44,8 +46,8 @@ def register(
         str,
         typer.Argument(
             help="A directory on this machine, which is uploaded, or where the server finds the "
-            "adapter: hf://org/repo or hf://org/repo/folder, s3://bucket/prefix, or the absolute "
-            "path of a directory on the server."
+            "adapter: hf://org/repo or hf://org/repo/folder, s3://bucket/prefix, "
+            "oci://registry/repository:tag, or the absolute path of a directory on the server."
         ),
     ],
     tenant: TenantFlag = "",
@@ -156,7 +158,7 @@ def upload(directory: Path, form: dict[str, Any]) -> Any:
     with ExitStack() as open_files, bars as progress:
         files = [
             ("files", (name, open_files.enter_context(progress.open(path, "rb", description=name))))
-            for name in ALL_FILES
+            for name in SOURCE_FILES
             if (path := directory / name).is_file()
         ]
         # An empty part keeps the body multipart when both files are missing.

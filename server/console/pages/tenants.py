@@ -14,11 +14,14 @@ from adapters_registry.records.tenants import (
     delete_tenant,
     no_tenant,
     resume_tenant,
+    set_policy,
     set_quota,
     suspend_tenant,
 )
+from adapters_registry.trust.policy import SignatureRule
 from server.api.admin.bodies import SuspensionAsked
 from server.api.admin.tenants import NewTenant, QuotaBody
+from server.api.policies import PolicyBody
 from server.auth import require_admin
 from server.console.navigation import ROOT
 from server.console.pages.forms import body_of
@@ -91,6 +94,19 @@ def router(parts: Parts) -> APIRouter:
         await parts.workers.run(registry.apply, resume_tenant, tenant)
         return _page(request, tenant, "The tenant is in service again.")
 
+    @routes.post("/{tenant}/policy")
+    async def put_policy(request: Request, tenant: str) -> Response:
+        """Set whether adapters must be signed, and which sources requests may name."""
+        record, form = registry.catalog.tenants.get(tenant), await request.form()
+        if record is None:
+            raise no_tenant(tenant)
+        sources = str(form.get("sources", "")).split()
+        known = PolicyBody.of(record).model_dump(exclude={"signatures", "sources"})
+        sent = {"signatures": form.get("signatures"), "sources": sources}
+        body = body_of(PolicyBody, known | sent)
+        await parts.workers.run(registry.apply, set_policy, tenant, body.to_policy())
+        return _page(request, tenant, "The policy is saved. It holds from the next request on.")
+
     @routes.post("/{tenant}/delete")
     async def delete(tenant: str) -> Response:
         """Delete a tenant that has no adapters, and revoke its keys."""
@@ -108,6 +124,8 @@ def router(parts: Parts) -> APIRouter:
             quota=QuotaBody.model_validate(tenant.quota).model_dump(),
             limits=LIMITS,
             tiers=ON_DEMAND.values(),
+            policy=tenant.policy,
+            rules=RULES,
             num_adapters=sum(owner == name for owner, _ in registry.catalog.adapters),
             done=done,
         )
@@ -133,3 +151,9 @@ LIMITS = {
     "weight": ("Weight", "Its share while tenants wait: twice the weight, twice the tokens."),
 }
 """The fields of a quota in the form's order: what each is called, and a note."""
+RULES = {
+    SignatureRule.NONE: "are not looked at",
+    SignatureRule.IF_PRESENT: "must fit where there is one",
+    SignatureRule.REQUIRED: "are required",
+}
+"""What a tenant's rule says of signatures."""

@@ -10,8 +10,8 @@ import pytest
 
 from adapters_registry.content.adapter_files import (
     ADAPTER_FILES,
-    ALL_FILES,
     CONFIG_FILE,
+    SOURCE_FILES,
     WEIGHTS_FILE,
 )
 from adapters_registry.content.stopping import GivenUp, stop_flag
@@ -62,7 +62,7 @@ def test_a_branch_is_pinned_to_its_commit(
     assert sorted(file.name for file in staged.iterdir()) == sorted(ADAPTER_FILES)
     assert found.left_out == ("pytorch_model.bin",)
     asked = {request.rsplit("/", 1)[1] for request in hub.requests if "/api/" not in request}
-    assert asked == set(ALL_FILES), "no other file is asked for"
+    assert asked == set(SOURCE_FILES), "no other file is asked for"
 
 
 @pytest.mark.parametrize("by", ["tag", "commit", "refs/pr/1"])

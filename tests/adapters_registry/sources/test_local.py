@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InsufficientStorage, SourceRefused
-from adapters_registry.sources import find_source
+from adapters_registry.sources import Access, find_source
 from adapters_registry.sources.local import find_local
 from adapters_registry.sources.source import PICKLE_FILE
 from tests.tiny import AdapterFactory
@@ -30,7 +30,7 @@ def staged(tmp_path: Path) -> Path:
 def test_copies_the_two_files_only(make_adapter: AdapterFactory, staged: Path) -> None:
     source = make_adapter()
     (source / "evil.py").write_text("import os")
-    found = find_source(str(source), (source.parent,), MIB)
+    found = find_source(str(source), Access((source.parent,), MIB))
     assert found.name == str(source)
     assert found.size_bytes == sum((source / name).stat().st_size for name in ADAPTER_FILES)
     assert not list(staged.iterdir())
@@ -160,11 +160,11 @@ def test_missing_file_size_roots_and_scheme(make_adapter: AdapterFactory) -> Non
     source = make_adapter()
     root = (source.parent,)
     with pytest.raises(SourceRefused, match=r"over the limit .*LORAPLEX_MAX_ADAPTER_MIB"):
-        find_source(str(source), root, 10)
+        find_source(str(source), Access(root, 10))
     with pytest.raises(SourceRefused, match="set LORAPLEX_LOCAL_ROOTS"):
         find_local(str(source), ())
     with pytest.raises(SourceRefused, match="is not supported: give a path, hf://"):
-        find_source("ftp://host/adapter", root, MIB)
+        find_source("ftp://host/adapter", Access(root, MIB))
     (source / WEIGHTS_FILE).unlink()
     with pytest.raises(SourceRefused, match="is missing"):
         find_local(str(source), root)

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -13,6 +14,7 @@ from adapters_registry.registry import Registry
 from server.auth import Keys
 from tests.server.answers import CHAT
 from tests.server.cli.commands import run
+from tests.signing import SigningKey
 from tests.tiny import AdapterFactory
 
 pytestmark = pytest.mark.usefixtures("served")
@@ -55,6 +57,33 @@ def test_suspension(home: VersionRecord, registry: Registry) -> None:
     assert "home is in service" in run("adapters", "resume", "home")
     assert "suspended" not in run("adapters", "list")
     assert "no adapter" in run("adapters", "suspend", "nope", code=1)
+
+
+def test_policies(tmp_path: Path) -> None:
+    key = SigningKey(tmp_path, "release")
+    assert "signatures: none" in run("tenants", "policy", "default")
+    identity = "release@acme.com,https://accounts.acme.com"
+    options = ["--signatures", "required", "--trust-key", str(key.public_file)]
+    options += ["--trust-identity", identity, "--source", "hf://acme/*", "--source", "s3://b.c/d"]
+    policy = json.loads(run("tenants", "policy", "default", *options, "--json"))
+    assert policy == {
+        "signatures": "required",
+        "trusted_keys": [{"name": "release", "pem": key.pem}],
+        "trusted_identities": [
+            {"identity": "release@acme.com", "issuer": "https://accounts.acme.com"}
+        ],
+        "sources": ["hf://acme/*", "s3://b.c/d"],
+    }
+    shown = run("tenants", "policy", "default", "--source", "hf://acme/home")
+    assert "trusted key: release" in shown
+    assert "sources of requests: hf://acme/home" in shown
+    assert "nobody is trusted" in run("tenants", "policy", "default", "--trust-nobody", code=1)
+    cleared = ["--signatures", "none", "--trust-nobody", "--no-sources"]
+    assert "sources of requests: none" in run("tenants", "policy", "default", *cleared)
+    assert "cannot be read" in run("tenants", "policy", "default", "--trust-key", "/none", code=1)
+    wrong = run("tenants", "policy", "default", "--trust-identity", "me", code=1)
+    assert "IDENTITY,ISSUER" in wrong
+    assert "no tenant" in run("tenants", "policy", "nobody", code=1)
 
 
 def test_keys(keys: Keys) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from shutil import copytree
 
 import pytest
@@ -13,14 +14,16 @@ from markupsafe import escape
 
 from adapters_registry.errors import AdapterRejected
 from adapters_registry.records.catalog import Target, VersionRecord
-from adapters_registry.records.tenants import create_tenant, suspend_tenant
+from adapters_registry.records.tenants import create_tenant, set_policy, suspend_tenant
 from adapters_registry.registry import Registry
 from adapters_registry.rollout import canaries
 from adapters_registry.rollout.judgement import Judgement, Verdict
 from adapters_registry.rollout.plan import CanaryPlan
+from adapters_registry.trust.policy import SignatureRule, TenantPolicy, TrustedKey
 from server.auth import Keys
 from server.residency.leases import Leases
 from tests.server.console.conftest import Browser
+from tests.signing import SigningKey
 from tests.tiny import AdapterFactory
 
 PAGE = "/console/adapters/default/home"
@@ -52,6 +55,19 @@ def two(register: Register) -> None:
 
 def live(registry: Registry) -> tuple[Target, ...]:
     return registry.get_adapter("default", "home").aliases["live"].targets
+
+
+async def test_the_page_says_who_has_signed(
+    admin: Browser, registry: Registry, make_adapter: AdapterFactory, tmp_path: Path
+) -> None:
+    key, adapter = SigningKey(tmp_path, "the-release-team"), make_adapter()
+    policy = TenantPolicy(SignatureRule.REQUIRED, (TrustedKey("the-release-team", key.pem),))
+    registry.apply(set_policy, "default", policy)
+    key.sign(adapter)
+    registry.register("default", "home", "test", partial(copytree, adapter, dirs_exist_ok=True))
+    page = await admin.open(PAGE)
+    assert "signed by the-release-team" in page.text
+    assert "signed_by: the-release-team" in page.text
 
 
 @pytest.mark.usefixtures("two")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert
 
 from adapters_registry.records.keys import create_key, new_key
 from adapters_registry.records.tables import Tenant
-from adapters_registry.records.tenants import Quota, create_tenant
+from adapters_registry.records.tenants import Quota, create_tenant, set_policy
 from adapters_registry.registry import Registry
+from adapters_registry.trust.policy import SignatureRule, TenantPolicy, TrustedKey
 from server.auth import Keys
 from server.console.pages import keys as keys_page
 from tests.server.console.conftest import Browser
 from tests.server.console.crowd import NUM_TENANTS
+from tests.signing import SigningKey
 
 _KEY = re.compile(r"lpx-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 
@@ -32,6 +35,7 @@ async def test_only_admins_see_and_change_them(browser: Browser, keys: Keys) -> 
     for path in (
         "/console/tenants",
         "/console/tenants/acme/quota",
+        "/console/tenants/acme/policy",
         "/console/tenants/acme/delete",
         "/console/tenants/acme/suspend",
         "/console/tenants/acme/resume",
@@ -79,6 +83,21 @@ async def test_a_tenant_is_suspended_and_resumed(admin: Browser, registry: Regis
     assert registry.catalog.tenants["acme"].suspension is None
 
 
+async def test_a_policy_is_set(admin: Browser, registry: Registry, tmp_path: Path) -> None:
+    key = SigningKey(tmp_path, "release")
+    keys = (TrustedKey("release", key.pem),)
+    registry.apply(set_policy, "acme", TenantPolicy(trusted_keys=keys))
+    page = await admin.open("/console/tenants/acme")
+    assert "release" in page.text
+    form = {"signatures": "required", "sources": "hf://acme/*\r\ns3://bucket/x\r\n"}
+    saved = await admin.ask("POST", "/console/tenants/acme/policy", **form)
+    assert saved.status_code == 200
+    assert "hf://acme/*\ns3://bucket/x" in saved.text
+    expected = TenantPolicy(SignatureRule.REQUIRED, keys, (), ("hf://acme/*", "s3://bucket/x"))
+    assert registry.catalog.tenants["acme"].policy == expected
+    assert registry.audit(tenant="acme", action="tenant.policy")
+
+
 async def test_what_makes_no_sense_changes_nothing(admin: Browser, registry: Registry) -> None:
     for path, form in (
         ("/console/tenants", {"name": "Not A Name"}),
@@ -89,6 +108,10 @@ async def test_what_makes_no_sense_changes_nothing(admin: Browser, registry: Reg
         ("/console/tenants/acme/quota", {"nonsense": "1"}),
         ("/console/tenants/nobody/quota", {"weight": "1"}),
         ("/console/tenants/default/delete", {}),
+        ("/console/tenants/acme/policy", {"signatures": "required"}),
+        ("/console/tenants/acme/policy", {"signatures": "sometimes"}),
+        ("/console/tenants/acme/policy", {"signatures": "none", "sources": "hf://*"}),
+        ("/console/tenants/nobody/policy", {"signatures": "none"}),
         ("/console/keys", {"tenant": "acme"}),
         ("/console/keys", {"tenant": "acme", "scopes": "root"}),
         ("/console/keys", {"tenant": "nobody", "scopes": "inference"}),

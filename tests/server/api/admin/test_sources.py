@@ -15,10 +15,12 @@ from starlette.types import Message
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters_registry.content.s3 import Bucket
+from adapters_registry.records.tenants import Quota, set_quota
 from adapters_registry.registry import Registry
 from adapters_registry.sources.hub import find_on_hub
 from server.api.admin import upload
 from tests.hub_server import HubServer
+from tests.oci_server import Blob, OciServer, tar_of
 from tests.server.answers import CHAT, assert_error, files_of
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
@@ -63,8 +65,52 @@ async def test_from_a_bucket(
     assert "is missing" in str(assert_error(response, 400, "invalid_request")["message"])
 
 
+@pytest.fixture
+def registry_allowed(oci_server: OciServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the app read the registry. The settings are read when the app is built."""
+    monkeypatch.setenv("LORAPLEX_OCI_REGISTRIES", oci_server.url)
+
+
+@pytest.mark.usefixtures("registry_allowed")
+async def test_from_a_registry(
+    client: httpx.AsyncClient,
+    make_adapter: AdapterFactory,
+    oci_server: OciServer,
+    registry: Registry,
+) -> None:
+    adapter = make_adapter()
+    files = {name: (adapter / name).read_bytes() for name in ADAPTER_FILES}
+    packed = [
+        Blob(tar_of(files, compress=True), "application/vnd.kitops.modelkit.model.v1.tar+gzip")
+    ]
+    digest = oci_server.push("acme/home", packed, tag="v2")
+    asked = {"name": "new", "source": f"oci://{oci_server.host}/acme/home:v2"}
+    response = await client.post(REGISTER, json=asked)
+    assert response.status_code == 201
+    assert response.json()["source"] == f"oci://{oci_server.host}/acme/home@{digest}"
+    artifact = response.json()["metadata"]["artifact"]
+    assert artifact["manifest"] == digest
+    assert (await client.post(CHAT, json={"model": "new"})).status_code == 200
+    registry.apply(set_quota, "default", Quota(adapter_bytes=sum(map(len, files.values()))))
+    other = make_adapter(seed=1)
+    files = {name: (other / name).read_bytes() for name in ADAPTER_FILES}
+    oci_server.push("acme/home", [Blob(tar_of(files), packed[0].media_type[:-5])], tag="v2")
+    assert_error(await client.post(REGISTER, json=asked), 429, "insufficient_quota")
+    elsewhere = asked | {"source": "oci://127.0.0.1:1/acme/home"}
+    assert_error(await client.post(REGISTER, json=elsewhere), 400, "invalid_request")
+
+
 @pytest.mark.parametrize(
-    "source", ["ftp://host/x", "file:///etc", "hf://one", "s3://b/../c", "hf://a/b@..%2f", "//etc"]
+    "source",
+    [
+        "ftp://host/x",
+        "oci://x/Y",
+        "file:///etc",
+        "hf://one",
+        "s3://b/../c",
+        "hf://a/b@..%2f",
+        "//etc",
+    ],
 )
 async def test_sources_that_are_none(client: httpx.AsyncClient, source: str) -> None:
     response = await client.post(REGISTER, json={"name": "new", "source": source})

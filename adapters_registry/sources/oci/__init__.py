@@ -1,0 +1,1 @@
+"""An artefact in an OCI registry: ModelPack, ModelKit, Docker's models, or plain files."""

@@ -1,0 +1,1 @@
+"""What a tenant trusts: who must have signed its adapters, and which sources requests may name."""
