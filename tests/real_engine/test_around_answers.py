@@ -79,6 +79,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/admin/adapters/{tenant}/{name}/versions/{number}/prefetch",
         "/admin/adapters/{tenant}/{name}/sharing",
         "/admin/adapters/{tenant}/{name}/compose",
+        "/admin/adapters/{tenant}/{name}/canary",
         "/admin/adapters/{tenant}/{name}/suspension",
         "/admin/adapters/{tenant}/{name}/recheck",
         "/admin/requests",

@@ -20,7 +20,7 @@ from tests.real_engine.running_server import RunningServer
 
 NUM_LOADS = int(os.environ.get("LORA_LOADS", "30"))
 ADAPTERS = 5
-SIZE = 0.03
+SIZE = 0.04
 """So large that the adapters answer differently, and within what the gate accepts."""
 NUM_TOKENS = 12
 NOISE = 0.15
@@ -36,10 +36,10 @@ class Answer:
     logprobs: list[float]
 
     def distance(self, other: Answer) -> float:
-        """How far the log-probabilities are apart, up to where the texts part."""
+        """How far the log-probabilities are apart, of the prompt and up to where the texts part."""
         pairs = zip(self.tokens, other.tokens, strict=True)
-        same = next((n for n, (a, b) in enumerate(pairs) if a != b), NUM_TOKENS)
-        logprobs = zip(self.logprobs[: same + 1], other.logprobs[: same + 1], strict=True)
+        same = next((n for n, (a, b) in enumerate(pairs) if a != b), len(self.tokens))
+        logprobs = zip(self.logprobs[1:same], other.logprobs[1:same], strict=True)
         return fmean(abs(a - b) for a, b in logprobs)
 
 
@@ -72,7 +72,7 @@ class Client:
                 "max_tokens": NUM_TOKENS,
                 "min_tokens": NUM_TOKENS,
             },
-            **{"temperature": 0, "logprobs": 0},
+            **{"temperature": 0, "logprobs": 0, "echo": True},
         }
         response = await self._http.post("/v1/completions", json=body)
         assert response.status_code == 200, response.text
