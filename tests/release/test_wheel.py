@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from server.bundled_base import ensure_bundled_base
 from tests.real_engine.running_server import RunningServer
 from tests.release.wheel import PACKAGES, ROOT, build, tracked
-from tests.tiny_llama import make_tiny_llama
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -78,7 +78,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_clean_environment_serves(environment: Path, tmp_path: Path) -> None:
     program = environment / "bin" / "loraplex"
-    base = make_tiny_llama(tmp_path / "base")
+    base = ensure_bundled_base()  # of a size of heads that the engine can compute
     checked = subprocess.run(
         [program, "doctor", "--base", base, "--port", "0", "--data-dir", tmp_path / "var"],
         cwd=tmp_path,
@@ -89,7 +89,7 @@ def test_a_clean_environment_serves(environment: Path, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok       packages" in checked.stdout
     server = RunningServer(
-        tmp_path / "var", "--base", str(base), "--kv-cache-gib", "0.2", program=program
+        tmp_path / "var", "--base", str(base), "--kv-cache-gib", "0.5", program=program
     )
     try:
         server.wait_until_ready()
