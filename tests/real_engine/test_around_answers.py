@@ -89,6 +89,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/admin/tenants/{tenant}",
         "/admin/tenants/{tenant}/quota",
         "/admin/tenants/{tenant}/suspension",
+        "/admin/tenants/{tenant}/policy",
         "/admin/keys",
         "/admin/keys/{key_id}",
         "/admin/keys/{key_id}/rotate",

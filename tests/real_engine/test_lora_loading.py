@@ -23,7 +23,7 @@ ADAPTERS = 5
 SIZE = 0.04
 """So large that the adapters answer differently, and within what the gate accepts."""
 NUM_TOKENS = 12
-NOISE = 0.15
+NOISE = 0.1
 """Bound on the mean difference of log-probabilities between two runs of one model."""
 GROWTH_BYTES = 30e6
 PROMPT = "The most important thing about the history of the city is"
@@ -84,7 +84,8 @@ def nearest(answer: Answer, references: list[Answer]) -> int:
     """Which adapter has given an answer; the next one must be clearly another."""
     near = sorted(range(ADAPTERS), key=lambda n: answer.distance(references[n]))
     assert answer.distance(references[near[0]]) < NOISE
-    assert answer.distance(references[near[1]]) > 2 * NOISE
+    assert answer.distance(references[near[1]]) > 3 * answer.distance(references[near[0]])
+    assert answer.distance(references[near[1]]) > NOISE
     return near[0]
 
 
