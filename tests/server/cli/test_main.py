@@ -41,4 +41,4 @@ def test_a_shell_completes_commands_without_a_server() -> None:
         "LORAPLEX_URL": "http://127.0.0.1:9",
     }
     done = subprocess.run([LORAPLEX], env=environment, capture_output=True, text=True, check=False)
-    assert sorted(done.stdout.split()) == ["recheck", "register", "retire"], done.stderr
+    assert sorted(done.stdout.split()) == ["recheck", "register", "resume", "retire"], done.stderr
