@@ -27,6 +27,8 @@ def limit_log_probabilities(request: Any, choices: int) -> None:
     per_token = _per_token(request)
     if not per_token or _is_sent_in_pieces(request):
         return
+    if per_token > MAX_LOG_PROBABILITIES:
+        return  # vLLM refuses so many alternatives of one token, and names their field
     most = MAX_LOG_PROBABILITIES // (per_token * choices)
 
     def message(name: str) -> str:

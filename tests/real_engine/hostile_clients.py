@@ -215,11 +215,6 @@ CLIENTS = [
 WITHIN_THE_BOUNDS = [
     Abuse("odd numbers", sends(COMPLETIONS, *ODD_NUMBERS), None),
     Abuse(
-        "32 endless choices, three times",
-        sends(COMPLETIONS, *[completion(n=32, max_tokens=100)] * 3),
-        None,
-    ),
-    Abuse(
         "a regex with nested repetitions",
         sends(COMPLETIONS, structured(regex=NESTED_REPETITIONS)),
         None,
@@ -247,5 +242,10 @@ WITHIN_THE_BOUNDS = [
         sends(COMPLETIONS, completion(n=16, max_tokens=1000, logprobs=20)),
         400,
         "max_tokens",
+    ),
+    Abuse(
+        "32 endless choices, three times",
+        sends(COMPLETIONS, *[completion(n=32, max_tokens=100)] * 3),
+        None,
     ),
 ]

@@ -61,6 +61,7 @@ def test_longer_answers_are_refused(request_: object, choices: int, field: str) 
         chat(max_tokens=100_000, logprobs=False),
         chat(max_tokens=100_000, logprobs=True, top_logprobs=20, stream=True),
         response(max_output_tokens=100_000),
+        completion(max_tokens=5, logprobs=10**9),
     ],
 )
 def test_others_are_left_as_they_are(request_: object) -> None:
