@@ -101,7 +101,7 @@ def test_a_check_that_fails_rejects_and_does_not_keep_the_server_from_starting(
     def stumble(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("adapters_registry.registry.check_adapter", stumble)
+    monkeypatch.setattr("adapters_registry.check.stored.check_adapter", stumble)
     version = register(registry, make_adapter())
     assert version.state is VersionState.REJECTED
     assert version.reasons[0]["code"] == "check_failed"
