@@ -12,7 +12,7 @@ client = Anthropic(
 answer = client.messages.create(
     model=sys.argv[1] if len(sys.argv) > 1 else "smart-home",
     messages=[{"role": "user", "content": "Turn on the lights in the kitchen"}],
-    temperature=0,
+    extra_body={"temperature": 0},
     max_tokens=60,
 )
 print("".join(block.text for block in answer.content if block.type == "text"))
