@@ -234,7 +234,7 @@ WITHIN_THE_BOUNDS = [
     ),
     Abuse(
         "as many of them as one answer holds",
-        sends(COMPLETIONS, *[completion(**LONG_PROMPT, prompt_logprobs=14)] * 2),
+        sends(COMPLETIONS, *[completion(**LONG_PROMPT, prompt_logprobs=7)] * 2),
         200,
     ),
     Abuse(

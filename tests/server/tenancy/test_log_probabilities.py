@@ -31,7 +31,7 @@ def response(**more: object) -> ResponsesRequest:
 @pytest.mark.parametrize(
     ("request_", "choices", "field"),
     [
-        (completion(n=16, max_tokens=196, logprobs=20), 16, "max_tokens"),
+        (completion(n=16, max_tokens=98, logprobs=20), 16, "max_tokens"),
         (completion(max_tokens=40_000, logprobs=1), 1, "max_tokens"),
         (chat(max_completion_tokens=4000, logprobs=True, top_logprobs=20), 1, "max_completion"),
         (chat(max_tokens=40_000, logprobs=True, logprob_token_ids=[1, 2]), 1, "max_tokens"),
@@ -56,7 +56,7 @@ def test_longer_answers_are_refused(request_: object, choices: int, field: str) 
 @pytest.mark.parametrize(
     "request_",
     [
-        completion(n=16, max_tokens=195, logprobs=20),
+        completion(n=16, max_tokens=97, logprobs=20),
         completion(max_tokens=100_000),
         chat(max_tokens=100_000, logprobs=False),
         chat(max_tokens=100_000, logprobs=True, top_logprobs=20, stream=True),

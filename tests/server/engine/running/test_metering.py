@@ -50,7 +50,7 @@ async def test_log_probabilities_of_all_prompts_are_bounded(
     client: Any, metering: Metering, current: Meter
 ) -> None:
     current_meter.set(current)
-    prompt = {"prompt_token_ids": [1] * 2000}
+    prompt = {"prompt_token_ids": [1] * 1500}
     sampling = SimpleNamespace(n=1, prompt_logprobs=20)
     client.generate(prompt, sampling, "first")
     with pytest.raises(InvalidRequest, match="shorter prompts"):
