@@ -62,8 +62,8 @@ bench: install base ## Measure LORAPLEX_URL, or a server that is started for it;
 abuse: $(INSTALLED_DEV) base ## Send hostile requests during another tenant's stream, and print their effect.
 	ABUSE=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
 
-chaos: $(INSTALLED_DEV) ## Cause random failures of two servers, one database and one bucket for ten minutes.
-	CHAOS_SECONDS=$(or $(SECONDS),600) $(VENV)/bin/python -m pytest -q -s tests/deploy/test_chaos.py
+chaos: $(INSTALLED_DEV) ## Make every fault, or FAULTS="Failover ServersKilled=50", and print a table of what came of it.
+	$(VENV)/bin/python -m tests.chaos.run $(FAULTS)
 
 clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
 	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)

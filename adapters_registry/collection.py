@@ -17,8 +17,8 @@ from adapters_registry.garbage import (
     find_garbage,
     prune_rejected,
 )
+from adapters_registry.records.database import database_time
 from adapters_registry.records.tables import Version
-from adapters_registry.records.tables import now as clock
 from adapters_registry.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,17 @@ class Collector:
         """Since when each digest is known to be unneeded."""
 
     def collect(
-        self, now: datetime, *, grace: timedelta | None = None, dry_run: bool = False
+        self, now: datetime | None = None, *, grace: timedelta | None = None, dry_run: bool = False
     ) -> Collection:
         """Collect once. One call runs at a time.
 
+        `now` is by default the moment by the database's clock: one that is set forward on a server
+        must not end the time of grace, for all of them at the origin.
         `grace` replaces the one that was set. With `dry_run` nothing is removed. If the origin does
         not answer, that is logged, and the rest is collected.
         """
         grace = self._grace if grace is None else grace
+        now = self._clock() if now is None else now
         if not self._has_versions():
             log.info(
                 "nothing is collected: the registry has no version, so it may be the wrong one"
@@ -98,6 +101,10 @@ class Collector:
         if retired := self._registry.apply(retire_unused, before):
             log.info("retired compositions that no request names: %s", ", ".join(retired))
 
+    def _clock(self) -> datetime:
+        with self._registry.session() as session:
+            return database_time(session)
+
     def _has_versions(self) -> bool:
         """Return whether there is any version. In a wrong database all files would be garbage."""
         with self._registry.session() as session:
@@ -115,7 +122,7 @@ class Collector:
         registry, origin = self._registry, self._registry.content.origin
         if origin is None:
             return {}
-        listed_at, sizes = clock(), origin.sizes()
+        listed_at, sizes = self._clock(), origin.sizes()
         with registry.session() as session:
             garbage = find_garbage(session, sizes)
         self._at_origin = {digest: self._at_origin.get(digest, now) for digest in garbage}

@@ -160,7 +160,7 @@ def find_garbage(
     query = select(Version.digest).where(Version.state.in_(NEEDS_CONTENT)).distinct()
     if only is not None:
         query = query.where(Version.digest.in_(only))
-    needed = {*session.scalars(query), *session.scalars(protected_digests())}
+    needed = {*session.scalars(query), *session.scalars(protected_digests(session))}
     candidates = sizes if only is None else [digest for digest in only if digest in sizes]
     return {digest: sizes[digest] for digest in candidates if digest not in needed}
 

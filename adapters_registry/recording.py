@@ -21,6 +21,7 @@ from adapters_registry.records import reservations
 from adapters_registry.records.aliases import point
 from adapters_registry.records.catalog import VersionRecord, version_record
 from adapters_registry.records.change import Change
+from adapters_registry.records.database import database_time
 from adapters_registry.records.idempotency import (
     Idempotency,
     find_result,
@@ -219,6 +220,7 @@ def _add_version(change: Change, tenant: str, name: str, digest: str, size_bytes
         digest=digest,
         size_bytes=size_bytes,
         state=VersionState.PENDING,
+        created_at=database_time(change.session),
     )
     change.session.add(version)
     return version

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
+from psycopg.abc import PQGen
 from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.orm import Session
 
@@ -26,9 +29,42 @@ _POSTGRES_OPTIONS = (
 )
 """All writers wait for one row (`Change.begin`), so no transaction may hold it for long."""
 
+_FIRST_WRITABLE = {"target_session_attrs": "read-write"}
+"""If several hosts are named, a standby among them is passed over: all servers write."""
+
+ANSWER_SECONDS = 20.0
+"""How long PostgreSQL may take for one answer; more than `statement_timeout`. The timeouts above
+notice neither a server that is stopped, whose machine goes on to acknowledge what arrives, nor a
+network that loses the answer."""
+
 IDLE_CONNECTIONS = 2
 """How many connections each process keeps open. By default PostgreSQL takes 100 from all servers
 together."""
+
+
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<scheme>\w+(?:\+\w+)?://)(?P<user>[^@/?]*@)?(?P<hosts>[^/?]*,[^/?]*)"
+)
+"""The beginning of a URL of PostgreSQL's own form with several hosts, which SQLAlchemy writes
+another way. See https://www.postgresql.org/docs/current/libpq-connect.html, section 34.1.1.3."""
+
+T = TypeVar("T")
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that is given up if the server doesn't answer."""
+
+    answer_seconds: float | None = ANSWER_SECONDS
+    """None: it may take any time."""
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Do what psycopg's method does. Raises `OperationalError` after `answer_seconds`."""
+        try:
+            return super().wait(gen, interval, timeout or self.answer_seconds)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                self.pgconn.finish()  # The late answer would be taken for that of the next query.
+            raise
 
 
 def open_database(url: str) -> Engine:
@@ -38,28 +74,38 @@ def open_database(url: str) -> Engine:
         SQLAlchemyError: the database does not answer, or the URL is wrong.
         ImportError: the URL names a driver that is not installed.
     """
-    engine = connect(url)
+    engine = connect(url, answer_seconds=None)
     migrations.upgrade(engine)
-    return engine
+    if engine.dialect.name == "sqlite":
+        return engine
+    engine.dispose()  # a migration may take any time, and what follows may not
+    return connect(url)
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, *, answer_seconds: float | None = ANSWER_SECONDS) -> Engine:
     """Return SQLAlchemy's engine for a URL. It connects at its first use and changes no schema.
+
+    `answer_seconds` is how long PostgreSQL may take for one answer before it counts as away.
+    None: any time.
 
     Raises:
         SQLAlchemyError: the URL is wrong.
         ImportError: it names a driver that is not installed.
     """
-    database = _with_driver(url)
+    database = parse_url(url)
     arguments: dict[str, Any] = {}
     if database.get_backend_name() == "postgresql":
         arguments = {"options": _POSTGRES_OPTIONS, **_POSTGRES_TIMEOUTS}
+        if len(database.normalized_query.get("host", ())) > 1:
+            arguments |= _FIRST_WRITABLE
         arguments = {name: arguments[name] for name in arguments.keys() - database.query.keys()}
     engine = create_engine(
         database, pool_pre_ping=True, pool_size=IDLE_CONNECTIONS, connect_args=arguments
     )
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite(database))
+    elif engine.dialect.driver == "psycopg":
+        event.listen(engine, "do_connect", _bounded(answer_seconds))
     return engine
 
 
@@ -70,12 +116,36 @@ def database_time(session: Session) -> datetime:
     return now()
 
 
-def _with_driver(url: str) -> URL:
-    """Return the URL with the installed driver, where it names PostgreSQL without a driver."""
-    parsed = make_url(url)
+def parse_url(url: str) -> URL:
+    """Return a URL as SQLAlchemy reads it, with the installed driver if it names PostgreSQL alone.
+
+    Several hosts may be named as PostgreSQL's own programs take them:
+    `postgresql://USER@HOST1:5432,HOST2:5432/DATABASE`.
+
+    Raises:
+        SQLAlchemyError: the URL is wrong.
+    """
+    if several := _SEVERAL_HOSTS.match(url):
+        rest = make_url(f"{several['scheme']}{several['user'] or ''}{url[several.end() :]}")
+        parsed = rest.update_query_pairs(
+            [("host", host) for host in several["hosts"].split(",")], append=True
+        )
+    else:
+        parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
     return parsed
+
+
+def _bounded(answer_seconds: float | None) -> Callable[..., _Connection]:
+    """Return the function that connects to PostgreSQL."""
+
+    def connect_to(_dialect: Any, _record: Any, arguments: Any, options: Any) -> _Connection:
+        connection = _Connection.connect(*arguments, **options)
+        connection.answer_seconds = answer_seconds
+        return connection
+
+    return connect_to
 
 
 def _configure_sqlite(database: URL) -> Callable[[Any, Any], None]:

@@ -16,7 +16,8 @@ from sqlalchemy import delete
 
 from adapters_registry.errors import KeyReused
 from adapters_registry.records.change import Change
-from adapters_registry.records.tables import IdempotencyKey, now
+from adapters_registry.records.database import database_time
+from adapters_registry.records.tables import IdempotencyKey
 
 KEPT_FOR = timedelta(hours=24)
 MAX_KEY_CHARACTERS = 255
@@ -43,7 +44,7 @@ def find_result(
     Raises:
         KeyReused: the earlier request asked for something else.
     """
-    expired = IdempotencyKey.created_at < now() - KEPT_FOR
+    expired = IdempotencyKey.created_at < database_time(change.session) - KEPT_FOR
     change.session.execute(delete(IdempotencyKey).where(expired))
     known = change.session.get(IdempotencyKey, (idempotency_key.caller, idempotency_key.key))
     if known is not None and known.fingerprint != fingerprint:
@@ -54,7 +55,7 @@ def find_result(
 def is_known(change: Change, idempotency_key: Idempotency) -> bool:
     """Return whether a request with this key was carried out within the last day."""
     known = change.session.get(IdempotencyKey, (idempotency_key.caller, idempotency_key.key))
-    return known is not None and known.created_at >= now() - KEPT_FOR
+    return known is not None and known.created_at >= database_time(change.session) - KEPT_FOR
 
 
 def keep_result(
@@ -64,5 +65,5 @@ def keep_result(
     row = IdempotencyKey(
         caller=idempotency_key.caller, key=idempotency_key.key, fingerprint=fingerprint
     )
-    row.version_id = version_id
+    row.version_id, row.created_at = version_id, database_time(change.session)
     change.session.add(row)

@@ -1,7 +1,8 @@
 """A tenant's quota of adapters and bytes, and what running registrations have reserved of it.
 
 A registration reserves its part before it writes a byte, so that several at a time cannot take more
-than the quota together. The functions are operations for `Registry.apply`.
+than the quota together. The functions are operations for `Registry.apply`. Reservations end by the
+database's clock: a server whose own clock is wrong must not end those of others.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, select, update
+from sqlalchemy.orm import Session
 
 from adapters_registry.errors import QuotaExceeded
 from adapters_registry.records.change import Change
-from adapters_registry.records.tables import Adapter, Reservation, Version, now
+from adapters_registry.records.database import database_time
+from adapters_registry.records.tables import Adapter, Reservation, Version
 from adapters_registry.records.tenants import Quota, TenantRecord, require_tenant
 
 Conditions = tuple[ColumnElement[bool], ...]
@@ -37,10 +40,11 @@ def reserve(change: Change, tenant: str, adapter: str, size_bytes: int, server: 
         NotFound: there is no such tenant.
         QuotaExceeded: the tenant may have no more.
     """
-    change.session.execute(delete(Reservation).where(Reservation.expires_at < now()))
+    at = database_time(change.session)
+    change.session.execute(delete(Reservation).where(Reservation.expires_at < at))
     check_quota(change, tenant, adapter, size_bytes)
     row = Reservation(id=uuid.uuid4().hex, tenant=tenant, adapter=adapter, size_bytes=size_bytes)
-    row.server, row.expires_at = server[:255], now() + RESERVED_FOR
+    row.server, row.expires_at = server[:255], at + RESERVED_FOR
     change.session.add(row)
     return row.id
 
@@ -60,7 +64,7 @@ def enlarge(change: Change, reservation: str, size_bytes: int) -> None:
 
 def protect(change: Change, reservation: str, digest: str) -> None:
     """Keep the files with this digest from being collected until the reservation ends."""
-    values = {"digest": digest, "expires_at": now() + RESERVED_FOR}
+    values = {"digest": digest, "expires_at": database_time(change.session) + RESERVED_FOR}
     change.session.execute(update(Reservation).where(Reservation.id == reservation).values(values))
 
 
@@ -74,9 +78,9 @@ def release_all(change: Change, server: str) -> None:
     change.session.execute(delete(Reservation).where(Reservation.server == server[:255]))
 
 
-def protected_digests() -> Select[Any]:
+def protected_digests(session: Session) -> Select[Any]:
     """Select the digests that running registrations protect."""
-    running = Reservation.expires_at >= now()
+    running = Reservation.expires_at >= database_time(session)
     return select(Reservation.digest).where(Reservation.digest.is_not(None), running)
 
 
@@ -93,7 +97,7 @@ def check_quota(
         QuotaExceeded: the tenant may have no more.
     """
     quota = TenantRecord.of(require_tenant(change, tenant)).quota
-    running = Reservation.expires_at >= now()
+    running = Reservation.expires_at >= database_time(change.session)
     coming = (Reservation.tenant == tenant, running, Reservation.id != besides)
     if quota.adapters is not None:
         _check_adapters(change, tenant, adapter, quota.adapters, coming)
@@ -135,7 +139,7 @@ def _check_stored(
 
 
 def _check_rate(change: Change, tenant: str, most: int, coming: Conditions) -> None:
-    lately = Version.created_at > now() - MINUTE
+    lately = Version.created_at > database_time(change.session) - MINUTE
     registered = select(func.count()).select_from(Version).join(Adapter)
     done = change.session.scalar(registered.where(Adapter.tenant == tenant, lately)) or 0
     reserved = change.session.scalar(select(func.count(Reservation.id)).where(*coming)) or 0

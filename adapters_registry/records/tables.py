@@ -302,3 +302,12 @@ class ApiKey(Base):
     replaced_by: Mapped[str | None] = mapped_column(String(16))
     """The id of the key that a rotation has made instead of it."""
     epoch: Mapped[int] = mapped_column(BigInteger)
+
+
+class SchemaSupport(Base):
+    """Which earlier releases can work with this schema, so that a release can be rolled back."""
+
+    __tablename__ = "schema_support"
+
+    oldest: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """The newest migration of the oldest release that can. It is the only row."""

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.content.origin import Origin
 from adapters_registry.errors import SourceRefused, StoreUnavailable
-from adapters_registry.records.database import connect
+from adapters_registry.records.database import connect, parse_url
 from adapters_registry.records.migrations import Schema, schema_of
 from adapters_registry.records.network_storage import network_file_system
 from server.doctor.finding import Finding, ok, problem, warning
@@ -27,6 +26,7 @@ SCHEMAS = {
     Schema.EMPTY: "it is empty, and the first start makes its tables",
     Schema.OLDER: "its schema is of an earlier release, and the next start brings it up to date",
     Schema.CURRENT: "its schema is up to date",
+    Schema.NEWER: "its schema is of a later release, and this release works with it",
 }
 
 
@@ -74,7 +74,7 @@ def _kept_bytes(settings: Settings) -> int:
 
 def check_database(settings: Settings) -> Iterator[Finding]:
     """Yield whether the database answers and has a schema that this release knows."""
-    url = make_url(settings.records_url)
+    url = parse_url(settings.records_url)
     if url.get_backend_name() == "sqlite":
         file = Path(url.database or "")
         if kind := network_file_system(file):

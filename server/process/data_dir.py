@@ -72,7 +72,9 @@ def take_server_id(settings: Settings) -> ServerIds:
     file = settings.data_dir / "server.id"
     before = file.read_text().strip()[:64] if file.is_file() else ""
     ids = ServerIds(uuid.uuid4().hex, before)
-    file.write_text(f"{ids.own}\n")
+    new = file.with_suffix(".new")  # on a full disk the old one stays as it is
+    new.write_text(f"{ids.own}\n")
+    new.replace(file)
     return ids
 
 

@@ -69,7 +69,7 @@ async def collect_regularly(collector: Collector, interval_seconds: float) -> No
     while True:
         await asyncio.sleep(interval_seconds)
         try:
-            await workers.run(collector.collect, now())
+            await workers.run(collector.collect)
         except (SQLAlchemyError, RegistryError, OSError) as error:
             log.warning("files and records that nothing needs stay for now: %s", error)
 

@@ -26,7 +26,9 @@ class ServerSettings(BaseSettings):
     database_url: str | None = setting(
         None,
         "Server",
-        "SQLAlchemy URL of the database with the records. Default: SQLite in the data folder.",
+        "SQLAlchemy URL of the database with the records. PostgreSQL may have several hosts, of "
+        "which the one that takes changes is used: postgresql://USER@HOST1:5432,HOST2:5432/NAME. "
+        "Default: SQLite in the data folder.",
     )
     admin_key_file: Path | None = setting(
         None,

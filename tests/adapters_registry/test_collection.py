@@ -57,6 +57,22 @@ def test_retired_files_go_after_the_time_of_grace(
     assert registry.get_version("default", "home", 1).digest == old.digest, "its record stays"
 
 
+def test_the_time_of_grace_is_by_the_databases_clock(
+    registry: Registry, make_adapter: AdapterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose own clock jumps ahead collects nothing too soon, for all at the origin."""
+    collector, said = Collector(registry, HOUR, 7 * DAY), now() + 30 * DAY
+    monkeypatch.setattr("adapters_registry.collection.database_time", lambda _session: said)
+    old = register(registry, make_adapter(seed=1))
+    register(registry, make_adapter(seed=2), promote=True)
+    registry.apply(retire_version, "default", "home", 1)
+    assert collector.collect().disk == {}
+    said -= HOUR / 2
+    assert collector.collect().disk == {}
+    said += 1.5 * HOUR
+    assert list(collector.collect().disk) == [old.digest]
+
+
 def test_without_grace_and_without_removing(
     registry: Registry, make_adapter: AdapterFactory
 ) -> None:

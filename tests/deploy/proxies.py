@@ -37,7 +37,12 @@ class Proxy:
     ) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen(command, env=os.environ | environment)
+        self._command, self._environment = command, os.environ | environment
+        self.start()
+
+    def start(self) -> None:
+        """Start, at first and after `kill`."""
+        self._process = subprocess.Popen(self._command, env=self._environment)
 
     def kill(self) -> None:
         self._process.kill()

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,12 +21,14 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from adapters_registry.check.base import BaseSpec
+from adapters_registry.content.adapter_files import digest_of
 from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.app import build_server
 from server.engine.interface import Endpoint
+from server.errors import Unavailable
 from server.process.data_dir import take_server_id
 from server.process.serve import HTTP_SETTING, RunningServer
 from server.process.startup import listen
@@ -51,23 +54,33 @@ class Replica:
         content: Path,
         origin: str = "",
         environment: Mapping[str, str] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> None:
-        self._environment = {**os.environ, **(environment or {})}
-        self.port, self.url = port, f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-m", "tests.deploy.replica", str(port), database_url]
-        self._command += [str(content), *([origin] if origin else [])]
+        """`prefix`: a command that runs the server's; `folder`: where its program is from."""
+        self._environment = {**os.environ, "LORAPLEX_HOST": host, **(environment or {})}
+        self.port, self.url = port, f"http://{host}:{port}"
+        self.folder = folder
+        self._command = [*prefix, sys.executable, "-m", "tests.deploy.replica", str(port)]
+        self._command += [database_url, str(content), *([origin] if origin else [])]
         self.start()
 
     def start(self) -> None:
         """Start the process; returns before it answers."""
-        self.process = subprocess.Popen(self._command, env=self._environment)
+        self.process = subprocess.Popen(self._command, env=self._environment, cwd=self.folder)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
-            assert self.process.poll() is None, "the server ended"
+            assert not self.has_ended, "the server ended"
             assert time.monotonic() < deadline, "the server isn't ready"
             time.sleep(0.1)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
     def _is_ready(self) -> bool:
         try:
@@ -86,10 +99,14 @@ class Replica:
 
 
 class StreamingEngine(FakeEngine):
-    """Answers completions token by token."""
+    """Answers completions token by token. Each token is the digest of the files that it loaded.
+
+    Like a real one it keeps what it has loaded by the version's id, until it is condemned.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.digests: dict[int, str] = {}
         self.load_seconds = float(os.environ.get(LOAD_SECONDS_VARIABLE, "0"))
         self.max_running = 100
         self.prefill_tokens = 100
@@ -102,13 +119,31 @@ class StreamingEngine(FakeEngine):
     async def stop(self) -> None:
         """Nothing to stop."""
 
+    async def prepare(self, version: VersionRecord, path: Path) -> None:
+        generation = self.generation
+        await super().prepare(version, path)
+        digest, _ = await asyncio.to_thread(digest_of, path)
+        if generation != self.generation:
+            raise Unavailable("the engine was restarted meanwhile")
+        self.digests.setdefault(version.version_id, digest)
+
+    async def evict(self, version: VersionRecord) -> None:
+        await super().evict(version)
+        self.digests.pop(version.version_id, None)
+
+    def condemn(self, _why: str) -> None:
+        """Start again with nothing, at once."""
+        self.slots, self.host, self.digests = set(), set(), {}
+        self.generation += 1
+
     async def _complete(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"
+        text = self.digests[version.version_id] if version else "base"
 
         async def tokens() -> AsyncIterator[str]:
             for _ in range(NUM_TOKENS):
                 await asyncio.sleep(TOKEN_SECONDS)
-                choice = {"index": 0, "text": "x", "finish_reason": None}
+                choice = {"index": 0, "text": text, "finish_reason": None}
                 yield f"data: {json.dumps({'model': name, 'choices': [choice]})}\n\n"
             yield "data: [DONE]\n\n"
 
@@ -125,6 +160,7 @@ def serve(port: int, database_url: str, content: Path, origin: str = "") -> int:
     own, before = take_server_id(settings)
     registry = Registry(database_url, store, base, server_id=own, former_id=before)
     engine = StreamingEngine()
+    registry.on_restored = partial(engine.condemn, "the database was restored")
     server = build_server(settings, registry, engine)
 
     async def prepare(engine_is_up: asyncio.Event) -> None:

@@ -1,8 +1,16 @@
-"""The schema's history (Alembic). `upgrade` brings a database to the newest schema."""
+"""The schema's history (Alembic). `upgrade` brings a database to the newest schema.
+
+A release can be rolled back without its database: the older program goes on with the newer schema
+if `schema_support` says so. A migration that the programs before it cannot work with, because it
+removes or renames what they use, or adds a column that they must fill, sets `oldest` to its own
+revision. One that only adds tables, or columns that are null or have a default in the database,
+leaves it as it is.
+"""
 
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +20,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters_registry.records.tables import SchemaSupport
+
+log = logging.getLogger(__name__)
 
 _LOCK = 0x10CA91EC
 """Any number that nothing else in the database locks."""
@@ -23,21 +36,37 @@ class Schema(enum.Enum):
     EMPTY = enum.auto()
     OLDER = enum.auto()
     CURRENT = enum.auto()
+    NEWER = enum.auto()
+    """A later release has changed it, so that this release can work with it."""
     UNKNOWN = enum.auto()
-    """A later release has changed it."""
+    """A later release has changed it, so that this release cannot."""
+
+
+class SchemaTooNew(SQLAlchemyError):
+    """A later release has changed the schema so that this release cannot work with it."""
 
 
 def schema_of(engine: Engine) -> Schema:
     """Compare a database's schema with this release's. Raises `SQLAlchemyError` if it is away."""
-    scripts = ScriptDirectory.from_config(_config())
     with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+        return _schema_of(connection)
+
+
+def _schema_of(connection: Connection) -> Schema:
+    scripts = ScriptDirectory.from_config(_config())
+    current, head = _revision_of(connection), scripts.get_current_head()
     if current is None:
         return Schema.EMPTY
-    if current == scripts.get_current_head():
+    if current == head:
         return Schema.CURRENT
-    known = {script.revision for script in scripts.walk_revisions()}
-    return Schema.OLDER if current in known else Schema.UNKNOWN
+    if current in {script.revision for script in scripts.walk_revisions()}:
+        return Schema.OLDER
+    oldest = connection.scalar(select(SchemaSupport.oldest))
+    return Schema.NEWER if oldest and head and oldest <= head else Schema.UNKNOWN
+
+
+def _revision_of(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _config() -> Config:
@@ -47,10 +76,29 @@ def _config() -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Apply all migrations that the database lacks, in one transaction."""
+    """Apply all migrations that the database lacks, in one transaction.
+
+    A newer schema stays as it is, if this release can work with it.
+
+    Raises:
+        SchemaTooNew: it cannot.
+    """
     config = _config()
     begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin_postgresql
     with begin(engine) as connection:
+        schema = _schema_of(connection)
+        if schema is Schema.UNKNOWN:
+            raise SchemaTooNew(
+                f"the database has the schema of a later release ({_revision_of(connection)}): "
+                "install that release, or restore a backup from before its start"
+            )
+        if schema is Schema.NEWER:
+            log.warning(
+                "the database has the schema of a later release (%s), and this release works with "
+                "it: what only the later one knows is left alone",
+                _revision_of(connection),
+            )
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from adapters_registry.collection import Collector
-from adapters_registry.records.tables import now
 from adapters_registry.registry import Registry
 from server.settings import Settings
 from server.workers import Workers
@@ -52,7 +51,7 @@ def router(registry: Registry, settings: Settings) -> APIRouter:
         Files are removed from this server's disk and from the origin; a server does so by itself
         after `LORAPLEX_GARBAGE_SECONDS`. Records of old rejected versions are removed, too.
         """
-        found = await workers.run(collector.collect, now(), grace=timedelta(0), dry_run=dry_run)
+        found = await workers.run(collector.collect, grace=timedelta(0), dry_run=dry_run)
         return CollectionBody(
             disk=CollectedFiles.of(found.disk),
             origin=CollectedFiles.of(found.origin),

@@ -9,9 +9,15 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, MetaData, Table, create_engine, inspect, select
 
+from adapters_registry.check.base import BaseSpec
 from adapters_registry.records import migrations
 from adapters_registry.records.database import open_database
+from adapters_registry.records.migrations import Schema, SchemaTooNew, schema_of
 from adapters_registry.records.tables import Base
+from adapters_registry.registry import Registry
+from tests.adapters_registry.adapters import register
+from tests.later_release import LATER, migrate_later
+from tests.tiny import AdapterFactory
 
 FIRST = "0001"
 
@@ -94,3 +100,34 @@ def _schema(engine: Engine) -> dict[str, list[str]]:
         name: [column["name"] for column in inspector.get_columns(name)]
         for name in inspector.get_table_names()
     }
+
+
+def test_a_release_that_is_rolled_back_goes_on(
+    registry: Registry, database_url: str, make_adapter: AdapterFactory, tiny_base: BaseSpec
+) -> None:
+    """Running, and started again, on the schema of a later release that only adds to it."""
+    register(registry, make_adapter(seed=1))
+    migrate_later(registry.engine)
+    register(registry, make_adapter(seed=2), promote=True)
+    before = _schema(registry.engine)
+    again = Registry(database_url, registry.content, tiny_base)
+    register(again, make_adapter(seed=3), promote=True)
+    registry.refresh()
+    for server in (registry, again):
+        adapter = server.get_adapter("default", "home")
+        assert sorted(adapter.ready) == [1, 2, 3]
+        assert adapter.live == adapter.ready[3]
+    assert schema_of(again.engine) is Schema.NEWER
+    assert _schema(registry.engine) == before
+    again.close()
+
+
+def test_a_release_that_cannot_work_with_a_schema_says_so(database_url: str) -> None:
+    engine = open_database(database_url)
+    migrate_later(engine, oldest=LATER)
+    before = _schema(engine)
+    with pytest.raises(SchemaTooNew, match=LATER):
+        open_database(database_url)
+    assert schema_of(engine) is Schema.UNKNOWN
+    assert _schema(engine) == before
+    engine.dispose()

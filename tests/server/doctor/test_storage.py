@@ -92,6 +92,11 @@ def test_a_database_of_each_age(settings: Settings) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of-tomorrow'")
     found = of(storage.check_database(settings), "database")
+    assert found.severity is Severity.OK
+    assert "a later release, and this release works with it" in found.text
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE schema_support SET oldest = 'of-tomorrow'")
+    found = of(storage.check_database(settings), "database")
     assert found.severity is Severity.PROBLEM
     assert "a later release" in found.text
     engine.dispose()

@@ -1,8 +1,8 @@
-"""Random events on two servers with one PostgreSQL and one bucket, and what must come of them.
+"""Changes an adapter at random, and compares what servers say with what they have acknowledged.
 
 Each adapter has a driver that registers, promotes, rolls back and retires, and keeps a model of
-what was acknowledged. Meanwhile servers are killed and restarted, and the bucket goes away. After
-every answer the driver compares what a server says with its model.
+what was acknowledged. Meanwhile a fault is at work. After every answer the driver compares what a
+server says with its model, and sometimes asks a version for its content.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,9 @@ from urllib.parse import urlencode
 import httpx
 
 from adapters_registry.check.base import BaseSpec
-from adapters_registry.content.adapter_files import ADAPTER_FILES
+from adapters_registry.content.adapter_files import ADAPTER_FILES, digest_of
 from tests.adapter_recipe import Recipe
-from tests.deploy.outage import Switch
-from tests.deploy.replica import Replica
+from tests.chaos.answers import Refused, ask
 from tests.tiny import TINY_BASE
 
 SECONDS = 60
@@ -36,6 +38,7 @@ ENDED, BAD_RANK = ("retired", "rejected"), 9
 class Known:
     """What a driver knows of one version."""
 
+    digest: str
     good: bool
     promote: bool
     state: str = "pending"
@@ -48,6 +51,9 @@ class Counts:
     operations: dict[str, int] = field(default_factory=dict)
     retries: int = 0
     comparisons: int = 0
+    answers: int = 0
+    """Of versions that were asked for their content."""
+    refused: int = 0
 
     def add(self, name: str) -> None:
         self.operations[name] = self.operations.get(name, 0) + 1
@@ -69,21 +75,55 @@ class Driver:
         """Where an operator pointed it, if that was a move only in case a verdict was not seen."""
         self.moved_at = 0
         """The last version that was registered when an operator moved `live`."""
+        self.working = threading.Lock()
+        """Is held while a change is under way. Whoever holds it pauses the driver."""
+        self.error: BaseException | None = None
         self._urls, self._folder = urls, folder
         self._http = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
         self._base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
 
     def run(self) -> None:
-        while time.monotonic() < self.until:
-            ready = [n for n, version in self.versions.items() if version.state == "ready"]
-            operation = self.random.choice(
-                [self.register, self.register, self.promote, self.roll_back, self.retire]
-                if ready
-                else [self.register]
-            )
-            operation()
-            self.compare(self.random.choice(self._urls))
-            time.sleep(self.random.uniform(0, 0.3))
+        """Work until time is up. What goes wrong is kept in `error`, and ends the work."""
+        try:
+            while time.monotonic() < self.until:
+                with self.working:
+                    self.work()
+                time.sleep(self.random.uniform(0, 0.3))
+        except BaseException as error:
+            self.error = error
+
+    def work(self) -> None:
+        """Make one change, and compare."""
+        ready = [n for n, version in self.versions.items() if version.state == "ready"]
+        operations = [self.register, self.register, self.promote, self.roll_back, self.retire]
+        operation = self.random.choice([*operations, self.ask] if ready else [self.register])
+        operation()
+        self.compare(self.random.choice(self._urls))
+
+    def model(self) -> tuple[Any, ...]:
+        """Return a copy of all that is known, for `go_back_to`."""
+        return deepcopy((self.versions, self.live, self.perhaps, self.moved_at))
+
+    def go_back_to(self, model: tuple[Any, ...]) -> None:
+        """Forget what was acknowledged since, as a restored backup does."""
+        self.versions, self.live, self.perhaps, self.moved_at = deepcopy(model)
+
+    def ask(self) -> None:
+        """Ask a version that is ready for its content. A server may refuse while a fault lasts."""
+        ready = [n for n, version in self.versions.items() if version.state == "ready"]
+        number = self.random.choice(ready)
+        try:
+            self.check_content(self.random.choice(self._urls), number)
+        except Refused:
+            self.counts.refused += 1
+
+    def check_content(self, url: str, number: int) -> None:
+        """Raise `AssertionError` if another content answers, `Refused` if none does."""
+        name = f"{self.name}@{number}"
+        said = ask(self._http, url, name)
+        expected = {(f"default/{name}", self.versions[number].digest)}
+        assert said == expected, f"wrong answer: {name} is {expected}, and {set(said)} answered"
+        self.counts.answers += 1
 
     def register(self) -> None:
         good, promote = self.random.random() < 0.8, self.random.random() < 0.5
@@ -99,7 +139,7 @@ class Driver:
         else:
             assert answer.status_code in (200, 201, 202), answer.text
             assert answer.json()["version"] == number, "one registration, one version"
-        self.versions[number] = Known(good, promote)
+        self.versions[number] = Known(digest_of(directory)[0], good, promote)
         self.counts.add("register")
 
     def promote(self) -> None:
@@ -156,8 +196,10 @@ class Driver:
         said = answer.json()
         states = {version["version"]: version["state"] for version in said["versions"]}
         assert states.keys() == self.versions.keys(), "nothing acknowledged is lost or doubled"
-        for number, state in states.items():
-            self.check_state(number, state)
+        for version in said["versions"]:
+            self.check_state(version["version"], version["state"])
+            known = self.versions[version["version"]]
+            assert known.digest == version["digest"].removeprefix("sha256:"), "another content"
         self.check_live(said)
         self.counts.comparisons += 1
 
@@ -240,63 +282,24 @@ class Driver:
             self.compare(url)
             for number, version in self.versions.items():
                 if version.state == "ready":
-                    body = {"model": f"{self.name}@{number}", "stream": True}
-                    answer = self._http.post(f"{url}/v1/completions", json=body)
-                    assert answer.status_code == 200, answer.text
+                    self.check_content_soon(url, number)
+
+    def check_content_soon(self, url: str, number: int) -> None:
+        """Do it as soon as the server answers: after failures it pauses before it loads again."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                self.check_content(url, number)
+                return
+            except Refused as error:
+                assert time.monotonic() < deadline, f"{self.name}@{number} at {url}: {error}"
+                time.sleep(0.5)
 
 
-class Trouble:
-    """Kills and restarts servers and takes the bucket away, at random, one thing at a time."""
-
-    def __init__(self, replicas: list[Replica], bucket: Switch, seed: int, until: float) -> None:
-        self.counts = Counts()
-        self._replicas, self._bucket, self.until = replicas, bucket, until
-        self._random = random.Random(seed)
-
-    def run(self) -> None:
-        while time.monotonic() < self.until:
-            self._random.choice([self._kill, self._kill, self._stop, self._outage])()
-            time.sleep(self._random.uniform(0.5, 3))
-
-    def _kill(self) -> None:
-        replica = self._random.choice(self._replicas)
-        replica.kill()
-        self._return(replica)
-        self.counts.add("kill -9")
-
-    def _stop(self) -> None:
-        replica = self._random.choice(self._replicas)
-        assert replica.terminate() == 0
-        self._return(replica)
-        self.counts.add("SIGTERM")
-
-    def _return(self, replica: Replica) -> None:
-        time.sleep(self._random.uniform(0, 1))
-        replica.start()
-        replica.wait_until_ready()
-
-    def _outage(self) -> None:
-        with self._bucket.off():
-            time.sleep(self._random.uniform(1, 6))
-        self.counts.add("bucket away")
-
-
-def run_all(parts: list[Driver | Trouble]) -> None:
-    """Run the parts at the same time; raise the first of their errors."""
-    errors: list[BaseException] = []
-
-    def run(part: Driver | Trouble) -> None:
-        try:
-            part.run()
-        except BaseException as error:
-            errors.append(error)
-            for each in parts:
-                each.until = 0.0
-
-    threads = [threading.Thread(target=run, args=(part,)) for part in parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+@contextmanager
+def paused(drivers: list[Driver]) -> Iterator[None]:
+    """Let no change be under way within the context."""
+    with ExitStack() as stack:
+        for driver in drivers:
+            stack.enter_context(driver.working)
+        yield

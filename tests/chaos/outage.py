@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 class Switch:
     """Passes on what comes to `url`, until it is switched off."""
 
-    def __init__(self, behind: str) -> None:
-        """`behind`: the URL of a server on this machine."""
+    def __init__(self, behind: str, host: str = "127.0.0.1") -> None:
+        """`behind`: the URL of a server on this machine. `host`: where to listen."""
         address = (urlsplit(behind).hostname or "", urlsplit(behind).port or 0)
         self._is_on, self._open = True, set[socket.socket]()
         switch = self
@@ -24,9 +24,9 @@ class Switch:
                 if switch._is_on:
                     switch._pass_on(self.request, address)
 
-        self._server = ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingTCPServer((host, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{host}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @contextlib.contextmanager
