@@ -1,4 +1,4 @@
-"""An HTTP server before an S3 server, which spoils answers in the ways that stores and proxies do."""
+"""An HTTP server before an S3 server. It spoils answers as stores and proxies do."""
 
 from __future__ import annotations
 
@@ -73,10 +73,17 @@ class _Handler(BaseHTTPRequestHandler):
         is_file = self.command == "GET" and "/sha256/" in self.path.partition("?")[0]
         if is_file and status in (200, 206) and content:
             content = _spoilt(content, bucket.mood)
-        self._answer(status, headers, content, breaks_off=is_file and bucket.mood is Mood.BROKEN_OFF)
+        self._answer(
+            status, headers, content, breaks_off=is_file and bucket.mood is Mood.BROKEN_OFF
+        )
 
     def _answer(
-        self, status: int, headers: list[tuple[str, str]], content: bytes, *, breaks_off: bool = False
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        *,
+        breaks_off: bool = False,
     ) -> None:
         self.send_response_only(status)
         of_connection = ("content-length", "transfer-encoding", "connection")

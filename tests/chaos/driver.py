@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,13 +287,12 @@ class Driver:
     def check_content_soon(self, url: str, number: int) -> None:
         """Do it as soon as the server answers: after failures it pauses before it loads again."""
         deadline = time.monotonic() + SECONDS
-        while True:
-            try:
+        while time.monotonic() < deadline:
+            with suppress(Refused):
                 self.check_content(url, number)
                 return
-            except Refused as error:
-                assert time.monotonic() < deadline, f"{self.name}@{number} at {url}: {error}"
-                time.sleep(0.5)
+            time.sleep(0.5)
+        raise AssertionError(f"{self.name}@{number} at {url} gives no answer")
 
 
 @contextmanager

@@ -35,14 +35,14 @@ class Fault(ABC):
     def inject(self, site: Site) -> None:
         """Make the fault."""
 
-    def check(self, site: Site) -> None:
+    def check(self, site: Site) -> None:  # noqa: B027 - most faults need none
         """Raise `AssertionError` if a promise is broken while the fault lasts."""
 
     @abstractmethod
     def heal(self, site: Site) -> None:
         """Mend what was done, as an operator would."""
 
-    def after(self, site: Site) -> None:
+    def after(self, site: Site) -> None:  # noqa: B027 - most faults need none
         """Do what is needed before the next round, once all is well."""
 
 

@@ -108,7 +108,9 @@ class Site:
             right[name] = frozenset({(f"default/{name}@1", digest_of(files)[0])})
         self.take_in(started, right)
 
-    def start_real(self, server: RunningServer, sources: dict[str, Path], texts: dict[str, str]) -> None:
+    def start_real(
+        self, server: RunningServer, sources: dict[str, Path], texts: dict[str, str]
+    ) -> None:
         """Take in a server with a real engine; readers compare whole answers with `texts`."""
         server.wait_until_ready()
         self.key = server.key

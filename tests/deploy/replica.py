@@ -37,7 +37,7 @@ from tests.server.fake_engine import Body, FakeEngine, parse
 from tests.tiny import TINY_BASE
 
 NUM_TOKENS, TOKEN_SECONDS = 8, 0.02
-START_SECONDS = 60
+START_SECONDS = 180
 NOTICE_SECONDS = 4
 TAKE_UP_SECONDS = 2.0
 LOAD_SECONDS_VARIABLE = "REPLICA_LOAD_SECONDS"

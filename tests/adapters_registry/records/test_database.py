@@ -79,7 +79,12 @@ def test_a_database_that_hangs_is_given_up(postgres: Postgres) -> None:
     [
         ("postgresql://me:a%40b@one:1,two:2/db", ("one:1", "two:2"), "psycopg", "a@b"),
         ("postgres://one,two:2/db?sslmode=require", ("one", "two:2"), "psycopg", None),
-        ("postgresql+psycopg2://me@/db?host=one:1&host=two:2", ("one:1", "two:2"), "psycopg2", None),
+        (
+            "postgresql+psycopg2://me@/db?host=one:1&host=two:2",
+            ("one:1", "two:2"),
+            "psycopg2",
+            None,
+        ),
     ],
 )
 def test_several_hosts(url: str, hosts: tuple[str, ...], driver: str, password: str | None) -> None:
@@ -100,7 +105,9 @@ def test_of_several_hosts_the_one_that_takes_changes_is_used(postgres: Postgres)
     both = database.connect(url.replace(address, f"127.0.0.1:1,{address}"))
     with pytest.raises(OperationalError, match="read-only"):
         both.connect()
-    chosen = database.connect(f"{url.replace(address, f'{address},{address}')}?target_session_attrs=any")
+    chosen = database.connect(
+        f"{url.replace(address, f'{address},{address}')}?target_session_attrs=any"
+    )
     chosen.connect().close()
     chosen.dispose()
 

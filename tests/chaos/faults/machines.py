@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.chaos.fault import Fault
 from tests.chaos.site import ORIGIN, Site
-from tests.deploy.replica import Replica
 from tests.deploy.proxies import free_port
+from tests.deploy.replica import Replica
 
 
 class ServersKilled(Fault):
@@ -60,7 +60,7 @@ class DiskFull(Fault):
         disk = site.folder / "disk"
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "chaos", disk], check=True)
-        site.stack.callback(subprocess.run, ["umount", "-l", disk], check=True)
+        site.stack.callback(lambda: subprocess.run(["umount", "-l", disk], check=True))
         self._balloon = disk / "balloon"
         site.url = f"sqlite:///{disk / 'registry.db'}"
 

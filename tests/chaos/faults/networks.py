@@ -23,7 +23,9 @@ class Cable:
         self.namespace = f"chaos{os.getpid()}x{number}"
         self._data = f"cd{os.getpid()}x{number}"
         self._clients = f"cc{os.getpid()}x{number}"
-        data, clients = (f"10.{128 + os.getpid() % 120}.{third}" for third in (number, 100 + number))
+        data, clients = (
+            f"10.{128 + os.getpid() % 120}.{third}" for third in (number, 100 + number)
+        )
         self.data_address, self.server_address = f"{data}.1", f"{clients}.2"
         _ip("netns", "add", self.namespace)
         for device, network in ((self._data, data), (self._clients, clients)):
@@ -126,10 +128,11 @@ class ProxyKilled(Fault):
 
         site.start(start)
         for place in site.places:
-            proxy = start_haproxy(site.folder, site.replicas)
+            servers = [each for each in site.replicas if isinstance(each, Replica)]
+            proxy = start_haproxy(site.folder, servers)
+            site.stack.callback(proxy.kill)
             self.proxies.append(proxy)
             place.url = proxy.url
-        site.stack.callback(lambda: [proxy.kill() for proxy in self.proxies])
         for place in site.places:
             site.wait_until_found(place.url)
 

@@ -195,9 +195,7 @@ class FirstReleaseUpgraded(Fault):
     def open(self, site: Site) -> None:
         self._old = program_of(FIRST_PROGRAM, site.folder / "old")
         base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
-        self._sources = [
-            Recipe().make(site.folder / f"home{n}", base, seed=n) for n in range(3)
-        ]
+        self._sources = [Recipe().make(site.folder / f"home{n}", base, seed=n) for n in range(3)]
         self._data, self._copy = site.folder / "data", site.folder / "copy"
         self._data.mkdir()
         made = self._first_program(self._data, *map(str, self._sources))
@@ -220,9 +218,7 @@ class FirstReleaseUpgraded(Fault):
         url, content = f"sqlite:///{data / 'registry.db'}", str(data / "content")
         arguments = [url, content, json.dumps(TINY_BASE), *sources]
         command = [sys.executable, "-c", FIRST_REGISTRATIONS, *arguments]
-        return subprocess.run(
-            command, cwd=self._old, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, cwd=self._old, capture_output=True, text=True, check=False)
 
     def inject(self, site: Site) -> None:
         (replica,), (place,) = site.replicas, site.places
