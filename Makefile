@@ -43,7 +43,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 # The packages whose lines `make coverage` counts.
 COVERED := server adapters_registry loadtest training
 
-.PHONY: help serve test bench abuse chaos clients bases screenshots check lint install base demo-adapters chart-docs docs \
+.PHONY: help serve test bench abuse chaos soak clients bases screenshots check lint install base demo-adapters chart-docs docs \
 	coverage lock hashes hashes-3.12 wheel sbom release fuzz clean
 .DEFAULT_GOAL := help
 
@@ -64,6 +64,9 @@ abuse: $(INSTALLED_DEV) base ## Send hostile requests during another tenant's st
 
 chaos: $(INSTALLED_DEV) ## Make every fault, or FAULTS="Failover ServersKilled=50", and print a table of what came of it.
 	$(VENV)/bin/python -m tests.chaos.run $(FAULTS)
+
+soak: $(INSTALLED_DEV) base ## Serve 500 adapters (ADAPTERS) for SECONDS (1800) while versions come and go; check every answer and all that may grow.
+	$(VENV)/bin/python -m tests.soak.run --seconds $(or $(SECONDS),1800) --adapters $(or $(ADAPTERS),500)
 
 clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
 	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)

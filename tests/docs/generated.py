@@ -34,6 +34,7 @@ from server.residency.states import TRANSITIONS, State
 from server.settings import Settings, flag_of, group_of, variable_of
 from tests.clients import matrix
 from tests.server.fake_engine import FakeEngine
+from tests.soak import report
 from tests.tiny import TINY_BASE
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +180,11 @@ def client_examples() -> str:
     return "\n".join(rows)
 
 
+def soak_report() -> str:
+    """Return what the last whole soak found."""
+    return report.Report.of_json(json.loads(report.RESULTS.read_text())).text()
+
+
 def version_states() -> str:
     """Return a Mermaid picture of what may happen to a version in an engine."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.ABSENT}"]
@@ -221,6 +227,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "operations-routes": lambda: routes("operations"),
     "commands": commands,
     "clients": client_examples,
+    "soak": soak_report,
     "version-states": version_states,
     "modules": modules,
 }
