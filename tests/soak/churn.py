@@ -36,11 +36,11 @@ class Churn:
     truth: Truth
     tally: Tally
     load: Load
-    random: random.Random
+    rng: random.Random
     _passing: Iterator[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._passing = itertools.count(PASSING_CONTENT + self.random.randrange(10**6))
+        self._passing = itertools.count(PASSING_CONTENT + self.rng.randrange(10**6))
 
     async def run(self, is_over: Callable[[], bool]) -> None:
         """Change things until it is over. A change that has begun is carried out."""
@@ -51,7 +51,7 @@ class Churn:
 
     async def _operate(self, adapters: list[Adapter], is_over: Callable[[], bool]) -> None:
         while not is_over():
-            adapter = self.random.choice(adapters) if adapters else None
+            adapter = self.rng.choice(adapters) if adapters else None
             try:
                 if adapter:
                     await self._replace(adapter)
@@ -73,7 +73,7 @@ class Churn:
             await site.point(subject, {old: 100 - CANARY_PERCENT, new: CANARY_PERCENT})
         self._note("canary")
         await asyncio.sleep(CANARY_SECONDS)
-        if self.random.random() < PROMOTED_SHARE:
+        if self.rng.random() < PROMOTED_SHARE:
             with timeline.changing(subject, new):
                 await site.point(subject, {new: 100})
             self._note("promotion")
@@ -97,7 +97,7 @@ class Churn:
 
     async def _pass_by(self) -> None:
         """Register an adapter of new weights, ask it, and delete it: then it must be unknown."""
-        content, tenant = next(self._passing), self.random.choice(TENANTS)
+        content, tenant = next(self._passing), self.rng.choice(TENANTS)
         name = f"passing{content % PASSING_NAMES}"
         subject = f"{tenant.name}/{name}"
         number = await self._register(subject, content, promote=True)

@@ -7,7 +7,8 @@ weights. Adapter number n begins with content n.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 CHANGES_EVERY = 7
 """One adapter in so many gets new versions during the soak."""
@@ -87,14 +88,14 @@ class Sum:
 
 @dataclass(frozen=True)
 class Fleet:
-    """All adapters, in the order of their popularity."""
+    """As many adapters as the soak is to have."""
 
     size: int
-    adapters: tuple[Adapter, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        numbered = (Adapter(n, TENANTS[n % len(TENANTS)]) for n in range(self.size))
-        object.__setattr__(self, "adapters", tuple(numbered))
+    @cached_property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Return all adapters, the most popular first. Tenants take turns."""
+        return tuple(Adapter(n, TENANTS[n % len(TENANTS)]) for n in range(self.size))
 
     def of(self, tenant: Tenant) -> list[Adapter]:
         """Return a tenant's adapters, the most popular first."""

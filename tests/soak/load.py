@@ -27,7 +27,7 @@ class Questions:
     tenant: Tenant
     fleet: Fleet
     truth: Truth
-    random: random.Random
+    rng: random.Random
     _adapters: list[Adapter] = field(init=False)
     _sums: list[Sum] = field(init=False)
     _weights: list[float] = field(init=False)
@@ -44,24 +44,24 @@ class Questions:
             "version": VERSION_SHARE,
             "adapter": 1 - BASE_SHARE - SUM_SHARE - VERSION_SHARE,
         }
-        (kind,) = self.random.choices(list(kinds), list(kinds.values()))
+        (kind,) = self.rng.choices(list(kinds), list(kinds.values()))
         if kind == "base":
             return kind, self._question("base")
         if kind == "composition":
-            chosen = self.random.choice(self._sums)
+            chosen = self.rng.choice(self._sums)
             return kind, self._question(chosen.model, content=chosen.content)
-        (adapter,) = self.random.choices(self._adapters, self._weights)
+        (adapter,) = self.rng.choices(self._adapters, self._weights)
         if kind == "version" and adapter.is_steady:
             (number,) = self.truth.timeline.meant(adapter.subject, 0.0, float("inf"))
             model = f"{adapter.name}@{number}"
             return kind, self._question(model, subject=adapter.subject, number=number)
-        model = self.random.choice([adapter.name, adapter.name, adapter.subject])
+        model = self.rng.choice([adapter.name, adapter.name, adapter.subject])
         return "adapter", self._question(model, subject=adapter.subject)
 
     def _question(
         self, model: str, *, subject: str = "", number: int | None = None, content: str = "base"
     ) -> Question:
-        rng, tokens = self.random, self.random.randint(2, GOLDEN_TOKENS)
+        rng, tokens = self.rng, self.rng.randint(2, GOLDEN_TOKENS)
         if rng.random() < LONG_SHARE:
             tokens = LONG_TOKENS
         leaves = rng.random() < HANG_UP_SHARE

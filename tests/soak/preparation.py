@@ -127,11 +127,7 @@ class Preparation:
         self.truth.golden.record(asked.content, asked.prompt, [await self._answer(asked)])
 
     async def _answer(self, asked: Question) -> GoldenAnswer:
-        while True:
-            outcome = await self.site.ask(asked)
-            if outcome.status != "http_429":
-                break
-            await asyncio.sleep(1)
+        outcome = await self.site.ask(asked)
         if not outcome.ok:
             raise LoadTestError(f"{asked.model}: {outcome.status} {outcome.detail}")
         return GoldenAnswer.of(outcome)

@@ -22,7 +22,7 @@ import psutil
 from tests.real_engine.running_server import RunningServer
 from tests.soak import report
 from tests.soak.churn import Churn
-from tests.soak.fleet import Fleet
+from tests.soak.fleet import TENANTS, Fleet
 from tests.soak.load import Load
 from tests.soak.preparation import Preparation
 from tests.soak.report import Afterwards, Report
@@ -78,6 +78,8 @@ class Soak:
         def is_over() -> bool:
             return time.monotonic() > until
 
+        for tenant in TENANTS:
+            await self.site.limit(tenant, tenant.quota)
         await sampler.take()
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(is_over))
@@ -131,7 +133,7 @@ async def soak(
     exit_code = await asyncio.to_thread(server.terminate, STOP_SECONDS)
     with server.log.open() as log:
         log.seek(log_began)
-        errors = [line for line in log if "Traceback" in line or " ERROR " in line]
+        errors = [line for line in log if "Traceback" in line or "ERROR" in line]
     after = Afterwards(leases, starts, len(errors), exit_code)
     found = Report(
         command=command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -17,11 +18,11 @@ from tests.soak.slopes import Bound
 
 INTERVAL_SECONDS = 5.0
 DATABASE = "registry.db"
-HISTORY = ("audit", "versions", "adapters", "marks")
+HISTORY = ("audit", "versions", "adapters")
 """Tables that keep what was changed; they grow with each change, and the report says by how much.
 Retired versions and deleted adapters keep their rows, as numbers are never used again."""
-USAGE = ("usage", "usage_of_days", "usage_of_months", "usage_in_all")
-"""Tables of usage by the hour and the day, which are kept for months."""
+OVER_TIME = ("usage", "usage_of_days", "usage_of_months", "usage_in_all", "marks")
+"""Usage by the hour and the day, which is kept for months; marks of the last 10,000 changes."""
 _MIB = 1 << 20
 
 BOUNDS: dict[str, Bound] = {
@@ -91,7 +92,7 @@ class Sampler:
         values["adapters' files, MiB"] = sizes["content"] / _MIB
         values["other files, MiB"] = sizes["other"] / _MIB
         rows = rows_of(folder / DATABASE)
-        in_service = [n for table, n in rows.items() if table not in (*HISTORY, *USAGE)]
+        in_service = [n for table, n in rows.items() if table not in (*HISTORY, *OVER_TIME)]
         values["rows of what is in service"] = sum(in_service)
         return values, rows, sizes["database"]
 
@@ -117,18 +118,20 @@ def processes(pid: int) -> dict[str, float]:
         mib[f"{part}, PSS, MiB"] += memory.pss
         if part != "other processes":
             mib[f"{part}, RSS, MiB"] += memory.rss
-    return {name: num_bytes / _MIB for name, num_bytes in mib.items()} | totals
+    sizes = {name: num_bytes / _MIB for name, num_bytes in mib.items()}
+    return sizes | {name: float(count) for name, count in totals.items()}
 
 
 def files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Yield each file below a folder with its bytes. Files may vanish meanwhile."""
-    for path in folder.rglob("*"):
-        try:
-            found = path.lstat()
-        except FileNotFoundError:
-            continue
-        if not path.is_dir():
-            yield path, found.st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent) / name
+            try:
+                num_bytes = path.lstat().st_size
+            except FileNotFoundError:
+                continue
+            yield path, num_bytes
 
 
 def rows_of(database: Path) -> Counter[str]:

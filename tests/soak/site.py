@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +48,16 @@ class Site:
         return outcome
 
     async def admit(self, tenant: Tenant) -> None:
-        """Make a tenant, unless it is there, set its quota, and make a key for it."""
+        """Make a tenant, unless it is there, and a key for it. It has no quota yet."""
         status, text = await self.http.call("POST", "/admin/tenants", json={"name": tenant.name})
         assert status in (201, 409), text
-        path = f"/admin/tenants/{tenant.name}/quota"
-        await self.http.json("PUT", path, json=dict(tenant.quota))
+        await self.limit(tenant, {})
         made = await self.http.json("POST", "/admin/keys", json={"tenant": tenant.name})
         self.keys[tenant.name] = made["key"]
+
+    async def limit(self, tenant: Tenant, quota: Mapping[str, int]) -> None:
+        """Set a tenant's quota."""
+        await self.http.json("PUT", f"/admin/tenants/{tenant.name}/quota", json=dict(quota))
 
     async def register(
         self, subject: str, files: dict[str, bytes], content: int, *, promote: bool

@@ -73,7 +73,7 @@ def test_the_series_that_grows_is_named_and_the_report_can_be_read_again() -> No
     assert [row.name for row in report.rows_over()] == [name]
     assert report.failures() == ["metric series grows by 720 an hour"]
     assert Report.of_json(json.loads(json.dumps(report.to_json()))) == report
-    assert "| metric series | 89.5 | 441.5 |" in report.text()
+    assert "| metric series | 185.5 | 445.5 |" in report.text()
     assert "**grows**" in report.text()
 
 
