@@ -17,7 +17,7 @@ COMPOSED = "composed"
 """The adapter under which the server keeps compositions that requests name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tenant:
     """A tenant, what it may use, and which endpoint its clients ask."""
 
@@ -33,7 +33,9 @@ class Tenant:
             "tokens_per_minute": "tokens a minute",
             "concurrent_requests": "requests at a time",
         }
-        return any(f"{self.quota[name]} {words[name]}" in refusal for name in words.keys() & self.quota)
+        return any(
+            f"{self.quota[name]} {words[name]}" in refusal for name in words.keys() & self.quota
+        )
 
 
 TENANTS = (

@@ -1,15 +1,14 @@
-"""Before the soak: the fleet is registered, and each golden answer is taken from one adapter alone.
+"""Before the soak: each golden answer is taken from one adapter alone.
 
-Both are kept in the folder of the soak, so the next soak there begins with what it finds.
+The answers are kept in the folder of the soak, so the next soak there begins with what it finds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from typing import Any
 from loadtest.errors import LoadTestError
 from loadtest.outcome.golden import GoldenAnswer, distance
 from loadtest.outcome.streams import Token
-from tests.soak.fleet import TENANTS, Adapter, Fleet
+from tests.soak.fleet import TENANTS, Adapter, Fleet, Tenant
 from tests.soak.questions import GOLDEN_TOKENS, PROMPTS
 from tests.soak.site import Site
 from tests.soak.truth import Question, Truth
-from tests.soak.weights import RECIPE, files_of
+from tests.soak.weights import RECIPE
 
-UPLOADS = 4
+SAY_SECONDS = 20
 NUM_TOGETHER = 16
 """How many adapters are asked together, to see how much a batch changes an answer."""
 Say = Callable[[str], None]
@@ -48,11 +47,10 @@ class Preparation:
         """
         for tenant in TENANTS:
             await self.site.admit(tenant)
-        await self._each("registered", self.fleet.adapters, self._register, UPLOADS)
+            await self._find(tenant)
         self._read()
         wanted = [question for question in self.questions() if not self._is_known(question)]
-        await self._each("golden answers", wanted, self._learn, 1)
-        self._write()
+        await self._learn_all(wanted)
         return await self._noise()
 
     def questions(self) -> list[Question]:
@@ -80,51 +78,26 @@ class Preparation:
             content=str(adapter.number),
         )
 
-    async def _each(
-        self, what: str, items: Sequence[Any], do: Callable[[Any], Awaitable[None]], at_once: int
-    ) -> None:
-        """Do something with each item, some at once, and say how far it is now and then."""
-        queue, done, began, said = iter(items), itertools.count(1), time.monotonic(), 0.0
+    async def _learn_all(self, wanted: list[Question]) -> None:
+        """Ask one adapter after the other, and say how far it is now and then."""
+        said = time.monotonic()
+        for number, asked in enumerate(wanted, 1):
+            self.truth.golden.record(asked.content, asked.prompt, [await self._answer(asked)])
+            if number == len(wanted) or time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                self.say(f"golden answers: {number} of {len(wanted)}")
+                self._write()
 
-        async def work() -> None:
-            nonlocal said
-            for item in queue:
-                await do(item)
-                number, seconds = next(done), time.monotonic() - began
-                if number == len(items) or seconds - said > 20:
-                    said = seconds
-                    self.say(f"{what}: {number} of {len(items)} after {seconds:.0f} s")
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(work())
-
-    async def _register(self, adapter: Adapter) -> None:
-        """Register an adapter with its own content, and retire what an earlier soak has left."""
-        found = await self.site.adapter(adapter.subject)
-        ready = {
-            row["version"]: row["metadata"].get("content")
-            for row in (found["versions"] if found else [])
-            if row["state"] == "ready"
-        }
-        number = next((n for n, content in ready.items() if content == adapter.number), None)
-        if number is None:
-            files = await asyncio.to_thread(files_of, adapter.number)
-            number = await self.site.register(
-                adapter.subject, files, adapter.number, promote=True
-            )
-        with self.truth.timeline.changing(adapter.subject, number):
-            if found and found["live"] != number:
-                await self.site.point(adapter.subject, {number: 100})
-        for other in ready.keys() - {number}:
-            await self.site.change("DELETE", adapter.subject, f"/versions/{other}")
-        self.truth.contents[f"{adapter.subject}@{number}"] = str(adapter.number)
+    async def _find(self, tenant: Tenant) -> None:
+        """Learn which version each of a tenant's adapters has."""
+        live = await self.site.live_versions(tenant)
+        for adapter in self.fleet.of(tenant):
+            number = live[adapter.subject]
+            with self.truth.timeline.changing(adapter.subject, number):
+                self.truth.contents[f"{adapter.subject}@{number}"] = str(adapter.number)
 
     def _is_known(self, asked: Question) -> bool:
         return asked.prompt in self.truth.golden.golden.get(asked.content, {})
-
-    async def _learn(self, asked: Question) -> None:
-        self.truth.golden.record(asked.content, asked.prompt, [await self._answer(asked)])
 
     async def _answer(self, asked: Question) -> GoldenAnswer:
         outcome = await self.site.ask(asked)
@@ -158,4 +131,4 @@ class Preparation:
 
     @property
     def _made(self) -> list[Any]:
-        return [*RECIPE, *PROMPTS, GOLDEN_TOKENS]
+        return [RECIPE, *PROMPTS, GOLDEN_TOKENS]

@@ -129,8 +129,7 @@ class Afterwards:
 
 def counts_of(tally: Tally, truth: Truth, noise: float, load_average: float) -> dict[str, str]:
     """Return what was done, in words."""
-    golden = truth.golden
-    num_blind = round(golden.blind_share() * len(golden.golden) * (len(golden.golden) - 1) / 2)
+    num_golden = sum(map(len, truth.golden.golden.values()))
     far = sorted(truth.distances) or [0.0]
     return {
         "requests answered in full": f"{tally.right:,}",
@@ -141,8 +140,8 @@ def counts_of(tally: Tally, truth: Truth, noise: float, load_average: float) -> 
         "changes": _listed(tally.changes),
         "answers compared with a golden one": f"{len(truth.distances):,}; off by {median(far):.3f} "
         f"nats in the median, {far[-1]:.3f} at most; {TOLERANCE} are allowed",
-        "golden answers": f"{sum(map(len, golden.golden.values())):,}; {num_blind} pairs closer "
-        f"than that; a batch of 16 moved them by {noise:.3f} at most",
+        "golden answers": f"{num_golden:,}; {truth.num_blind()} pairs closer than that; "
+        f"a batch of 16 moved them by {noise:.3f} at most",
         "load average of the machine": f"{load_average:.1f}",
     }
 

@@ -26,7 +26,8 @@ from tests.soak.fleet import TENANTS, Fleet
 from tests.soak.load import Load
 from tests.soak.preparation import Preparation
 from tests.soak.report import Afterwards, Report
-from tests.soak.sampling import Samples, Sampler
+from tests.soak.sampling import Sampler, Samples
+from tests.soak.seeding import seed
 from tests.soak.site import Site
 from tests.soak.tally import Tally
 from tests.soak.truth import Timeline, Truth
@@ -35,8 +36,9 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "soak"
 RECORDED_SECONDS = 1200.0
 """A soak of so long with the whole fleet writes its report for docs/operations.md."""
+MAX_RANK = 8
 FLAGS = (
-    *("--max-loras", "8", "--max-cpu-loras", "48", "--max-lora-rank", "8"),
+    *("--max-loras", "8", "--max-cpu-loras", "48", "--max-lora-rank", str(MAX_RANK)),
     *("--slot-quantum-seconds", "2", "--garbage-seconds", "20", "--composition-seconds", "60"),
     # The machine may do much else: what is slow isn't a failure here.
     *("--slot-wait-seconds", "900", "--load-seconds", "300", "--source-wait-seconds", "600"),
@@ -52,7 +54,7 @@ class Soak:
     seconds: float
     fleet: Fleet
     site: Site
-    golden_file: Path
+    folder: Path
     say: Callable[[str], None]
     seed: int = 0
     truth: Truth = field(init=False)
@@ -64,7 +66,7 @@ class Soak:
 
     async def prepare(self) -> float:
         """Bring the server to the state that a soak begins with. See `Preparation.prepare`."""
-        truth, file = self.truth, self.golden_file
+        truth, file = self.truth, self.folder / "golden.json"
         return await Preparation(self.site, self.fleet, truth, file, self.say).prepare()
 
     async def run(self) -> None:
@@ -80,6 +82,7 @@ class Soak:
 
         for tenant in TENANTS:
             await self.site.limit(tenant, tenant.quota)
+        await self._keep_metrics("metrics-before.txt")
         await sampler.take()
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(is_over))
@@ -87,6 +90,11 @@ class Soak:
             group.create_task(sampler.run(is_over))
             group.create_task(self._tell(is_over))
         await sampler.take()
+        await self._keep_metrics("metrics-after.txt")
+
+    async def _keep_metrics(self, name: str) -> None:
+        """Keep a page of metrics, in which one sees what has grown."""
+        (self.folder / name).write_text(await self.site.metrics())
 
     async def _tell(self, is_over: Callable[[], bool]) -> None:
         """Say now and then how it goes."""
@@ -124,7 +132,7 @@ async def soak(
     """Soak a server, stop it, and return what was found."""
     log_began = server.log.stat().st_size
     async with Site.connect(server) as site:
-        one = Soak(seconds, fleet, site, folder / "golden.json", say)
+        one = Soak(seconds, fleet, site, folder, say)
         noise = await one.prepare()
         began = time.monotonic()
         await one.run()
@@ -162,19 +170,21 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    server = RunningServer(asked.folder / "var", *FLAGS)
+    fleet, data_dir = Fleet(asked.adapters), asked.folder / "var"
+    seed(data_dir, fleet, MAX_RANK)
+    server = RunningServer(data_dir, *FLAGS)
     command = f"make soak SECONDS={asked.seconds:.0f} ADAPTERS={asked.adapters}"
     try:
         server.wait_until_ready(START_SECONDS)
-        fleet = Fleet(asked.adapters)
         found, samples = asyncio.run(soak(server, fleet, asked.seconds, asked.folder, command))
     finally:
         server.stop()
-    (asked.folder / "samples.json").write_text(json.dumps([samples.times, samples.values]))
+    kept = {"report": found.to_json(), "times": samples.times, "values": samples.values}
+    (asked.folder / "last.json").write_text(json.dumps(kept | {"rows": samples.rows}))
     say(f"\n{found.text()}\n")
     if asked.seconds >= RECORDED_SECONDS and asked.adapters >= 500:
         report.RESULTS.write_text(json.dumps(found.to_json(), indent=2) + "\n")
-        say(f"written to {report.RESULTS.relative_to(ROOT)}: `make docs` shows it in docs/operations.md")
+        say("the report is kept: `make docs` shows it in docs/operations.md")
     failures = found.failures()
     say("failed: " + "; ".join(failures) if failures else "all bounds are kept")
     return 1 if failures else 0

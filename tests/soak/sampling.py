@@ -35,7 +35,7 @@ BOUNDS: dict[str, Bound] = {
     "file descriptors": Bound(10, 5),
     "threads": Bound(6, 3),
     "adapters' files, MiB": Bound(10, 4),
-    "other files, MiB": Bound(10, 4),
+    "other files, MiB": Bound(10, 8),
     "metric series": Bound(200, 100),
     "rows of what is in service": Bound(40, 20),
 }
@@ -87,7 +87,7 @@ class Sampler:
         sizes = Counter[str]()
         for path, num_bytes in files(folder):
             part = path.relative_to(folder).parts[0]
-            kind = part if part == "content" else "database" if DATABASE in part else "other"
+            kind = {"content": "content", DATABASE: "database"}.get(part, "other")
             sizes[kind] += num_bytes
         values["adapters' files, MiB"] = sizes["content"] / _MIB
         values["other files, MiB"] = sizes["other"] / _MIB

@@ -16,6 +16,7 @@ from tests.real_engine.running_server import RunningServer
 from tests.soak.fleet import Tenant
 from tests.soak.questions import call_of, outcome_of
 from tests.soak.truth import Question
+from tests.soak.weights import metadata_of
 
 PATIENT = Limits(stall_seconds=900, request_seconds=900)
 """The machine may do much else."""
@@ -48,9 +49,7 @@ class Site:
         return outcome
 
     async def admit(self, tenant: Tenant) -> None:
-        """Make a tenant, unless it is there, and a key for it. It has no quota yet."""
-        status, text = await self.http.call("POST", "/admin/tenants", json={"name": tenant.name})
-        assert status in (201, 409), text
+        """Make a key for a tenant, and take its quota away."""
         await self.limit(tenant, {})
         made = await self.http.json("POST", "/admin/keys", json={"tenant": tenant.name})
         self.keys[tenant.name] = made["key"]
@@ -72,16 +71,17 @@ class Site:
                 "tenant": tenant,
                 "name": name,
                 "promote": str(promote).lower(),
-                "metadata": json.dumps({"content": content}),
+                "metadata": json.dumps(metadata_of(content)),
             },
             files=[("files", item) for item in files.items()],
         )
         return int(registered["version"])
 
-    async def adapter(self, subject: str) -> dict[str, Any] | None:
-        """Return what the server says of an adapter, or None if there is none."""
-        status, text = await self.http.call("GET", f"/admin/adapters/{subject}")
-        return dict(json.loads(text)) if status == 200 else None
+    async def live_versions(self, tenant: Tenant) -> dict[str, int]:
+        """Return the number of each adapter's live version, by `tenant/name`."""
+        path = f"/admin/adapters?tenant={tenant.name}&limit=1000"
+        rows = (await self.http.json("GET", path))["data"]
+        return {f"{tenant.name}/{row['name']}": row["live"] for row in rows if row["live"]}
 
     async def point(self, subject: str, weights: dict[int, int]) -> None:
         """Point `live` to versions by weight."""

@@ -133,6 +133,13 @@ def test_the_base_and_compositions(truth: Truth) -> None:
     assert kind_of(truth, both, answered("else/composed@7", "both")) == "wrong_adapter"
 
 
+def test_pairs_that_nobody_can_tell_apart_are_counted(truth: Truth) -> None:
+    assert truth.num_blind() == 0
+    truth.golden.record("3", 0, [GoldenAnswer("one sheep", tuple(tokens("one sheep")))])
+    truth.golden.record("4", 1, [GoldenAnswer("one sheep", tuple(tokens("one sheep")))])
+    assert truth.num_blind() == 1
+
+
 def test_new_weights_must_not_answer_as_known_ones(truth: Truth, clock: Clock) -> None:
     truth.contents[f"{HOME}@3"] = "1000000"
     asked = replace(ASKED, model="home@3", number=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -115,6 +116,18 @@ class Truth:
             return kind, f"{asked.model}, {outcome.version}: content {detail}"
         self.distances.append(distance(own, answer))
         return None
+
+    def num_blind(self) -> int:
+        """Return how many pairs of contents the golden answers don't tell apart."""
+        by_prompt: dict[int, list[GoldenAnswer]] = {}
+        for answers in self.golden.golden.values():
+            for prompt, answer in answers.items():
+                by_prompt.setdefault(prompt, []).append(answer)
+        return sum(
+            distance(one, other) <= self.golden.tolerance
+            for same in by_prompt.values()
+            for one, other in itertools.combinations(same, 2)
+        )
 
     def _as_another(self, asked: Question, answer: GoldenAnswer) -> tuple[str, str] | None:
         """Judge an answer of weights that are new: it must not be a known content's."""
