@@ -236,6 +236,8 @@ class EngineSlots:
             entry.on(Event.EVICTED)
         if entry.state is State.DRAINING:
             self._evict(version_id, entry)
+        elif entry.retired:  # it was never loaded: nobody asks for it again
+            self.host.forget(version_id)
 
     def _evict(self, version_id: int, entry: VersionEntry) -> asyncio.Task[None]:
         return self.host.evict(version_id, "retired" if entry.retired else "dismissed")

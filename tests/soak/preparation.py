@@ -1,134 +1,85 @@
-"""Before the soak: each golden answer is taken from one adapter alone.
+"""Before the soak: the golden answers are computed, and every adapter is asked once.
 
-The answers are kept in the folder of the soak, so the next soak there begins with what it finds.
+The golden answers are kept in the folder of the soak, so the next soak there begins sooner.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 from loadtest.errors import LoadTestError
-from loadtest.outcome.golden import GoldenAnswer, distance
-from loadtest.outcome.streams import Token
-from tests.soak.fleet import TENANTS, Adapter, Fleet, Tenant
+from tests.soak.fleet import TENANTS, Adapter, Fleet
+from tests.soak.golden import GoldenAnswers
 from tests.soak.questions import GOLDEN_TOKENS, PROMPTS
 from tests.soak.site import Site
-from tests.soak.truth import Question, Truth
+from tests.soak.truth import BASE, Question, Truth
 from tests.soak.weights import RECIPE
 
-SAY_SECONDS = 20
-NUM_TOGETHER = 16
-"""How many adapters are asked together, to see how much a batch changes an answer."""
-Say = Callable[[str], None]
+AT_ONCE = 16
+MADE = [RECIPE, *PROMPTS, GOLDEN_TOKENS]
+"""What golden answers depend on."""
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """Brings a server to the state that a soak begins with, and learns its golden answers."""
+def golden_answers(fleet: Fleet, file: Path, say: Callable[[str], None]) -> GoldenAnswers:
+    """Return the golden answers of a fleet: those in a file, and the others, which are computed."""
+    golden = GoldenAnswers()
+    golden.read(file, MADE)
+    wanted = {
+        prompt: [content for content in contents if golden.of(content, prompt) is None]
+        for prompt, contents in _contents(fleet).items()
+    }
+    if any(wanted.values()):
+        from tests.soak.reference import Reference
 
-    site: Site
-    fleet: Fleet
-    truth: Truth
-    file: Path
-    """Where golden answers are kept."""
-    say: Say
+        reference = Reference()
+        for prompt, contents in wanted.items():
+            for content, answer in reference.answers(contents, prompt, say):
+                golden.add(content, prompt, answer)
+        golden.write(file, MADE)
+    return golden
 
-    async def prepare(self) -> float:
-        """Prepare the server. Returns how much a batch changed answers at most, in nats.
 
-        Raises:
-            LoadTestError: the server refuses something, or an answer fails.
-        """
-        for tenant in TENANTS:
-            await self.site.admit(tenant)
-            await self._find(tenant)
-        self._read()
-        wanted = [question for question in self.questions() if not self._is_known(question)]
-        await self._learn_all(wanted)
-        return await self._noise()
+def _contents(fleet: Fleet) -> dict[int, list[str]]:
+    """Return the contents that are asked each prompt."""
+    found: dict[int, list[str]] = {0: [BASE], 1: [BASE]}
+    for tenant in TENANTS:
+        own = [str(adapter.number) for adapter in fleet.of(tenant)]
+        found[int(tenant.is_chat)] += own + [each.content for each in fleet.sums(tenant)]
+    return found
 
-    def questions(self) -> list[Question]:
-        """Return the questions whose answers are golden: one for each content and endpoint."""
-        adapters = [self._question(adapter) for adapter in self.fleet.adapters]
-        sums = [
-            Question(tenant.name, sum_.model, tenant.is_chat, GOLDEN_TOKENS, content=sum_.content)
-            for tenant in TENANTS
-            for sum_ in self.fleet.sums(tenant)
-        ]
-        bases = [
-            Question(tenant.name, "base", tenant.is_chat, GOLDEN_TOKENS) for tenant in TENANTS[1:3]
-        ]
-        return [*adapters, *sums, *bases]
 
-    @staticmethod
-    def _question(adapter: Adapter) -> Question:
-        tenant = adapter.tenant
-        return Question(
-            tenant.name,
-            adapter.name,
-            tenant.is_chat,
-            GOLDEN_TOKENS,
-            subject=adapter.subject,
-            content=str(adapter.number),
-        )
+async def introduce(site: Site, fleet: Fleet, truth: Truth, say: Callable[[str], None]) -> None:
+    """Learn which version each adapter has, and ask each once: then its series are there.
 
-    async def _learn_all(self, wanted: list[Question]) -> None:
-        """Ask one adapter after the other, and say how far it is now and then."""
-        said = time.monotonic()
-        for number, asked in enumerate(wanted, 1):
-            self.truth.golden.record(asked.content, asked.prompt, [await self._answer(asked)])
-            if number == len(wanted) or time.monotonic() - said > SAY_SECONDS:
-                said = time.monotonic()
-                self.say(f"golden answers: {number} of {len(wanted)}")
-                self._write()
-
-    async def _find(self, tenant: Tenant) -> None:
-        """Learn which version each of a tenant's adapters has."""
-        live = await self.site.live_versions(tenant)
-        for adapter in self.fleet.of(tenant):
+    Raises:
+        LoadTestError: an answer fails, or is wrong.
+    """
+    for tenant in TENANTS:
+        await site.admit(tenant)
+        live = await site.live_versions(tenant)
+        for adapter in fleet.of(tenant):
             number = live[adapter.subject]
-            with self.truth.timeline.changing(adapter.subject, number):
-                self.truth.contents[f"{adapter.subject}@{number}"] = str(adapter.number)
+            truth.contents[f"{adapter.subject}@{number}"] = str(adapter.number)
+            with truth.timeline.changing(adapter.subject, number):
+                pass
+    questions = iter([_first(adapter) for adapter in fleet.adapters])
+    say(f"every adapter is asked once, {AT_ONCE} at a time")
 
-    def _is_known(self, asked: Question) -> bool:
-        return asked.prompt in self.truth.golden.golden.get(asked.content, {})
+    async def ask() -> None:
+        for asked in questions:
+            outcome = await site.ask(asked)
+            fault = None if outcome.is_error else truth.fault(asked, outcome)
+            if outcome.is_error or fault:
+                raise LoadTestError(f"{asked.model}: {outcome.status} {outcome.detail} {fault}")
 
-    async def _answer(self, asked: Question) -> GoldenAnswer:
-        outcome = await self.site.ask(asked)
-        if not outcome.ok:
-            raise LoadTestError(f"{asked.model}: {outcome.status} {outcome.detail}")
-        return GoldenAnswer.of(outcome)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(ask())
 
-    async def _noise(self) -> float:
-        """Ask some adapters together and return the largest distance from their golden answers."""
-        some = [self._question(adapter) for adapter in self.fleet.adapters[:NUM_TOGETHER]]
-        answers = await asyncio.gather(*map(self._answer, some))
-        golden = [self.truth.golden.golden[asked.content][asked.prompt] for asked in some]
-        return max(map(distance, golden, answers))
 
-    def _read(self) -> None:
-        """Take over kept answers, if they were made in the same way."""
-        kept = json.loads(self.file.read_text()) if self.file.exists() else {}
-        if kept.get("made") != self._made:
-            return
-        for content, answers in kept["answers"].items():
-            for prompt, (text, tokens) in answers.items():
-                answer = GoldenAnswer(text, tuple(Token(*token) for token in tokens))
-                self.truth.golden.record(content, int(prompt), [answer])
-
-    def _write(self) -> None:
-        answers = {
-            content: {prompt: [a.text, [astuple(t) for t in a.tokens]] for prompt, a in by.items()}
-            for content, by in self.truth.golden.golden.items()
-        }
-        self.file.write_text(json.dumps({"made": self._made, "answers": answers}))
-
-    @property
-    def _made(self) -> list[Any]:
-        return [RECIPE, *PROMPTS, GOLDEN_TOKENS]
+def _first(adapter: Adapter) -> Question:
+    """Return a short question to an adapter."""
+    tenant = adapter.tenant
+    return Question(tenant.name, adapter.name, tenant.is_chat, 1, subject=adapter.subject)

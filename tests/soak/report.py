@@ -14,10 +14,11 @@ from typing import Any
 import psutil
 
 from tests.soak.fleet import TENANTS
+from tests.soak.golden import TOLERANCE
 from tests.soak.sampling import BOUNDS, HISTORY, Samples
 from tests.soak.slopes import slope_of
 from tests.soak.tally import Tally
-from tests.soak.truth import TOLERANCE, Truth
+from tests.soak.truth import Truth
 
 RESULTS = Path(__file__).with_name("results.json")
 """The report of the last whole soak."""
@@ -127,9 +128,9 @@ class Afterwards:
     exit_code: int
 
 
-def counts_of(tally: Tally, truth: Truth, noise: float, load_average: float) -> dict[str, str]:
+def counts_of(tally: Tally, truth: Truth, load_average: float) -> dict[str, str]:
     """Return what was done, in words."""
-    num_golden = sum(map(len, truth.golden.golden.values()))
+    num_blind, num_pairs = truth.golden.num_blind()
     far = sorted(truth.distances) or [0.0]
     return {
         "requests answered in full": f"{tally.right:,}",
@@ -140,8 +141,7 @@ def counts_of(tally: Tally, truth: Truth, noise: float, load_average: float) -> 
         "changes": _listed(tally.changes),
         "answers compared with a golden one": f"{len(truth.distances):,}; off by {median(far):.3f} "
         f"nats in the median, {far[-1]:.3f} at most; {TOLERANCE} are allowed",
-        "golden answers": f"{num_golden:,}; {truth.num_blind()} pairs closer than that; "
-        f"a batch of 16 moved them by {noise:.3f} at most",
+        "pairs of contents whose golden answers differ by less": f"{num_blind:,} of {num_pairs:,}",
         "load average of the machine": f"{load_average:.1f}",
     }
 
@@ -192,8 +192,8 @@ def rows_of(samples: Samples) -> list[Row]:
     rows = []
     for name, bound in BOUNDS.items():
         slope = slope_of(samples.times, samples.values[name], bound)
-        figures = (slope.start, slope.end, slope.per_hour)
-        rows.append(Row(name, *(round(n, 2) for n in figures), bound.per_hour, slope.is_flat))
+        start, end, per_hour = (round(n, 2) for n in (slope.start, slope.end, slope.per_hour))
+        rows.append(Row(name, start, end, per_hour, bound.per_hour, slope.is_flat))
     return rows
 
 

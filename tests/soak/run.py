@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +24,9 @@ from tests.real_engine.running_server import RunningServer
 from tests.soak import report
 from tests.soak.churn import Churn
 from tests.soak.fleet import TENANTS, Fleet
+from tests.soak.golden import GoldenAnswers
 from tests.soak.load import Load
-from tests.soak.preparation import Preparation
+from tests.soak.preparation import golden_answers, introduce
 from tests.soak.report import Afterwards, Report
 from tests.soak.sampling import Sampler, Samples
 from tests.soak.seeding import seed
@@ -54,34 +56,31 @@ class Soak:
     seconds: float
     fleet: Fleet
     site: Site
+    golden: GoldenAnswers
     folder: Path
     say: Callable[[str], None]
     seed: int = 0
     truth: Truth = field(init=False)
     tally: Tally = field(default_factory=Tally)
     samples: Samples = field(default_factory=Samples)
+    until: float = 0.0
 
     def __post_init__(self) -> None:
-        self.truth = Truth(Timeline(self.site.sender.now))
-
-    async def prepare(self) -> float:
-        """Bring the server to the state that a soak begins with. See `Preparation.prepare`."""
-        truth, file = self.truth, self.folder / "golden.json"
-        return await Preparation(self.site, self.fleet, truth, file, self.say).prepare()
+        self.truth = Truth(Timeline(self.site.sender.now), self.golden)
 
     async def run(self) -> None:
         """Ask, change and sample for the whole time; then wait until nothing runs."""
-        until = time.monotonic() + self.seconds
         load = Load(self.site, self.fleet, self.truth, self.tally, self.seed)
         rng = random.Random(self.seed)
         churn = Churn(self.site, self.fleet, self.truth, self.tally, load, rng)
         sampler = Sampler(self.site, self.samples)
 
         def is_over() -> bool:
-            return time.monotonic() > until
+            return time.monotonic() > self.until
 
         for tenant in TENANTS:
             await self.site.limit(tenant, tenant.quota)
+        self.until = time.monotonic() + self.seconds
         await self._keep_metrics("metrics-before.txt")
         await sampler.take()
         async with asyncio.TaskGroup() as group:
@@ -110,11 +109,15 @@ class Soak:
                     f"{tally.changes.total()} changes, {len(tally.failed_changes)} failed"
                 )
 
+    def end(self) -> None:
+        """End the soak early. There is a report all the same."""
+        self.until = 0.0
+
     async def leases(self) -> int:
         """Return how many leases are held once nothing should run any more."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            held = sum(row["leases"] for row in await self.site.residency())
+            held = sum(int(row["leases"]) for row in await self.site.residency())
             if not held or time.monotonic() > deadline:
                 return held
             await asyncio.sleep(0.5)
@@ -127,13 +130,19 @@ class Soak:
 
 
 async def soak(
-    server: RunningServer, fleet: Fleet, seconds: float, folder: Path, command: str
+    server: RunningServer,
+    fleet: Fleet,
+    golden: GoldenAnswers,
+    seconds: float,
+    folder: Path,
+    command: str,
 ) -> tuple[Report, Samples]:
     """Soak a server, stop it, and return what was found."""
     log_began = server.log.stat().st_size
     async with Site.connect(server) as site:
-        one = Soak(seconds, fleet, site, folder, say)
-        noise = await one.prepare()
+        one = Soak(seconds, fleet, site, golden, folder, say)
+        await introduce(site, fleet, one.truth, say)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, one.end)
         began = time.monotonic()
         await one.run()
         lasted = time.monotonic() - began
@@ -149,7 +158,7 @@ async def soak(
         on=report.today(),
         seconds=round(lasted, 1),
         adapters=fleet.size,
-        counts=report.counts_of(one.tally, one.truth, noise, psutil.getloadavg()[2]),
+        counts=report.counts_of(one.tally, one.truth, psutil.getloadavg()[2]),
         checks=report.checks_of(one.tally, one.samples, lasted, after),
         rows=report.rows_of(one.samples),
         faults=[*one.tally.faults(), *errors[:5]],
@@ -175,8 +184,11 @@ def main() -> int:
     server = RunningServer(data_dir, *FLAGS)
     command = f"make soak SECONDS={asked.seconds:.0f} ADAPTERS={asked.adapters}"
     try:
+        golden = golden_answers(fleet, asked.folder / "golden.json", say)
         server.wait_until_ready(START_SECONDS)
-        found, samples = asyncio.run(soak(server, fleet, asked.seconds, asked.folder, command))
+        found, samples = asyncio.run(
+            soak(server, fleet, golden, asked.seconds, asked.folder, command)
+        )
     finally:
         server.stop()
     kept = {"report": found.to_json(), "times": samples.times, "values": samples.values}

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from loadtest.outcome.golden import GoldenAnswer, GoldenSet, distance
+from loadtest.outcome.golden import GoldenAnswer
 from loadtest.outcome.request_outcome import Outcome
 from tests.soak.fleet import COMPOSED
+from tests.soak.golden import TOLERANCE, GoldenAnswers, distance
 
-TOLERANCE = 0.3
-"""In nats. Answers of one version differ by less from batch to batch (the report says by how much),
-and answers of two contents by more (it says how many pairs don't)."""
 BASE = "base"
 FOREVER = float("inf")
 
@@ -86,7 +83,7 @@ class Truth:
     """Golden answers by content, the content of each version, and what names mean."""
 
     timeline: Timeline
-    golden: GoldenSet = field(default_factory=lambda: GoldenSet(TOLERANCE))
+    golden: GoldenAnswers = field(default_factory=GoldenAnswers)
     contents: dict[str, str] = field(default_factory=dict)
     """By what a response calls its model."""
     distances: list[float] = field(default_factory=list)
@@ -107,35 +104,19 @@ class Truth:
         answer, content = GoldenAnswer.of(outcome), allowed[outcome.version]
         if not answer.tokens:
             return None if asked.hang_up_after else ("wrong_answer", f"{asked.model}: no tokens")
-        own = self.golden.golden.get(content, {}).get(asked.prompt)
-        if own is None:
-            return self._as_another(asked, answer)
-        kind = self.golden.judge({content}, asked.prompt, answer)
-        if kind:
-            detail = self.golden.explain({content}, asked.prompt, answer)
-            return kind, f"{asked.model}, {outcome.version}: content {detail}"
-        self.distances.append(distance(own, answer))
-        return None
-
-    def num_blind(self) -> int:
-        """Return how many pairs of contents the golden answers don't tell apart."""
-        by_prompt: dict[int, list[GoldenAnswer]] = {}
-        for answers in self.golden.golden.values():
-            for prompt, answer in answers.items():
-                by_prompt.setdefault(prompt, []).append(answer)
-        return sum(
-            distance(one, other) <= self.golden.tolerance
-            for same in by_prompt.values()
-            for one, other in itertools.combinations(same, 2)
-        )
-
-    def _as_another(self, asked: Question, answer: GoldenAnswer) -> tuple[str, str] | None:
-        """Judge an answer of weights that are new: it must not be a known content's."""
-        for content, answers in self.golden.golden.items():
-            known = answers.get(asked.prompt)
-            if known and distance(known, answer) <= self.golden.tolerance:
-                return "wrong_adapter", f"{asked.model}: new weights answer as content {content}"
-        return None
+        own = self.golden.of(content, asked.prompt)
+        far = distance(own, answer) if own else 0.0
+        if own and far <= TOLERANCE:
+            self.distances.append(far)
+            return None
+        others = [other for other in self.golden.like(asked.prompt, answer) if other != content]
+        if own is None and not others:
+            return None  # new weights, whose answer is nobody else's
+        kind = "wrong_adapter" if others else "wrong_answer"
+        golden = f", the golden answer is {own.text!r}, {far:.3g} nats off" if own else ""
+        whose = f"; it is that of {', '.join(others)}" if others else ""
+        detail = f"{outcome.version} (content {content}) said {answer.text!r}{golden}{whose}"
+        return kind, f"{asked.model}: {detail}"
 
     def _allowed(self, asked: Question, outcome: Outcome) -> dict[str, str]:
         """Return the versions that may have answered, with their contents."""

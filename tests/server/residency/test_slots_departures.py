@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from server.errors import APIError, Unavailable
 from server.residency.slots import EngineSlots, Limits
 from server.residency.states import FIRST_PAUSE_SECONDS, State, Tier
 from tests.server.fake_engine import FakeEngine
-from tests.server.residency.engine_slots import HOST, held, make, touch, until
+from tests.server.residency.engine_slots import HOST, LIMITS, SLOTS, held, make, touch, until
 
 
 async def test_a_failed_load_fails_its_own_and_pauses(
@@ -79,6 +80,21 @@ async def test_a_version_wanted_in_its_last_moment_still_leaves(
         await touch(slots, versions[0])  # resolved before it was retired
     await until(lambda: not engine.host)
     retirement.cancel()
+
+
+async def test_nothing_is_remembered_of_a_retired_version_whose_clients_left_before_its_turn(
+    registry: Registry, engine: FakeEngine, versions: list[VersionRecord]
+) -> None:
+    slots, waited_for = make(registry, engine, replace(LIMITS, host=SLOTS)), versions[2]
+    async with held(slots, versions[0]), held(slots, versions[1]):
+        waiting = asyncio.create_task(touch(slots, waited_for))
+        await asyncio.sleep(0)
+        await slots.drain(waited_for, retired=True)
+        assert waited_for.version_id in slots.host.versions, "a request still waits for it"
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert waited_for.version_id not in slots.host.versions
+    assert waited_for.version_id not in dict(slots.host.states.items())
 
 
 async def test_a_version_is_dismissed_while_it_loads(
