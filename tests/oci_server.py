@@ -25,6 +25,7 @@ HTPASSWD = "reader:$2y$04$Gh8nEW4P.8CQh8zn/U.JcuyWAyPO2ExmBbhAdDNnQf3Z7Vb9duiYe\
 """`PASSWORD` as `htpasswd -B` writes it."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 
 
@@ -147,6 +148,31 @@ class OciServer:
         if artifact_type:
             manifest["artifactType"] = artifact_type
         return self.push_manifest(repository, tag, manifest | (bend or {}))
+
+    def attach(
+        self, repository: str, subject: str, content: bytes, media_type: str = BUNDLE
+    ) -> str:
+        """Attach a file to an artefact as `oras attach` does where there is no referrers API.
+
+        `subject` is the digest of the artefact's manifest. Returns the attached manifest's digest.
+        """
+        names = {"mediaType": MANIFEST, "digest": subject, "size": 1}
+        tag = f"attached-{hashlib.sha256(content).hexdigest()[:12]}"
+        digest = self.push(
+            repository,
+            [Blob(content, media_type)],
+            tag=tag,
+            artifact_type=media_type,
+            bend={"subject": names},
+        )
+        known = self._client.get(
+            f"/v2/{repository}/manifests/{subject.replace(':', '-')}", headers={"accept": INDEX}
+        )
+        entry = {"mediaType": MANIFEST, "digest": digest, "size": 1, "artifactType": media_type}
+        listed = [*(known.json()["manifests"] if known.is_success else []), entry]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}
+        self.push_manifest(repository, subject.replace(":", "-"), index)
+        return digest
 
     def file_of_blob(self, digest: str) -> Path:
         """Return the file in which the registry keeps a blob."""

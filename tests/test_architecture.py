@@ -20,6 +20,7 @@ COMMANDS = {
     "server/cli/training/evaluation.py": {"training"},
     "server/cli/training/export.py": {"training"},
     "server/cli/training/plan.py": {"training"},
+    "server/cli/training/probes.py": {"training"},
     "server/cli/training/quantize.py": {"training"},
     "server/cli/training/shared.py": {"training"},
     "server/cli/training/train.py": {"training"},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CONFIG_FILE = "adapter_config.json"
@@ -72,6 +73,21 @@ def digest_of(directory: Path) -> tuple[str, int]:
 def companions_in(directory: Path) -> list[str]:
     """Return the names of the companion files that are in a directory."""
     return [name for name in COMPANION_FILES if (directory / name).is_file()]
+
+
+def signature_names() -> Iterator[str]:
+    """Yield the names under which signatures are staged: the usual one, then those of further ones.
+
+    A source that keeps signatures apart from the files can have several.
+    """
+    yield SIGNATURE_FILE
+    yield from (f"{SIGNATURE_FILE}.{number}" for number in itertools.count(2))
+
+
+def signatures_in(directory: Path) -> list[Path]:
+    """Return the signatures that are staged in a directory."""
+    files = (directory / name for name in signature_names())
+    return list(itertools.takewhile(Path.is_file, files))
 
 
 def left_out(names: Iterable[str]) -> tuple[str, ...]:

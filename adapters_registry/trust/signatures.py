@@ -19,6 +19,7 @@ from adapters_registry.content.adapter_files import (
     ALL_FILES,
     SIGNATURE_FILE,
     companions_in,
+    signatures_in,
 )
 from adapters_registry.errors import SignatureRefused, StoreUnavailable
 from adapters_registry.trust.policy import (
@@ -57,16 +58,39 @@ def verify_signature(
         SignatureRefused: the signature is missing or does not fit, or nobody trusted has signed.
         StoreUnavailable: Sigstore's certificates cannot be fetched.
     """
-    signature = directory / SIGNATURE_FILE
     if policy.signatures is SignatureRule.NONE:
         return None
-    if not signature.is_file():
+    signatures = signatures_in(directory)
+    if not signatures:
         if policy.signatures is SignatureRule.IF_PRESENT:
             return None
         raise SignatureRefused(
             f"this tenant's adapters must be signed, and {SIGNATURE_FILE} is missing: sign the "
             "files with the package model-signing"
         )
+    refusals = []
+    for signature in signatures:
+        try:
+            return _signer_of(signature, directory, policy, trust_config)
+        except _Unfit as error:
+            refusals.append(str(error))
+    raise SignatureRefused(
+        f"the signature {SIGNATURE_FILE} does not fit: {_most_telling(refusals)}"
+    )
+
+
+_NOT_THEIRS = "nobody whom this tenant trusts has signed it"
+_NO_BUNDLE = "it is no Sigstore bundle"
+
+
+class _Unfit(Exception):
+    """A signature is not this signer's, or not over these files."""
+
+
+def _signer_of(
+    signature: Path, directory: Path, policy: TenantPolicy, trust_config: Path | None
+) -> dict[str, str]:
+    """Return who has made one signature. Raises `_Unfit` if it was nobody trusted, or not these."""
     refusals = []
     for signer in _signers(_read(signature), policy, trust_config):
         try:
@@ -75,27 +99,24 @@ def verify_signature(
             refusals.append(str(error))
             continue
         return signer.details
-    # A file that differs says more than that other keys don't fit.
-    why = next((text for text in refusals if text != _NOT_THEIRS), _NOT_THEIRS)
-    raise SignatureRefused(f"the signature {SIGNATURE_FILE} does not fit: {why}")
+    raise _Unfit(_most_telling(refusals))
 
 
-_NOT_THEIRS = "nobody whom this tenant trusts has signed it"
-
-
-class _Unfit(Exception):
-    """A signature is not this signer's, or not over these files."""
+def _most_telling(refusals: list[str]) -> str:
+    """Return one reason. A file that differs says more than that other keys don't fit."""
+    telling = [text for text in refusals if text not in (_NOT_THEIRS, _NO_BUNDLE)]
+    return next(iter([*telling, *refusals]), _NOT_THEIRS)
 
 
 def _read(signature: Path) -> dict[str, Any]:
     try:
         if signature.stat().st_size > MAX_SIGNATURE_BYTES:
-            raise SignatureRefused(f"{SIGNATURE_FILE} is over {MAX_SIGNATURE_BYTES >> 20} MiB")
+            raise _Unfit(f"it is over {MAX_SIGNATURE_BYTES >> 20} MiB")
         material = json.loads(signature.read_bytes())["verificationMaterial"]
         if not isinstance(material, dict):
             raise TypeError(type(material))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SignatureRefused(f"{SIGNATURE_FILE} is no Sigstore bundle") from error
+        raise _Unfit(_NO_BUNDLE) from error
     return material
 
 

@@ -13,12 +13,28 @@ MAX_REASONS = 12
 TIMEOUT_SECONDS = 600
 
 
+class CallFailed(Exception):
+    """The server does not answer, or answers with an error. The message says which."""
+
+
 def call(method: str, path: str, **arguments: Any) -> httpx.Response:
     """Send a request to the server. An error is printed with its reasons and ends the command."""
+    try:
+        return send(method, path, **arguments)
+    except CallFailed as error:
+        fail(str(error))
+
+
+def send(method: str, path: str, **arguments: Any) -> httpx.Response:
+    """Send a request to the server.
+
+    Raises:
+        CallFailed: it does not answer, or answers with an error.
+    """
     settings = load_settings()
     key = api_key(settings)
     if key is None:
-        fail(
+        raise CallFailed(
             f"no API key: {settings.admin_key_path.absolute()} isn't there, and LORAPLEX_API_KEY "
             "isn't set. Set LORAPLEX_API_KEY to your key, or LORAPLEX_DATA_DIR to the server's "
             "data folder, which has the first admin's key"
@@ -33,9 +49,10 @@ def call(method: str, path: str, **arguments: Any) -> httpx.Response:
             **arguments,
         )
         if response.is_error:
-            fail(_explain(response.json()["error"]) + _hint(response.status_code, settings))
+            message = _explain(response.json()["error"])
+            raise CallFailed(message + _hint(response.status_code, settings))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        fail(f"no answer from {settings.url} (LORAPLEX_URL): {error}")
+        raise CallFailed(f"no answer from {settings.url} (LORAPLEX_URL): {error}") from error
     return response
 
 

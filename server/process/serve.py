@@ -45,6 +45,7 @@ from server.process.startup import (
     provide_session_secret,
 )
 from server.process.upkeep import (
+    BOOKKEEPING_INTERVAL_SECONDS,
     ROLL_UP_INTERVAL_SECONDS,
     collect_interval,
     collect_regularly,
@@ -193,6 +194,8 @@ class RunningServer:
     """The server's engine."""
     prepare: Callable[[asyncio.Event], Awaitable[None]]
     """Is called at the start with an event that is set when the engine is up."""
+    books_seconds: float = BOOKKEEPING_INTERVAL_SECONDS
+    """How often the books are written."""
 
     @property
     def books(self) -> tuple[Callable[[], None], ...]:
@@ -234,7 +237,7 @@ class RunningServer:
             ended,
             asyncio.ensure_future(self.prepare(engine_is_up)),
             asyncio.create_task(follow_changes(registry, leases)),
-            asyncio.create_task(keep_books(self.books)),
+            asyncio.create_task(keep_books(self.books, self.books_seconds)),
             asyncio.create_task(self.server.services.rollouts.run()),
             asyncio.create_task(presence.keep_up()),
             asyncio.create_task(self._collect()),

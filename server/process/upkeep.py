@@ -26,7 +26,7 @@ from server.workers import Workers
 log = logging.getLogger(__name__)
 
 FOLLOW_INTERVAL_SECONDS = 0.5
-BOOKKEEPING_INTERVAL_SECONDS = 10
+BOOKKEEPING_INTERVAL_SECONDS = 10.0
 ROLL_UP_INTERVAL_SECONDS = 6 * 3600.0
 MIN_COLLECT_SECONDS, MAX_COLLECT_SECONDS = 1.0, 600.0
 
@@ -56,10 +56,10 @@ async def follow_changes(
         leases.follow(registry.catalog)
 
 
-async def keep_books(books: Books) -> None:
+async def keep_books(books: Books, interval_seconds: float) -> None:
     """Write the books every few seconds."""
     while True:
-        await asyncio.sleep(BOOKKEEPING_INTERVAL_SECONDS)
+        await asyncio.sleep(interval_seconds)
         await asyncio.to_thread(write_books, books)
 
 

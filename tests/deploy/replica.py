@@ -13,25 +13,31 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import httpx
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from sqlalchemy.orm import Session
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.adapter_files import digest_of
 from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.database import database_time
 from adapters_registry.registry import Registry
 from server.app import build_server
 from server.engine.interface import Endpoint
-from server.errors import Unavailable
+from server.errors import APIError, Unavailable
 from server.process.data_dir import take_server_id
 from server.process.serve import HTTP_SETTING, RunningServer
 from server.process.startup import listen
+from server.process.upkeep import BOOKKEEPING_INTERVAL_SECONDS
+from server.residency.leases import Leases
+from server.rollout.rollouts import Rollouts
 from server.settings import Settings
 from tests.server.fake_engine import Body, FakeEngine, parse
 from tests.tiny import TINY_BASE
@@ -42,6 +48,11 @@ NOTICE_SECONDS = 4
 TAKE_UP_SECONDS = 2.0
 LOAD_SECONDS_VARIABLE = "REPLICA_LOAD_SECONDS"
 """How long the engine takes to read an adapter."""
+FAILING_VARIABLE = "REPLICA_FAILING"
+"""The version whose requests fail, as `tenant/name@3`."""
+SPEED_VARIABLE = "REPLICA_SPEED"
+"""How many times as fast the judge's clock goes, and how often the books are written."""
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Replica:
@@ -108,6 +119,7 @@ class StreamingEngine(FakeEngine):
         super().__init__()
         self.digests: dict[int, str] = {}
         self.load_seconds = float(os.environ.get(LOAD_SECONDS_VARIABLE, "0"))
+        self.failing = os.environ.get(FAILING_VARIABLE)
         self.max_running = 100
         self.prefill_tokens = 100
         self.endpoints = {"/v1/completions": Endpoint(Body, parse, self._complete)}
@@ -138,6 +150,8 @@ class StreamingEngine(FakeEngine):
 
     async def _complete(self, body: Body, _raw: Request, version: VersionRecord | None) -> Response:
         name = version.public_name if version else "base"
+        if name == self.failing:
+            raise APIError("planted")
         text = self.digests[version.version_id] if version else "base"
 
         async def tokens() -> AsyncIterator[str]:
@@ -148,6 +162,11 @@ class StreamingEngine(FakeEngine):
             yield "data: [DONE]\n\n"
 
         return StreamingResponse(tokens(), media_type="text/event-stream")
+
+
+def fast_time(session: Session, speed: float) -> datetime:
+    """The database's clock, which all replicas share, but faster."""
+    return _EPOCH + speed * (database_time(session) - _EPOCH)
 
 
 def serve(port: int, database_url: str, content: Path, origin: str = "") -> int:
@@ -161,13 +180,16 @@ def serve(port: int, database_url: str, content: Path, origin: str = "") -> int:
     registry = Registry(database_url, store, base, server_id=own, former_id=before)
     engine = StreamingEngine()
     registry.on_restored = partial(engine.condemn, "the database was restored")
-    server = build_server(settings, registry, engine)
+    leases = Leases.of(settings, engine, registry)
+    speed = float(os.environ.get(SPEED_VARIABLE, "1"))
+    rollouts = Rollouts(registry, leases, partial(fast_time, speed=speed))
+    server = build_server(settings, registry, engine, leases=leases, rollouts=rollouts)
 
     async def prepare(engine_is_up: asyncio.Event) -> None:
         await engine_is_up.wait()
         await server.services.gate.take_up(TAKE_UP_SECONDS)
 
-    running = RunningServer(server, engine, prepare)
+    running = RunningServer(server, engine, prepare, BOOKKEEPING_INTERVAL_SECONDS / speed)
     with listen(settings.host, port, HTTP_SETTING) as listener:
         return asyncio.run(running.run(listener))
 

@@ -6,22 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from shutil import copytree
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
-from adapters_registry.check.base import BaseSpec
-from adapters_registry.content.store import ContentStore
-from adapters_registry.registry import Registry
-from server.auth import Keys
-from tests.adapter_recipe import Recipe
 from tests.deploy.proxies import free_port
 from tests.deploy.replica import LOAD_SECONDS_VARIABLE, Replica
-from tests.tiny import TINY_BASE
+from tests.deploy.versions import CONTENT, database_in, register_versions
 
 LOADS_FOR = "0.4"
 CLIENTS = 4
@@ -36,24 +29,12 @@ class Answer(NamedTuple):
 
 @pytest.fixture
 def key(tmp_path: Path) -> str:
-    """A database with four ready versions of one adapter, and a key."""
-    base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
-    url, content = f"sqlite:///{tmp_path / 'registry.db'}", ContentStore(tmp_path / "content")
-    registry = Registry(url, content, base)
-    for seed in range(1, 5):
-        files = Recipe().make(tmp_path / f"home{seed}", base, seed)
-        version, _ = registry.register(
-            "default", "home", "test", partial(copytree, files, dirs_exist_ok=True)
-        )
-        registry.accept(version, registry.check_files(version))
-    key = Keys(registry).create("default", ["admin", "inference"])
-    registry.close()
-    return key
+    return register_versions(tmp_path, 4)
 
 
 @pytest.fixture
 def replicas(tmp_path: Path, key: str) -> Iterator[list[Replica]]:
-    url, content = f"sqlite:///{tmp_path / 'registry.db'}", tmp_path / "content"
+    url, content = database_in(tmp_path), tmp_path / CONTENT
     slow = {LOAD_SECONDS_VARIABLE: LOADS_FOR}
     started = [Replica(free_port(), url, content, environment=slow) for _ in range(2)]
     try:

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import httpx
 import torch
+from torch.nn import functional
 
 from adapters_registry.check.weights import trained_quantization
 from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE
@@ -18,7 +20,7 @@ from training.data.conversations import Message, Tool
 from training.data.tokenization import IGNORED_LABEL, Sample
 from training.errors import TrainingError
 from training.models.base_model import NF4, load_model, load_tokenizer, own_chat_template
-from training.run.trainer import answer_loss
+from training.run.trainer import answer_logits
 
 BATCH_SIZE = 16
 MAX_REQUESTS = 16
@@ -50,8 +52,12 @@ class Candidate(ABC):
         """Return greedy answers, one for each prompt."""
 
     @abstractmethod
+    def logprobs(self, samples: list[Sample]) -> list[list[float]]:
+        """Return the log-probability of each token of each sample's answer, in nats."""
+
     def losses(self, samples: list[Sample]) -> list[float]:
         """Return each sample's mean negative log-likelihood of its answer's tokens, in nats."""
+        return [-fmean(of_sample) for of_sample in self.logprobs(samples)]
 
 
 class LocalModel(Candidate):
@@ -105,15 +111,16 @@ class LocalModel(Candidate):
         texts = self._tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def losses(self, samples: list[Sample]) -> list[float]:
-        """Return the samples' losses. They are computed one at a time, so there is no padding."""
+    def logprobs(self, samples: list[Sample]) -> list[list[float]]:
+        """Return the log-probabilities, computed a sample at a time, so there is no padding."""
         collate = Collator(self._tokenizer.pad_token_id)
         found = []
         for sample in samples:
             batch = {k: v.to(self._model.device) for k, v in collate([sample]).items()}
             with torch.inference_mode():
-                total, count = answer_loss(self._model, batch)
-            found.append(float(total) / count)
+                logits, tokens = answer_logits(self._model, batch)
+                losses = functional.cross_entropy(logits, tokens, reduction="none")
+            found.append((-losses).tolist())
         return found
 
 
@@ -147,17 +154,16 @@ class ServedModel(Candidate):
         with ThreadPoolExecutor(MAX_REQUESTS) as pool:
             return list(pool.map(one, prompts))
 
-    def losses(self, samples: list[Sample]) -> list[float]:
-        """Return the losses, computed from vLLM's log-probabilities of a prompt's tokens."""
+    def logprobs(self, samples: list[Sample]) -> list[list[float]]:
+        """Return what vLLM says of a prompt's tokens."""
 
-        def one(sample: Sample) -> float:
+        def one(sample: Sample) -> list[float]:
             reply = self._post(
                 "/v1/completions", prompt=sample.input_ids, max_tokens=1, prompt_logprobs=0
             )
             logprobs = reply["choices"][0]["prompt_logprobs"]
             answer = [i for i, label in enumerate(sample.labels) if label != IGNORED_LABEL]
-            total = sum(logprobs[i][str(sample.input_ids[i])]["logprob"] for i in answer)
-            return float(-total / len(answer))
+            return [float(logprobs[i][str(sample.input_ids[i])]["logprob"]) for i in answer]
 
         with ThreadPoolExecutor(MAX_REQUESTS) as pool:
             return list(pool.map(one, samples))

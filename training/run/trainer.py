@@ -28,7 +28,13 @@ class NotFinite(TrainingError):
 
 
 def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-    """Return the summed cross-entropy of the answers' tokens, in nats, and their number.
+    """Return the summed cross-entropy of the answers' tokens, in nats, and their number."""
+    logits, labels = answer_logits(model, batch)
+    return functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
+
+
+def answer_logits(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the answers' tokens, of shape (tokens, vocabulary), and those tokens.
 
     The head is computed only at those positions: with a large vocabulary, the logits of a prompt
     would take more memory than a small model.
@@ -39,9 +45,7 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tenso
     ).last_hidden_state
     labels = batch["labels"][:, 1:]
     is_answer = labels != IGNORED_LABEL
-    logits = causal.lm_head(states[:, :-1][is_answer]).float()
-    loss = functional.cross_entropy(logits, labels[is_answer], reduction="sum")
-    return loss, int(is_answer.sum())
+    return causal.lm_head(states[:, :-1][is_answer]).float(), labels[is_answer]
 
 
 class _AnswerTrainer(Trainer):  # type: ignore[misc]

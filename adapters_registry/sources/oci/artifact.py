@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from adapters_registry.content.adapter_files import ADAPTER_FILES, CONFIG_FILE
+from adapters_registry.content.adapter_files import (
+    ADAPTER_FILES,
+    CONFIG_FILE,
+    signature_names,
+)
 from adapters_registry.content.stopping import check_stop
 from adapters_registry.errors import SourceRefused
 from adapters_registry.sources.access import Access
+from adapters_registry.sources.oci.attachments import attached_signatures
 from adapters_registry.sources.oci.client import INDEXES, OciClient
 from adapters_registry.sources.oci.credentials import read_credentials
 from adapters_registry.sources.oci.layers import (
@@ -46,7 +51,8 @@ def find_in_registry(source: str, access: Access) -> Source:
     """
     reference = Reference.parse(source)
     with _client(reference, access) as client:
-        manifest, digest = client.manifest(reference.selector)
+        manifest, named = client.manifest(reference.selector)
+        digest = named
         if manifest.get("mediaType") in INDEXES:
             # The digest of the one manifest: what is pinned is what the files came from.
             manifest, digest = client.manifest(_only_manifest(manifest))
@@ -63,6 +69,8 @@ def find_in_registry(source: str, access: Access) -> Source:
                 staging.add_archive(layer)
             if archives:
                 staging.choose_folder(files)
+            for signature in attached_signatures(client, dict.fromkeys((digest, named))):
+                staging.add_signature(signature)
 
     known_bytes = sum(layer.size_bytes for layer in files.values())
     details = {"artifact": {"reference": source, "manifest": digest, "kind": _kind_of(manifest)}}
@@ -170,6 +178,12 @@ class _Staging:
             names.append(member.name)
             with target.open("xb") as copy:
                 _copy(member.file, copy)
+
+    def add_signature(self, signature: bytes) -> None:
+        """Write a signature that is attached to the artefact, beside those that are there."""
+        self._reserve(len(signature))
+        free = next(name for name in signature_names() if not (self._directory / name).exists())
+        (self._directory / free).write_bytes(signature)
 
     def choose_folder(self, own: Collection[str]) -> None:
         """Move the files of the folder that has an adapter to the directory itself.

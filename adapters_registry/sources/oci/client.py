@@ -28,6 +28,8 @@ _MAX_JSON_BYTES = 4 << 20
 """Of a manifest, or of the answer with a token. Registries take manifests of 4 MiB."""
 _CHUNK_BYTES = 1 << 18
 _MAX_REDIRECTS = 5
+_TRY_AGAIN = (429, 500, 502, 503, 504)
+"""Statuses by which a registry says nothing of what it has."""
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -66,14 +68,26 @@ class OciClient:
         digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
         if DIGEST.fullmatch(selector) and selector != digest:
             raise self._damaged("the manifest", selector, digest)
-        try:
-            manifest = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise SourceRefused(f"{self._name} has no manifest that is JSON") from error
-        if not isinstance(manifest, dict):
-            raise SourceRefused(f"{self._name} has no manifest that is a JSON object")
+        manifest = self._json_of(raw)
         manifest.setdefault("mediaType", response.headers.get("content-type", ""))
         return manifest, digest
+
+    def referrers(self, digest: str) -> dict[str, Any]:
+        """Return the index of the manifests that refer to a digest. Empty if there is none.
+
+        A registry without that API has the index under a tag that is made of the digest.
+
+        Raises:
+            SourceRefused: what is there is no index.
+            StoreUnavailable: the registry does not answer.
+        """
+        for path in (f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"):
+            with self._answered(path, {"accept": INDEX}) as response:
+                if response.status_code == 200:
+                    return self._json_of(self._body(response))
+                if response.status_code in _TRY_AGAIN:
+                    self._check(response)
+        return {}
 
     def blob(self, digest: str, size_bytes: int) -> Iterator[bytes]:
         """Yield the parts of a blob. Read it to the end: its digest is verified there.
@@ -104,6 +118,15 @@ class OciClient:
     def _opened(
         self, path: str, headers: dict[str, str], *, redirects: bool = False
     ) -> Iterator[httpx.Response]:
+        """Open the answer that there is. Raises what its status says if it is another one."""
+        with self._answered(path, headers, redirects=redirects) as response:
+            self._check(response)
+            yield response
+
+    @contextmanager
+    def _answered(
+        self, path: str, headers: dict[str, str], *, redirects: bool = False
+    ) -> Iterator[httpx.Response]:
         """Open an answer, after the registry was told who asks if it wants to know."""
         response = self._send(path, headers, redirects=redirects)
         try:
@@ -112,7 +135,6 @@ class OciClient:
                 response.close()
                 self._authorization = self._answer_to(challenge)
                 response = self._send(path, headers, redirects=redirects)
-            self._check(response)
             with self._errors():
                 yield response
         finally:
@@ -172,6 +194,15 @@ class OciClient:
             if len(body) > _MAX_JSON_BYTES:
                 raise SourceRefused(f"{self._name}: its manifest is over 4 MiB")
         return bytes(body)
+
+    def _json_of(self, raw: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise SourceRefused(f"{self._name} has no manifest that is JSON") from error
+        if not isinstance(found, dict):
+            raise SourceRefused(f"{self._name} has no manifest that is a JSON object")
+        return found
 
     def _check(self, response: httpx.Response) -> None:
         status = response.status_code

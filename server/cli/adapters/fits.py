@@ -21,6 +21,12 @@ def print_fit(version: dict[str, Any]) -> None:
     change = version["metadata"].get("checked", {}).get("logprob_change")
     if change is not None:
         print(f"on a probe it moves the base's log-probabilities by up to {change:.3g}")
+    if difference := version.get("logprob_difference"):
+        print(
+            f"log-probabilities of {difference['num_tokens']} tokens of probe texts: "
+            f"{difference['mean']:.3g} from the original's on average, {difference['largest']:.3g} "
+            "at most (nats)"
+        )
 
 
 def farthest(fit: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
 from server.cli.client import call
 from server.cli.console import BAD_INPUT, fail
 from server.cli.training.evaluation import evaluate
+from server.cli.training.probes import difference_from_original
 
 EXAMPLES = """Examples:
 
@@ -79,7 +80,10 @@ def register(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(help="The base's directory, for --data. By default the bundled base."),
+        typer.Option(
+            help="The directory of the server's base, with --fit-rank: the original is run on it "
+            "here, to be compared with the fit. By default the bundled base."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -113,12 +117,16 @@ def register(
             body = {**fields, **flags, "source": source}
             response = call("POST", "/admin/adapters?wait=true", json=body)
     version = response.json()
+    is_fit = "fitted" in version["metadata"]
+    if not as_json:
+        print_verdict(version)
+    if is_fit:
+        version["logprob_difference"] = difference_from_original(version, source, base)
     if as_json:
         print(json.dumps(version))
     else:
-        print_verdict(version)
         print_fit(version)
-    if data is not None and "fitted" in version["metadata"]:
+    if data is not None and is_fit:
         evaluate([f"served:{version['model']}", source], data, base=base, as_json=as_json)
 
 

@@ -91,7 +91,7 @@ def evaluate(
         base = base_or_bundled(base)
         examples = _held_out(data, recipe)[:limit]
         names = list(dict.fromkeys([*candidates, *([no_worse_than] if no_worse_than else [])]))
-        scores = {name: score(_open(name, base, over), base, examples) for name in names}
+        scores = {name: score(open_candidate(name, base, over), base, examples) for name in names}
         if metric not in scores[names[0]].values:
             raise typer.BadParameter(f"this data has no {metric}: its answers aren't all JSON")
     first = scores[names[0]]
@@ -121,8 +121,12 @@ def _held_out(data: Path | None, recipe: str | None) -> list[Conversation]:
     return load_recipe_data(recipe).test
 
 
-def _open(name: str, base: Path, over: str) -> Candidate:
-    """Open the candidate with this name on the command line."""
+def open_candidate(name: str, base: Path, over: str = "trained") -> Candidate:
+    """Open the candidate with this name on the command line.
+
+    Raises:
+        TrainingError: there is no such candidate, or it cannot be loaded.
+    """
     from server.cli.client import api_key
     from server.settings import load_settings
     from training.evaluation.candidates import LocalModel, ServedModel, is_adapter

@@ -114,6 +114,18 @@ def test_signatures_over_parts_of_files(key: SigningKey, adapter: Path) -> None:
         verify_signature(adapter, trusting(key))
 
 
+def test_of_several_signatures_one_must_fit(key: SigningKey, adapter: Path, tmp_path: Path) -> None:
+    """Those that are attached to an artefact may be of several makers."""
+    (adapter / f"{SIGNATURE_FILE}.2").write_text("{}")
+    key.sign(adapter)
+    (adapter / SIGNATURE_FILE).rename(adapter / f"{SIGNATURE_FILE}.3")
+    SigningKey(tmp_path, "other").sign(adapter)
+    assert verify_signature(adapter, trusting(key)) == {"signer": "release", "method": "key"}
+    (adapter / CONFIG_FILE).write_text("{}")
+    with pytest.raises(SignatureRefused, match=f"{CONFIG_FILE} is not the file that was signed"):
+        verify_signature(adapter, trusting(key))
+
+
 def test_nobody_trusted(key: SigningKey, adapter: Path, tmp_path: Path) -> None:
     key.sign(adapter)
     other = SigningKey(tmp_path, "other")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server.auth import Keys
 from tests.server.cli.commands import run
 from tests.tiny import TINY_BASE as BASE
 from tests.tiny import AdapterFactory
@@ -12,13 +13,23 @@ from tests.tiny import AdapterFactory
 pytestmark = pytest.mark.usefixtures("served")
 
 
-def test_it_says_what_is_served(make_adapter: AdapterFactory) -> None:
+def test_it_says_what_is_served(
+    make_adapter: AdapterFactory, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAPLEX_API_KEY", keys.create("default", ["admin", "inference"]))
     said = run("adapters", "register", "large", str(make_adapter(rank=12)), "--fit-rank")
     assert "default/large@2 is ready" in said
     assert "default/large@1 has rank 12 and is kept for a server with a higher limit" in said
     assert "best fit of rank 8" in said
     assert "% away from it; farthest layers: " in said
     assert "moves the base's log-probabilities by up to 0.5" in said
+    assert "were not compared with the original's: name the directory of the server's" in said
+
+
+def test_a_key_that_may_not_ask_still_registers(make_adapter: AdapterFactory) -> None:
+    said = run("adapters", "register", "large", str(make_adapter(rank=12)), "--fit-rank")
+    assert "default/large@2 is ready" in said
+    assert "not compared with the original's: this API key lacks the scope inference" in said
 
 
 def test_what_fits_needs_no_words(make_adapter: AdapterFactory) -> None:

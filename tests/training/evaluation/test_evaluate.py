@@ -51,8 +51,8 @@ class Fixed(Candidate):
     def answers(self, prompts: list[Prompt], max_new_tokens: int) -> list[str]:
         return self.given
 
-    def losses(self, samples: list[Sample]) -> list[float]:
-        return [0.5] * len(samples)
+    def logprobs(self, samples: list[Sample]) -> list[list[float]]:
+        return [[-0.5] for _ in samples]
 
 
 def test_a_right_call_is_what_the_template_makes_of_it(tiny_llama: Path) -> None:
