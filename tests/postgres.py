@@ -15,6 +15,10 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from adapters_registry.records.database import open_database
+
+MIGRATED = "migrated"
+"""The name of the database that others are copies of."""
 SERVER_USER = "postgres"
 """The server refuses to run as root."""
 LOOPBACK = "127.0.0.1"
@@ -52,7 +56,8 @@ class Postgres:
         with socket.socket() as probe:
             probe.bind((LOOPBACK, 0))
             self.port = port or probe.getsockname()[1]
-        self._count, self._addresses = 0, (LOOPBACK, *addresses)
+        self._count, self._is_migrated = 0, False
+        self._addresses = (LOOPBACK, *addresses)
         self._data = self._directory / "data"
         if standby_of:
             standby_of.copy_to(self, "-R")
@@ -134,11 +139,21 @@ class Postgres:
         self.start()
 
     def new_database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of a new database without tables."""
         self._count += 1
-        name = f"test{self._count}"
+        return self._create(f"test{self._count}", "template1")
+
+    def migrated_database(self) -> str:
+        """The URL of a new, empty database of the newest schema: a copy, which is soon made."""
+        if not self._is_migrated:
+            open_database(self._create(MIGRATED, "template1")).dispose()
+            self._is_migrated = True
+        self._count += 1
+        return self._create(f"test{self._count}", MIGRATED)
+
+    def _create(self, name: str, template: str) -> str:
         with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"postgresql://postgres@{LOOPBACK}:{self.port}/{name}"
 
     @contextmanager

@@ -70,7 +70,7 @@ async def running(url: str, folder: Path, base: BaseSpec, key: list[str]) -> Asy
 
 @pytest.fixture
 def url(postgres: Postgres) -> str:
-    return postgres.new_database()
+    return postgres.migrated_database()
 
 
 @pytest_asyncio.fixture

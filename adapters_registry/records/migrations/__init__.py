@@ -13,6 +13,7 @@ import enum
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -53,7 +54,7 @@ def schema_of(engine: Engine) -> Schema:
 
 
 def _schema_of(connection: Connection) -> Schema:
-    scripts = ScriptDirectory.from_config(_config())
+    scripts = _scripts()
     current, head = _revision_of(connection), scripts.get_current_head()
     if current is None:
         return Schema.EMPTY
@@ -73,6 +74,12 @@ def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     return config
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """Read the migrations, once: they don't change while a process runs."""
+    return ScriptDirectory.from_config(_config())
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -98,6 +105,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
                 "it: what only the later one knows is left alone",
                 _revision_of(connection),
             )
+            return
+        if schema is Schema.CURRENT and revision == "head":
             return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

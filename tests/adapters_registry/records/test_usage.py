@@ -202,7 +202,7 @@ def test_what_is_removed_leaves_the_sums(
 def test_servers_that_record_at_the_same_time_lose_nothing(
     postgres: Postgres, tmp_path: Path, tiny_base: BaseSpec
 ) -> None:
-    url = postgres.new_database()
+    url = postgres.migrated_database()
     servers = [Registry(url, ContentStore(tmp_path / name), tiny_base) for name in ("a", "b")]
     used = random_usage(60)
     oldest = min(hour for hour, *_ in used)
@@ -258,7 +258,7 @@ def test_a_database_without_sums_gets_them(
 def test_moments_are_in_utc_whatever_the_databases_time_zone(
     postgres: Postgres, tmp_path: Path, tiny_base: BaseSpec
 ) -> None:
-    url = f"{postgres.new_database()}?options=-c%20timezone%3DAmerica/New_York"
+    url = f"{postgres.migrated_database()}?options=-c%20timezone%3DAmerica/New_York"
     registry = Registry(url, ContentStore(tmp_path / "content"), tiny_base)
     at = datetime(2026, 5, 1, tzinfo=UTC)
     with registry.session() as session:

@@ -76,7 +76,7 @@ async def test_a_server_says_what_it_holds_and_that_it_stops(
 async def test_servers_know_each_other(
     postgres: Postgres, tmp_path: Path, tiny_base: BaseSpec
 ) -> None:
-    url = postgres.new_database()
+    url = postgres.migrated_database()
     engine = FakeEngine()
     registries, presences = [], []
     for number in (1, 2):

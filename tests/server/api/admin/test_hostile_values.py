@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,10 +13,10 @@ ADAPTER = "/admin/adapters/default/home"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.db'}"
-    return str(request.getfixturevalue("postgres").new_database())
+        return str(request.getfixturevalue("sqlite_url"))
+    return str(request.getfixturevalue("postgres").migrated_database())
 
 
 async def test_in_urls(client: httpx.AsyncClient, home: VersionRecord) -> None:
