@@ -149,30 +149,26 @@ def _app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
     mapping.install(app)
-    app.include_router(services.data_plane.router())
+    services.data_plane.router().add_to(app)
     services.rollouts.judge.ask = asking(answering(services.data_plane), registry)
     document_bodies(app, engine.endpoints)
-    app.include_router(models.router(registry, leases, base_name, registry.base.name))
-    app.include_router(
-        admin.router(
-            registry,
-            services.keys,
-            services.gate,
-            leases,
-            services.usage_buffer,
-            settings,
-            services.intakes,
-            services.rollouts,
-            services.compositions,
-        )
-    )
-    app.include_router(lora_loading.router(registry, services.gate, leases, services.intakes))
-    app.include_router(recent_requests.router(services.recent))
-    app.include_router(
-        front_page.router(
-            base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared
-        )
-    )
+    models.router(registry, leases, base_name, registry.base.name).add_to(app)
+    admin.router(
+        registry,
+        services.keys,
+        services.gate,
+        leases,
+        services.usage_buffer,
+        settings,
+        services.intakes,
+        services.rollouts,
+        services.compositions,
+    ).add_to(app)
+    lora_loading.router(registry, services.gate, leases, services.intakes).add_to(app)
+    recent_requests.router(services.recent).add_to(app)
+    front_page.router(
+        base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared
+    ).add_to(app)
     add_probes(app, registry, engine, lifecycle)
     if settings.operations_port is None:
         _add_metrics(app, services)

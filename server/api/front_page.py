@@ -7,9 +7,9 @@ import mimetypes
 from collections.abc import Callable
 from pathlib import Path
 
-from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
+from server.api.routes import Routes
 from server.errors import NotFound
 from server.errors.missing_routes import message_for
 
@@ -55,9 +55,9 @@ PATHS = frozenset({"/", "/docs", *(f"/docs/{name}" for name in _FILES)})
 """The paths of these pages, which need no key. They tell nothing about adapters or tenants."""
 
 
-def router(base_name: str, is_ready: Callable[[], bool]) -> APIRouter:
+def router(base_name: str, is_ready: Callable[[], bool]) -> Routes:
     """Return the pages' routes. `is_ready()` tells what the first page says of the server."""
-    pages = APIRouter(include_in_schema=False)
+    pages = Routes(include_in_schema=False)
 
     @pages.api_route("/", methods=["GET", "HEAD"])
     async def front() -> HTMLResponse:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
 from adapters_registry.composition.metadata import ON_REQUEST_NAME
@@ -31,6 +31,7 @@ from server.api.intake.intake import Intake, Received
 from server.api.intake.suspended import require_active_tenant, require_in_service
 from server.api.request_sources import RequestSources
 from server.api.resolve import arm_of, resolve
+from server.api.routes import Routes
 from server.auth import Caller
 from server.engine.interface import Endpoint, Engine
 from server.errors import APIError, ContextTooLong, NotServing, Preempted, TookTooLong
@@ -82,9 +83,9 @@ class DataPlane:
     clock: Callable[[], float] = time.monotonic
     """Seconds, for the quotas and the timing of requests; it never goes back."""
 
-    def router(self, only: Collection[str] | None = None) -> APIRouter:
+    def router(self, only: Collection[str] | None = None) -> Routes:
         """Return the routes of OpenAI's and Anthropic's APIs: all, or only those paths."""
-        routes = APIRouter(tags=["inference"])
+        routes = Routes(tags=["inference"])
         for path, endpoint in self.engine.endpoints.items():
             if only is None or path in only:
                 answer = self._route(endpoint)

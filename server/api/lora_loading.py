@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
@@ -20,6 +20,7 @@ from adapters_registry.records.tables import VersionState
 from adapters_registry.registry import Registry
 from server.api.admin.intakes import Intakes
 from server.api.intake.suspended import require_active_tenant
+from server.api.routes import Routes
 from server.auth import Caller
 from server.errors import InvalidRequest, ModelNotFound, rejected
 from server.gate.gate import CHECKABLE, Gate
@@ -54,9 +55,9 @@ class LoraToUnload(BaseModel):
     lora_int_id: int | None = Field(None, description="Ignored: the name says it.")
 
 
-def router(registry: Registry, gate: Gate, leases: Leases, intakes: Intakes) -> APIRouter:
+def router(registry: Registry, gate: Gate, leases: Leases, intakes: Intakes) -> Routes:
     """Return the routes that vLLM's clients and control planes ask for."""
-    routes = APIRouter(tags=["vllm"])
+    routes = Routes(tags=["vllm"])
     workers = Workers("lora-loading", NUM_THREADS)
 
     @routes.post("/v1/load_lora_adapter", response_class=PlainTextResponse)

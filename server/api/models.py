@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from adapters_registry.records.catalog import AdapterRecord, VersionRecord
 from adapters_registry.registry import Registry
 from server.api.resolve import may_use, resolve
+from server.api.routes import Routes
 from server.auth import Caller
 from server.residency.leases import Leases
 from server.residency.states import Tier
@@ -18,9 +19,9 @@ from server.workers import Workers
 NUM_THREADS = 2
 
 
-def router(registry: Registry, leases: Leases, base_name: str, base: str) -> APIRouter:
+def router(registry: Registry, leases: Leases, base_name: str, base: str) -> Routes:
     """Return the routes that list models."""
-    routes = APIRouter(tags=["inference"])
+    routes = Routes(tags=["inference"])
     # With thousands of adapters a listing takes long, and no stream should wait for it.
     workers = Workers("listing", NUM_THREADS)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import BaseModel, Field
 
 from adapters_registry.errors import NotFound
+from server.api.routes import Routes
 from server.auth import Caller
 from server.request_log.recent import RecentRequests
 from server.request_log.record import STAGES, RequestRecord
@@ -44,9 +45,9 @@ class RequestList(BaseModel):
     data: list[RequestBody]
 
 
-def router(recent: RecentRequests) -> APIRouter:
+def router(recent: RecentRequests) -> Routes:
     """Return the routes of recent requests."""
-    routes = APIRouter(prefix="/admin/requests", tags=["admin"])
+    routes = Routes(prefix="/admin/requests", tags=["admin"])
 
     @routes.get("", response_model=RequestList)
     async def list_requests(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 
 from adapters_registry.names import LIVE
@@ -17,6 +17,7 @@ from adapters_registry.records.tables import AuditEntry
 from adapters_registry.rollout.canaries import CanaryRecord
 from server.api.admin import hide_foreign
 from server.api.admin.rollout.canaries import read_latest
+from server.api.routes import Routes
 from server.api.words import change_in_words
 from server.auth import Caller
 from server.console.adapters import read_last_days
@@ -175,9 +176,9 @@ class AdapterPages:
         )
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the route that shows an adapter."""
-    routes = APIRouter(dependencies=[Depends(hide_foreign)])
+    routes = Routes(dependencies=[Depends(hide_foreign)])
     pages = AdapterPages(parts)
 
     @routes.get("/adapters/{tenant}/{name}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator
 
@@ -16,6 +16,7 @@ from adapters_registry.records.tables import VersionState
 from adapters_registry.records.usage.reading import last_used_days
 from adapters_registry.registry import Registry
 from server.api.admin.paging import Sorting, find_adapters, page_of
+from server.api.routes import Routes
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
 from server.console.traffic import Traffic, traffic_by
@@ -37,9 +38,9 @@ class AdapterRow:
     """The last day with recorded usage."""
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the route of the list."""
-    routes = APIRouter()
+    routes = Routes()
     services = parts.services
     registry = services.registry
 

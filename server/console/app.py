@@ -40,8 +40,8 @@ def build_console(services: Services, secret: bytes) -> FastAPI:
     parts = Parts(services, sessions, Renderer(), Workers("console", NUM_THREADS))
     guarded = [Depends(refusing_suspended(services.registry))]
     for page in PAGES:
-        dependencies = None if page is login else guarded  # nobody is logged in there yet
-        app.include_router(page.router(parts), dependencies=dependencies)
+        # Nobody is logged in yet at the login.
+        page.router(parts).add_to(app, () if page is login else guarded)
     app.mount("/playground", playground.answering(services.data_plane))
 
     @app.get("/static/{name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 from starlette.datastructures import FormData
 
@@ -18,6 +18,7 @@ from adapters_registry.records.retirement import pin_version, retire_version
 from server.api.admin import hide_foreign
 from server.api.admin.bodies import SuspensionAsked
 from server.api.admin.residency import prefetch_version, prepare_pin
+from server.api.routes import Routes
 from server.auth import require_admin
 from server.console.adapter import AdapterPages
 from server.console.pages.forms import body_of
@@ -25,9 +26,9 @@ from server.console.parts import Parts, caller_of
 from server.errors import InvalidRequest
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes that change an adapter."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}", dependencies=[Depends(hide_foreign)])
+    routes = Routes(prefix="/adapters/{tenant}/{name}", dependencies=[Depends(hide_foreign)])
     services, pages = parts.services, AdapterPages(parts)
 
     async def apply(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

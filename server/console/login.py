@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from server.api.routes import Routes
 from server.auth import Caller
 from server.console.guard import LOGIN
 from server.console.navigation import ROOT, places_for
@@ -26,9 +27,9 @@ WHY = {
 MAX_KEY_CHARACTERS = 512
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes that begin and end sessions."""
-    routes = APIRouter()
+    routes = Routes()
     refusals = Refusals()
     sessions, render = parts.sessions, parts.renderer.page
 

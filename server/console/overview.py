@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.records.servers import ServerFigures, ServerRecord, read_servers
 from adapters_registry.registry import Registry
+from server.api.routes import Routes
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
 from server.console.traffic import Traffic
@@ -45,9 +46,9 @@ class Overview:
         return self.traffic.output_tokens / RECENT_SECONDS
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes of the page, and of the part of it that is asked for again and again."""
-    routes = APIRouter(prefix="/overview")
+    routes = Routes(prefix="/overview")
     services, render = parts.services, parts.renderer.page
 
     @routes.get("")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, COMPANION_FILES
 from adapters_registry.records.tables import VersionState
 from server.api.admin.adapters import served_form
+from server.api.routes import Routes
 from server.console.parts import Parts
 from server.gate.gate import CHECKABLE
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes of registration."""
-    routes = APIRouter(prefix="/register")
+    routes = Routes(prefix="/register")
     services, render = parts.services, parts.renderer.page
 
     @routes.get("")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 
 from adapters_registry.errors import NotFound
 from adapters_registry.registry import Registry
-from server.api import policies
 from server.api.admin import (
     adapters,
     audit,
     garbage,
+    policies,
     recheck,
     residency,
     tenants,
@@ -23,6 +23,7 @@ from server.api.admin.rollout import aliases, canaries
 from server.api.composition import routes as composition
 from server.api.composition.compositions import Compositions
 from server.api.intake.suspended import require_active_tenant
+from server.api.routes import Routes
 from server.auth import Caller, Keys
 from server.gate.gate import Gate
 from server.residency.leases import Leases
@@ -45,7 +46,7 @@ def router(
     intakes: Intakes,
     rollouts: Rollouts,
     compositions: Compositions,
-) -> APIRouter:
+) -> Routes:
     """Return all admin routes.
 
     Their calls to the database have threads of their own. If the database is slow, they wait for
@@ -60,18 +61,18 @@ def router(
 
     refuse_suspended = refusing_suspended(registry)
     dependencies = [Depends(hide_foreign), Depends(refuse_suspended), Depends(follow)]
-    routes = APIRouter(prefix="/admin", dependencies=dependencies)
-    routes.include_router(adapters.router(registry, gate, intakes, compositions, workers))
-    routes.include_router(composition.router(registry, gate, compositions, settings))
-    routes.include_router(recheck.router(registry, gate, workers))
-    routes.include_router(aliases.router(registry, rollouts.warm, settings.warm_seconds, workers))
-    routes.include_router(canaries.router(registry, rollouts, settings.warm_seconds, workers))
-    routes.include_router(residency.router(registry, leases, workers))
-    routes.include_router(audit.router(registry, workers))
-    routes.include_router(tenants.router(registry, keys, workers))
-    routes.include_router(policies.router(registry, workers))
-    routes.include_router(garbage.router(registry, settings))
-    routes.include_router(usage.router(registry, usage_buffer, workers))
+    routes = Routes(prefix="/admin", dependencies=dependencies)
+    routes.add(adapters.router(registry, gate, intakes, compositions, workers))
+    routes.add(composition.router(registry, gate, compositions, settings))
+    routes.add(recheck.router(registry, gate, workers))
+    routes.add(aliases.router(registry, rollouts.warm, settings.warm_seconds, workers))
+    routes.add(canaries.router(registry, rollouts, settings.warm_seconds, workers))
+    routes.add(residency.router(registry, leases, workers))
+    routes.add(audit.router(registry, workers))
+    routes.add(tenants.router(registry, keys, workers))
+    routes.add(policies.router(registry, workers))
+    routes.add(garbage.router(registry, settings))
+    routes.add(usage.router(registry, usage_buffer, workers))
     return routes
 
 

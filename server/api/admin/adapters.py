@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from adapters_registry.records.access.sharing import share_adapter
 from adapters_registry.records.access.suspension import resume_adapter, suspend_adapter
@@ -25,6 +25,7 @@ from server.api.admin.intakes import Intakes
 from server.api.admin.paging import Sorting, find_adapters, page_of
 from server.api.admin.registration import REQUEST_BODY, RegistrationBody
 from server.api.composition.compositions import Compositions
+from server.api.routes import Routes
 from server.auth import Caller
 from server.errors import rejected
 from server.gate.gate import CHECKABLE, Gate
@@ -88,9 +89,9 @@ def router(
     intakes: Intakes,
     compositions: Compositions,
     workers: Workers,
-) -> APIRouter:
+) -> Routes:
     """Return the routes of adapters and versions."""
-    routes = APIRouter(prefix="/adapters", tags=["admin"])
+    routes = Routes(prefix="/adapters", tags=["admin"])
 
     @routes.post(
         "",

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from adapters_registry.records.audit import KEY_ACTOR
 from adapters_registry.records.tables import AuditEntry
 from adapters_registry.registry import Registry
 from server.api.admin.bodies import AuditBody, AuditPage
+from server.api.routes import Routes
 from server.auth import Caller
 from server.workers import Workers
 
 MAX_ID = (1 << 63) - 1
 
 
-def router(registry: Registry, workers: Workers) -> APIRouter:
+def router(registry: Registry, workers: Workers) -> Routes:
     """Return the route of the audit trail."""
-    routes = APIRouter(tags=["admin"])
+    routes = Routes(tags=["admin"])
 
     @routes.get("/audit")
     async def list_changes(

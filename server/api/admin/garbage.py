@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from adapters_registry.collection import Collector
 from adapters_registry.registry import Registry
+from server.api.routes import Routes
 from server.settings import Settings
 from server.workers import Workers
 
@@ -34,9 +35,9 @@ class CollectionBody(BaseModel):
     rejected_versions: int = Field(description="Records of rejected versions.")
 
 
-def router(registry: Registry, settings: Settings) -> APIRouter:
+def router(registry: Registry, settings: Settings) -> Routes:
     """Return the route of collections."""
-    routes = APIRouter(tags=["admin"])
+    routes = Routes(tags=["admin"])
     collector = Collector(
         registry, settings.garbage_grace, settings.keep_rejected, settings.keep_compositions
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.registry import Registry
 from adapters_registry.verdicts import begin_recheck
 from server.api.admin.bodies import VersionBody
+from server.api.routes import Routes
 from server.gate.gate import Gate
 from server.workers import Workers
 
@@ -31,9 +32,9 @@ class Rechecked(BaseModel):
     data: list[VersionBody]
 
 
-def router(registry: Registry, gate: Gate, workers: Workers) -> APIRouter:
+def router(registry: Registry, gate: Gate, workers: Workers) -> Routes:
     """Return the route that checks versions of another base again."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
+    routes = Routes(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
     @routes.post("/recheck", status_code=202, responses={200: {"description": "Checked."}})
     async def recheck(

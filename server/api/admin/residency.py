@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.retirement import pin_version
 from adapters_registry.registry import Registry
+from server.api.routes import Routes
 from server.auth import require_admin
 from server.errors import Conflict
 from server.residency.leases import Leases
@@ -16,9 +17,9 @@ from server.residency.slot_scheduler import TooManyPins
 from server.workers import Workers
 
 
-def router(registry: Registry, leases: Leases, workers: Workers) -> APIRouter:
+def router(registry: Registry, leases: Leases, workers: Workers) -> Routes:
     """Return the routes of residency."""
-    routes = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
+    routes = Routes(tags=["admin"], dependencies=[Depends(require_admin)])
     version_path = "/adapters/{tenant}/{name}/versions/{number}"
 
     @routes.put(version_path + "/pin", status_code=204)

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from adapters_registry.records.access.key_life import rotate_key
@@ -25,6 +25,7 @@ from adapters_registry.registry import Registry
 from server.api.admin.bodies import SuspensionAsked, SuspensionBody, suspension_body
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.api.admin.paging import unknown_cursor
+from server.api.routes import Routes
 from server.auth import Caller, Keys
 from server.workers import Workers
 
@@ -180,9 +181,9 @@ class KeyPage(BaseModel):
     next: str | None = Field(description="The `after` of the next page; null on the last page.")
 
 
-def router(registry: Registry, keys: Keys, workers: Workers) -> APIRouter:
+def router(registry: Registry, keys: Keys, workers: Workers) -> Routes:
     """Return the routes of tenants and keys."""
-    routes = APIRouter(tags=["admin"])
+    routes = Routes(tags=["admin"])
 
     @routes.post("/tenants", status_code=201)
     async def create(

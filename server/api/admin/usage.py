@@ -7,12 +7,13 @@ import io
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from adapters_registry.records.tables import now
 from adapters_registry.records.usage.reading import Used, read_usage
 from adapters_registry.registry import Registry
+from server.api.routes import Routes
 from server.auth import Caller
 from server.tenancy.usage import UsageBuffer
 from server.workers import Workers
@@ -43,9 +44,9 @@ class UsageList(BaseModel):
     data: list[UsageBody]
 
 
-def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> APIRouter:
+def router(registry: Registry, usage_buffer: UsageBuffer, workers: Workers) -> Routes:
     """Return the route of usage."""
-    routes = APIRouter(tags=["admin"])
+    routes = Routes(tags=["admin"])
 
     @routes.get("/usage", responses={200: {"content": {"text/csv": {}}}}, response_model=UsageList)
     async def show_usage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.composition.parts import MAX_PARTS
@@ -16,6 +16,7 @@ from server.api.admin.bodies import VersionBody
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
 from server.api.admin.registration import check_free
 from server.api.composition.compositions import Compositions, Wanted
+from server.api.routes import Routes
 from server.gate.gate import Gate
 from server.settings import Settings
 
@@ -54,9 +55,9 @@ class CompositionBody(BaseModel):
 
 def router(
     registry: Registry, gate: Gate, compositions: Compositions, settings: Settings
-) -> APIRouter:
+) -> Routes:
     """Return the route of compositions."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
+    routes = Routes(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
     @routes.post(
         "/compose",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator, Field
 
 from server.api.admin.audit import MAX_ID, page_of_audit
+from server.api.routes import Routes
 from server.api.words import change_in_words
 from server.console.parts import Parts, caller_of
 
@@ -20,9 +21,9 @@ Before = Annotated[
 ]
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the route of the page."""
-    routes = APIRouter()
+    routes = Routes()
     registry = parts.services.registry
 
     @routes.get("/audit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from adapters_registry.records.access.key_life import rotate_key
@@ -19,6 +19,7 @@ from adapters_registry.records.keys import (
 from adapters_registry.records.tables import now
 from server.api.admin.paging import unknown_cursor
 from server.api.admin.tenants import KeyRotation, NewKey
+from server.api.routes import Routes
 from server.auth import require_admin
 from server.console.pages.forms import body_of
 from server.console.parts import Parts
@@ -28,9 +29,9 @@ PAGE_SIZE = 50
 Tenant = Annotated[str, Query(max_length=256)]
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes that list, create and revoke keys."""
-    routes = APIRouter(prefix="/keys", dependencies=[Depends(require_admin)])
+    routes = Routes(prefix="/keys", dependencies=[Depends(require_admin)])
     services = parts.services
     registry, keys = services.registry, services.keys
 

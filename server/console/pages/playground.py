@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from adapters_registry.records.catalog import AdapterRecord
@@ -13,6 +13,7 @@ from adapters_registry.registry import Registry
 from server.api.inference import DataPlane
 from server.api.models import public_id
 from server.api.resolve import may_use
+from server.api.routes import Routes
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
 from server.console.rendering import HEADERS
@@ -24,9 +25,9 @@ NUM_ADAPTERS = 3
 """So many adapters or versions answer beside the base."""
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes of the page and of the names that it suggests."""
-    routes = APIRouter()
+    routes = Routes()
     services = parts.services
 
     @routes.get("/playground")
@@ -61,7 +62,7 @@ def answering(data_plane: DataPlane) -> FastAPI:
     app = FastAPI(title="Playground", docs_url=None, redoc_url=None, openapi_url=None)
     app.state = data_plane.engine.app_state
     mapping.install(app)
-    app.include_router(data_plane.router({CHAT}))
+    data_plane.router({CHAT}).add_to(app)
     return app
 
 

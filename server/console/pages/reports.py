@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import FileResponse, Response
 
+from server.api.routes import Routes
 from server.auth import require_admin
 from server.console.parts import Parts
 from server.console.rendering import HEADERS
@@ -36,9 +37,9 @@ class ReportEntry:
     """What the load test was to find out; empty if the report does not say."""
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes that list and open reports."""
-    routes = APIRouter(prefix="/loadtests", dependencies=[Depends(require_admin)])
+    routes = Routes(prefix="/loadtests", dependencies=[Depends(require_admin)])
     folder = parts.services.settings.data_dir / FOLDER
 
     @routes.get("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from adapters_registry.records.tenants import (
@@ -20,8 +20,9 @@ from adapters_registry.records.tenants import (
 )
 from adapters_registry.trust.policy import SignatureRule
 from server.api.admin.bodies import SuspensionAsked
+from server.api.admin.policies import PolicyBody
 from server.api.admin.tenants import NewTenant, QuotaBody
-from server.api.policies import PolicyBody
+from server.api.routes import Routes
 from server.auth import require_admin
 from server.console.navigation import ROOT
 from server.console.pages.forms import body_of
@@ -32,9 +33,9 @@ from server.tenancy.service_tiers import ON_DEMAND
 PAGE_SIZE = 50
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes that list, show and change tenants."""
-    routes = APIRouter(prefix="/tenants", dependencies=[Depends(require_admin)])
+    routes = Routes(prefix="/tenants", dependencies=[Depends(require_admin)])
     registry, render = parts.services.registry, parts.renderer.page
 
     @routes.get("")

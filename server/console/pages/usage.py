@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from adapters_registry.records.usage.reading import (
 )
 from adapters_registry.records.usage.recording import oldest_usage
 from server.api.admin.usage import body_of, csv_of, owner_for
+from server.api.routes import Routes
 from server.auth import Caller
 from server.console.pages.money import Bill, Cost, bills, hours_between
 from server.console.parts import Parts, caller_of
@@ -105,9 +106,9 @@ def span(tenant: Name = "", adapter: Name = "", since: Day = None, until: Day = 
     return Span(tenant.strip(), adapter.strip(), first, last)
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the routes of the page and of its CSV."""
-    routes = APIRouter()
+    routes = Routes()
     services = parts.services
 
     @routes.get("/usage")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.errors import ChangedMeanwhile, NotFound
@@ -15,6 +15,7 @@ from adapters_registry.records.catalog import AliasRecord, Target
 from adapters_registry.registry import Registry
 from server.api.admin.bodies import AliasBody, TargetBody, WarmAliasBody
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.api.routes import Routes
 from server.errors import InvalidRequest
 from server.rollout.warm_promotions import WarmPromotions
 from server.workers import Workers
@@ -54,9 +55,9 @@ class AliasTargets(BaseModel):
 
 def router(
     registry: Registry, warm: WarmPromotions, warm_seconds: float, workers: Workers
-) -> APIRouter:
+) -> Routes:
     """Return the routes of aliases. `warm_seconds`: how long a warm promotion waits by default."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}", tags=["admin"])
+    routes = Routes(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
     @routes.get("/aliases/{alias}")
     async def show_alias(tenant: str, name: str, alias: str, response: Response) -> AliasBody:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.errors import NotFound
@@ -16,6 +16,7 @@ from adapters_registry.rollout.examples import examples_of
 from adapters_registry.rollout.plan import MARGINS, MAX_EXAMPLES, CanaryPlan, Criterion
 from adapters_registry.rollout.tables import CanaryState
 from server.api.admin.idempotency import IdempotencyHeader, idempotency
+from server.api.routes import Routes
 from server.rollout.rollouts import Rollouts
 from server.workers import Workers
 
@@ -168,11 +169,9 @@ class CanaryBody(BaseModel):
         )
 
 
-def router(
-    registry: Registry, rollouts: Rollouts, warm_seconds: float, workers: Workers
-) -> APIRouter:
+def router(registry: Registry, rollouts: Rollouts, warm_seconds: float, workers: Workers) -> Routes:
     """Return the routes. `warm_seconds`: how long the last step waits for servers at most."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}/canary", tags=["admin"])
+    routes = Routes(prefix="/adapters/{tenant}/{name}/canary", tags=["admin"])
 
     @routes.post("", status_code=201)
     async def begin(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.records.tenants import TenantRecord, no_tenant, set_policy
@@ -13,6 +12,7 @@ from adapters_registry.trust.policy import (
     TrustedIdentity,
     TrustedKey,
 )
+from server.api.routes import Routes
 from server.workers import Workers
 
 
@@ -67,9 +67,9 @@ class PolicyBody(BaseModel):
         )
 
 
-def router(registry: Registry, workers: Workers) -> APIRouter:
+def router(registry: Registry, workers: Workers) -> Routes:
     """Return the routes that show and replace policies."""
-    routes = APIRouter(tags=["admin"])
+    routes = Routes(tags=["admin"])
 
     @routes.get("/tenants/{tenant}/policy")
     async def show_policy(tenant: str) -> PolicyBody:
