@@ -43,7 +43,7 @@ HASHES := $(VENV)/bin/python requirements/hashes.py
 # The packages whose lines `make coverage` counts.
 COVERED := server adapters_registry loadtest training
 
-.PHONY: help serve test bench abuse chaos soak clients bases screenshots check lint install base demo-adapters chart-docs docs \
+.PHONY: help serve test test-long bench abuse chaos soak clients bases screenshots check lint install base demo-adapters chart-docs docs \
 	coverage lock hashes hashes-3.12 wheel sbom release fuzz clean
 .DEFAULT_GOAL := help
 
@@ -53,8 +53,15 @@ help: ## List the targets.
 serve: install ## Install, prepare the bundled base, serve it with the demo adapters.
 	@exec $(VENV)/bin/loraplex serve --demo
 
+# One thread of OpenMP each: with two, every step of an engine would wait for the other worker's.
+PYTEST_ON_TWO := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
 test: $(INSTALLED_DEV) $(TRITON) base ## Install and pass the tests.
-	$(VENV)/bin/python -m pytest -n 2
+	$(PYTEST_ON_TWO)
+
+test-long: $(INSTALLED_DEV) $(TRITON) base ## Pass the long forms of the tests that have one.
+	LONG=1 $(PYTEST_ON_TWO) $(shell grep -rl --include='test_*.py' long_form tests) \
+		tests/real_engine/test_loading.py
 
 bench: install base ## Measure LORAPLEX_URL, or a server that is started for it; SCENARIO=hot-swap, ...
 	$(VENV)/bin/loraplex loadtest run $(or $(SCENARIO),lora-overhead)

@@ -122,8 +122,19 @@ def test_every_picture_is_shown() -> None:
 
 @each_page
 def test_commands_exist_with_their_options(page: Path) -> None:
+    assert_commands_exist(page.read_text())
+
+
+def test_the_commands_of_the_first_hour_exist_with_their_options() -> None:
+    """`make test-long` runs the script."""
+    script = (ROOT / "examples" / "first_hour.sh").read_text()
+    assert script.count("loraplex ") > 12
+    assert_commands_exist(f"```bash\n{script.replace('loraplex --version', '')}\n```\n")
+
+
+def assert_commands_exist(text: str) -> None:
     known = generated.all_commands()
-    for words in texts.commands(page.read_text()):
+    for words in texts.commands(text):
         path = next(
             (p for n in (2, 1) if (p := " ".join(["loraplex", *words[:n]])) in known),
             None,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile, rmtree
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from adapters_registry.records.catalog import Target
 from adapters_registry.records.retirement import retire_version
 from adapters_registry.records.tables import UNDER_CHECK, Version, VersionState, now
 from adapters_registry.registry import Registry
+from tests.long_form import examples
 from tests.postgres import Postgres
 from tests.tiny import TINY_BASE
 
@@ -68,10 +70,11 @@ class Model:
 
 
 class TwoServers(RuleBasedStateMachine):
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, new_database: Callable[[Path], str]) -> None:
+        """`new_database` makes an empty database, with or without the given folder."""
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.url = url or f"sqlite:///{self.folder / 'registry.db'}"
+        self.url = new_database(self.folder)
         self.base = BaseSpec.from_config("tiny", TINY_BASE, max_rank=8)
         self.count = 0
         self.lives = [0, 0]
@@ -253,21 +256,27 @@ class TwoServers(RuleBasedStateMachine):
         return number  # the first database id is 1, and one is taken per version
 
 
-TwoServers.TestCase.settings = settings(
-    max_examples=20,
+EXAMPLES = settings(
+    max_examples=examples(20),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 
 
-TestTwoServersOnSQLite = TwoServers.TestCase
+def test_two_servers_on_sqlite(newest_schema: Path) -> None:
+    class OnSQLite(TwoServers):
+        def __init__(self) -> None:
+            super().__init__(
+                lambda folder: f"sqlite:///{copyfile(newest_schema, folder / 'registry.db')}"
+            )
+
+    run_state_machine_as_test(OnSQLite, settings=EXAMPLES)
 
 
 def test_two_servers_on_postgresql(postgres: Postgres) -> None:
     class OnPostgreSQL(TwoServers):
         def __init__(self) -> None:
-            super().__init__(postgres.new_database())
+            super().__init__(lambda _: postgres.migrated_database())
 
-    few = settings(TwoServers.TestCase.settings, max_examples=5)
-    run_state_machine_as_test(OnPostgreSQL, settings=few)
+    run_state_machine_as_test(OnPostgreSQL, settings=settings(EXAMPLES, max_examples=examples(5)))

@@ -29,6 +29,7 @@ class Job:
 def answer_jobs(jobs: list[Job]) -> list[list[Answer]]:
     """Have each job answered by an engine of its own."""
     environment = os.environ | {
+        "OMP_NUM_THREADS": "1",  # more cores are no help to bases this small
         "TORCH_COMPILE_DISABLE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -41,6 +41,7 @@ def answer_batches(
     }
     environment = os.environ | {
         CPU_LORA_KERNELS: operators,
+        "OMP_NUM_THREADS": "1",  # more cores are no help to a base this small
         "TORCH_COMPILE_DISABLE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "ERROR",

@@ -1,4 +1,8 @@
-"""`examples/first_hour.sh`: a new user's path, from a clone to a promoted adapter of one's own."""
+"""`examples/first_hour.sh`: a new user's path, from a clone to a promoted adapter of one's own.
+
+`make test-long` runs it. Each of its steps has tests of its own; those of `make test` see that its
+commands and options exist.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.long_form import LONG
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,6 +28,7 @@ def free_port() -> int:
     return port
 
 
+@pytest.mark.skipif(not LONG, reason="`make test-long` runs it")
 def test_the_first_hour(tmp_path: Path) -> None:
     """With few steps of training; everything else is what a user runs."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("LORAPLEX_")}

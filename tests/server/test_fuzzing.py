@@ -33,13 +33,14 @@ from adapters_registry.records.tenants import Quota, create_tenant, resume_tenan
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.middleware.authentication import LOADING_PATHS, OPEN_PATHS
+from tests.long_form import LONG
 from tests.server.callers import make_callers
 from tests.server.fake_engine import FakeEngine
 from tests.server.test_isolation import ADMINS_ONLY
 from tests.tiny import AdapterFactory
 
 EXAMPLES = settings(
-    max_examples=int(os.environ.get("FUZZING_EXAMPLES", "8")),
+    max_examples=int(os.environ.get("FUZZING_EXAMPLES", "50" if LONG else "3")),
     derandomize=True,
     database=None,
     deadline=None,

@@ -88,6 +88,7 @@ def test_child_processes_alone_see_the_threads(monkeypatch: pytest.MonkeyPatch) 
 def test_who_sets_one_variable_decides_about_all(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv(name, "0-3")
     with threads({"OMP_NUM_THREADS": "3", "OMP_PLACES": "{0,1,2}"}):
         assert "OMP_NUM_THREADS" not in os.environ

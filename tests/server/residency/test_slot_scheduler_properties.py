@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from server.residency.slot_scheduler import Grant, SlotScheduler, SlotTicket, TooManyPins
+from tests.long_form import examples
 from tests.server.residency.slot_simulation import Simulation
 
 SLOTS, QUANTUM, LINGER = 3, 10, 2
@@ -156,10 +157,12 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
 
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
-TestAnyOrderOfEvents.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestAnyOrderOfEvents.settings = settings(
+    max_examples=examples(200), stateful_step_count=60, deadline=None
+)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     arrivals=st.lists(
         st.tuples(st.integers(0, 6), st.integers(1, 8), st.integers(1, 15)), max_size=80
@@ -190,7 +193,7 @@ def test_every_wait_keeps_to_the_bound(
         assert request.waited <= turns * (quantum + longest)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     arrivals=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=60),
     num_slots=st.integers(1, 4),
@@ -221,7 +224,7 @@ def test_nobody_starves_among_tenants_and_a_tenant_s_first_key_is_soon_next(
             assert request.waited <= math.ceil(place / num_slots) * (quantum + longest)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     arrivals=st.lists(
         st.tuples(st.integers(0, 6), st.integers(1, 8), st.integers(1, 15), st.sampled_from("ab")),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.residency.slot_scheduler import SlotScheduler
+from tests.long_form import examples
 from tests.server.residency.slot_simulation import Simulation
 
 QUANTUM, LINGER, GAP = 8.0, 0.05, 0.01
@@ -147,7 +148,7 @@ def test_without_a_kept_slot_endless_streams_shut_all_others_out() -> None:
     num_calm=st.integers(1, 3),
     seed=st.integers(0, 1 << 16),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_endless_streams_beyond_a_tenants_share_end_for_who_waits_long(
     num_slots: int, num_adapters: int, num_calm: int, seed: int
 ) -> None:
@@ -200,7 +201,7 @@ def test_of_a_version_that_tenants_share_only_the_holders_own_requests_end() -> 
     longest=st.floats(1, 60),
     seed=st.integers(0, 1 << 16),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_tenant_below_its_share_waits_for_one_answer_at_most(
     num_slots: int, num_adapters: int, longest: float, seed: int
 ) -> None:

@@ -14,6 +14,7 @@ from server.residency.states import (
     VersionEntry,
     VersionStates,
 )
+from tests.long_form import examples
 
 BUDGET = 4
 IDS = st.integers(1, 8)
@@ -178,4 +179,4 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLives.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

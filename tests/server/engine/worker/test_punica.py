@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from server.engine.worker.lora_cpu.kernel import KernelUnavailable, RowsKernel
 from server.engine.worker.lora_cpu.steps import make_step
 from server.engine.worker.punica import GroupedPunicaWrapper
+from tests.long_form import examples
 
 SLOTS, MAX_RANK = 4, 64
 OPERATORS = ["compiled", "products"]
@@ -110,7 +111,7 @@ def rows(draw: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("operators", OPERATORS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     layer=layers(),
     slots=rows(),

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from server.engine.worker.lora_cpu.files import AdapterFile, Projection, pack_file
 from server.engine.worker.lora_cpu.kernel import KernelUnavailable, RowsKernel
 from server.engine.worker.lora_cpu.packing import PackedAdapter, PackedLayer
+from tests.long_form import examples
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -63,7 +64,7 @@ def bytes_of(adapter: PackedAdapter, features: int, widths: tuple[int, ...]) -> 
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     features=st.sampled_from([1, 2, 17, 48]),
     shape=st.lists(

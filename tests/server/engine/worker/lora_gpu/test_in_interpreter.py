@@ -28,6 +28,7 @@ def test_kernels_in_tritons_interpreter() -> None:
         cwd=ROOT,
         env=os.environ
         | {
+            "OMP_NUM_THREADS": "1",  # the interpreter computes on one core
             "TRITON_INTERPRET": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
