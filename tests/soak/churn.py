@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from loadtest.errors import LoadTestError
 from tests.soak.fleet import TENANTS, Adapter, Fleet, Tenant
+from tests.soak.golden import GOLDEN_TOKENS
 from tests.soak.load import Load
-from tests.soak.questions import GOLDEN_TOKENS
 from tests.soak.site import Site
 from tests.soak.tally import Tally
 from tests.soak.truth import Question, Truth

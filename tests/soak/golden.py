@@ -12,6 +12,8 @@ from typing import Any
 from loadtest.outcome.golden import GoldenAnswer
 from loadtest.outcome.streams import Token
 
+GOLDEN_TOKENS = 6
+"""The length of golden answers. Longer answers are compared as far."""
 TOLERANCE = 0.5
 """In nats. Right answers differ by less from the golden ones, which are computed in float32 and not
 in the batches of the engine; the report says by how much. Other contents' differ by more, but for

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from loadtest.outcome.request_outcome import HUNG_UP, Outcome
 from tests.soak.fleet import TENANTS, Adapter, Fleet, Sum, Tenant, popularity
-from tests.soak.questions import GOLDEN_TOKENS
+from tests.soak.golden import GOLDEN_TOKENS
 from tests.soak.site import Site
 from tests.soak.tally import Tally
 from tests.soak.truth import Question, Truth

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from loadtest.errors import LoadTestError
 from tests.soak.fleet import TENANTS, Adapter, Fleet
-from tests.soak.golden import GoldenAnswers
-from tests.soak.questions import GOLDEN_TOKENS, PROMPTS
+from tests.soak.golden import GOLDEN_TOKENS, GoldenAnswers
+from tests.soak.questions import PROMPTS
 from tests.soak.site import Site
 from tests.soak.truth import BASE, Question, Truth
 from tests.soak.weights import RECIPE
@@ -35,9 +35,11 @@ def golden_answers(fleet: Fleet, file: Path, say: Callable[[str], None]) -> Gold
 
         reference = Reference()
         for prompt, contents in wanted.items():
-            for content, answer in reference.answers(contents, prompt, say):
-                golden.add(content, prompt, answer)
-        golden.write(file, MADE)
+            for number, answers in enumerate(reference.answers(contents, prompt), 1):
+                for content, answer in answers:
+                    golden.add(content, prompt, answer)
+                golden.write(file, MADE)
+                say(f"golden answers: batch {number} for {len(contents)} contents is computed")
     return golden
 
 

@@ -8,8 +8,6 @@ from loadtest.drive.request import Call, make_call
 from loadtest.outcome.request_outcome import Outcome
 from tests.soak.truth import Question
 
-GOLDEN_TOKENS = 6
-"""The length of golden answers. Longer answers are compared as far."""
 PROMPTS = ("Once upon a time, there", "Tell me a story.")
 """For completions, and for chat: beginnings that any adapter goes on with in its own way."""
 

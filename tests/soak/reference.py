@@ -6,7 +6,7 @@ server, one after the other, they would take many times as long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loadtest.outcome.golden import GoldenAnswer
 from loadtest.outcome.streams import Token
 from server.bundled_base import ensure_bundled_base
-from tests.soak.questions import GOLDEN_TOKENS, PROMPTS
+from tests.soak.golden import GOLDEN_TOKENS
+from tests.soak.questions import PROMPTS
 from tests.soak.truth import BASE
 from tests.soak.weights import RANK, files_of
 
@@ -63,13 +64,12 @@ class Reference:
         self._model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
     def answers(
-        self, contents: Sequence[str], prompt: int, say: Callable[[str], None]
-    ) -> Iterator[tuple[str, GoldenAnswer]]:
-        """Yield each content with its greedy answer to a golden prompt."""
+        self, contents: Sequence[str], prompt: int
+    ) -> Iterator[list[tuple[str, GoldenAnswer]]]:
+        """Yield contents with their greedy answers to a golden prompt, a batch at a time."""
         for start in range(0, len(contents), BATCH):
             some = contents[start : start + BATCH]
-            yield from zip(some, self._batch(some, self._ids(prompt)), strict=True)
-            say(f"golden answers to prompt {prompt}: {start + len(some)} of {len(contents)}")
+            yield list(zip(some, self._batch(some, self._ids(prompt)), strict=True))
 
     def _ids(self, prompt: int) -> list[int]:
         if prompt == 0:

@@ -150,6 +150,8 @@ def test_pairs_that_nobody_can_tell_apart_are_counted(truth: Truth) -> None:
 
 def test_new_weights_must_not_answer_as_known_ones(truth: Truth, clock: Clock) -> None:
     truth.contents[f"{HOME}@3"] = "1000000"
-    asked = replace(ASKED, model="home@3", number=3)
-    assert kind_of(truth, asked, answered(f"{HOME}@3", "new cattle")) is None
-    assert kind_of(truth, asked, answered(f"{HOME}@3", "no animal")) == "wrong_adapter"
+    asked, known = replace(ASKED, model="home@3", number=3), "the answer of a certain content"
+    truth.golden.add("5", 0, answer(known))
+    assert kind_of(truth, asked, answered(f"{HOME}@3", "new cattle in the same meadow")) is None
+    assert kind_of(truth, asked, answered(f"{HOME}@3", "the answer")) is None, "too short to say"
+    assert kind_of(truth, asked, answered(f"{HOME}@3", known + " here")) == "wrong_adapter"

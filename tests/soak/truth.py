@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from loadtest.outcome.golden import GoldenAnswer
 from loadtest.outcome.request_outcome import Outcome
 from tests.soak.fleet import COMPOSED
-from tests.soak.golden import TOLERANCE, GoldenAnswers, distance
+from tests.soak.golden import GOLDEN_TOKENS, TOLERANCE, GoldenAnswers, distance
 
 BASE = "base"
 FOREVER = float("inf")
@@ -109,9 +109,11 @@ class Truth:
         if own and far <= TOLERANCE:
             self.distances.append(far)
             return None
+        if own is None and len(answer.tokens) < GOLDEN_TOKENS:
+            return None  # new weights, of whose answer there is too little to compare
         others = [other for other in self.golden.like(asked.prompt, answer) if other != content]
         if own is None and not others:
-            return None  # new weights, whose answer is nobody else's
+            return None
         kind = "wrong_adapter" if others else "wrong_answer"
         golden = f", the golden answer is {own.text!r}, {far:.3g} nats off" if own else ""
         whose = f"; it is that of {', '.join(others)}" if others else ""
