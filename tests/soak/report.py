@@ -15,13 +15,15 @@ import psutil
 
 from tests.soak.fleet import TENANTS
 from tests.soak.golden import TOLERANCE
-from tests.soak.sampling import BOUNDS, HISTORY, Samples
+from tests.soak.sampling import BOUNDS, HISTORY, SERIES_OF_AN_ADAPTER, Samples
 from tests.soak.slopes import slope_of
 from tests.soak.tally import Tally
 from tests.soak.truth import Truth
 
 RESULTS = Path(__file__).with_name("results.json")
 """The report of the last whole soak."""
+MAX_SERIES = 160.0
+"""Three histograms of about twelve series for each of four tiers, and counters by status code."""
 MAX_ROWS_A_CHANGE = 2.0
 """The audit trail has an entry for each change, and a new version or adapter has a row."""
 MAX_DATABASE_KIB_A_CHANGE = 8.0
@@ -160,6 +162,7 @@ def checks_of(tally: Tally, samples: Samples, seconds: float, after: Afterwards)
         Check("starts of the engine", after.engine_starts, 1),
         Check("errors in the server's log", after.errors_in_log, 0),
         Check("the server's exit code", abs(after.exit_code), 0),
+        Check(SERIES_OF_AN_ADAPTER, round(samples.values[SERIES_OF_AN_ADAPTER][-1], 1), MAX_SERIES),
         Check("rows of history a change", round(history / max(1, changes), 2), MAX_ROWS_A_CHANGE),
         Check(
             "database KiB a change",

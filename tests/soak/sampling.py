@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ HISTORY = ("audit", "versions", "adapters")
 Retired versions and deleted adapters keep their rows, as numbers are never used again."""
 OVER_TIME = ("usage", "usage_of_days", "usage_of_months", "usage_in_all", "marks")
 """Usage by the hour and the day, which is kept for months; marks of the last 10,000 changes."""
+SERIES_OF_AN_ADAPTER = "metric series for each adapter"
+_OF_ADAPTER = re.compile(r'[{,]adapter="([^"]+)"')
 _MIB = 1 << 20
 
 BOUNDS: dict[str, Bound] = {
@@ -36,7 +39,8 @@ BOUNDS: dict[str, Bound] = {
     "threads": Bound(6, 3),
     "adapters' files, MiB": Bound(10, 4),
     "other files, MiB": Bound(10, 8),
-    "metric series": Bound(200, 100),
+    "metric series of no adapter": Bound(100, 50),
+    "metric series of versions in memory": Bound(200, 100),
     "rows of what is in service": Bound(40, 20),
 }
 """What each series may grow by, in an hour and in all."""
@@ -76,8 +80,7 @@ class Sampler:
         """Take one sample of everything."""
         page = await self.site.metrics()
         values, rows, database_bytes = await asyncio.to_thread(self._look)
-        values["metric series"] = sum(not line.startswith("#") for line in page.splitlines())
-        self.samples.add(values)
+        self.samples.add(values | series_of(page))
         self.samples.rows.append(rows)
         self.samples.database_bytes.append(database_bytes)
 
@@ -95,6 +98,23 @@ class Sampler:
         in_service = [n for table, n in rows.items() if table not in (*HISTORY, *OVER_TIME)]
         values["rows of what is in service"] = sum(in_service)
         return values, rows, sizes["database"]
+
+
+def series_of(page: str) -> dict[str, float]:
+    """Return how many series a page of metrics has.
+
+    Those of adapters, at most a thousand, come one after the other: for each endpoint, status code
+    and tier that an adapter's requests meet. So they are counted for each adapter.
+    """
+    lines = [line for line in page.splitlines() if not line.startswith("#")]
+    in_memory = [line for line in lines if 'version="' in line or 'adapter_name="' in line]
+    adapters = [found[1] for line in lines if (found := _OF_ADAPTER.search(line))]
+    of_adapters = len(adapters) - sum(bool(_OF_ADAPTER.search(line)) for line in in_memory)
+    return {
+        "metric series of no adapter": float(len(lines) - len(in_memory) - of_adapters),
+        "metric series of versions in memory": float(len(in_memory)),
+        SERIES_OF_AN_ADAPTER: of_adapters / max(1, len(set(adapters))),
+    }
 
 
 def processes(pid: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections import Counter
 
 from tests.soak.fleet import TENANTS, Fleet
 from tests.soak.report import Afterwards, Report, checks_of, rows_of
-from tests.soak.sampling import BOUNDS, Samples
+from tests.soak.sampling import BOUNDS, SERIES_OF_AN_ADAPTER, Samples, series_of
 from tests.soak.tally import Tally
 
 CLEAN = Afterwards(leases=0, engine_starts=1, errors_in_log=0, exit_code=0)
@@ -19,7 +19,7 @@ def samples(growing: str = "") -> Samples:
     taken = Samples()
     for number in range(360):
         taken.times.append(5.0 * number)
-        for name in BOUNDS:
+        for name in (*BOUNDS, SERIES_OF_AN_ADAPTER):
             taken.values.setdefault(name, []).append(100.0 + number * (name == growing))
         taken.rows.append(Counter(audit=number // 36, versions=number // 72))
         taken.database_bytes.append(4096 * (number // 36))
@@ -58,8 +58,25 @@ def test_rows_beyond_the_changes_fail_it() -> None:
     assert failed(Tally(), taken=taken) == {"rows of history a change"}
 
 
+def test_series_are_counted_by_what_they_name() -> None:
+    page = """# HELP loraplex_requests_total Requests.
+loraplex_requests_total{tenant="t",adapter="t/a",endpoint="/v1",code="200"} 1.0
+loraplex_requests_total{tenant="t",adapter="t/a",endpoint="/v1",code="429"} 1.0
+loraplex_requests_total{tenant="t",adapter="t/b",endpoint="/v1",code="200"} 1.0
+loraplex_requests_total{tenant="t",adapter="",endpoint="/v1/models",code="200"} 1.0
+loraplex_adapter_resident{adapter="t/a",version="3",tier="slot"} 1.0
+vllm:lora_adapter_loaded{adapter_name="t/a",level="gpu",pinned="false"} 1.0
+loraplex_engine_starts_total 1.0
+"""
+    assert series_of(page) == {
+        "metric series of no adapter": 2,
+        "metric series of versions in memory": 2,
+        SERIES_OF_AN_ADAPTER: 1.5,
+    }
+
+
 def test_the_series_that_grows_is_named_and_the_report_can_be_read_again() -> None:
-    name = "metric series"
+    name = "metric series of no adapter"
     report = Report(
         "make soak",
         "a machine",
@@ -71,9 +88,9 @@ def test_the_series_that_grows_is_named_and_the_report_can_be_read_again() -> No
         rows_of(samples(growing=name)),
     )
     assert [row.name for row in report.rows_over()] == [name]
-    assert report.failures() == ["metric series grows by 720 an hour"]
+    assert report.failures() == [f"{name} grows by 720 an hour"]
     assert Report.of_json(json.loads(json.dumps(report.to_json()))) == report
-    assert "| metric series | 185.5 | 445.5 |" in report.text()
+    assert f"| {name} | 185.5 | 445.5 |" in report.text()
     assert "**grows**" in report.text()
 
 
