@@ -69,7 +69,8 @@ def _fault(requirement: Requirement, build: str) -> str:
 
 def _why_no_kernel() -> str:
     """Compile the LoRA kernel as the engine does. Returns why that fails, or an empty string."""
-    from server.engine.worker.lora_cpu.kernel import KernelUnavailable, RowsKernel
+    from server.engine.worker.compiled import KernelUnavailable
+    from server.engine.worker.lora_cpu.kernel import RowsKernel
 
     try:
         RowsKernel()

@@ -23,6 +23,9 @@ CPU_LORA_KERNELS = "_LORAPLEX_CPU_LORA_KERNELS"
 GPU_LORA_KERNELS = "_LORAPLEX_GPU_LORA_KERNELS"
 """Holds the same for CUDA."""
 
+CPU_BASE_KERNELS = "_LORAPLEX_CPU_BASE_KERNELS"
+"""Holds the setting that says which kernels compute the base on CPU."""
+
 _GPU_LORA_LOADING = "_LORAPLEX_GPU_LORA_LOADING"
 
 _GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
@@ -120,6 +123,11 @@ def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:
     os.environ[GPU_LORA_KERNELS] = kernels
     os.environ[_GPU_LORA_LOADING] = loading
     os.environ[_GPU_LORA_TILES] = str(tiles)
+
+
+def choose_cpu_base(kernels: str) -> None:
+    """Set which kernels the engine's processes compute the base with on CPU."""
+    os.environ[CPU_BASE_KERNELS] = kernels
 
 
 def gpu_lora_streams() -> bool:

@@ -23,6 +23,7 @@ from server import metrics
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
 from server.engine.environment import (
+    choose_cpu_base,
     choose_gpu_lora,
     choose_traces,
     limit_choices,
@@ -85,6 +86,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         base = prepare_base(settings, announce)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir)
         limit_choices(settings.max_choices)
+        choose_cpu_base(settings.cpu_base_kernels)
         choose_gpu_lora(
             settings.gpu_lora_kernels,
             settings.gpu_lora_loading,

@@ -29,6 +29,13 @@ class BaseModelSettings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
         "auto", "Base", "Data type of weights and activations. `auto` takes the checkpoint's."
     )
+    cpu_base_kernels: Literal["auto", "compiled", "stock"] = setting(
+        "auto",
+        "Base",
+        "Kernels that compute a BF16 base on CPU: Loraplex's own, compiled when the engine starts, "
+        "or vLLM's (`stock`). `auto` measures the matrix products of both at the start and takes "
+        "the faster ones.",
+    )
     quantization: str | None = setting(
         None,
         "Base",

@@ -7,7 +7,12 @@ import select
 import signal
 import threading
 
-from server.engine.environment import CPU_LORA_KERNELS, GPU_LORA_KERNELS, SERVER_PID
+from server.engine.environment import (
+    CPU_BASE_KERNELS,
+    CPU_LORA_KERNELS,
+    GPU_LORA_KERNELS,
+    SERVER_PID,
+)
 
 
 def register() -> None:
@@ -17,6 +22,8 @@ def register() -> None:
         _replace_cpu_lora_operators()
     if os.environ.get(GPU_LORA_KERNELS) != "stock":
         _replace_gpu_lora_operators()
+    if (kernels := os.environ.get(CPU_BASE_KERNELS)) != "stock":
+        _replace_cpu_base_operators(always=kernels == "compiled")
     server_pid = os.environ.get(SERVER_PID)
     if server_pid and int(server_pid) != os.getpid():
         # Ctrl-C reaches the terminal's whole process group. The engine leaves that group, because
@@ -51,6 +58,22 @@ def _replace_gpu_lora_operators() -> None:
     if current_platform.is_cuda():
         wrapper = "server.engine.worker.lora_gpu.punica.FusedPunicaWrapper"
         type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
+
+
+def _replace_cpu_base_operators(*, always: bool) -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from server.engine.worker.linear_cpu.dispatch import replace_products
+
+        replace_products(always=always, when_used=_replace_cpu_layers)
+
+
+def _replace_cpu_layers() -> None:
+    # Importing vLLM's models takes seconds, which only the engine's process needs to spend.
+    from server.engine.worker.decoder_cpu.replacing import replace_layers
+
+    replace_layers()
 
 
 def _die_with(server_pid: int) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from server.engine.worker.compiled import KernelUnavailable
 from server.engine.worker.layers import shorten_wrapped_layers
-from server.engine.worker.lora_cpu.kernel import KernelUnavailable, RowsKernel
+from server.engine.worker.lora_cpu.kernel import RowsKernel
 from server.engine.worker.lora_cpu.packing import PackedLayer
 from server.engine.worker.lora_cpu.products import add_products
 from server.engine.worker.lora_cpu.steps import Group, Step, group_rows, make_step

@@ -3,8 +3,9 @@
 import pytest
 from vllm import platforms
 
-from server.engine.environment import CPU_LORA_KERNELS, GPU_LORA_KERNELS
+from server.engine.environment import CPU_BASE_KERNELS, CPU_LORA_KERNELS, GPU_LORA_KERNELS
 from server.engine.worker import plugin
+from server.engine.worker.linear_cpu.dispatch import Products
 
 
 class Platform:
@@ -46,6 +47,32 @@ def test_operators(
     monkeypatch.setattr(platforms, "_current_platform", platform)
     for each in (CPU_LORA_KERNELS, GPU_LORA_KERNELS):
         monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(CPU_BASE_KERNELS, "stock")
     monkeypatch.setenv(setting, value)
     plugin.register()
     assert platform.get_punica_wrapper() == chosen
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernels", "is_replaced"),
+    [
+        ("cpu", None, True),
+        ("cpu", "auto", True),
+        ("cpu", "compiled", True),
+        ("cpu", "stock", False),
+        ("cuda", "compiled", False),
+    ],
+)
+def test_products(
+    monkeypatch: pytest.MonkeyPatch, kind: str, kernels: str | None, is_replaced: bool
+) -> None:
+    from vllm.model_executor.layers import utils
+
+    platform = type("Kind", (Platform,), {"kind": kind})()
+    monkeypatch.setattr(platforms, "_current_platform", platform)
+    monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", print)
+    monkeypatch.delenv(CPU_BASE_KERNELS, raising=False)
+    if kernels:
+        monkeypatch.setenv(CPU_BASE_KERNELS, kernels)
+    plugin.register()
+    assert isinstance(utils.dispatch_cpu_unquantized_gemm, Products) == is_replaced

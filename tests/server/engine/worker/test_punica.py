@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.worker.lora_cpu.kernel import KernelUnavailable, RowsKernel
+from server.engine.worker.compiled import KernelUnavailable, compile_library
+from server.engine.worker.lora_cpu.kernel import RowsKernel
 from server.engine.worker.lora_cpu.steps import make_step
 from server.engine.worker.punica import GroupedPunicaWrapper
 from tests.long_form import examples
@@ -229,6 +230,7 @@ def test_inconsistent_state_raises() -> None:
 
 def test_without_a_compiler_all_is_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
+    compile_library.cache_clear()
     with pytest.raises(KernelUnavailable, match="no C compiler"):
         RowsKernel()
     assert make_wrapper().kernel is None

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from server.engine.worker.compiled import KernelUnavailable
 from server.engine.worker.lora_cpu.files import AdapterFile, Projection, pack_file
-from server.engine.worker.lora_cpu.kernel import KernelUnavailable, RowsKernel
+from server.engine.worker.lora_cpu.kernel import RowsKernel
 from server.engine.worker.lora_cpu.packing import PackedAdapter, PackedLayer
 from tests.long_form import examples
 

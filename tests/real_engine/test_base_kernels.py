@@ -1,0 +1,78 @@
+"""The base's compiled kernels in the real engine, beside vLLM's layers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.bundled_base import ensure_bundled_base
+from server.engine.environment import CPU_BASE_KERNELS, prepare_environment
+
+PROMPTS = [list(range(100, 100 + length)) for length in (1, 20, 70)]
+NUM_TOKENS = 12
+
+
+def answer(base: str, demo: str, channel: Connection) -> None:
+    """Send how the prompts go on, token by token, and what the same tokens say as a prompt."""
+    os.environ[CPU_BASE_KERNELS] = "compiled"
+    prepare_environment(base, "error", "grouped", Path("var"))
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    llm = LLM(
+        base,
+        skip_tokenizer_init=True,
+        enable_prefix_caching=False,
+        max_model_len=256,
+        kv_cache_memory_bytes=1 << 28,
+        enable_lora=True,
+        max_lora_rank=16,
+    )
+    adapters = [None, LoRARequest("demo", 1, demo), None]
+
+    def ask(prompts: list[list[int]], tokens: int, **parameters: int) -> list[Any]:
+        sampling = SamplingParams(
+            max_tokens=tokens, ignore_eos=True, detokenize=False, temperature=0, **parameters
+        )
+        given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        return llm.generate(given, sampling, lora_request=adapters, use_tqdm=False)
+
+    streams = [output.outputs[0] for output in ask(PROMPTS, NUM_TOKENS, logprobs=0)]
+    whole = [p + list(s.token_ids) for p, s in zip(PROMPTS, streams, strict=True)]
+    said = [[logprob(each) for each in stream.logprobs] for stream in streams]
+    again = [
+        [logprob(each) for each in output.prompt_logprobs[-NUM_TOKENS:]]
+        for output in ask(whole, 1, prompt_logprobs=0)
+    ]
+    used = llm.apply_model(lambda model: model.model.loraplex_decoder is not None)
+    channel.send((said, again, used))
+
+
+def logprob(entry: dict[int, Any]) -> float:
+    """The log-probability of the token that stands there."""
+    return float(next(iter(entry.values())).logprob)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_tokens_are_as_likely_in_a_stream_as_in_a_prompt() -> None:
+    """A stream is computed by the compiled decoder, and a prompt by vLLM's layers."""
+    demo = Path(__file__).parents[2] / "training" / "demo" / "smart-home"
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=answer, args=(str(ensure_bundled_base()), str(demo), theirs))
+    process.start()
+    theirs.close()
+    said, again, used = ours.recv()
+    process.join()
+    assert used == [True]
+    for stream, prompt in zip(said, again, strict=True):
+        assert stream == pytest.approx(prompt, abs=0.25)
+    together = [abs(a - b) for s, p in zip(said, again, strict=True) for a, b in zip(s, p)]
+    assert sum(together) / len(together) < 0.06
