@@ -74,5 +74,5 @@ def test_tokens_are_as_likely_in_a_stream_as_in_a_prompt() -> None:
     assert used == [True]
     for stream, prompt in zip(said, again, strict=True):
         assert stream == pytest.approx(prompt, abs=0.25)
-    together = [abs(a - b) for s, p in zip(said, again, strict=True) for a, b in zip(s, p)]
+    together = [abs(a - b) for s, p in zip(said, again, strict=True) for a, b in zip(s, p, strict=True)]
     assert sum(together) / len(together) < 0.06
