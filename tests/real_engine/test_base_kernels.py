@@ -42,7 +42,7 @@ def answer(base: str, demo: str, channel: Connection) -> None:
             max_tokens=tokens, ignore_eos=True, detokenize=False, temperature=0, **parameters
         )
         given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-        return llm.generate(given, sampling, lora_request=adapters, use_tqdm=False)
+        return list(llm.generate(given, sampling, lora_request=adapters, use_tqdm=False))
 
     streams = [output.outputs[0] for output in ask(PROMPTS, NUM_TOKENS, logprobs=0)]
     whole = [p + list(s.token_ids) for p, s in zip(PROMPTS, streams, strict=True)]
@@ -74,5 +74,9 @@ def test_tokens_are_as_likely_in_a_stream_as_in_a_prompt() -> None:
     assert used == [True]
     for stream, prompt in zip(said, again, strict=True):
         assert stream == pytest.approx(prompt, abs=0.25)
-    together = [abs(a - b) for s, p in zip(said, again, strict=True) for a, b in zip(s, p, strict=True)]
+    together = [
+        abs(a - b)
+        for stream, prompt in zip(said, again, strict=True)
+        for a, b in zip(stream, prompt, strict=True)
+    ]
     assert sum(together) / len(together) < 0.06

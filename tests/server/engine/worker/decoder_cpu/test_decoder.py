@@ -76,7 +76,8 @@ class Projection:
 
     def exact(self, x: torch.Tensor, slot: int) -> torch.Tensor:
         weight = self.weight.double() + (self.deltas[slot] if slot >= 0 else 0)
-        return weight @ x + (0 if self.bias is None else self.bias.double())
+        y: torch.Tensor = weight @ x
+        return y if self.bias is None else y + self.bias.double()
 
 
 class Layer:
@@ -142,7 +143,7 @@ class Model:
             normed = norm(x, layer.norms[0])
             qkv = torch.stack([layer.qkv.exact(row, slot) for row in normed])
             own, shared = shape.heads * shape.features, shape.kv_heads * shape.features
-            q, k, v = qkv.split([own, shared, shared], dim=1)
+            q, k, v = torch.split(qkv, [own, shared, shared], dim=1)
             q, k = self.rotated(q), self.rotated(k)
             k, v = (t.view(len(x), shape.kv_heads, shape.features) for t in (k, v))
             rows = []
