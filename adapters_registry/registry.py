@@ -45,7 +45,7 @@ from adapters_registry.records.catalog import (
     version_record,
 )
 from adapters_registry.records.change import Change
-from adapters_registry.records.database import open_database
+from adapters_registry.records.database import open_database, snapshot
 from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.records.reservations import release_all
 from adapters_registry.records.tables import AuditEntry, Tenant, Version, VersionState
@@ -310,7 +310,7 @@ class Registry:
         It has a lock of its own, because the catalog must learn of revoked keys even while a writer
         waits for the database.
         """
-        with self._refreshing, self._session() as session:
+        with self._refreshing, snapshot(self._session) as session:
             started = time.monotonic()
             known = self.catalog
             if has_diverged(session, known):

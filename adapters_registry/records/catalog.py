@@ -203,8 +203,11 @@ class Catalog:
 
 
 def read_changes(session: Session, catalog: Catalog) -> Catalog:
-    """Return the catalog with every change since it was read, or itself if there was none."""
-    # The epoch is read first, so a change that is committed meanwhile is read again next time.
+    """Return the catalog with every change since it was read, or itself if there was none.
+
+    The session must be a `snapshot`: an adapter that is changed between two queries would be read
+    without its versions.
+    """
     epoch, mark = _last_change(session)
     if (epoch, mark) == (catalog.epoch, catalog.mark):
         return catalog

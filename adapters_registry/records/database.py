@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.orm import Session
+from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.orm import Session, sessionmaker
 
 from adapters_registry.records import migrations
 from adapters_registry.records.network_storage import network_file_system
@@ -107,6 +108,21 @@ def connect(url: str, *, answer_seconds: float | None = ANSWER_SECONDS) -> Engin
     elif engine.dialect.driver == "psycopg":
         event.listen(engine, "do_connect", _bounded(answer_seconds))
     return engine
+
+
+@contextmanager
+def snapshot(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """Open a transaction to read in: all queries see the database as it was at the first of them.
+
+    By default each query sees what was committed before it, so that what two of them return may
+    not belong together.
+    """
+    with sessions() as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        else:
+            session.execute(text("BEGIN"))  # Python's driver begins none for a query
+        yield session
 
 
 def database_time(session: Session) -> datetime:

@@ -18,7 +18,7 @@ from tests.chaos.driver import paused
 from tests.chaos.fault import Fault
 from tests.chaos.site import ORIGIN, Site
 from tests.deploy.proxies import free_port
-from tests.deploy.replica import Replica
+from tests.deploy.replica import START_SECONDS, Replica
 from tests.later_release import migrate_later
 from tests.tiny import TINY_BASE
 
@@ -112,7 +112,7 @@ class Upgraded(Fault):
     def check(self, site: Site) -> None:
         content = site.folder / "c" / "content"
         refused = Replica(free_port(), site.url, content, ORIGIN, self._bucket, folder=self._old)
-        assert refused.process.wait(60) != 0, "an older program started on a newer schema"
+        assert refused.process.wait(START_SECONDS) != 0, "an older program took a newer schema"
 
     def heal(self, site: Site) -> None:
         with paused(site.drivers):
