@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -39,6 +40,7 @@ class ForkedReplica(Replica):
     def terminate(self) -> int:
         self.forked.terminate()
         self.forked.join(START_SECONDS)
+        assert self.has_ended, "the server didn't end after SIGTERM"
         return self.forked.exitcode or 0
 
     def kill(self) -> None:
@@ -50,6 +52,7 @@ def _serve(
     port: int, database_url: str, content: Path, origin: str, environment: dict[str, str]
 ) -> None:
     os.environ.update(environment)
+    faulthandler.enable()
     content.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(content.parent / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):

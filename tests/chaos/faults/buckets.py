@@ -54,7 +54,9 @@ class _MoodyBucket(Fault):
 
 class BucketSlowOrFailing(_MoodyBucket):
     name = "bucket slow or failing"
-    promise = "as above"
+    promise = (
+        "no answer of a version that is on disk fails; registrations wait or are refused with 503"
+    )
     done = "every answer 2 s late, or 500, in turn"
     moods = Mood.SLOW, Mood.FAILING
     seconds = 2.0, 8.0
