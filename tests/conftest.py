@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from adapters_registry.check.base import BaseSpec
@@ -22,6 +24,10 @@ from tests.oci_server import program as oci_program
 from tests.postgres import Postgres, programs
 from tests.s3_server import S3Server
 from tests.tiny import TINY_BASE, AdapterFactory
+
+# By default an example of a property may take 0.2 s, and busy machines need longer.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,30 +44,73 @@ def pytest_runtest_makereport(
 
 
 OWN_ENGINES = (
-    *("test_bases", "test_first_hour", "test_four_bit", "test_judged_canary"),
-    *("test_process", "test_request_sources", "test_staged"),
+    *("test_base_change", "test_bases", "test_bases_in_float32", "test_churn", "test_first_hour"),
+    *("test_four_bit", "test_gpu_operators", "test_judged_canary", "test_llama31", "test_loading"),
+    *("test_long_requests", "test_mixed_batch", "test_poison", "test_request_sources"),
+    "test_staged",
 )
-"""How the names begin of the files in tests/real_engine/ that start engines of their own."""
+"""The modules of tests/real_engine/ that don't use `server`, and start engines of their own."""
+
+LONGEST = (
+    "tests/real_engine/test_mixed_batch.py",
+    "tests/real_engine/test_four_bit.py",
+    "tests/real_engine/test_staged.py",
+    "tests/real_engine/test_base_change.py",
+    "tests/real_engine/test_churn.py",
+    "tests/chaos/test_chaos.py",
+    "tests/real_engine/test_loading.py",
+    "tests/real_engine/test_bases.py",
+    "tests/real_engine/test_llama31.py",
+    "tests/real_engine/test_judged_canary.py",
+    "tests/real_engine/test_long_requests.py",
+    "tests/real_engine/test_request_sources.py",
+    "tests/real_engine/test_poison.py",
+    "tests/real_engine/test_gpu_operators.py",
+    "tests/server/engine/worker/lora_gpu/test_in_interpreter.py",
+    "tests/server/test_fuzzing.py",
+    "tests/training/run/test_train.py",
+    "tests/adapters_registry/test_crashes.py",
+)
+"""Groups of few tests that take long. They begin early, so that no worker waits for another."""
 
 
-class FilesAndEngines(LoadScopeScheduling):  # type: ignore[misc]
-    """Deal out the tests to the workers of `make test` file by file, most engines' files as one.
+def group_of(nodeid: str) -> str:
+    """Return the group that a test is dealt out with: `server`, or the path of its file.
 
-    The tests of the real engine share one, so they run on one worker. This group takes longest:
-    `schedule` begins with the groups that have the most tests. Files that start engines of their
-    own come last, on whichever worker is free.
+    The tests of one server share a worker, since each worker would start one of its own.
     """
+    path = nodeid.split("::", 1)[0]
+    folder, _, file = path.rpartition("/")
+    if not folder.startswith("tests/real_engine"):
+        return path
+    return path if file.removesuffix(".py") in OWN_ENGINES else "server"
+
+
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """Deals out the tests to the workers of `make test` group by group, as they are collected."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.split("::", 1)[0]
-        folder, _, name = path.rpartition("/")
-        shares = folder.startswith("tests/real_engine") and not name.startswith(OWN_ENGINES)
-        return "engine" if shares else path
+        return group_of(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndEngines:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     """Return the scheduler that `pytest -n 2` uses."""
-    return FilesAndEngines(config, log)
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In `pytest -n 2` put those groups first that take longest."""
+    if not hasattr(config, "workerinput"):
+        return
+    sizes = Counter(group_of(item.nodeid) for item in items)
+    order = {group: number for number, group in enumerate(("server", *LONGEST))}
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        group = group_of(item.nodeid)
+        return order.get(group, len(order)), -sizes[group], group
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

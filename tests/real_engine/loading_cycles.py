@@ -17,9 +17,11 @@ import psutil
 
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from server.errors import Unavailable
+from tests.long_form import LONG
 from tests.real_engine.one_engine import Version, running_engine, stream
 
-ADAPTERS, CYCLES = 5, 120
+ADAPTERS = 5
+CYCLES = 120 if LONG else 40
 NUM_TOKENS = 8
 SLOTS = 2
 LOUD = 0.12

@@ -22,7 +22,7 @@ from tests.real_engine.running_server import RunningServer
 from tests.tiny_families import BYTES, write_tiny_base
 
 ALL = os.environ.get("BASES") == "all"
-OFTEN = ["Qwen3ForCausalLM", "Gemma3ForCausalLM", "Phi3ForCausalLM"]
+OFTEN = ["Qwen3ForCausalLM", "Gemma3ForCausalLM"]
 OWN_TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 LENGTHS = (5, 60)
 """Of the prompts, in tokens: within a sliding window, and beyond it."""

@@ -2,7 +2,7 @@
 
 Twenty-four adapters in four slots, their versions promoted, rolled back, retired, replaced, pinned
 and prefetched while hundreds of requests run, some of whose clients go away. See `codes` for why
-an answer can be compared to the letter.
+an answer can be compared to the letter. `make test-long` sends more requests.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.long_form import LONG
 from tests.real_engine.codes import BASE_CODE, answer, code_of, write_adapter, write_base
 from tests.real_engine.running_server import RunningServer
 
 ADAPTERS, SLOTS, HOST = 24, 4, 10
-REQUESTS, AT_ONCE = 450, 32
+REQUESTS = 450 if LONG else 200
+AT_ONCE = 32
 KINDS = ("promote", "roll back", "replace", "pin", "prefetch")
 PREFIX = "Tell me at last, who are you? " * 6
 """Longer than a KV block, so that prefixes are shared."""
@@ -206,7 +208,7 @@ async def test_every_answer_is_its_own_versions(tiny: RunningServer, directory: 
         after = memory(tiny)
 
     assert sum(fleet.outcomes.values()) >= REQUESTS * 3 // 2
-    assert fleet.outcomes["left"] > 50
+    assert fleet.outcomes["left"] > REQUESTS / 10
     assert min(changes[kind] for kind in ("promote", "roll back", "replace", "pin")) > 0, changes
     assert min(fleet.tiers[tier] for tier in ("slot", "host", "disk")) > 0, fleet.tiers
     assert len(resident) <= HOST

@@ -1,12 +1,11 @@
 """An adapter that is loaded again and again by vLLM's route, as a training loop does with weights.
 
-`LORA_LOADS=200` makes the loop as long as it should be before a release.
+In `make test-long` the loop is as long as it should be before a release.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,9 +15,10 @@ import psutil
 import pytest
 
 from loadtest.drive.random_adapters import LlamaShape, make_adapter
+from tests.long_form import LONG
 from tests.real_engine.running_server import RunningServer
 
-NUM_LOADS = int(os.environ.get("LORA_LOADS", "30"))
+NUM_LOADS = 200 if LONG else 30
 ADAPTERS = 5
 SIZE = 0.04
 """So large that the adapters answer differently, and within what the gate accepts."""

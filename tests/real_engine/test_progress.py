@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 from psutil import STATUS_STOPPED, wait_procs
 
+from tests.long_form import LONG
 from tests.real_engine.running_server import RunningServer
 from tests.tiny_llama import make_tiny_llama
 
 NUM_PROMPTS = 64
-NUM_POLLS = 60
+NUM_POLLS = 60 if LONG else 20
 KUBELET_SECONDS = 10.0
 """How long the chart's readiness probe waits."""
 HANG_SECONDS = 10
