@@ -45,6 +45,7 @@ COVERED := server adapters_registry loadtest training
 
 .PHONY: help serve test test-long bench abuse chaos soak clients bases screenshots check lint install base demo-adapters chart-docs docs \
 	coverage lock hashes hashes-3.12 wheel sbom release fuzz clean
+.PHONY: cluster vllm-next
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -74,6 +75,9 @@ chaos: $(INSTALLED_DEV) ## Make every fault, or FAULTS="Failover ServersKilled=5
 
 soak: $(INSTALLED_DEV) base ## Serve 500 adapters (ADAPTERS) for SECONDS (1800) while versions come and go; check every answer and all that may grow.
 	$(VENV)/bin/python -m tests.soak.run --seconds $(or $(SECONDS),1800) --adapters $(or $(ADAPTERS),500)
+
+cluster: $(INSTALLED_DEV) base ## Run the chart's pods as processes under load: rolling update, node drain (root).
+	CLUSTER="real update drain" $(VENV)/bin/python -m pytest -q -s tests/deploy/test_cluster.py
 
 clients: $(INSTALLED_DEV) base ## Run each client's example (docs/clients.md) on a server; CLIENTS="openai-3 litellm".
 	$(VENV)/bin/python -m tests.clients.matrix $(CLIENTS)
@@ -147,6 +151,9 @@ hashes-3.12: ## Write the hashes for Python 3.12 (without torch's CPU build).
 		mv build/hashes.txt requirements/$$(basename $$set .txt | cut -d- -f1)-3.12.hashes.txt \
 			|| exit 1; \
 	done
+
+vllm-next: $(INSTALLED_DEV) base ## Try the newest vLLM, or VERSION, beside the locked one, and report what moved.
+	$(VENV)/bin/python -m tests.vllm_next $(VERSION) $(if $(TESTS),--tests "$(TESTS)")
 
 fuzz: $(INSTALLED_DEV) .fuzz/.installed ## Fuzz by coverage for SECONDS (60) each; TARGET=event-stream; SECONDS=keep keeps what was found.
 	for target in $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*))); do \

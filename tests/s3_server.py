@@ -18,13 +18,14 @@ KEY, SECRET = "test-key", "test-secret"
 
 
 class S3Server:
-    """SeaweedFS on free ports of the loopback interface."""
+    """SeaweedFS on free ports of an address of this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._address = address
         self._directory = Path(tempfile.mkdtemp(prefix="loraplex-s3-"))
         # Its servers find each other's second port 10,000 above the first.
         self._ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True))
-        self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
+        self.endpoint = f"http://{address}:{self._ports['s3']}"
         credentials = [{"accessKey": KEY, "secretKey": SECRET}]
         identity = {"name": "test", "credentials": credentials, "actions": ["Admin"]}
         self._config = self._directory / "s3.json"
@@ -46,8 +47,8 @@ class S3Server:
         data.mkdir()
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={data}"]
         command += [
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self._address}",
+            f"-ip.bind={self._address}",
             "-filer",
             "-s3",
             "-s3.iam=false",

@@ -69,8 +69,12 @@ def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace
         SettingsError: `LORAPLEX_ENGINE_ARGS` has an argument that vLLM doesn't know or that the
             server sets itself; or the base doesn't fit the memory on CPU.
     """
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    try:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    except ModuleNotFoundError:  # where vLLM 0.33 has them
+        from vllm.entrypoints.common.cli_args import make_arg_parser, validate_parsed_serve_args
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:

