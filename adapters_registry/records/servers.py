@@ -15,7 +15,9 @@ from adapters_registry.rollout.tables import ServerReport
 
 REPORT_SECONDS = 5.0
 AWAY_AFTER = timedelta(seconds=6 * REPORT_SECONDS)
-"""A server that has not been heard of for so long has stopped, or cannot reach the database."""
+"""A server that has not been heard of for so long has stopped, or cannot reach the database.
+
+Nothing waits for it."""
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 

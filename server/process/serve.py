@@ -259,9 +259,8 @@ class RunningServer:
             await http
             for background_task in background:
                 background_task.cancel()
-            await self.server.services.rollouts.reporter.leave()
-            await self.engine.stop()
             await asyncio.to_thread(presence.end)
+            await self.engine.stop()
 
     async def _collect(self) -> None:
         services, settings = self.server.services, self.server.services.settings

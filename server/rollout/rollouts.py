@@ -18,7 +18,7 @@ from adapters_registry.registry import Registry
 from server.residency.leases import Leases
 from server.rollout.arm_buffer import ArmBuffer
 from server.rollout.judge import Judge
-from server.rollout.reporter import Reporter
+from server.rollout.reporter import WarmthReporter
 from server.rollout.warm_promotions import WarmPromotions
 from server.workers import Workers
 
@@ -43,8 +43,8 @@ class Rollouts:
         """`clock`: the time by which canaries are judged, which all servers share."""
         self.clock = clock
         self._workers = Workers("rollouts", NUM_THREADS)
-        self.reporter = Reporter(registry, leases)
-        self.warm = WarmPromotions(registry, leases, self.reporter, self._workers)
+        self._reporter = WarmthReporter(registry, leases)
+        self.warm = WarmPromotions(registry, leases, self._reporter, self._workers)
         self.arms = ArmBuffer(registry)
         self.judge = Judge(registry, leases, self.warm, self._workers, clock)
         self._registry, self._judged_at = registry, -math.inf
@@ -57,7 +57,7 @@ class Rollouts:
 
     async def tick(self) -> None:
         """Do what is due. A failure is logged, and tried again at the next call."""
-        for work in (self.reporter.report, self.warm.take_over, self._judge_if_due):
+        for work in (self._reporter.report, self.warm.take_over, self._judge_if_due):
             await _tried(work)
 
     async def _judge_if_due(self) -> None:

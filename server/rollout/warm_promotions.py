@@ -18,7 +18,7 @@ from adapters_registry.rollout.reports import read_warmth
 from adapters_registry.rollout.warm import Finished
 from server.errors import Conflict
 from server.residency.leases import Leases
-from server.rollout.reporter import Reporter
+from server.rollout.reporter import WarmthReporter
 from server.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class WarmPromotions:
     """The warm promotions that this server was asked for, and those that were left undone."""
 
     def __init__(
-        self, registry: Registry, leases: Leases, reporter: Reporter, workers: Workers
+        self, registry: Registry, leases: Leases, reporter: WarmthReporter, workers: Workers
     ) -> None:
         self._registry, self._leases = registry, leases
         self._reporter, self._workers = reporter, workers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, FromClause, case, distinct, func, literal, select, union_all
 from sqlalchemy.orm import Session
@@ -24,6 +24,20 @@ from adapters_registry.records.usage.tables import DailyUsage
 
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """No usage is later, and there are months after it."""
+
+
+class UsageFilters(TypedDict, total=False):
+    """Which usage to read. A filter that is missing or None leaves nothing out."""
+
+    tenant: str | None
+    tenant_id: str | None
+    """Tells several tenants apart that had one name, one after the other."""
+    adapter: str | None
+    """`tenant/name`, or the base's name."""
+    since: datetime | None
+    """The first moment: hours, days and months that begin before it are left out."""
+    until: datetime | None
+    """The moment before which they begin."""
 
 
 class Used(NamedTuple):
@@ -76,21 +90,15 @@ def parts_of(
 def read_usage(
     session: Session,
     *,
-    tenant: str | None = None,
-    tenant_id: str | None = None,
-    adapter: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
     largest: int | None = None,
     skip: int = 0,
+    **filters: Unpack[UsageFilters],
 ) -> list[Used]:
-    """Sums by tenant and adapter, of the hours that begin within [since, until), by name.
+    """Return the sums by tenant and adapter, by name.
 
     With `largest`, at most so many, those with the most tokens first, after the first `skip`.
-
-    Several tenants that had one name, one after the other, are told apart by their ids.
     """
-    source = _source(_whose(tenant, tenant_id, adapter), since, until)
+    source = _source(filters)
     whose = [source.c[name] for name in ("tenant", "tenant_id", "adapter")]
     query = select(*whose, *_sums(source)).group_by(*whose)
     if largest is None:
@@ -104,20 +112,13 @@ def read_usage(
 
 
 def read_usage_by_tenant(
-    session: Session,
-    base_name: str,
-    *,
-    tenant: str | None = None,
-    tenant_id: str | None = None,
-    adapter: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    session: Session, base_name: str, **filters: Unpack[UsageFilters]
 ) -> list[UsedByTenant]:
-    """Sums by tenant, with the filters of `read_usage`, those with the most tokens first.
+    """Return the sums by tenant, those with the most tokens first.
 
     The base, whose name is `base_name`, does not count as an adapter.
     """
-    source = _source(_whose(tenant, tenant_id, adapter), since, until)
+    source = _source(filters)
     whose = [source.c.tenant, source.c.tenant_id]
     adapters = func.count(distinct(case((source.c.adapter != base_name, source.c.adapter))))
     query = select(*whose, adapters, *_sums(source)).group_by(*whose)
@@ -128,24 +129,14 @@ def read_usage_by_tenant(
     ]
 
 
-def read_daily_usage(
-    session: Session,
-    *,
-    tenant: str | None = None,
-    tenant_id: str | None = None,
-    adapter: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> dict[date, Consumption]:
-    """Sums by day (UTC) in the order of the days, with the filters of `read_usage`.
-
-    The days are those that begin within [since, until). Days without usage are left out.
-    """
-    whose = _whose(tenant, tenant_id, adapter)
+def read_daily_usage(session: Session, **filters: Unpack[UsageFilters]) -> dict[date, Consumption]:
+    """Return the sums by day (UTC) in the order of the days, without days that have no usage."""
+    whose = _whose(filters)
     table: Any = (DAYS if whose else TOTALS).table
     sums = [func.sum(getattr(table, name)) for name in COLUMNS]
     query = select(table.day, *sums).group_by(table.day).order_by(table.day)
-    query = query.where(*_equal(table, whose), *_within(table.day, since, until))
+    span = _within(table.day, filters.get("since"), filters.get("until"))
+    query = query.where(*_equal(table, whose), *span)
     return {day.date(): Consumption.of(*values) for day, *values in session.execute(query)}
 
 
@@ -161,10 +152,10 @@ def last_used_days(session: Session, adapters: Sequence[str]) -> dict[str, date]
     return {adapter: day.date() for adapter, day in rows if day is not None}
 
 
-def _source(whose: dict[str, str], since: datetime | None, until: datetime | None) -> FromClause:
+def _source(filters: UsageFilters) -> FromClause:
     """Return the rows whose sums are those of a span: who has used what, and how much."""
-    since = min(in_utc(since), _LATEST) if since else None
-    until = min(in_utc(until), _LATEST) if until else None
+    whose = _whose(filters)
+    since, until = _utc_or_none(filters.get("since")), _utc_or_none(filters.get("until"))
     queries = []
     for sums, first, last in parts_of(since, until):
         table = sums.table
@@ -182,9 +173,14 @@ def _tokens(source: FromClause) -> ColumnElement[Any]:
     return func.sum(source.c.input_tokens + source.c.output_tokens)
 
 
-def _whose(tenant: str | None, tenant_id: str | None, adapter: str | None) -> dict[str, str]:
-    given = {"tenant": tenant, "tenant_id": tenant_id, "adapter": adapter}
-    return {name: value for name, value in given.items() if value is not None}
+def _utc_or_none(moment: datetime | None) -> datetime | None:
+    return None if moment is None else min(in_utc(moment), _LATEST)
+
+
+def _whose(filters: UsageFilters) -> dict[str, str]:
+    """Return the filters that name somebody or something."""
+    given = {name: filters.get(name) for name in ("tenant", "tenant_id", "adapter")}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def _equal(table: Any, whose: dict[str, str]) -> list[ColumnElement[bool]]:

@@ -10,9 +10,11 @@ from adapters_registry.errors import ChangedMeanwhile, InvalidTargets
 from adapters_registry.records.aliases import point_alias
 from adapters_registry.records.catalog import Target
 from adapters_registry.records.retirement import retire_version
+from adapters_registry.records.servers import forget_server
 from adapters_registry.registry import Registry
-from adapters_registry.rollout import reports, warm
+from adapters_registry.rollout import warm
 from adapters_registry.rollout.promotion import WarmPromotion, Warmth
+from adapters_registry.rollout.reports import read_warmth, report_warmth
 from tests.adapters_registry.adapters import register
 from tests.tiny import AdapterFactory
 
@@ -48,9 +50,9 @@ def test_every_server_sees_it_and_says_how_warm_it_is(home: Registry) -> None:
     assert home.get_adapter("default", "home").warming == promotion
     assert [adapter.id for adapter in home.catalog.warming] == ["default/home"]
     with home.session() as session:
-        reports.report(session, "a", {promotion.epoch: Warmth.WARM})
-        reports.report(session, "b", {})
-        said = reports.read_warmth(session, promotion.epoch)
+        report_warmth(session, "a", {promotion.epoch: Warmth.WARM})
+        report_warmth(session, "b", {})
+        said = read_warmth(session, promotion.epoch)
     assert said == {"a": Warmth.WARM, "b": Warmth.UNHEARD}
     finished = home.apply(warm.finish, "default", "home", promotion)
     assert live(home) == [(2, 100)]
@@ -61,10 +63,10 @@ def test_every_server_sees_it_and_says_how_warm_it_is(home: Registry) -> None:
 
 def test_a_server_that_ends_is_waited_for_no_more(home: Registry) -> None:
     with home.session() as session:
-        reports.report(session, "a", {})
-        reports.report(session, "b", {})
-        reports.leave(session, "b")
-        assert set(reports.read_warmth(session, 1)) == {"a"}
+        report_warmth(session, "a", {})
+        report_warmth(session, "b", {})
+        forget_server(session, "b")
+        assert set(read_warmth(session, 1)) == {"a"}
 
 
 @pytest.mark.parametrize("how", ["moved", "retired", "replaced"])

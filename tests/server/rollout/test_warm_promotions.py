@@ -10,8 +10,9 @@ import pytest
 
 from adapters_registry.records.catalog import Target, VersionRecord
 from adapters_registry.registry import Registry
-from adapters_registry.rollout import reports, warm
+from adapters_registry.rollout import warm
 from adapters_registry.rollout.promotion import Warmth
+from adapters_registry.rollout.reports import report_warmth
 from server.residency.leases import Leases
 from server.residency.states import Tier
 from server.rollout import warm_promotions
@@ -43,7 +44,7 @@ async def until_tier(leases: Leases, version: VersionRecord, tier: Tier) -> None
 
 def says(registry: Registry, server: str, epoch: int, warmth: Warmth) -> None:
     with registry.session() as session:
-        reports.report(session, server, {epoch: warmth})
+        report_warmth(session, server, {epoch: warmth})
 
 
 async def test_the_alias_moves_when_the_version_is_in_memory(
@@ -78,7 +79,7 @@ async def test_it_waits_for_the_other_servers(
 ) -> None:
     with registry.session() as session:
         for server in ("busy", "idle", "other-base"):
-            reports.report(session, server, {})
+            report_warmth(session, server, {})
     promoting = asyncio.create_task(client.put(LIVE, json={**SECOND, "warm": True}))
     epoch = await until_warming(registry)
     says(registry, "idle", epoch, Warmth.UNUSED)
@@ -104,7 +105,7 @@ async def test_after_its_time_the_alias_moves_and_says_who_was_late(
 ) -> None:
     engine.fails_to_load.add("default/home@2")
     with registry.session() as session:
-        reports.report(session, "silent", {})
+        report_warmth(session, "silent", {})
     body = {**SECOND, "warm": True, "warm_seconds": 0.3}
     said = (await client.put(LIVE, json=body)).json()
     assert said["targets"] == [{"version": 2, "weight": 100}]
@@ -116,7 +117,7 @@ async def test_after_its_time_the_alias_moves_and_says_who_was_late(
 
 async def test_another_change_comes_first(client: httpx.AsyncClient, registry: Registry) -> None:
     with registry.session() as session:
-        reports.report(session, "silent", {})
+        report_warmth(session, "silent", {})
     promoting = asyncio.create_task(client.put(LIVE, json={**SECOND, "warm": True}))
     await until_warming(registry)
     await client.put(LIVE, json={"targets": [{"version": 3}]})
@@ -151,7 +152,7 @@ async def test_a_version_that_is_not_promoted_after_all_leaves(
     client: httpx.AsyncClient, registry: Registry, leases: Leases
 ) -> None:
     with registry.session() as session:
-        reports.report(session, "silent", {})
+        report_warmth(session, "silent", {})
     promoting = asyncio.create_task(client.put(LIVE, json={**SECOND, "warm": True}))
     await until_warming(registry)
     second = registry.get_adapter("default", "home").ready[2]
