@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -39,8 +40,18 @@ def compile_library(*sources: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:
         command = [compiler, *_FLAGS, "-o", library, *map(str, sources)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-            return ctypes.PyDLL(library), ctypes.CDLL(library)
+            return _load(Path(library).read_bytes())
         except subprocess.CalledProcessError as error:
             raise KernelUnavailable(f"{compiler}: {error.stderr.strip()}") from error
         except (OSError, subprocess.TimeoutExpired) as error:
             raise KernelUnavailable(str(error)) from error
+
+
+def _load(library: bytes) -> tuple[ctypes.PyDLL, ctypes.CDLL]:
+    """Load a library from memory: containers often mount /tmp so that no code in it can run."""
+    # It stays open: the dynamic loader knows libraries by their path, so none may use it again.
+    memory = os.memfd_create("loraplex-kernel")
+    with open(memory, "wb", closefd=False) as file:
+        file.write(library)
+    path = f"/proc/self/fd/{memory}"
+    return ctypes.PyDLL(path), ctypes.CDLL(path)
