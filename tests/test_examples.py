@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import tomllib
 from pathlib import Path
 
 import yaml
 
 from loadtest.plan.scenario_file import load_scenario
 from server.settings import Settings, variable_of
+from tests.helm import generated
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -30,9 +31,20 @@ def test_compose_sets_what_the_server_knows() -> None:
     assert {"LORAPLEX_DATABASE_URL", "LORAPLEX_ORIGIN"} <= given <= known
     for service in services.values():
         assert set(service.get("depends_on", [])) <= services.keys()
-    tag = re.search(r"docker build --target cpu -t (\S+)", (EXAMPLES / "compose.yaml").read_text())
-    assert tag is not None
-    assert services["loraplex"]["image"] == tag[1]
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
+    assert services["loraplex"]["image"] == f"loraplex:{project['version']}-cpu", "make image's"
+
+
+def test_compose_has_the_charts_envoy() -> None:
+    services = yaml.safe_load((EXAMPLES / "compose.yaml").read_text())["services"]
+    values = yaml.safe_load((generated.CHART / "values.yaml").read_text())
+    assert services["envoy"]["image"] == values["envoy"]["image"]
+    text = generated.envoy()
+    assert generated.ENVOY.read_text() == text, "run make chart-docs"
+    assert "{{" not in text
+    address = yaml.safe_load(text)["static_resources"]["clusters"][0]["load_assignment"]
+    (endpoint,) = address["endpoints"][0]["lb_endpoints"]
+    assert endpoint["endpoint"]["address"]["socket_address"]["address"] in services
 
 
 def test_litellm_is_told_of_openais_api_at_our_address() -> None:

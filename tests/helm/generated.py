@@ -1,6 +1,7 @@
 """What the chart repeats: the server's settings in its schema, its values in its README.
 
-`make chart-docs` writes both; a test compares them with their sources.
+Its configuration of Envoy is repeated in `examples/`, for one server in docker compose.
+`make chart-docs` writes all three; tests compare them with their sources.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from server.settings import RANK_LIMITS, RENAMED, Settings, group_of
 
 CHART = Path(__file__).parents[2] / "helm"
 README, SCHEMA = CHART / "README.md", CHART / "values.schema.json"
+ENVOY = CHART.parent / "examples" / "envoy.yaml"
 BEGIN, END = "<!-- values -->\n", "<!-- end of values -->\n"
 SET_BY_THE_CHART = {
     "data_dir",
@@ -96,6 +98,21 @@ def _at(values: Any, path: list[str]) -> Any:
     return values
 
 
+def envoy() -> str:
+    """`examples/envoy.yaml`: the chart's, with the values' defaults and compose's server."""
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())["envoy"]
+    text = (CHART / "files" / "envoy.yaml").read_text()
+    for template, value in (
+        ("{{ .Values.envoy.trustedHops }}", str(defaults["trustedHops"])),
+        ('{{ default "base" .Values.settings.served_base_name | quote }}', '"base"'),
+        ("{{ .Values.envoy.balancePercent }}", str(defaults["balancePercent"])),
+        ('{{ include "loraplex.name" . }}-servers.{{ .Release.Namespace }}.svc', "loraplex"),
+    ):
+        text = text.replace(template, value)
+    return text
+
+
 if __name__ == "__main__":
+    ENVOY.write_text(envoy())
     SCHEMA.write_text(schema())
     README.write_text(readme())
