@@ -40,11 +40,13 @@ TRITON := $(if $(filter cpu,$(ENGINE)),.triton/.installed)
 REPORT := $(PIP) --dry-run --ignore-installed --no-deps --report -
 HASHES := $(VENV)/bin/python requirements/hashes.py
 
+VERSION_NOW = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+
 # The packages whose lines `make coverage` counts.
 COVERED := server adapters_registry loadtest training
 
 .PHONY: help serve test test-long bench abuse chaos soak clients bases screenshots check lint install base demo-adapters chart-docs docs \
-	coverage lock hashes hashes-3.12 wheel sbom release fuzz clean
+	coverage lock hashes hashes-3.12 image image-test wheel sbom release fuzz clean
 .PHONY: cluster vllm-next
 .DEFAULT_GOAL := help
 
@@ -107,7 +109,7 @@ demo-adapters: $(INSTALLED_DEV) base ## Train the adapters of training/demo agai
 		$(VENV)/bin/loraplex train training/demo/$$name --recipe $$name || exit 1; \
 	done
 
-chart-docs: $(INSTALLED_DEV) ## Write the chart's table of values and its schema of settings again.
+chart-docs: $(INSTALLED_DEV) ## Write the chart's table of values and schema of settings again, and the Envoy of examples/
 	$(VENV)/bin/python -m tests.helm.generated
 
 docs: $(INSTALLED_DEV) $(INSTALLED_DOCS) $(MERMAID) ## Write the parts of docs/ that are made from the code; build the site strictly.
@@ -159,6 +161,12 @@ fuzz: $(INSTALLED_DEV) .fuzz/.installed ## Fuzz by coverage for SECONDS (60) eac
 	for target in $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*))); do \
 		PYTHONPATH=.fuzz $(VENV)/bin/python -m tests.fuzz.run $$target $(or $(SECONDS),60) || exit 1; \
 	done
+
+image: ## Build the image TARGET (cpu or gpu) with docker, or with buildah (deploy/image/build.sh says how).
+	deploy/image/build.sh $(or $(TARGET),cpu)
+
+image-test: $(INSTALLED_DEV) ## Run the built image with docker or podman: ask, stop during a stream, start again.
+	IMAGE=$(or $(IMAGE),loraplex:$(VERSION_NOW)-cpu) $(VENV)/bin/python -m pytest -q -s tests/deploy/test_built_image.py
 
 wheel: $(INSTALLED_DEV) base ## Build the wheel into dist/; install it into a clean environment and serve from it.
 	rm -rf dist/*.whl

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from deploy.image import slim
 from server.settings import Settings, variable_of
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +42,11 @@ def test_the_hashed_locks_are_the_locks(locked: str) -> None:
 
 def test_stages_and_targets() -> None:
     stages: list[str] = []
+    (base,) = re.findall(r"^BASE=(.*)$", "\n".join(instructions("ARG")), re.MULTILINE)
+    # With its registry's name, which buildah and podman need.
+    assert re.fullmatch(r"docker\.io/library/python:3\.\d+-slim-\w+", base)
     for image, stage in (line.split(" AS ") for line in instructions("FROM")):
-        assert image in stages or re.fullmatch(r"python:3\.\d+-slim-\w+", image)
+        assert image in stages or image == "$BASE"
         stages.append(stage)
     assert {"cpu", "gpu"} <= set(stages)
     for source in re.findall(r"--from=(\S+)", DOCKERFILE):
@@ -53,7 +58,9 @@ def test_packages_are_installed_with_hashes_or_are_ours() -> None:
     installs = [run for run in instructions("RUN") if "pip install" in run]
     assert len(installs) == 4
     for run in installs:
-        assert "--require-hashes" in run or run.endswith("--no-build-isolation .")
+        assert "--require-hashes" in run or run.endswith(
+            "--no-deps --no-build-isolation --prefix /opt/package ."
+        )
 
 
 def test_the_environment_is_known() -> None:
@@ -78,3 +85,58 @@ def test_the_health_check_is_python(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "Connection refused" in done.stderr
+
+
+def test_slimming_removes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    gone = (
+        *("numpy/_core/tests/test_a.py", "numpy/_core/lib/libnpymath.a", "torch/bin/test_api"),
+        *("torch/test/a", "bitsandbytes/libbitsandbytes_cuda128.so", "torch/include/torch.h"),
+        *("../../libomptarget.so", "../../libiomp5.dbg", "../../../opt/compiler/include/omp.h"),
+    )
+    kept = (
+        *("torch/bin/torch_shm_manager", "torch/testing/__init__.py", "jinja2/tests.py"),
+        *("bitsandbytes/libbitsandbytes_cpu.so", "../../libiomp5.so", "torch/lib/libtorch.so"),
+    )
+    for name in (*gone, *kept):
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch()
+    for unneeded in slim.UNNEEDED:
+        for path in slim.find(unneeded, tmp_path, packages):
+            slim.remove(path)
+    assert [name for name in gone if (packages / name).exists()] == []
+    assert [name for name in kept if not (packages / name).exists()] == []
+
+
+def test_the_gpu_image_keeps_what_only_the_cpu_image_does_without() -> None:
+    removed = {u.what for u in slim.UNNEEDED if "gpu" in u.builds}
+    assert {"tests of packages", "static libraries"} <= removed
+    assert not {"bitsandbytes for CUDA", "PyTorch's C++ headers"} & removed
+
+
+@pytest.mark.parametrize(
+    ("programs", "said"),
+    [
+        ((), "no docker daemon answers, and buildah isn't installed"),
+        (("docker",), "no docker daemon answers, and buildah isn't installed"),
+        (("docker", "buildah"), "BASE=IMAGE names a mirror's"),
+    ],
+)
+def test_make_image_says_what_it_lacks(
+    programs: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    for name in ("bash", "dirname", "sed"):
+        program = shutil.which(name)
+        assert program is not None
+        (tmp_path / name).symlink_to(program)
+    for name in programs:  # each fails, whatever it is asked
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "deploy" / "image" / "build.sh", "cpu"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
