@@ -61,11 +61,24 @@ def admit(
     if_revision: int | None = None,
 ) -> Adapter:
     """Return an adapter whose alias may be pointed there. Raises what `point_alias` raises."""
+    adapter = require_revision(change, tenant, name, alias, if_revision)
+    check_targets(change, adapter, targets)
+    return adapter
+
+
+def require_revision(
+    change: Change, tenant: str, name: str, alias: str, revision: int | None
+) -> Adapter:
+    """Return an adapter whose alias has this revision. None stands for any, 0 for no alias yet.
+
+    Raises:
+        InvalidName, NotFound: the alias's name isn't allowed, or there is no such adapter.
+        ChangedMeanwhile: the alias has another revision.
+    """
     adapter = change.adapter(tenant, name)
     row = find_alias(adapter, check_name(alias, "alias"))
-    if if_revision is not None and if_revision != (row.revision if row else 0):
+    if revision is not None and revision != (row.revision if row else 0):
         raise ChangedMeanwhile(f"alias {alias!r} was changed meanwhile: read it again and repeat")
-    check_targets(change, adapter, targets)
     return adapter
 
 

@@ -15,6 +15,7 @@ from adapters_registry.names import LIVE
 from adapters_registry.records.catalog import AdapterRecord, AliasRecord, VersionRecord
 from adapters_registry.records.tables import AuditEntry
 from adapters_registry.rollout.canaries import CanaryRecord
+from adapters_registry.rollout.plan import METRICS, CanaryPlan
 from server.api.admin import hide_foreign
 from server.api.admin.rollout.canaries import read_latest
 from server.api.routes import Routes
@@ -117,7 +118,14 @@ class AdapterPages:
         )
         view = self._view(adapter, recorded, running, traffic)
         return self._parts.renderer.page(
-            request, "adapter.html", view=view, adapter=adapter, done=done
+            request,
+            "adapter.html",
+            view=view,
+            adapter=adapter,
+            done=done,
+            warm_seconds=services.settings.warm_seconds,
+            plan=CanaryPlan(),
+            metrics=METRICS,
         )
 
     def _read(

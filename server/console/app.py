@@ -16,7 +16,7 @@ from adapters_registry.errors import RegistryError
 from server.api.admin import refusing_suspended
 from server.console import adapter, adapters, changes, login, overview, register
 from server.console.guard import Guard
-from server.console.pages import audit, keys, playground, reports, tenants, usage
+from server.console.pages import audit, keys, playground, reports, rollout, tenants, usage
 from server.console.parts import NUM_THREADS, Parts, Services
 from server.console.rendering import STATIC, Renderer, is_partial
 from server.console.sessions import Sessions
@@ -27,7 +27,7 @@ from server.workers import Workers
 log = logging.getLogger(__name__)
 
 PAGES = (
-    *(login, overview, adapters, adapter, changes, register, playground),
+    *(login, overview, adapters, adapter, changes, rollout, register, playground),
     *(usage, tenants, keys, audit, reports),
 )
 """Each has a function `router(parts)`, whose paths are below `/console`."""

@@ -22,6 +22,7 @@ from server.api.routes import Routes
 from server.auth import require_admin
 from server.console.adapter import AdapterPages
 from server.console.pages.forms import body_of
+from server.console.pages.rollout import promoted_in_words
 from server.console.parts import Parts, caller_of
 from server.errors import InvalidRequest
 
@@ -37,7 +38,10 @@ def router(parts: Parts) -> Routes:
 
     @routes.post("/aliases")
     async def point(request: Request, tenant: str, name: str) -> Response:
-        """Promote a version, or split an alias between a version and another one."""
+        """Promote a version, or split an alias between a version and another one.
+
+        With `warm` the alias moves when servers have loaded the version; the answer comes then.
+        """
         form = await request.form()
         alias, version = _text(form, "alias") or LIVE, _number(form, "version")
         weight = _number(form, "weight") if form.get("weight") else 100
@@ -45,6 +49,17 @@ def router(parts: Parts) -> Routes:
         if weight < 100:
             targets.append(Target(_number(form, "other"), 100 - weight))
         seen = _number(form, "revision") if form.get("revision") else None
+        if form.get("warm") == "on":
+            promoted = await services.rollouts.warm.promote(
+                tenant,
+                name,
+                alias,
+                targets,
+                wait_seconds=services.settings.warm_seconds,
+                if_revision=seen,
+            )
+            done = promoted_in_words(alias, promoted)
+            return await pages.show(request, tenant, name, done)
         await apply(point_alias, tenant, name, alias, targets, if_revision=seen)
         share = f"{weight} % of the requests" if weight < 100 else "every request"
         done = f"The alias {alias} was changed: @{version} gets {share} from now on."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
 from pathlib import Path
@@ -221,3 +222,29 @@ def open_canary(page: Page, share: int) -> None:
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("slider").fill(str(share))
     expect(dialog).to_contain_text(f"Share of @2: {share} %")
+
+
+def test_a_judged_canary_and_a_warm_promotion_begin_on_the_page(
+    visitor: Visitor, server: RunningServer, make_files: MakeFiles
+) -> None:
+    adapter = "forge/tongs"
+    for seed in (51, 52):
+        upload(server, adapter, make_files(seed))
+    page = visitor.log_in(server.key, f"/adapters/{adapter}")
+    version_row(page, 2).get_by_role("button", name="Judge…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Steps, in per cent").fill("5, 100")
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    held_out = json.dumps({"messages": messages}).encode()
+    dialog.get_by_label("Answers to held-out conversations").set_input_files(
+        {"name": "held-out.jsonl", "mimeType": "application/jsonl", "buffer": held_out}
+    )
+    confirm(page, "Begin")
+    begun = page.get_by_role("status").filter(has_text="@2 gets 5 % of the requests")
+    expect(begun).to_contain_text("error_rate, first_token_p95, evaluation beside @1")
+    expect(page.get_by_text("running at 5 %, beside @1")).to_be_visible()
+    version_row(page, 2).get_by_role("button", name="Promote…").click()
+    page.get_by_role("dialog").get_by_label("Warm").check()
+    confirm(page, "Promote")
+    expect(page.get_by_role("status").filter(has_text="The alias live means @2")).to_be_visible()
+    expect(live_row(page, 2)).to_contain_text("100 %")

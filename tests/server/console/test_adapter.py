@@ -140,7 +140,7 @@ async def test_each_change_asks_first_and_says_what_it_means_for_requests(admin:
         assert re.search(
             "running requests|requests? runs?|requests that run|on it now", words, re.I
         )
-    everything = {"aliases", "aliases/stable/remove", "rollback", "sharing", "suspend"}
+    everything = {"aliases", "aliases/stable/remove", "canary", "rollback", "sharing", "suspend"}
     for number in (1, 2):
         everything |= {f"versions/{number}/{change}" for change in ("pin", "prefetch", "retire")}
     assert changes == everything
@@ -207,6 +207,7 @@ async def test_another_tenants_adapter_is_not_there(
     for method, path in (
         ("GET", PAGE),
         ("POST", f"{PAGE}/aliases"),
+        ("POST", f"{PAGE}/canary"),
         ("POST", f"{PAGE}/rollback"),
         ("POST", f"{PAGE}/sharing"),
         ("POST", f"{PAGE}/suspend"),

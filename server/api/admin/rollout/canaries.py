@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_registry.errors import NotFound
 from adapters_registry.records.change import Change
+from adapters_registry.records.idempotency import Idempotency
 from adapters_registry.registry import Registry
 from adapters_registry.rollout.canaries import CanaryRecord, latest, start
 from adapters_registry.rollout.examples import examples_of
@@ -186,15 +188,8 @@ def router(registry: Registry, rollouts: Rollouts, warm_seconds: float, workers:
         Each step compares both versions. Any other change of `live` ends the judging, and the
         split then stays as that change left it.
         """
-        plan = body.plan(warm_seconds)
         key = idempotency(request, idempotency_key)
-
-        def operation(change: Change) -> CanaryRecord:
-            at = rollouts.clock(change.session)
-            return start(
-                change, tenant, name, body.version, plan, body.data, at=at, idempotency=key
-            )
-
+        operation = starting(rollouts, tenant, name, body, warm_seconds, key)
         return CanaryBody.of(await workers.run(registry.apply, operation))
 
     @routes.get("")
@@ -207,6 +202,24 @@ def router(registry: Registry, rollouts: Rollouts, warm_seconds: float, workers:
         return CanaryBody.of(found)
 
     return routes
+
+
+def starting(
+    rollouts: Rollouts,
+    tenant: str,
+    name: str,
+    body: CanaryRequest,
+    warm_seconds: float,
+    key: Idempotency | None = None,
+) -> Callable[[Change], CanaryRecord]:
+    """Return the operation that begins a canary. Raises `InvalidCanary` if there can be none."""
+    plan = body.plan(warm_seconds)
+
+    def operation(change: Change) -> CanaryRecord:
+        at = rollouts.clock(change.session)
+        return start(change, tenant, name, body.version, plan, body.data, at=at, idempotency=key)
+
+    return operation
 
 
 def read_latest(registry: Registry, tenant: str, name: str) -> CanaryRecord | None:
