@@ -143,6 +143,7 @@ def add_registration(
     version = found or _next_version(change, asked, files)
     if found:
         _check_on_this_base(change, found, asked)
+        _note_signature(change, found, files)
     if found and asked.promote:
         found.promote, found.live_revision = True, found.adapter.live_revision
         found.adapter.epoch = change.epoch
@@ -166,6 +167,17 @@ def _check_on_this_base(change: Change, found: Version, asked: Registration) -> 
     if asked.metadata.get(FIT_RANK) is True:
         found.details = {**(found.details or {}), FIT_RANK: True}
     found.adapter.epoch = change.epoch
+
+
+def _note_signature(change: Change, found: Version, files: StagedFiles) -> None:
+    """Record who has signed files that were registered before without a signature."""
+    signed_by, details = files.signed_by, found.details or {}
+    if signed_by is None or details.get(SIGNATURE) == signed_by:
+        return
+    found.details = {**details, SIGNATURE: signed_by}
+    found.adapter.epoch = change.epoch
+    after = {"signed_by": signed_by["signer"]}
+    change.log("version.sign", found.adapter, str(found.number), None, after)
 
 
 def _published(

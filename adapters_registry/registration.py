@@ -145,7 +145,7 @@ class Intake:
             KeyReused: the idempotency key came with another request before.
         """
         content = self._records.content
-        # Compositions and fits are made here, of versions that are there already.
+        # Compositions and fits are made here, of versions whose signatures were looked at.
         signed_by = (
             None if asked.made.keys() & {COMPOSED, FITTED} else self._verify_signature(asked.tenant)
         )

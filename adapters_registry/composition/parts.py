@@ -16,6 +16,7 @@ from adapters_registry.composition.weighted_sum import FitError, WeightedSum
 from adapters_registry.content.adapter_files import TEMPLATE_FILE, companions_in
 from adapters_registry.errors import CannotCompose
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.trust.made_versions import SIGNED_BY, signatures_of
 
 MAX_PARTS = 8
 MAX_WEIGHT = 100.0
@@ -119,9 +120,12 @@ def key_of(parts: Sequence[WeightedVersion]) -> str:
 
 
 def composed_entry(
-    parts: Sequence[WeightedVersion], rank: int | None, error: FitError
+    parts: Sequence[WeightedVersion], rank: int | None, error: FitError, tenant: str
 ) -> dict[str, Any]:
-    """Return what the metadata of the composition say. `rank` is that of a fit, if one was made."""
+    """Return what the metadata of a tenant's composition say.
+
+    `rank` is that of a fit, if one was made.
+    """
     entry: dict[str, Any] = {
         "parts": [
             {
@@ -129,6 +133,7 @@ def composed_entry(
                 "version_id": part.version.version_id,
                 "digest": part.version.digest,
                 "weight": part.weight,
+                **_signed(part.version, tenant),
             }
             for part in parts
         ],
@@ -150,6 +155,7 @@ def fitted_entry(original: VersionRecord, rank: int, error: FitError) -> dict[st
             "version_id": original.version_id,
             "digest": original.digest,
             "rank": original.rank,
+            **_signed(original, original.tenant),
         },
         "rank": rank,
         "error": error.total,
@@ -171,6 +177,11 @@ def copy_companions(sources: Sequence[Path], target: Path) -> None:
     template = next(filter(None, map(chat_template_of, sources)), "")
     if template and not chat_template_of(target):
         (target / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+
+
+def _signed(version: VersionRecord, tenant: str) -> dict[str, Any]:
+    signatures = signatures_of(version, tenant)
+    return {SIGNED_BY: signatures} if signatures else {}
 
 
 def _rounded(weight: float) -> float:

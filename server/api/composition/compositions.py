@@ -28,6 +28,7 @@ from adapters_registry.records.tables import VersionState, now
 from adapters_registry.records.tenants import TenantRecord
 from adapters_registry.registry import Registry
 from adapters_registry.sources.source import check_size
+from adapters_registry.trust.made_versions import require_signed
 from server.api.composition.expression import resolve_parts
 from server.errors import Conflict, ModelNotFound, OverQuota
 from server.workers import Workers
@@ -95,6 +96,7 @@ class Compositions:
         Raises:
             OverQuota: the tenant has too many compositions in the making.
             CannotCompose: its rank is too large, or the server cannot compute it.
+            SignatureRefused: the tenant's adapters must be signed, and a part isn't.
             RegistryError: as in `Intake`, or the files of a part cannot be read.
         """
         with self._counted(wanted.tenant):
@@ -115,6 +117,9 @@ class Compositions:
 
     def _make(self, wanted: Wanted, idempotency: Idempotency | None) -> tuple[VersionRecord, bool]:
         registry, parts = self._registry, wanted.parts
+        if (owner := registry.catalog.tenants.get(wanted.tenant)) is not None:
+            versions = [part.version for part in parts]
+            require_signed(versions, wanted.tenant, owner.policy)
         with ExitStack() as held:
             digests = [part.version.digest for part in parts]
             folders = [held.enter_context(registry.content.holding(digest)) for digest in digests]
@@ -171,7 +176,7 @@ def _registration(wanted: Wanted, error: FitError) -> Registration:
         made = {FITTED: fitted_entry(original, rank, error)}
     else:
         source = f"composition: {'+'.join(map(str, parts))}"
-        entry = composed_entry(parts, wanted.rank, error)
+        entry = composed_entry(parts, wanted.rank, error, wanted.tenant)
         if wanted.is_on_request:
             entry = made_on_request(entry, key_of(parts), now())
         made = {COMPOSED: entry}
