@@ -55,10 +55,21 @@ def usage(
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("tenant", "adapter", "requests", "tokens in", "out", "slot s", "cold starts")
+    headings = ("tenant", "adapter", "requests", "tokens in", "out", "slot s", "cold starts")
+    table = Table(*headings, "of tokens: flex", "priority")
+    names = ("tenant", "adapter", "requests", "input_tokens", "output_tokens")
     for row in rows:
-        del row["tenant_id"]
-        table.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()))
+        by_tier = (
+            row[f"{tier}_input_tokens"] + row[f"{tier}_output_tokens"]
+            for tier in ("flex", "priority")
+        )
+        cells = (
+            *(row[name] for name in names),
+            f"{row['slot_seconds']:.1f}",
+            row["cold_starts"],
+            *by_tier,
+        )
+        table.add_row(*map(str, cells))
     print_table(table)
 
 

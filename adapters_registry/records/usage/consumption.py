@@ -24,18 +24,18 @@ class Consumption:
     """How long slots were held, summed over the requests that held the same slot together."""
     cold_starts: int = 0
     """Requests whose version was in no slot when they arrived."""
+    flex_input_tokens: int = 0
+    """Of the tokens in, those of requests in the service tier `flex`. So are the next three."""
+    flex_output_tokens: int = 0
+    priority_input_tokens: int = 0
+    priority_output_tokens: int = 0
 
     @classmethod
     def of(cls, *values: float) -> Consumption:
         """Return what a row of a database says: there, a sum of integers may be a Decimal."""
-        requests, input_tokens, output_tokens, slot_seconds, cold_starts = values
-        return cls(
-            int(requests),
-            int(input_tokens),
-            int(output_tokens),
-            float(slot_seconds),
-            int(cold_starts),
-        )
+        named = dict(zip(COLUMNS, values, strict=True))
+        counts = {name: int(value) for name, value in named.items() if name != "slot_seconds"}
+        return cls(slot_seconds=float(named["slot_seconds"]), **counts)
 
     def __add__(self, other: Consumption) -> Consumption:
         return Consumption(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -47,6 +47,16 @@ class Consumption:
     def tokens(self) -> int:
         """Tokens in and out."""
         return self.input_tokens + self.output_tokens
+
+    @property
+    def flex_tokens(self) -> int:
+        """Tokens in and out of the service tier `flex`."""
+        return self.flex_input_tokens + self.flex_output_tokens
+
+    @property
+    def priority_tokens(self) -> int:
+        """Tokens in and out of the service tier `priority`."""
+        return self.priority_input_tokens + self.priority_output_tokens
 
 
 COLUMNS = tuple(field.name for field in fields(Consumption))

@@ -18,6 +18,10 @@ class Consumed:
     output_tokens: Mapped[int] = mapped_column(BigInteger)
     slot_seconds: Mapped[float]
     cold_starts: Mapped[int] = mapped_column(BigInteger)
+    flex_input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    flex_output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    priority_input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    priority_output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class ConsumedBySomeone(Consumed):

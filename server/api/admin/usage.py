@@ -36,6 +36,13 @@ class UsageBody(BaseModel):
     output_tokens: int
     slot_seconds: float = Field(description="Summed over the requests that held a slot together.")
     cold_starts: int = Field(description="Requests that found their version in no slot.")
+    flex_input_tokens: int = Field(
+        description="Of `input_tokens`, those of the service tier flex; likewise the next three. "
+        "All others are of the tier default."
+    )
+    flex_output_tokens: int
+    priority_input_tokens: int
+    priority_output_tokens: int
 
 
 class UsageList(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
@@ -238,11 +239,15 @@ def test_a_database_without_sums_gets_them(
     database_url: str, tmp_path: Path, tiny_base: BaseSpec, num: int
 ) -> None:
     engine = old_database(database_url, "0012")
-    used = random_usage(num)
+    of_tiers = dict.fromkeys((n for n in COLUMNS if n.startswith(("flex", "priority"))), 0)
+    used = {key: replace(consumption, **of_tiers) for key, consumption in random_usage(num).items()}
     with engine.begin() as connection:
         for (hour, tenant_id, tenant, adapter), consumption in used.items():
             row = {"hour": hour, "tenant_id": tenant_id, "tenant": tenant, "adapter": adapter}
-            connection.execute(Usage.__table__.insert().values(**row, **vars(consumption)))  # type: ignore[attr-defined]
+            row |= {
+                name: value for name, value in vars(consumption).items() if name not in of_tiers
+            }
+            connection.execute(Usage.__table__.insert().values(**row))  # type: ignore[attr-defined]
     migrations.upgrade(engine)
     engine.dispose()
     registry = Registry(database_url, ContentStore(tmp_path / "content"), tiny_base)
