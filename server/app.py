@@ -14,6 +14,8 @@ from server.api import admin, front_page, lora_loading, models, recent_requests
 from server.api.admin.intakes import Intakes
 from server.api.composition.compositions import Compositions
 from server.api.composition.on_request import OnRequest
+from server.api.dedicated import routes as dedicated_routes
+from server.api.dedicated.dedicated import Dedicated
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
@@ -74,9 +76,11 @@ def build_server(
     traces: Traces | None = None,
     clock: Callable[[], float] = time.monotonic,
     rollouts: Rollouts | None = None,
+    dedicated: Dedicated | None = None,
 ) -> Server:
     """Put the parts of a server together; starts nothing.
 
+    `dedicated`: what the server answers if it is a dedicated one, whose `leases` must be given.
     `keys`, `leases`, `lifecycle` and `rollouts` are made if they are not given. `request_lines`:
     where requests are logged. `session_secret` signs the console's sessions; None makes a secret
     that ends with the process. `traces`: where requests are traced, if at all. `clock`: the seconds
@@ -111,6 +115,7 @@ def build_server(
         ),
         RequestSources(registry, gate, leases, intakes, settings.source_wait_seconds, clock),
         clock,
+        dedicated,
     )
     services = Services(
         settings,
@@ -124,7 +129,7 @@ def build_server(
         data_plane,
         intakes,
         Waiting(leases, data_plane.prompt_queue),
-        rollouts or Rollouts(registry, leases),
+        rollouts or Rollouts(registry, leases, only_reports=dedicated is not None),
         compositions,
     )
     arms = services.rollouts.arms
@@ -138,34 +143,36 @@ def build_server(
     app.add_middleware(Cors, origins=settings.cors_origins, admin=settings.cors_admin)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestId)
-    app.mount(ROOT, build_console(services, session_secret or secrets.token_bytes(SECRET_BYTES)))
+    if dedicated is None:
+        secret = session_secret or secrets.token_bytes(SECRET_BYTES)
+        app.mount(ROOT, build_console(services, secret))
     return Server(services, lifecycle, app, _operations_app(services, lifecycle))
 
 
 def _app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     """Return what answers on the server's port, without middleware and console."""
     settings, registry, engine = services.settings, services.registry, services.engine
-    leases, base_name = services.leases, settings.served_base_name
+    dedicated = services.data_plane.dedicated
     app = FastAPI(title="Loraplex", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state = engine.app_state
     mapping.install(app)
     services.data_plane.router().add_to(app)
     services.rollouts.judge.ask = asking(answering(services.data_plane), registry)
     document_bodies(app, engine.endpoints)
-    models.router(registry, leases, base_name, registry.base.name).add_to(app)
-    admin.router(
+    base_name = settings.served_base_name
+    models.router(
         registry,
-        services.keys,
-        services.gate,
-        leases,
-        services.usage_buffer,
-        settings,
-        services.intakes,
-        services.rollouts,
-        services.compositions,
+        services.leases,
+        base_name,
+        registry.base.name,
+        services.data_plane.on_request,
+        dedicated,
     ).add_to(app)
-    lora_loading.router(registry, services.gate, leases, services.intakes).add_to(app)
+    if dedicated is None:
+        _add_shared_routes(app, services)
     recent_requests.router(services.recent).add_to(app)
+    if dedicated is not None:
+        dedicated_routes.router(dedicated).add_to(app)
     front_page.router(
         base_name, lambda: engine.state is EngineState.READY and lifecycle.prepared
     ).add_to(app)
@@ -173,6 +180,23 @@ def _app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     if settings.operations_port is None:
         _add_metrics(app, services)
     return app
+
+
+def _add_shared_routes(app: FastAPI, services: Services) -> None:
+    """Add the routes that change the registry, which a dedicated server does not have."""
+    registry, gate, leases = services.registry, services.gate, services.leases
+    admin.router(
+        registry,
+        services.keys,
+        gate,
+        leases,
+        services.usage_buffer,
+        services.settings,
+        services.intakes,
+        services.rollouts,
+        services.compositions,
+    ).add_to(app)
+    lora_loading.router(registry, gate, leases, services.intakes).add_to(app)
 
 
 def _operations_app(services: Services, lifecycle: Lifecycle) -> FastAPI:

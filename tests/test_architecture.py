@@ -17,6 +17,7 @@ ALLOWED = {
 COMMANDS = {
     "server/cli/training/comparison.py": {"training"},
     "server/cli/training/data.py": {"training"},
+    "server/cli/training/dedicate.py": {"training"},
     "server/cli/training/evaluation.py": {"training"},
     "server/cli/training/export.py": {"training"},
     "server/cli/training/plan.py": {"training"},

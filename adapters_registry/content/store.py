@@ -63,7 +63,7 @@ class ContentStore:
 
     def path(self, digest: str) -> Path:
         """Return the path of a digest's directory. It may not exist."""
-        return self.root / "sha256" / digest[:2] / digest
+        return directory_of(self.root, digest)
 
     def has(self, digest: str) -> bool:
         """Return whether the files of a digest should be here. This does not ask the disk."""
@@ -272,6 +272,11 @@ class ContentStore:
             fetch = self._fetches.setdefault(digest, _Fetch())
         with holding(fetch.lock):
             yield
+
+
+def directory_of(root: Path, digest: str) -> Path:
+    """Return the path of a digest's directory in the folder of a store."""
+    return root / "sha256" / digest[:2] / digest
 
 
 class _Fetch:

@@ -27,6 +27,7 @@ from adapters_registry.trust.sources import is_source
 from server import metrics
 from server.api.composition.expression import is_composition
 from server.api.composition.on_request import OnRequest
+from server.api.dedicated.dedicated import Dedicated
 from server.api.intake.intake import Intake, Received
 from server.api.intake.suspended import require_active_tenant, require_in_service
 from server.api.request_sources import RequestSources
@@ -48,7 +49,7 @@ from server.tenancy.log_probabilities import (
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
 from server.tenancy.quotas import Quotas, limit_answer, limit_choices
-from server.tenancy.service_tiers import usable_tier
+from server.tenancy.service_tiers import FLEX, PRIORITY, usable_tier
 from server.tenancy.timing import Timing
 from server.tenancy.usage import UsageBuffer
 
@@ -82,6 +83,8 @@ class DataPlane:
     request_sources: RequestSources
     clock: Callable[[], float] = time.monotonic
     """Seconds, for the quotas and the timing of requests; it never goes back."""
+    dedicated: Dedicated | None = None
+    """What a dedicated server answers. None on a shared server."""
 
     def router(self, only: Collection[str] | None = None) -> Routes:
         """Return the routes of OpenAI's and Anthropic's APIs: all, or only those paths."""
@@ -152,6 +155,8 @@ class DataPlane:
         caller, state = raw_request.state.caller, raw_request.state
         model, conversation = received.model or self.base_name, received.conversation
         catalog = self.registry.catalog
+        if self.dedicated:
+            self.dedicated.require(model, caller, catalog)
         if is_source(model):
             version: VersionRecord | None = await self.request_sources.resolve(
                 model, caller, conversation
@@ -294,6 +299,11 @@ def _end_early(meter: Meter, error: APIError) -> None:
 
 def _consumption(raw_request: Request, meter: Meter) -> Consumption:
     used = Consumption(1, meter.input_tokens, meter.output_tokens)
+    if meter.service_tier is FLEX:
+        used.flex_input_tokens, used.flex_output_tokens = meter.input_tokens, meter.output_tokens
+    elif meter.service_tier is PRIORITY:
+        used.priority_input_tokens = meter.input_tokens
+        used.priority_output_tokens = meter.output_tokens
     if (lease := getattr(raw_request.state, "lease", None)) is not None:
         used.slot_seconds = lease.seconds
         used.cold_starts = int(lease.tier is not Tier.SLOT)

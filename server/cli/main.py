@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
@@ -24,7 +24,16 @@ from server.cli import (
 from server.cli.adapters.app import app as adapters_app
 from server.cli.commands import Commands
 from server.cli.console import ending_on, say
-from server.cli.training import comparison, data, evaluation, export, plan, quantize, train
+from server.cli.training import (
+    comparison,
+    data,
+    dedicate,
+    evaluation,
+    export,
+    plan,
+    quantize,
+    train,
+)
 from server.engine.worker.lora_gpu.tuning.command import CannotTune, tune
 from server.settings import (
     RENAMED,
@@ -104,11 +113,15 @@ def _tune(**options: Any) -> None:
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each server setting, with its help, default and variable.
 
-    Values stay text. `Settings` parses them, so a flag and its variable give the same errors.
+    Values stay text. `Settings` parses them, so a flag and its variable give the same errors. The
+    command's own parameters come first.
     """
-    context = inspect.Parameter(
-        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-    )
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
     flags = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name, field)
@@ -121,8 +134,8 @@ def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(old, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hidden)
         for old in RENAMED
     ]
-    command.__signature__ = inspect.Signature([context, *flags])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [context, *flags]}
+    command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
     return command
 
 
@@ -149,17 +162,45 @@ def _flag(name: str, field: FieldInfo) -> Any:
 @_with_setting_flags
 def serve(context: typer.Context, **flags: Any) -> None:
     """Serve the base and every registered adapter over OpenAI's API."""
+    _serve(load_settings(engine_args=tuple(context.args) or None, **flags))
+
+
+@app.command(
+    "dedicate",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog=dedicate.EXAMPLES,
+)
+@_with_setting_flags
+def _dedicate(
+    context: typer.Context,
+    version: dedicate.VersionArgument,
+    *,
+    beside: dedicate.BesideOption = None,
+    only_merge: dedicate.OnlyMergeOption = False,
+    **flags: Any,
+) -> None:
+    """Serve one version of one adapter, merged into the base, under its name on a second server.
+
+    LORAPLEX_URL names a shared server, with which the answers are compared before this one is
+    ready. The base is that of the shared server, and so is the database.
+    """
+    settings = load_settings(engine_args=tuple(context.args) or None, **flags)
+    made = dedicate.make(version, settings, beside, is_served=not only_merge)
+    if not only_merge:
+        _serve(made.settings, made.verify)
+
+
+def _serve(settings: Settings, verify: Callable[[str], None] | None = None) -> None:
+    """Run a server, and end the process with its exit code."""
     import logging
 
     from server.process.serve import serve as run_server
 
-    flags["engine_args"] = tuple(context.args) or None
-    settings = load_settings(**flags)
     verbose = settings.log_level == "debug"
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
     for library in ("alembic", "httpx", "httpx2", "asyncio", "vllm", "torch"):
         logging.getLogger(library).setLevel(logging.DEBUG if verbose else logging.ERROR)
-    code = run_server(settings, say)
+    code = run_server(settings, say, verify)
     # vLLM leaves threads and exit handlers behind that may wait for each other.
     logging.shutdown()
     sys.stdout.flush()

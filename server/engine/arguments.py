@@ -62,8 +62,12 @@ _NEVER_FULL = 1 << 20
 server keeps its own bound (`LORAPLEX_HOST_CACHE_GIB`), so vLLM's is never reached."""
 
 
-def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace:
+def engine_arguments(
+    settings: Settings, base: str, device: Device, *, has_adapters: bool = True
+) -> Namespace:
     """Parse vLLM's arguments for a base directory or hub id.
+
+    Without adapters, as on a dedicated server, no layer has slots, and none computes LoRA.
 
     Raises:
         SettingsError: `LORAPLEX_ENGINE_ARGS` has an argument that vLLM doesn't know or that the
@@ -85,6 +89,8 @@ def engine_arguments(settings: Settings, base: str, device: Device) -> Namespace
     _check_passed_through(settings.engine_args, known)
     formats = chat_formats(base)
     arguments = _from_settings(settings, base, device, formats)
+    if has_adapters:
+        arguments.append("--enable-lora")
     namespace: Namespace = parser.parse_args([*arguments, *settings.engine_args])
     if namespace.model_tag is not None:
         raise SettingsError(f"{namespace.model_tag!r} is not a flag; the base is named with --base")
@@ -182,7 +188,7 @@ def _from_settings(
         "tool-strict-level": "parameter",
         **dict(formats.family.engine_options),
     }
-    arguments = ["--enable-lora", "--enable-auto-tool-choice", "--no-use-tqdm-on-load"]
+    arguments = ["--enable-auto-tool-choice", "--no-use-tqdm-on-load"]
     for name, value in options.items():
         if value is not None:
             arguments += [f"--{name}", str(value)]

@@ -26,6 +26,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError, create_model
 
+from adapters_registry.content.merged_model import MergedVersion
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.errors import grammar_field, map_exception, map_response, name_field
 from server.engine.grammar.budget import check_grammars
@@ -89,12 +90,15 @@ def lora_request(version: VersionRecord, path: Path) -> LoRARequest:
 
 
 def make_endpoints(
-    content_path: Callable[[str], Path], fetch: Callable[[str], Path] | None = None
+    content_path: Callable[[str], Path],
+    fetch: Callable[[str], Path] | None = None,
+    merged: MergedVersion | None = None,
 ) -> dict[str, Endpoint]:
     """Return the embedded routes by path.
 
     `content_path` returns the directory of a digest. `fetch` returns it as well, but first loads
-    the files from the origin if they aren't there.
+    the files from the origin if they aren't there. `merged` is the version whose weights are the
+    base's, on a dedicated server: vLLM serves it as its base, under the version's name.
     """
     from vllm.entrypoints.anthropic import api_router as anthropic
     from vllm.entrypoints.anthropic.protocol import (
@@ -125,7 +129,11 @@ def make_endpoints(
         async def answer(request: Any, raw: Request, version: VersionRecord | None) -> Response:
             if "cache_salt" in body.model_fields:
                 request.cache_salt = cache_salt(raw.state.caller.tenant_id, request.cache_salt)
-            leased = lora_request(version, content_path(version.digest)) if version else None
+            leased = None
+            if version is not None and merged is not None and version.digest == merged.digest:
+                request.model = merged.public_name
+            elif version is not None:
+                leased = lora_request(version, content_path(version.digest))
             own = await templates.of(version, raw.state.caller.tenant)
             if own is not None:
                 add_stop_tokens(request, own)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 from starlette.datastructures import State
 
+from adapters_registry.content.merged_model import MergedVersion
 from adapters_registry.records.catalog import VersionRecord
 from server.engine import cpu, environment
 from server.engine.arguments import engine_arguments, step_tokens
@@ -59,14 +60,20 @@ class EngineSupervisor(AdapterLoading):
         base: str,
         content_path: Callable[[str], Path],
         fetch: Callable[[str], Path] | None = None,
+        merged: MergedVersion | None = None,
     ) -> None:
-        """Parse the arguments. Raises `SettingsError` if one is wrong. Starts nothing yet."""
+        """Parse the arguments. Raises `SettingsError` if one is wrong. Starts nothing yet.
+
+        `merged` is the version that was merged into the base, if there is one.
+        """
         self.state = EngineState.STARTING
         self.generation = 0
         self.app_state = State()
-        self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path, fetch)
+        self.endpoints: Mapping[str, Endpoint] = make_endpoints(content_path, fetch, merged)
         device = read_device()
-        self._arguments: Namespace = engine_arguments(settings, base, device)
+        self._arguments: Namespace = engine_arguments(
+            settings, base, device, has_adapters=merged is None
+        )
         tokens = step_tokens(self._arguments, device)
         default_running = defaults.max_running(device, self._arguments.max_num_seqs)
         self.max_running = settings.max_running or default_running

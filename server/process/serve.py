@@ -19,6 +19,7 @@ from adapters_registry import rechecks
 from adapters_registry.collection import Collector
 from adapters_registry.records.keys import KeyPolicy
 from server import metrics
+from server.api.dedicated.dedicated import Dedicated
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
 from server.engine.environment import (
@@ -30,7 +31,7 @@ from server.engine.environment import (
 )
 from server.engine.interface import SupervisedEngine
 from server.lifecycle import Lifecycle
-from server.process import demo
+from server.process import dedication, demo
 from server.process.data_dir import own_data_dir
 from server.process.departing import Departing
 from server.process.http_server import HttpServer, http_config
@@ -56,6 +57,7 @@ from server.process.upkeep import (
     write_books,
 )
 from server.request_log.lines import RequestLines
+from server.residency.merged_leases import MergedLeases
 from server.settings import Settings
 from server.settings.traces_endpoint import TracesEndpoint
 from server.tracing.traces import Traces
@@ -69,10 +71,15 @@ RESTORED = "the database was restored: ids under which the engine holds adapters
 HTTP_SETTING = "LORAPLEX_HOST, LORAPLEX_PORT (--host, --port)"
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+def serve(
+    settings: Settings,
+    announce: Callable[[str], None],
+    verify: dedication.Verify | None = None,
+) -> int:
     """Run the server until a signal ends it; return the exit code.
 
-    `announce` is called with each line that a person at the terminal should read.
+    `announce` is called with each line that a person at the terminal should read. `verify`
+    compares a dedicated server with a shared one, before it is ready.
 
     Raises:
         SettingsError: a setting cannot be used. This is raised before anything is started.
@@ -84,6 +91,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         own_data_dir(settings),
     ):
         base = prepare_base(settings, announce)
+        merged = dedication.merged_in(base)
+        if merged:
+            settings = dedication.without_slots(settings)
         prepare_environment(base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir)
         limit_choices(settings.max_choices)
         choose_cpu_base(settings.cpu_base_kernels)
@@ -94,7 +104,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         )
         choices: list[str] = []  # said once nothing can be refused any more
         settings = fit_to_device(settings, config_directory(base), choices.append)
-        registry = open_registry(settings, base)
+        registry = open_registry(settings, base, merged)
+        if merged:
+            dedication.require_offered(registry, merged)
         keys = Keys(registry, policy=KeyPolicy(settings.longest_key_life))
         provide_admin_key(settings, keys)
         session_secret = provide_session_secret(settings)
@@ -106,7 +118,20 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         from server.app import build_server
         from server.engine.supervisor import EngineSupervisor
 
-        engine = EngineSupervisor(settings, base, registry.content.path, registry.content.fetch)
+        content = registry.content
+        if merged:
+            engine = EngineSupervisor(
+                dedication.for_engine(settings, merged),
+                base,
+                content.path,
+                dedication.fetching(base, merged, content.fetch),
+                merged,
+            )
+            dedicated: Dedicated | None = Dedicated(merged, settings.served_base_name)
+            leases = MergedLeases(settings, engine, registry, merged)
+        else:
+            engine = EngineSupervisor(settings, base, content.path, content.fetch)
+            dedicated, leases = None, None
         registry.on_restored = partial(engine.condemn, RESTORED)
         for choice in choices:
             announce(choice)
@@ -117,10 +142,12 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             registry,
             engine,
             keys=keys,
+            leases=leases,
             lifecycle=Lifecycle(prepared=False),
             request_lines=request_lines,
             session_secret=session_secret,
             traces=traces,
+            dedicated=dedicated,
         )
         gate = server.services.gate
         imported = time.monotonic()
@@ -156,7 +183,17 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             announce_ready()
             await gate.take_up()
 
-        running = RunningServer(server, engine, prepare)
+        async def prepare_dedicated(engine_is_up: asyncio.Event) -> None:
+            """Become ready after the comparison with a shared server; there is nothing to check."""
+            await engine_is_up.wait()
+            if verify:
+                await asyncio.to_thread(verify, address)
+            server.lifecycle.prepared = True
+            announce_ready()
+            assert dedicated is not None
+            await dedication.tell_changes(registry, dedicated, announce)
+
+        running = RunningServer(server, engine, prepare_dedicated if merged else prepare)
         try:
             return uvloop.run(running.run(listener, operations))
         finally:
@@ -195,7 +232,8 @@ class RunningServer:
     engine: SupervisedEngine
     """The server's engine."""
     prepare: Callable[[asyncio.Event], Awaitable[None]]
-    """Is called at the start with an event that is set when the engine is up."""
+    """Is called at the start with an event that is set when the engine is up. If it raises an
+    error, the server ends."""
     books_seconds: float = BOOKKEEPING_INTERVAL_SECONDS
     """How often the books are written."""
 
@@ -236,7 +274,7 @@ class RunningServer:
         background = [
             supervision,
             ended,
-            asyncio.ensure_future(self.prepare(engine_is_up)),
+            preparing := asyncio.create_task(self._prepare(engine_is_up)),
             asyncio.create_task(follow_changes(registry, leases)),
             asyncio.create_task(keep_books(self.books, self.books_seconds)),
             asyncio.create_task(self.server.services.rollouts.run()),
@@ -245,8 +283,9 @@ class RunningServer:
             asyncio.create_task(roll_up_regularly(registry, ROLL_UP_INTERVAL_SECONDS)),
         ]
         try:
-            await asyncio.wait({http, supervision, ended}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (supervision, http):
+            vital = {http, supervision, preparing, ended}
+            await asyncio.wait(vital, return_when=asyncio.FIRST_COMPLETED)
+            for task in (supervision, http, preparing):
                 if task.done():
                     log.error("giving up: %s", task.exception() or "the HTTP server ended")
                     return 1
@@ -261,6 +300,11 @@ class RunningServer:
                 background_task.cancel()
             await asyncio.to_thread(presence.end)
             await self.engine.stop()
+
+    async def _prepare(self, engine_is_up: asyncio.Event) -> None:
+        """Prepare, and then wait for ever, so that only a failure ends the task."""
+        await self.prepare(engine_is_up)
+        await asyncio.Event().wait()
 
     async def _collect(self) -> None:
         services, settings = self.server.services, self.server.services.settings

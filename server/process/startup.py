@@ -14,7 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.check.base import BaseSpec
 from adapters_registry.check.fingerprint import TOKENIZER_FILES, fingerprint_of
+from adapters_registry.check.ranks import RANK_LIMITS
 from adapters_registry.content.adapter_files import GENERATION_FILE
+from adapters_registry.content.merged_model import MergedVersion
 from adapters_registry.content.store import ContentStore
 from adapters_registry.errors import InvalidKey, StoreUnavailable
 from adapters_registry.registry import Registry
@@ -80,8 +82,11 @@ def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
 
 
-def open_registry(settings: Settings, base: str) -> Registry:
+def open_registry(settings: Settings, base: str, merged: MergedVersion | None = None) -> Registry:
     """Open the database and the folder of adapters' files.
+
+    `merged` is the version that the base holds on a dedicated server. Versions are then seen as
+    shared servers see them, on the base into which it was merged.
 
     Raises:
         SettingsError: the base's files, the database or the data folder cannot be used.
@@ -90,8 +95,17 @@ def open_registry(settings: Settings, base: str) -> Registry:
         spec = replace(
             base_spec(base, settings.max_lora_rank),
             refuses_quantization_mismatch=settings.base_quantization_mismatch == "refuse",
-            fingerprint=fingerprint_of(weights_directory(base), settings.quantization or ""),
         )
+        if merged:
+            spec = replace(
+                spec,
+                name=merged.base,
+                fingerprint=merged.base_fingerprint,
+                max_rank=RANK_LIMITS[-1],
+            )
+        else:
+            method = settings.quantization or ""
+            spec = replace(spec, fingerprint=fingerprint_of(weights_directory(base), method))
     except (OSError, ValueError) as error:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
     try:

@@ -77,20 +77,8 @@ class Leases:
     @classmethod
     def of(cls, settings: Settings, engine: Engine, registry: Registry) -> Leases:
         """Return leases with the limits of the settings."""
-        limits = Limits(
-            slots=settings.max_loras,
-            max_running_per_tenant=2 * engine.max_running,
-            host=settings.host_adapters,
-            quantum_seconds=settings.slot_quantum_seconds,
-            linger_seconds=LINGER_SECONDS,
-            slot_wait_seconds=settings.slot_wait_seconds,
-            load_seconds=settings.load_seconds,
-            reserve_seconds=RESERVE_SECONDS,
-            preempt_seconds=settings.preempt_seconds or math.inf,
-            host_bytes=math.inf if settings.host_cache_bytes is None else settings.host_cache_bytes,
-            largest_bytes=registry.base.adapter_bytes(settings.max_lora_rank),
-        )
-        return cls(engine, registry, limits, settings.retire_seconds)
+        limits = limits_of(settings, engine, registry)
+        return Leases(engine, registry, limits, settings.retire_seconds)
 
     @property
     def engine_slots(self) -> EngineSlots:
@@ -279,6 +267,23 @@ class Leases:
         task = asyncio.create_task(carry_out())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def limits_of(settings: Settings, engine: Engine, registry: Registry) -> Limits:
+    """Return the limits that the settings set."""
+    return Limits(
+        slots=settings.max_loras,
+        max_running_per_tenant=2 * engine.max_running,
+        host=settings.host_adapters,
+        quantum_seconds=settings.slot_quantum_seconds,
+        linger_seconds=LINGER_SECONDS,
+        slot_wait_seconds=settings.slot_wait_seconds,
+        load_seconds=settings.load_seconds,
+        reserve_seconds=RESERVE_SECONDS,
+        preempt_seconds=settings.preempt_seconds or math.inf,
+        host_bytes=math.inf if settings.host_cache_bytes is None else settings.host_cache_bytes,
+        largest_bytes=registry.base.adapter_bytes(settings.max_lora_rank),
+    )
 
 
 def _targets(adapter: AdapterRecord | None) -> set[int]:

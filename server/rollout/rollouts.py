@@ -39,9 +39,15 @@ class Rollouts:
         registry: Registry,
         leases: Leases,
         clock: Callable[[Session], datetime] = database_time,
+        *,
+        only_reports: bool = False,
     ) -> None:
-        """`clock`: the time by which canaries are judged, which all servers share."""
-        self.clock = clock
+        """`clock`: the time by which canaries are judged, which all servers share.
+
+        With `only_reports` it says that the server is there, so that no promotion waits for it,
+        and takes no other part: a dedicated server can judge no canary.
+        """
+        self.clock, self._only_reports = clock, only_reports
         self._workers = Workers("rollouts", NUM_THREADS)
         self._reporter = WarmthReporter(registry, leases)
         self.warm = WarmPromotions(registry, leases, self._reporter, self._workers)
@@ -57,8 +63,10 @@ class Rollouts:
 
     async def tick(self) -> None:
         """Do what is due. A failure is logged, and tried again at the next call."""
-        for work in (self._reporter.report, self.warm.take_over, self._judge_if_due):
-            await _tried(work)
+        await _tried(self._reporter.report)
+        if not self._only_reports:
+            await _tried(self.warm.take_over)
+            await _tried(self._judge_if_due)
 
     async def _judge_if_due(self) -> None:
         interval = BUSY_SECONDS if self._registry.catalog.has_splits else IDLE_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -49,8 +50,17 @@ class Proxy:
         self._process.wait()
 
 
-def start_haproxy(folder: Path, servers: Sequence[Server]) -> Proxy:
-    """`deploy/haproxy.cfg` as it is; addresses come from the environment."""
+def start_haproxy(
+    folder: Path,
+    servers: Sequence[Server],
+    *,
+    dedicated: Server | None = None,
+    names: str = "",
+) -> Proxy:
+    """`deploy/haproxy.cfg` as it is; addresses come from the environment.
+
+    `dedicated`: the dedicated server of the adapter with these `names`.
+    """
     program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("HAProxy isn't installed (Debian's package haproxy)")
@@ -58,6 +68,9 @@ def start_haproxy(folder: Path, servers: Sequence[Server]) -> Proxy:
     environment = {"SERVED_BASE_NAME": "base", "LISTEN": f"127.0.0.1:{port}"}
     for number, server in enumerate(servers, 1):
         environment[f"SERVER_{number}"] = f"127.0.0.1:{server.port}"
+    if dedicated is not None:
+        environment["DEDICATED_SERVER"] = f"127.0.0.1:{dedicated.port}"
+        environment["DEDICATED_NAMES"] = names
     config = ROOT / "deploy" / "haproxy.cfg"
     return Proxy("haproxy", [program, "-db", "-q", "-f", str(config)], port, environment)
 
@@ -70,13 +83,25 @@ def envoy_program() -> Path:
     return Path(package.origin).parent / "_bin" / "envoy"
 
 
-def start_envoy(folder: Path, servers: Sequence[Server], *, by_turns: bool = False) -> Proxy:
+def start_envoy(
+    folder: Path,
+    servers: Sequence[Server],
+    *,
+    by_turns: bool = False,
+    dedicated: Server | None = None,
+    names: str = "",
+) -> Proxy:
     """What the chart renders, with the servers' and its own addresses changed.
 
-    `by_turns`: round robin instead of the hash, to compare with.
+    `by_turns`: round robin instead of the hash, to compare with. `dedicated`: the dedicated server
+    of the adapter with these `names`.
     """
     program = envoy_program()
-    rendered = fetch(4).render("--values", str(CHART / "ci" / "cpu-values.yaml"))
+    given = []
+    if dedicated is not None:
+        own = {"names": names.split(), "host": "127.0.0.1", "port": dedicated.port}
+        given = ["--set-json", f"envoy.dedicated={json.dumps([own])}"]
+    rendered = fetch(4).render("--values", str(CHART / "ci" / "cpu-values.yaml"), *given)
     name = "demo-loraplex-envoy"
     (found,) = (m for m in rendered if (m["kind"], m["metadata"]["name"]) == ("ConfigMap", name))
     config = yaml.safe_load(found["data"]["envoy.yaml"])

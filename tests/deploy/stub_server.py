@@ -34,6 +34,8 @@ class StubServer:
         self.name, self.overloaded = name, False
         self.leaving = self.draining = False
         """Not ready, but answering; then refusing as well."""
+        self.has_another = False
+        """A dedicated server whose version the adapter's name doesn't mean any more."""
         self.held = threading.Event()
         self.held.set()
         self.num_asked = 0
@@ -72,7 +74,9 @@ def _handler(stub: StubServer) -> type[BaseHTTPRequestHandler]:
             with stub.lock:
                 stub.num_asked += 1
             stub.held.wait(30)
-            if stub.draining:
+            if stub.has_another:
+                self._answer(404, {"error": {"code": "model_elsewhere"}}, elsewhere=True)
+            elif stub.draining:
                 self._answer(503, {"error": {"code": "engine_unavailable"}}, elsewhere=True)
             elif stub.overloaded:
                 self._answer(503, {"error": {"code": "slot_timeout"}})

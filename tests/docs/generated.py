@@ -123,13 +123,20 @@ def commands() -> str:
     text: list[str] = []
     for path, command in sorted(all_commands().items()):
         text += [f"## {path}", "", " ".join((command.help or "").split()), ""]
-        if path in ("loraplex serve", "loraplex doctor"):
-            text += ["Its options are the [settings](settings.md).", ""]
-        else:
+        takes_settings = path in ("loraplex serve", "loraplex doctor", "loraplex dedicate")
+        parameters = [p for p in command.params if not (takes_settings and _is_setting(p))]
+        if parameters:
             text += ["| argument or option | what it is |", "|---|---|"]
-            text += [f"| {_usage(p)} | {_help(p)} |" for p in command.params]
+            text += [f"| {_usage(p)} | {_help(p)} |" for p in parameters]
             text.append("")
+        if takes_settings:
+            others = "other " if parameters else ""
+            text += [f"Its {others}options are the [settings](settings.md).", ""]
     return "\n".join(text).rstrip()
+
+
+def _is_setting(parameter: Any) -> bool:
+    return parameter.name in Settings.model_fields or parameter.hidden
 
 
 def all_commands() -> dict[str, TyperCommand]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -21,21 +22,36 @@ class RunningServer:
     """One server process on the loopback interface, on a free port unless one is given."""
 
     def __init__(
-        self, data_dir: Path, *flags: str, port: int = 0, program: Path | None = None
+        self,
+        data_dir: Path,
+        *flags: str,
+        port: int = 0,
+        program: Path | None = None,
+        command: str = "serve",
+        environment: Mapping[str, str] | None = None,
+        key_of: RunningServer | None = None,
     ) -> None:
-        """`program` is the command to run; by default the one of this environment."""
-        self.data_dir = data_dir
+        """`program` is the command to run; by default the one of this environment.
+
+        `key_of`: the server on the same database whose admin key this one knows.
+        """
+        self.data_dir, self._key_of = data_dir, key_of
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = port or probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.parent / f"{data_dir.name}.log"
         program = program or Path(sys.executable).with_name("loraplex")
-        command = [str(program), "serve"]
-        command += ["--data-dir", str(data_dir), "--port", str(self.port), *flags]
+        line = [str(program), command]
+        line += ["--data-dir", str(data_dir), "--port", str(self.port), *flags]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                line,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
             )
 
     def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
@@ -56,6 +72,8 @@ class RunningServer:
 
     @property
     def key(self) -> str:
+        if self._key_of:
+            return self._key_of.key
         return (self.data_dir / "admin.key").read_text().strip()
 
     def client(self) -> openai.OpenAI:

@@ -34,14 +34,21 @@ OVER = ("trained", "original", "nf4")
 
 
 def merge_adapter(
-    adapter: Path, base: Path, out: Path, dtype: str = "bfloat16", over: str = "trained"
+    adapter: Path,
+    base: Path,
+    out: Path,
+    dtype: str = "bfloat16",
+    over: str = "trained",
+    *,
+    keeps_companions: bool = True,
 ) -> Parity:
     """Merge an adapter into its base, verify the result, and keep it in the new directory `out`.
 
     `over` names the form of the base: as the adapter's file says it was in training (`trained`),
     the checkpoint as it is (`original`), or rounded to NF4 (`nf4`). The result is compared with
     base and adapter as they were in training. If `over` names another form, the difference is
-    measured but not bounded.
+    measured but not bounded. `keeps_companions`: whether the adapter's chat template and generation
+    configuration replace the base's.
 
     Returns the difference.
 
@@ -72,7 +79,8 @@ def merge_adapter(
         writer.finish()
         _write_config(checkpoint, dtype, scratch)
         checkpoint.copy_other_files(scratch)
-        _keep_what_is_beside(adapter, scratch)
+        if keeps_companions:
+            _keep_what_is_beside(adapter, scratch)
         rounded = linear if trained_nf4 else set()
         parity = measure_parity(
             checkpoint, Checkpoint.open(scratch), probe_texts(base), updates, rounded

@@ -85,6 +85,10 @@ class OnRequest:
         except CannotCompose as error:
             raise InvalidRequest(str(error), param="model") from None
 
+    def known(self, parts: tuple[WeightedVersion, ...], tenant: str) -> VersionRecord | None:
+        """Return the ready version that is the sum of these parts, None if none was made yet."""
+        return self._find(tenant, key_of(parts))
+
     async def version(self, parts: tuple[WeightedVersion, ...], tenant: str) -> VersionRecord:
         """Return the ready version that is the sum of these parts. The first request has it made.
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 from starlette.datastructures import FormData, UploadFile
 
@@ -17,6 +17,7 @@ from adapters_registry.rollout.canaries import CanaryRecord
 from adapters_registry.rollout.plan import Criterion
 from server.api.admin import hide_foreign
 from server.api.admin.rollout.canaries import CanaryRequest, starting
+from server.api.routes import Routes
 from server.console.adapter import AdapterPages
 from server.console.pages.forms import body_of
 from server.console.parts import Parts
@@ -27,9 +28,9 @@ SECONDS_A_MINUTE = 60
 DATA = "data"
 
 
-def router(parts: Parts) -> APIRouter:
+def router(parts: Parts) -> Routes:
     """Return the route that begins a judged canary."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}", dependencies=[Depends(hide_foreign)])
+    routes = Routes(prefix="/adapters/{tenant}/{name}", dependencies=[Depends(hide_foreign)])
     services, pages = parts.services, AdapterPages(parts)
 
     @routes.post("/canary")

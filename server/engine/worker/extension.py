@@ -190,7 +190,9 @@ class WorkerExtension:
         return str(self._loraplex.evict(version_id))
 
     def loraplex_residency(self) -> dict[str, list[int]]:
-        """See `WorkerAdapters.residency`."""
+        """See `WorkerAdapters.residency`. The engine of a dedicated server has no adapters."""
+        if getattr(self.model_runner, "lora_manager", None) is None:
+            return {"slots": [], "host": []}
         return self._loraplex.residency()
 
     @cached_property

@@ -35,6 +35,10 @@ def test_settings_become_arguments() -> None:
     assert "lm_head" not in arguments.lora_target_modules
 
 
+def test_a_dedicated_server_computes_no_lora() -> None:
+    assert not engine_arguments(Settings(), "org/model", CPU, has_adapters=False).enable_lora
+
+
 GIB = 1 << 30
 SMALL_MACHINE = cpu.Machine((cpu.Processor(0, 0, 0),), 1, 4 * GIB)
 

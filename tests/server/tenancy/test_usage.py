@@ -10,7 +10,7 @@ import pytest
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.records.tables import now
-from adapters_registry.records.tenants import create_tenant, delete_tenant
+from adapters_registry.records.tenants import Quota, create_tenant, delete_tenant, set_quota
 from adapters_registry.records.usage.consumption import Consumption, hour_of
 from adapters_registry.records.usage.reading import read_usage
 from adapters_registry.records.usage.recording import add_usage
@@ -45,6 +45,22 @@ async def test_requests_are_counted_by_tenant_and_adapter(
         ("base", "1"),
         ("default/home", "2"),
     ]
+
+
+async def test_tokens_are_counted_by_service_tier(
+    client: httpx.AsyncClient, registry: Registry
+) -> None:
+    registry.apply(set_quota, "default", Quota(service_tiers=("flex", "priority")))
+    for tier in ("flex", "priority", "priority", "default", None):
+        await client.post(CHAT, json={"model": "base", "service_tier": tier})
+    (row,) = await usage(client)
+    assert (row["input_tokens"], row["output_tokens"]) == (5 * INPUT_TOKENS, 5 * OUTPUT_TOKENS)
+    for tier, requests in (("flex", 1), ("priority", 2)):
+        assert row[f"{tier}_input_tokens"] == requests * INPUT_TOKENS
+        assert row[f"{tier}_output_tokens"] == requests * OUTPUT_TOKENS
+    table = await client.get("/admin/usage?format=csv")
+    (as_csv,) = csv.DictReader(io.StringIO(table.text))
+    assert as_csv["flex_output_tokens"] == str(OUTPUT_TOKENS)
 
 
 async def test_a_tenant_sees_its_own(

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai.types
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
@@ -91,6 +92,27 @@ async def test_the_first_request_makes_it_and_all_get_it(
     trail = (await client.get("/admin/audit?tenant=default")).json()["data"]
     made = next(entry for entry in trail if entry["subject"] == "default/composed@1")
     assert made["actor"] != "server", "the request's key"
+
+
+async def test_a_model_that_is_a_sum_is_shown_before_and_after_it_is_made(
+    client: httpx.AsyncClient, registry: Registry
+) -> None:
+    path = f"/v1/models/{BOTH}"
+    before = (await client.get(path)).json()
+    assert (before["id"], before["root"], before["parent"]) == (BOTH, None, "base")
+    parts = sorted(before["adapter"]["parts"], key=lambda part: part["weight"])
+    assert [part["model"] for part in parts] == ["default/domain@1", "default/style@1"]
+    assert [part["weight"] for part in parts] == [0.3, 0.7]
+    assert (before["adapter"]["version"], before["adapter"]["state"]) == (None, None)
+    assert ("default", "composed") not in registry.catalog.adapters, "looking makes nothing"
+    await ask(client, BOTH)
+    after = (await client.get(path)).json()
+    assert (after["id"], after["root"]) == (BOTH, "default/composed@1")
+    assert (after["adapter"]["version"], after["adapter"]["state"]) == (1, "ready")
+    assert after["adapter"].keys() == before["adapter"].keys()
+    openai.types.Model.model_validate(before)
+    assert_error(await client.get("/v1/models/style*0.7+nope"), 404, "model_not_found")
+    assert_error(await client.get("/v1/models/style*x"), 400, "invalid_request")
 
 
 async def test_requests_at_a_time_make_one(client: httpx.AsyncClient, registry: Registry) -> None:
