@@ -13,6 +13,7 @@ from adapters_registry.content.adapter_files import ADAPTER_FILES
 from server.process.demo import DEMO_DIR
 from tests.real_engine.questions import LIGHTS, LIGHTS_ANSWER, ask
 from tests.real_engine.running_server import RunningServer
+from training.export.served_parity import MAX_MEAN_DIFFERENCE
 
 NAME = "hot"
 
@@ -52,7 +53,7 @@ def test_it_answers_as_the_shared_server_until_the_name_means_another_version(
     compared = re.search(r"log-probabilities of (\d+) tokens differ by (\S+) nats", said)
     assert compared is not None, said
     assert int(compared[1]) > 100
-    assert float(compared[2]) < 0.05
+    assert float(compared[2]) < MAX_MEAN_DIFFERENCE
     shared_answer, own_answer = (ask(each, NAME, LIGHTS) for each in (server, dedicated))
     assert own_answer.model == shared_answer.model == f"default/{NAME}@1"
     content = own_answer.choices[0].message.content
