@@ -18,7 +18,7 @@ from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from tests.long_form import LONG
 from tests.real_engine.running_server import RunningServer
 
-NUM_LOADS = 200 if LONG else 30
+NUM_LOADS = 200 if LONG else 12
 ADAPTERS = 5
 SIZE = 0.04
 """So large that the adapters answer differently, and within what the gate accepts."""
