@@ -46,8 +46,7 @@ VERSION_NOW = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 COVERED := server adapters_registry loadtest training
 
 .PHONY: help serve test test-long bench abuse chaos soak clients bases screenshots check lint install base demo-adapters chart-docs docs \
-	coverage lock hashes hashes-3.12 image image-test wheel sbom release fuzz clean
-.PHONY: cluster vllm-next
+	coverage lock hashes hashes-3.12 image image-test wheel sbom release fuzz clean cluster vllm-next
 .DEFAULT_GOAL := help
 
 help: ## List the targets.

@@ -100,12 +100,14 @@ def _at(values: Any, path: list[str]) -> Any:
 
 def envoy() -> str:
     """`examples/envoy.yaml`: the chart's, with the values' defaults and compose's server."""
-    defaults = yaml.safe_load((CHART / "values.yaml").read_text())["envoy"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    defaults, stop_seconds = values["envoy"], max(5, values["preStopSeconds"])
     text = (CHART / "files" / "envoy.yaml").read_text()
     for template, value in (
         ("{{ .Values.envoy.trustedHops }}", str(defaults["trustedHops"])),
         ('{{ default "base" .Values.settings.served_base_name | quote }}', '"base"'),
         ("{{ .Values.envoy.balancePercent }}", str(defaults["balancePercent"])),
+        ("{{ max 5 (int .Values.preStopSeconds) }}", str(stop_seconds)),
         ('{{ include "loraplex.name" . }}-servers.{{ .Release.Namespace }}.svc', "loraplex"),
     ):
         text = text.replace(template, value)
