@@ -201,7 +201,9 @@ static void attend(const decoder_t *decoder, const decoder_layer_t *layer, const
     int64_t slot = batch->slot[row];
 
     rotate(key, cos_sin, decoder->rotary);
-    remember(decoder, cache + slot / tokens * decoder->block_stride, slot % tokens, key, value);
+    /* vLLM's trial steps have rows that belong nowhere. */
+    if (slot >= 0)
+        remember(decoder, cache + slot / tokens * decoder->block_stride, slot % tokens, key, value);
     for (ptrdiff_t h = 0; h < sharing; h++) {
         float scaled[MOST_HEAD_FEATURES];
         seen_t seen = {.largest = -INFINITY};

@@ -143,7 +143,7 @@ class Decoder:
         self._wide = torch.empty(rows * max(2 * it.inner, it.hidden), dtype=half)
         # At worst each row is a block of its own.
         self._u = torch.empty(rows * BLOCK_ROWS * self._max_ranks, dtype=half)
-        self._factors = torch.empty(rows * widest_in)
+        self._factors = torch.empty(rows * widest_in, dtype=torch.float32)
         tensors = (self._x, self._halves, self._qkv, self._wide, self._u, self._factors)
         self._work = WorkStruct(*(tensor.data_ptr() for tensor in tensors))
         self._rows = rows

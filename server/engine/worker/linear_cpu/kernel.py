@@ -40,14 +40,15 @@ class LinearKernel:
         self._call.restype = None
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         self._call.argtypes = (pointer, pointer, integer, pointer, integer, integer, pointer)
-        self._scratch = torch.empty(0)
+        self._scratch = torch.empty(0, dtype=torch.float32)
 
     def multiply(self, layer: LinearStruct, x: torch.Tensor) -> torch.Tensor:
         """Return the product of x (rows, features in) with a layer: (rows, features out)."""
         rows, features = x.shape
         y = torch.empty(rows, layer.out_features, dtype=torch.bfloat16)
         if self._scratch.numel() < rows * features:
-            self._scratch = torch.empty(rows * features)
+            # While vLLM loads a model, torch's default type is the model's.
+            self._scratch = torch.empty(rows * features, dtype=torch.float32)
         self._call(
             ctypes.addressof(layer),
             x.data_ptr(),

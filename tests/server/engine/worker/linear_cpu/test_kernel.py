@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,6 +69,19 @@ def test_a_product_of_many_numbers(kernel: LinearKernel) -> None:
     y = PackedLinear(kernel, weight).apply(x)
     expected = exact(x, weight, torch.zeros(64))
     assert torch.allclose(y.double(), expected, rtol=2**-7, atol=0.1)
+
+
+def test_working_memory_is_float32_while_vllm_loads_a_model(kernel: LinearKernel) -> None:
+    """torch's default type is the model's then: half the bytes would be too few."""
+    fresh = copy.copy(kernel)
+    torch.set_default_dtype(HALF)
+    try:
+        fresh._scratch = torch.empty(0)
+        PackedLinear(fresh, torch.ones(16, 4000)).apply(torch.ones(10, 4000))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert fresh._scratch.dtype == torch.float32
+    assert fresh._scratch.numel() == 10 * 4000
 
 
 def test_other_dimensions_and_strides(kernel: LinearKernel) -> None:
