@@ -44,7 +44,8 @@ def pytest_runtest_makereport(
 
 
 OWN_ENGINES = (
-    *("test_base_change", "test_bases", "test_bases_in_float32", "test_churn", "test_first_hour"),
+    *("test_base_change", "test_base_kernels", "test_bases", "test_bases_in_float32"),
+    *("test_churn", "test_first_hour"),
     *("test_four_bit", "test_gpu_operators", "test_judged_canary", "test_llama31", "test_loading"),
     *("test_long_requests", "test_mixed_batch", "test_poison", "test_request_sources"),
     "test_staged",
