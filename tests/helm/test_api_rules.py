@@ -35,6 +35,7 @@ EVERYTHING: dict[str, Any] = {
     "sharedMemory": "2Gi",
     "tmpSize": "1Gi",
     "pdb.maxUnavailable": "50%",
+    "envoy.dedicated": [{"names": ["support"], "host": "support.example.com", "port": 8000}],
 }
 """Every value that no profile of `ci/` sets, besides those of the CPU profile."""
 
