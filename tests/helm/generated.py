@@ -111,7 +111,18 @@ def envoy() -> str:
         ('{{ include "loraplex.name" . }}-servers.{{ .Release.Namespace }}.svc', "loraplex"),
     ):
         text = text.replace(template, value)
-    return text
+    return _without_loops(text)
+
+
+def _without_loops(text: str) -> str:
+    """Return a template without its loops: the lists that they are over are empty by default."""
+    lines, depth = [], 0
+    for line in text.splitlines(keepends=True):
+        depth += "{{- range " in line
+        if not depth:
+            lines.append(line)
+        depth -= "{{- end }}" in line
+    return "".join(lines)
 
 
 if __name__ == "__main__":
