@@ -27,6 +27,7 @@ from server.engine.worker.decoder_cpu.kernel import (
     ProjectionStruct,
 )
 from server.engine.worker.linear_cpu.kernel import PackedLinear
+from server.engine.worker.lora_cpu.packing import PackedLayer
 from server.engine.worker.punica import GroupedPunicaWrapper
 
 LANES = 16
@@ -157,21 +158,22 @@ def _adapters(module: Any) -> int | None:
         return None
     punica = module.punica_wrapper
     _require(isinstance(punica, GroupedPunicaWrapper), "other LoRA operators")
-    layer = punica.layer(module.lora_a_stacked, module.lora_b_stacked, module.output_slices)
+    layer = _slots_of(module)
     _require(punica.kernel is not None and layer.for_kernel, "LoRA without its kernel")
     address: int = layer.address
     return address
 
 
 def _max_ranks(model: Any) -> int:
-    layers = [
-        module.punica_wrapper.layer(
-            module.lora_a_stacked, module.lora_b_stacked, module.output_slices
-        )
-        for module in model.modules()
-        if isinstance(module, BaseLinearLayerWithLoRA)
-    ]
-    return max((layer.max_ranks for layer in layers), default=0)
+    wrapped = (m for m in model.modules() if isinstance(m, BaseLinearLayerWithLoRA))
+    return max((_slots_of(module).max_ranks for module in wrapped), default=0)
+
+
+def _slots_of(module: Any) -> PackedLayer:
+    layer: PackedLayer = module.punica_wrapper.layer(
+        module.lora_a_stacked, module.lora_b_stacked, module.output_slices
+    )
+    return layer
 
 
 def _require(holds: bool, otherwise: str) -> None:
