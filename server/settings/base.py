@@ -32,9 +32,9 @@ class BaseModelSettings(BaseSettings):
     cpu_base_kernels: Literal["auto", "compiled", "stock"] = setting(
         "auto",
         "Base",
-        "Kernels that compute a BF16 base on CPU: Loraplex's own, compiled when the engine starts, "
-        "or vLLM's (`stock`). `auto` measures the matrix products of both at the start and takes "
-        "the faster ones.",
+        "Kernels that compute a base in BF16 or 4 bits (W4A16) on CPU: Loraplex's own, compiled "
+        "when the engine starts, or vLLM's (`stock`). `auto` measures the matrix products of both "
+        "at the start and takes the faster ones.",
     )
     quantization: str | None = setting(
         None,

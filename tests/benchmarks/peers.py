@@ -38,6 +38,8 @@ from tests.benchmarks.peer_servers import PEERS, Contestant, Started, ours, star
 from tests.benchmarks.peer_table import Contest, Part, markdown
 
 SCENARIOS = (
+    "single-stream",
+    "single-stream-adapter",
     "base-traffic",
     "one-adapter",
     "four-adapters",

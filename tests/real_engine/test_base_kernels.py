@@ -13,8 +13,9 @@ import pytest
 
 from server.bundled_base import ensure_bundled_base
 from server.engine.environment import CPU_BASE_KERNELS, prepare_environment
+from server.engine.worker.decoder_cpu.kernel import MOST_PROMPT_ROWS
 
-PROMPTS = [list(range(100, 100 + length)) for length in (1, 20, 70)]
+PROMPTS = [list(range(100, 100 + length)) for length in (1, 20, MOST_PROMPT_ROWS + 10)]
 NUM_TOKENS = 12
 
 
@@ -37,7 +38,9 @@ def answer(base: str, demo: str, channel: Connection) -> None:
     )
     adapters = [None, LoRARequest("demo", 1, demo), None]
 
-    def ask(prompts: list[list[int]], tokens: int, **parameters: int) -> list[Any]:
+    def ask(
+        prompts: list[list[int]], tokens: int, adapters: list[Any] = adapters, **parameters: int
+    ) -> list[Any]:
         sampling = SamplingParams(
             max_tokens=tokens, ignore_eos=True, detokenize=False, temperature=0, **parameters
         )
@@ -47,12 +50,18 @@ def answer(base: str, demo: str, channel: Connection) -> None:
     streams = [output.outputs[0] for output in ask(PROMPTS, NUM_TOKENS, logprobs=0)]
     whole = [p + list(s.token_ids) for p, s in zip(PROMPTS, streams, strict=True)]
     said = [[logprob(each) for each in stream.logprobs] for stream in streams]
-    again = [
-        [logprob(each) for each in output.prompt_logprobs[-NUM_TOKENS:]]
-        for output in ask(whole, 1, prompt_logprobs=0)
+    again = [prompt_logprobs(output) for output in ask(whole, 1, prompt_logprobs=0)]
+    alone = [
+        prompt_logprobs(ask([prompt], 1, [adapter], prompt_logprobs=0)[0])
+        for prompt, adapter in zip(whole[:2], adapters, strict=False)
     ]
     used = llm.apply_model(lambda model: model.model.loraplex_decoder is not None)
-    channel.send((said, again, used))
+    channel.send((said, again, alone, used))
+
+
+def prompt_logprobs(output: Any) -> list[float]:
+    """Return those of a prompt's last tokens."""
+    return [logprob(each) for each in output.prompt_logprobs[-NUM_TOKENS:]]
 
 
 def logprob(entry: dict[int, Any]) -> float:
@@ -62,18 +71,20 @@ def logprob(entry: dict[int, Any]) -> float:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_tokens_are_as_likely_in_a_stream_as_in_a_prompt() -> None:
-    """A stream is computed by the compiled decoder, and a prompt by vLLM's layers."""
+    """Streams and a short prompt take the compiled decoder, long prompts vLLM's layers."""
     demo = Path(__file__).parents[2] / "training" / "demo" / "smart-home"
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=answer, args=(str(ensure_bundled_base()), str(demo), theirs))
     process.start()
     theirs.close()
-    said, again, used = ours.recv()
+    said, again, alone, used = ours.recv()
     process.join()
     assert used == [True]
     for stream, prompt in zip(said, again, strict=True):
         assert stream == pytest.approx(prompt, abs=0.25)
+    for short, prompt in zip(alone, again, strict=False):
+        assert short == pytest.approx(prompt, abs=0.25)
     together = [
         abs(a - b)
         for stream, prompt in zip(said, again, strict=True)

@@ -60,6 +60,7 @@ def four_bit_server(
     server = RunningServer(
         tmp_path_factory.mktemp("server") / "var",
         *("--base", str(checkpoint), "--local-roots", str(DEMO_DIR)),
+        *("--cpu-base-kernels", "compiled"),
     )
     try:
         server.wait_until_ready()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
 import threading
 
 from server.engine.environment import (
+    BASE_QUANTIZATION,
     CPU_BASE_KERNELS,
     CPU_LORA_KERNELS,
     GPU_LORA_KERNELS,
@@ -67,8 +69,14 @@ def _replace_cpu_base_operators(*, always: bool) -> None:
         from server.engine.worker.linear_cpu.dispatch import replace_products
 
         replace_products(always=always, when_used=_replace_cpu_layers)
+        if os.environ.get(BASE_QUANTIZATION):
+            # Importing vLLM's quantized layers takes half a second.
+            from server.engine.worker.linear_cpu.four_bit import replace_four_bit_products
+
+            replace_four_bit_products(always=always, when_used=_replace_cpu_layers)
 
 
+@functools.cache
 def _replace_cpu_layers() -> None:
     # Importing vLLM's models takes seconds, which only the engine's process needs to spend.
     from server.engine.worker.decoder_cpu.replacing import replace_layers

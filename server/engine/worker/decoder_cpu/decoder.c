@@ -1,4 +1,4 @@
-/* Computes a decoder of Llama's shape for requests that each have one new token, in one call.
+/* Computes a decoder of Llama's shape for the new tokens of some requests, in one call.
  *
  * Between the products of a step stand many small operations. If each is a call, most of the step's
  * time goes into calling them and into waking threads. Here a team of threads computes all layers.
@@ -6,8 +6,10 @@
  */
 #include "../linear_cpu/linear.h"
 #include "../lora_cpu/rows.h"
+#include "barrier.h"
 #include "vector_exp.h"
 #include <math.h>
+#include <omp.h>
 
 enum { MOST_HEAD_FEATURES = 256, TOKENS = 2 * LANES };
 
@@ -36,7 +38,7 @@ typedef struct {
 typedef struct {
     int64_t rows;
     const int64_t *position, *slot; /* of each row: where its key and value go in the cache */
-    const int32_t *length, *table;  /* of each row: tokens with the new one, blocks of the cache */
+    const int32_t *length, *table;  /* of each row: tokens up to it, blocks of the cache */
     int64_t table_stride;
     const block_t *blocks; /* rows by adapter */
     int64_t num_blocks;
@@ -92,14 +94,17 @@ static void normalize(const decoder_t *decoder, const work_t *work, ptrdiff_t ro
 
 /* Computes y = x W + bias, and adds the rows' adapters. All threads are through when it returns. */
 static void project(const projection_t *projection, const batch_t *batch, const work_t *work,
-                    uint16_t *y) {
+                    uint16_t *y, barrier_t *barrier) {
     const linear_t *product = &projection->product;
+    const layer_t *adapters = batch->num_blocks ? projection->adapters : 0;
     ptrdiff_t in = product->in, out = product->out;
     compute(product, work->factors, in, y, out, batch->rows);
-#pragma omp barrier
-    if (batch->num_blocks && projection->adapters)
-        add_blocks(projection->adapters, work->halves, in, y, out, batch->blocks,
-                   batch->num_blocks, 1, work->u);
+    if (adapters)
+        shrink_blocks(adapters, work->halves, in, batch->blocks, batch->num_blocks, 1, work->u);
+    meet(barrier);
+    if (!adapters) return;
+    expand_blocks(adapters, y, out, batch->blocks, batch->num_blocks, work->u);
+    meet(barrier);
 }
 
 /* Turns a head's first `rotary` features by its position. */
@@ -187,23 +192,35 @@ static void attend_block(const decoder_t *decoder, const uint16_t *block, ptrdif
     }
 }
 
-/* Attention of the query heads that share a row's key-value head. */
+/* Turns a row's key, and puts it and the value into the cache. */
+static void remember_row(const decoder_t *decoder, const decoder_layer_t *layer,
+                         const batch_t *batch, const work_t *work, ptrdiff_t row,
+                         ptrdiff_t kv_head) {
+    ptrdiff_t features = decoder->head_features, tokens = decoder->block_tokens;
+    ptrdiff_t heads = decoder->heads, kv_heads = decoder->kv_heads;
+    uint16_t *key = work->qkv + row * (heads + 2 * kv_heads) * features;
+    key += (heads + kv_head) * features;
+    uint16_t *cache = layer->cache + kv_head * 2 * features * tokens;
+    int64_t slot = batch->slot[row];
+
+    rotate(key, decoder->cos_sin + batch->position[row] * decoder->rotary, decoder->rotary);
+    /* vLLM's trial steps have rows that belong nowhere. */
+    if (slot >= 0)
+        remember(decoder, cache + slot / tokens * decoder->block_stride, slot % tokens, key,
+                 key + kv_heads * features);
+}
+
+/* Attention of the query heads that share a row's key-value head. The keys and values of all rows
+ * are in the cache. */
 static void attend(const decoder_t *decoder, const decoder_layer_t *layer, const batch_t *batch,
                    const work_t *work, ptrdiff_t row, ptrdiff_t kv_head) {
     ptrdiff_t features = decoder->head_features, tokens = decoder->block_tokens;
     ptrdiff_t heads = decoder->heads, kv_heads = decoder->kv_heads, sharing = heads / kv_heads;
-    ptrdiff_t per_head = 2 * features * tokens;
-    uint16_t *qkv = work->qkv + row * (heads + 2 * kv_heads) * features;
-    uint16_t *query = qkv + kv_head * sharing * features;
-    uint16_t *key = qkv + (heads + kv_head) * features, *value = key + kv_heads * features;
+    uint16_t *query = work->qkv + row * (heads + 2 * kv_heads) * features;
+    query += kv_head * sharing * features;
     const uint16_t *cos_sin = decoder->cos_sin + batch->position[row] * decoder->rotary;
-    uint16_t *cache = layer->cache + kv_head * per_head;
-    int64_t slot = batch->slot[row];
+    const uint16_t *cache = layer->cache + kv_head * 2 * features * tokens;
 
-    rotate(key, cos_sin, decoder->rotary);
-    /* vLLM's trial steps have rows that belong nowhere. */
-    if (slot >= 0)
-        remember(decoder, cache + slot / tokens * decoder->block_stride, slot % tokens, key, value);
     for (ptrdiff_t h = 0; h < sharing; h++) {
         float scaled[MOST_HEAD_FEATURES];
         seen_t seen = {.largest = -INFINITY};
@@ -229,25 +246,35 @@ static void activate(const decoder_t *decoder, const work_t *work, ptrdiff_t row
 }
 
 static void compute_layer(const decoder_t *decoder, const decoder_layer_t *layer,
-                          const batch_t *batch, const work_t *work, const uint16_t *delta) {
-#pragma omp for
+                          const batch_t *batch, const work_t *work, const uint16_t *delta,
+                          barrier_t *barrier) {
+#pragma omp for nowait
     for (int64_t row = 0; row < batch->rows; row++)
         normalize(decoder, work, row, delta, layer->norm);
-    project(&layer->qkv, batch, work, work->qkv);
-#pragma omp for collapse(2)
+    meet(barrier);
+    project(&layer->qkv, batch, work, work->qkv, barrier);
+#pragma omp for collapse(2) nowait
+    for (int64_t row = 0; row < batch->rows; row++)
+        for (int64_t head = 0; head < decoder->kv_heads; head++)
+            remember_row(decoder, layer, batch, work, row, head);
+    meet(barrier);
+#pragma omp for collapse(2) schedule(static, 1) nowait
     for (int64_t row = 0; row < batch->rows; row++)
         for (int64_t head = 0; head < decoder->kv_heads; head++)
             attend(decoder, layer, batch, work, row, head);
-    project(&layer->attended, batch, work, work->wide);
-#pragma omp for
+    meet(barrier);
+    project(&layer->attended, batch, work, work->wide, barrier);
+#pragma omp for nowait
     for (int64_t row = 0; row < batch->rows; row++)
         normalize(decoder, work, row, work->wide, layer->mlp_norm);
-    project(&layer->gate_up, batch, work, work->wide);
-#pragma omp for collapse(2)
+    meet(barrier);
+    project(&layer->gate_up, batch, work, work->wide, barrier);
+#pragma omp for collapse(2) nowait
     for (int64_t row = 0; row < batch->rows; row++)
         for (int64_t at = 0; at < decoder->inner; at += LANES)
             activate(decoder, work, row, at);
-    project(&layer->down, batch, work, work->wide);
+    meet(barrier);
+    project(&layer->down, batch, work, work->wide, barrier);
 }
 
 /* Returns the slot + 1 of a block whose slot is empty in a layer, or 0. */
@@ -269,10 +296,15 @@ static int64_t empty_slot(const decoder_t *decoder, const batch_t *batch) {
 int64_t decode(const decoder_t *decoder, const batch_t *batch, const work_t *work) {
     int64_t empty = empty_slot(decoder, batch);
     if (empty) return empty;
+    static patience_t patience;
+    barrier_t barrier = {.patience = &patience};
+    begin_step(&patience);
 #pragma omp parallel
     {
+#pragma omp single
+        barrier.threads = omp_get_num_threads();
         for (int64_t l = 0; l < decoder->num_layers; l++)
-            compute_layer(decoder, &decoder->layers[l], batch, work, l ? work->wide : 0);
+            compute_layer(decoder, &decoder->layers[l], batch, work, l ? work->wide : 0, &barrier);
 #pragma omp for
         for (int64_t row = 0; row < batch->rows; row++)
             normalize(decoder, work, row, work->wide, decoder->norm);

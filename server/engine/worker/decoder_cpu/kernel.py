@@ -13,6 +13,10 @@ from server.engine.worker.compiled import compile_library
 from server.engine.worker.linear_cpu.kernel import LinearStruct
 from server.engine.worker.lora_cpu.steps import BLOCK_ROWS, Block
 
+MOST_PROMPT_ROWS, MOST_PROMPT_TOKENS = 128, 512
+"""Steps with prompts take the compiled decoder up to so many new tokens, of requests with so many
+tokens. Each row attends alone, so vLLM's attention is faster for long prompts."""
+
 _SOURCE = Path(__file__).with_name("decoder.c")
 
 
@@ -76,16 +80,16 @@ class WorkStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Batch:
-    """A step: the row of each request's new token."""
+    """A step: a row for each new token. Those of a request follow each other."""
 
     positions: torch.Tensor
     """int64."""
     slots: torch.Tensor
     """int64: where in the cache each row's key and value go."""
     lengths: torch.Tensor
-    """int32: each request's tokens, the new one included."""
+    """int32: how many tokens of its request each row attends to, itself included."""
     tables: torch.Tensor
-    """int32, (rows, blocks): each request's blocks of the cache."""
+    """int32, (rows, blocks): the blocks of the cache of each row's request."""
     blocks: ctypes.Array[Block]
     """The rows with an adapter."""
 

@@ -13,7 +13,12 @@ from vllm.forward_context import get_forward_context
 from vllm.model_executor.models.llama import LlamaModel
 
 from server.engine.worker.compiled import KernelUnavailable
-from server.engine.worker.decoder_cpu.kernel import Batch, Decoder
+from server.engine.worker.decoder_cpu.kernel import (
+    MOST_PROMPT_ROWS,
+    MOST_PROMPT_TOKENS,
+    Batch,
+    Decoder,
+)
 from server.engine.worker.decoder_cpu.reading import DoesNotFit, read_decoder
 from server.engine.worker.lora_cpu.steps import Block
 
@@ -54,25 +59,31 @@ def with_decoder(forward: Forward) -> Forward:
 
 
 def _batch(model: Any, positions: torch.Tensor) -> Batch | None:
-    """Return the step that vLLM has prepared, if each request has one token in it."""
+    """Return the step that vLLM has prepared, if it is one that is computed here."""
     steps = get_forward_context().attn_metadata
     first = model.layers[0]
     step = steps.get(first.self_attn.attn.layer_name) if isinstance(steps, dict) else None
     if (
         step is None
-        or step.max_query_len != 1
         or step.num_actual_tokens != len(positions)
         or step.causal is not True
         or step.dynamic_causal is not None
     ):
         return None
-    return Batch(
-        positions,
-        step.slot_mapping,
-        step.seq_lens,
-        step.block_table,
-        _rows_with_adapters(first.self_attn.qkv_proj),
-    )
+    if step.max_query_len == 1:
+        lengths, tables = step.seq_lens, step.block_table
+    elif len(positions) <= MOST_PROMPT_ROWS and step.max_seq_len <= MOST_PROMPT_TOKENS:
+        lengths, tables = (positions + 1).to(torch.int32), step.block_table[_requests(step)]
+    else:
+        return None
+    blocks = _rows_with_adapters(first.self_attn.qkv_proj)
+    return Batch(positions, step.slot_mapping, lengths, tables, blocks)
+
+
+def _requests(step: Any) -> torch.Tensor:
+    """Return which request each row belongs to."""
+    counts = step.query_start_loc.diff()
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
 def _rows_with_adapters(layer: Any) -> ctypes.Array[Block]:

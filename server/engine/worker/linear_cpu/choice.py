@@ -1,4 +1,4 @@
-"""Measures which of two ways to compute a layer is faster on this processor, now."""
+"""Chooses which of two ways to compute layers is faster on this processor, by measuring both."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 
 import torch
+
+from server.engine.worker.compiled import KernelUnavailable
+from server.engine.worker.linear_cpu.kernel import LinearKernel, PackedLinear
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +23,60 @@ TRIES, SECONDS = 5, 0.3
 machine can only make a product slower, but they can do that for a tenth of a second."""
 LEAST_GAIN, LARGEST_LOSS = 1.1, 0.9
 
+TYPICAL_NUMBERS = 100_000
+"""A layer with so many weights shows which products are faster."""
+
+
+class Choice:
+    """Which layers of one kind take compiled products: all or none after the first typical one."""
+
+    def __init__(self, kind: str, *, always: bool, when_used: Callable[[], None]) -> None:
+        """Decide for the layers of a `kind`.
+
+        `always`: don't measure which is faster. `when_used` is called before each layer that gets
+        compiled products.
+        """
+        self._kind = kind
+        self._when_used = when_used
+        self._kernel: LinearKernel | None = None
+        self._is_chosen: bool | None = True if always else None
+        """None until a typical layer has been measured."""
+
+    def packed(
+        self,
+        num_weights: int,
+        pack: Callable[[LinearKernel], PackedLinear],
+        stock: Callable[[], Product],
+        in_features: int,
+    ) -> PackedLinear | None:
+        """Return a layer as the kernel reads it, or None if it keeps vLLM's products.
+
+        `pack` makes it, and `stock` is called for vLLM's product where both are to be measured.
+        """
+        measured = None
+        if self._is_chosen is None and num_weights >= TYPICAL_NUMBERS:
+            kernel = self._compiled()
+            if kernel is not None:
+                measured = pack(kernel)
+                self._is_chosen = is_faster(self._kind, measured.apply, stock(), in_features)
+        kernel = self._compiled() if self._is_chosen else None
+        if kernel is None:
+            return None
+        self._when_used()
+        return measured or pack(kernel)
+
+    def _compiled(self) -> LinearKernel | None:
+        if self._kernel is None:
+            try:
+                self._kernel = LinearKernel()
+            except KernelUnavailable as error:
+                log.warning("%s are slower without the compiled kernel: %s", self._kind, error)
+                self._is_chosen = False
+        return self._kernel
+
 
 def is_faster(
+    kind: str,
     own: Product,
     stock: Product,
     in_features: int,
@@ -32,8 +87,8 @@ def is_faster(
     mean = math.prod(gains) ** (1 / len(gains))
     faster = mean >= LEAST_GAIN and min(gains) >= LARGEST_LOSS
     log.info(
-        "the base's matrix products: %s (the compiled kernel is %s times as fast as vLLM's with "
-        "%s rows)",
+        "%s: %s (the compiled kernel is %s times as fast as vLLM's with %s rows)",
+        kind,
         "the compiled kernel" if faster else "vLLM's",
         ", ".join(f"{gain:.1f}" for gain in gains),
         ", ".join(map(str, ROWS)),

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from server.engine.worker.compiled import KernelUnavailable
-from server.engine.worker.linear_cpu.choice import is_faster
-from server.engine.worker.linear_cpu.kernel import LinearKernel, PackedLinear, fits
-
-log = logging.getLogger(__name__)
+from server.engine.worker.linear_cpu.choice import Choice, Product
+from server.engine.worker.linear_cpu.kernel import LinearKernel, PackedLinear, fits, pack
 
 Dispatch = Callable[[Any, bool], None]
 """vLLM's function: it sets `layer.cpu_linear(x, weight, bias)`, and may free `layer.weight`."""
 
-TYPICAL_NUMBERS = 100_000
-"""A layer with so many weights shows which products are faster."""
-
 
 def replace_products(*, always: bool, when_used: Callable[[], None]) -> None:
-    """Make vLLM give its layers compiled products, if they are faster or `always`.
+    """Make vLLM give its layers in bfloat16 compiled products, if they are faster or `always`.
 
-    `when_used` is called before the first layer gets one.
+    `when_used` is called before each layer that gets one.
     """
     from vllm.model_executor.layers import utils
 
-    stock = utils.dispatch_cpu_unquantized_gemm
-    utils.dispatch_cpu_unquantized_gemm = Products(stock, always=always, when_used=when_used)
+    choice = Choice("the base's matrix products", always=always, when_used=when_used)
+    utils.dispatch_cpu_unquantized_gemm = Products(utils.dispatch_cpu_unquantized_gemm, choice)
 
 
 class Products:
     """Takes the place of vLLM's `dispatch_cpu_unquantized_gemm`."""
 
-    def __init__(self, stock: Dispatch, *, always: bool, when_used: Callable[[], None]) -> None:
-        """`stock`: vLLM's own. `always`: don't measure which is faster."""
-        self._stock = stock
-        self._when_used = functools.cache(when_used)
-        self._kernel: LinearKernel | None = None
-        self._is_chosen: bool | None = True if always else None
-        """None until a typical layer has been measured."""
+    def __init__(self, stock: Dispatch, choice: Choice) -> None:
+        """`stock`: vLLM's own."""
+        self._stock, self._choice = stock, choice
 
     def __call__(self, layer: Any, remove_weight: bool) -> None:
-        """Set `layer.cpu_linear`. The first typical layer decides for all that follow."""
-        if layer.weight.is_meta or not fits(layer.weight) or _is_compiled():
+        """Set `layer.cpu_linear`."""
+        if layer.weight.is_meta or not fits(layer.weight) or is_compiled_by_torch():
             self._stock(layer, remove_weight)
         elif remove_weight:
             self._set(layer, remove_weight)
@@ -63,39 +51,27 @@ class Products:
         layer.cpu_linear = first_product
 
     def _set(self, layer: Any, remove_weight: bool) -> None:
-        if self._is_chosen is None and layer.weight.numel() >= TYPICAL_NUMBERS:
-            self._choose(layer)
-        kernel = self._compiled() if self._is_chosen else None
-        if kernel is None:
+        weight, bias = layer.weight, getattr(layer, "bias", None)
+
+        def packed_by(kernel: LinearKernel) -> PackedLinear:
+            return PackedLinear(kernel, pack(weight), bias)
+
+        def stock() -> Product:
+            self._stock(layer, False)
+            product = layer.cpu_linear
+            return lambda x: product(x, weight, None)
+
+        packed = self._choice.packed(weight.numel(), packed_by, stock, weight.shape[1])
+        if packed is None:
             self._stock(layer, remove_weight)
             return
-        self._when_used()
-        packed = PackedLinear(kernel, layer.weight, getattr(layer, "bias", None))
         layer.loraplex_packed = packed
         layer.cpu_linear = lambda x, _weight, bias: packed.apply(x, with_bias=bias is not None)
         if remove_weight:
             layer.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.bfloat16), False)
 
-    def _choose(self, layer: Any) -> None:
-        kernel, weight = self._compiled(), layer.weight
-        if kernel is not None:
-            own = PackedLinear(kernel, weight).apply
-            self._stock(layer, False)
-            stock = layer.cpu_linear
-            faster = is_faster(own, lambda x: stock(x, weight, None), weight.shape[1])
-            self._is_chosen = faster
 
-    def _compiled(self) -> LinearKernel | None:
-        if self._kernel is None:
-            try:
-                self._kernel = LinearKernel()
-            except KernelUnavailable as error:
-                log.warning("the base is slower without the compiled kernel: %s", error)
-                self._is_chosen = False
-        return self._kernel
-
-
-def _is_compiled() -> bool:
+def is_compiled_by_torch() -> bool:
     """Say whether torch.compile compiles the model. It can look into vLLM's products only."""
     from vllm.config import CompilationMode, get_current_vllm_config
 

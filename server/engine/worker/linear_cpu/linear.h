@@ -1,33 +1,24 @@
-/* Products of the rows of a batch with a weight, in bfloat16 with sums in float32.
+/* Products of the rows of a batch, in bfloat16, with a weight in bfloat16 or in 4 bits. Sums are in
+ * float32.
  *
- * For each LANES features out, `weights` has (pairs of features in, LANES, 2), so that a few rows
- * read the weights as one stream. An output is the same whatever other rows are in the batch: its
- * products are always summed in the same order.
+ * For each LANES features out, weights in bfloat16 are (pairs of features in, LANES, 2), so that a
+ * few rows read the weights as one stream. Those in 4 bits are described in `four_bit.h`. An output
+ * is the same whatever other rows are in the batch: its products are always summed in the same
+ * order.
  */
 #pragma once
-#include "../vectors.h"
+#include "four_bit.h"
 
-/* As many rows and columns of LANES features as there are registers for their sums. */
-#ifdef __AVX512F__
-enum { MOST_ROWS = 12, COLUMNS = 2, FEW_ROWS = 4, COLUMNS_OF_FEW = 4 };
-#else
-enum { MOST_ROWS = 4, COLUMNS = 1, FEW_ROWS = 1, COLUMNS_OF_FEW = 2 };
-#endif
 enum { COPY_NUMBERS = 8192 };
 
 typedef struct {
     const uint32_t *weights;
     const float *bias; /* or null */
     int64_t in, out;   /* `in` is even, and `out` a multiple of LANES */
+    const uint16_t *scales; /* of weights in 4 bits; null for bfloat16 */
+    const int8_t *zeros;    /* of weights in 4 bits, or null */
+    int64_t group;          /* how many features in share a scale: a multiple of WORD_WEIGHTS */
 } linear_t;
-
-/* How a product reads the rows of x: as they are, or, without an instruction for bfloat16,
- * converted once to float32. */
-#ifdef __AVX512BF16__
-typedef uint16_t number;
-#else
-typedef float number;
-#endif
 
 /* Adds the products of pair `p` of each row with that of each column, which are `stride` apart. */
 INLINE void add_pair(int rows, int columns, vfloat sum[][COLUMNS_OF_FEW], const number *const *x,
@@ -58,6 +49,17 @@ INLINE void add_pair(int rows, int columns, vfloat sum[][COLUMNS_OF_FEW], const 
 #endif
 }
 
+/* Writes the sums of `count` rows of some columns, with the bias. */
+INLINE void finish(int columns, const linear_t *layer, vfloat sum[][COLUMNS_OF_FEW],
+                   uint16_t *const *y, int count, ptrdiff_t column) {
+    for (int c = 0; c < columns; c++) {
+        ptrdiff_t first = (column + c) * LANES;
+        vfloat bias = {0};
+        if (layer->bias) memcpy(&bias, layer->bias + first, sizeof bias);
+        for (int m = 0; m < count; m++) store(y[m] + first, sum[m][c] + bias, LANES);
+    }
+}
+
 /* Computes up to MOST_ROWS rows of some columns, each of LANES features out. Callers give
  * constants for `rows`, of which `count` are stored, and `columns`. */
 INLINE void tile(int rows, int columns, const linear_t *layer, const number *const *x,
@@ -67,21 +69,65 @@ INLINE void tile(int rows, int columns, const linear_t *layer, const number *con
     const uint32_t *weights = layer->weights + column * stride;
     for (ptrdiff_t p = 0; p < layer->in / 2; p++, weights += LANES)
         add_pair(rows, columns, sum, x, p, weights, stride);
-    for (int c = 0; c < columns; c++) {
-        ptrdiff_t first = (column + c) * LANES;
-        vfloat bias = {0};
-        if (layer->bias) memcpy(&bias, layer->bias + first, sizeof bias);
-        for (int m = 0; m < count; m++) store(y[m] + first, sum[m][c] + bias, LANES);
-    }
+    finish(columns, layer, sum, y, count, column);
 }
+
+/* As `tile`, for weights in 4 bits. */
+INLINE void four_bit_tile(int rows, int columns, int has_zeros, const linear_t *layer,
+                          const number *const *x, uint16_t *const *y, int count,
+                          ptrdiff_t column) {
+    vfloat sum[MOST_ROWS][COLUMNS_OF_FEW] = {0};
+    ptrdiff_t stride = layer->in / WORD_WEIGHTS * LANES, groups = layer->in / layer->group;
+    const uint32_t *weights = layer->weights + column * stride;
+    const uint16_t *scales = layer->scales + column * groups * LANES;
+    const int8_t *zeros = has_zeros ? layer->zeros + column * groups * LANES : 0;
+    for (ptrdiff_t g = 0; g < groups; g++)
+        add_group(rows, columns, has_zeros, sum, x, g, layer->group, weights, stride, scales,
+                  zeros, groups);
+    finish(columns, layer, sum, y, count, column);
+}
+
+/* The smallest tile that holds `count` rows. Few rows are at most 4. */
+#define ROWS(n) if (n <= MOST_ROWS && count <= n) { TILE(n); return; }
+#define EACH_NUMBER_OF_ROWS \
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4) \
+    if (columns != COLUMNS_OF_FEW) { ROWS(6) ROWS(8) ROWS(10) ROWS(12) }
 
 INLINE void tile_of(int columns, const linear_t *layer, const number *const *x, uint16_t *const *y,
                     int count, ptrdiff_t column) {
-#define ROWS(n) if (n <= MOST_ROWS && count <= n) { tile(n, columns, layer, x, y, count, column); return; }
-    ROWS(1) ROWS(2) ROWS(3) ROWS(4)
-    if (columns != COLUMNS_OF_FEW) { ROWS(6) ROWS(8) ROWS(10) ROWS(12) } /* few rows are fewer */
-#undef ROWS
+#define TILE(n) tile(n, columns, layer, x, y, count, column)
+    EACH_NUMBER_OF_ROWS
+#undef TILE
 }
+
+INLINE void four_bit_tile_of(int columns, int has_zeros, const linear_t *layer,
+                             const number *const *x, uint16_t *const *y, int count,
+                             ptrdiff_t column) {
+#define TILE(n) four_bit_tile(n, columns, has_zeros, layer, x, y, count, column)
+    EACH_NUMBER_OF_ROWS
+#undef TILE
+}
+#undef EACH_NUMBER_OF_ROWS
+#undef ROWS
+
+/* Each form is a function of its own, in which the compiler finds registers for all sums. */
+#define FORM(name, call) \
+    static void name(const linear_t *layer, const number *const *x, uint16_t *const *y, int count, \
+                     ptrdiff_t column, int width) { \
+        if (width == COLUMNS_OF_FEW) call(COLUMNS_OF_FEW); \
+        else if (width == COLUMNS) call(COLUMNS); \
+        else call(1); \
+    }
+#define PLAIN(columns) tile_of(columns, layer, x, y, count, column)
+#define SYMMETRIC(columns) four_bit_tile_of(columns, 0, layer, x, y, count, column)
+#define WITH_ZEROS(columns) four_bit_tile_of(columns, 1, layer, x, y, count, column)
+FORM(plain, PLAIN)
+FORM(symmetric, SYMMETRIC)
+FORM(with_zeros, WITH_ZEROS)
+#undef PLAIN
+#undef SYMMETRIC
+#undef WITH_ZEROS
+#undef FORM
 
 static void compute_columns(const linear_t *layer, const number *x, ptrdiff_t x_stride, uint16_t *y,
                             ptrdiff_t y_stride, ptrdiff_t rows, ptrdiff_t column, int columns) {
@@ -96,9 +142,9 @@ static void compute_columns(const linear_t *layer, const number *x, ptrdiff_t x_
             x_row[m] = x + row * x_stride;
             y_row[m] = y + row * y_stride;
         }
-        if (columns == COLUMNS_OF_FEW) tile_of(COLUMNS_OF_FEW, layer, x_row, y_row, count, column);
-        else if (columns == COLUMNS) tile_of(COLUMNS, layer, x_row, y_row, count, column);
-        else tile_of(1, layer, x_row, y_row, count, column);
+        if (!layer->scales) plain(layer, x_row, y_row, count, column, columns);
+        else if (!layer->zeros) symmetric(layer, x_row, y_row, count, column, columns);
+        else with_zeros(layer, x_row, y_row, count, column, columns);
     }
 }
 

@@ -15,10 +15,15 @@ int64_t lora_rows(const layer_t *layer, const uint16_t *x, int64_t x_stride, uin
     /* `parallel if` isn't used: after a team of one, libgomp would build a new team for the next
      * region. */
     if (work <= PARALLEL_WORK) {
-        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, u);
+        shrink_blocks(layer, x, x_stride, block, blocks, scale, u);
+        expand_blocks(layer, y, y_stride, block, blocks, u);
     } else {
 #pragma omp parallel
-        add_blocks(layer, x, x_stride, y, y_stride, block, blocks, scale, u);
+        {
+            shrink_blocks(layer, x, x_stride, block, blocks, scale, u);
+#pragma omp barrier
+            expand_blocks(layer, y, y_stride, block, blocks, u);
+        }
     }
     return 0;
 }

@@ -143,20 +143,26 @@ static void expand_block(const layer_t *layer, const adapter_t *adapter, const b
     }
 }
 
-/* Computes both products for all blocks. Each thread of a team calls it, or one thread alone. */
-static void add_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride, uint16_t *y,
-                       int64_t y_stride, const block_t *block, int64_t blocks, float scale,
-                       uint16_t *u) {
-    ptrdiff_t u_block = BLOCK_ROWS * layer->max_ranks, chunks = 0;
-    for (int64_t p = 0; p < layer->projections; p++) chunks += chunks_of(layer->width[p]);
-#pragma omp for collapse(2)
+/* Computes u for all blocks. Each thread of a team calls it, or one thread alone. `expand_blocks`
+ * may begin when all are through. */
+static void shrink_blocks(const layer_t *layer, const uint16_t *x, int64_t x_stride,
+                          const block_t *block, int64_t blocks, float scale, uint16_t *u) {
+    ptrdiff_t u_block = BLOCK_ROWS * layer->max_ranks;
+#pragma omp for collapse(2) nowait
     for (int64_t i = 0; i < blocks; i++)
         for (ptrdiff_t r = 0; r < layer->max_ranks; r += LANES) {
             const adapter_t *adapter = layer->adapter[block[i].slot];
             if (r < adapter->ranks)
                 shrink_block(layer, adapter, &block[i], u + i * u_block, x, x_stride, r, scale);
         }
-#pragma omp for collapse(2)
+}
+
+/* Adds B u to y for all blocks, as `shrink_blocks`. */
+static void expand_blocks(const layer_t *layer, uint16_t *y, int64_t y_stride,
+                          const block_t *block, int64_t blocks, const uint16_t *u) {
+    ptrdiff_t u_block = BLOCK_ROWS * layer->max_ranks, chunks = 0;
+    for (int64_t p = 0; p < layer->projections; p++) chunks += chunks_of(layer->width[p]);
+#pragma omp for collapse(2) nowait
     for (int64_t i = 0; i < blocks; i++)
         for (ptrdiff_t c = 0; c < chunks; c++)
             expand_block(layer, layer->adapter[block[i].slot], &block[i], u + i * u_block, y,

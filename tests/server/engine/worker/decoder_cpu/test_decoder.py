@@ -18,9 +18,10 @@ from server.engine.worker.decoder_cpu.kernel import (
     LayerStruct,
     ProjectionStruct,
 )
-from server.engine.worker.linear_cpu.kernel import LinearKernel, PackedLinear
+from server.engine.worker.linear_cpu.kernel import LinearKernel, PackedLinear, pack, pack_four_bit
 from server.engine.worker.lora_cpu.packing import PackedLayer
 from server.engine.worker.lora_cpu.steps import make_step
+from tests.four_bit import random_four_bit
 
 HALF = torch.bfloat16
 SLOTS, RANK = 3, 4
@@ -39,6 +40,8 @@ class Shape:
     layers: int
     block: int
     bias: bool = False
+    group: int = 0
+    """Of weights in 4 bits: how many features in share a scale. 0 stands for bfloat16."""
 
 
 SHAPES = [
@@ -46,17 +49,31 @@ SHAPES = [
     Shape(576, 9, 3, 64, 320, 1, 64),
     Shape(128, 2, 2, 128, 160, 1, 128, bias=True),
     Shape(96, 3, 1, 96, 64, 3, 32),
+    Shape(64, 4, 2, 32, 96, 2, 32, bias=True, group=32),
 ]
 
 
 class Projection:
     """A linear layer, its adapters, and both packed."""
 
-    def __init__(self, kernel: LinearKernel, features: int, widths: tuple[int, ...], bias: bool):
+    def __init__(
+        self,
+        kernel: LinearKernel,
+        features: int,
+        widths: tuple[int, ...],
+        bias: bool,
+        group: int,
+    ) -> None:
         out = sum(widths)
-        self.weight = (torch.randn(out, features) / features**0.5).to(HALF)
         self.bias = torch.randn(out).to(HALF) / 4 if bias else None
-        self.packed = PackedLinear(kernel, self.weight, self.bias)
+        if group:
+            made = random_four_bit(out, features, group)
+            scales = made.scales / 32  # a power of 2 is exact
+            self.weight, weight = made.weight / 32, pack_four_bit(made.words, scales, None)
+        else:
+            self.weight = (torch.randn(out, features) / features**0.5).to(HALF)
+            weight = pack(self.weight)
+        self.packed = PackedLinear(kernel, weight, self.bias)
         stacked_a = tuple(torch.empty(SLOTS, 1, RANK, features, dtype=HALF) for _ in widths)
         stacked_b = tuple(torch.empty(SLOTS, 1, width, RANK, dtype=HALF) for width in widths)
         self.adapters = PackedLayer(stacked_a, stacked_b, widths, for_kernel=True)
@@ -85,10 +102,11 @@ class Layer:
 
     def __init__(self, kernel: LinearKernel, shape: Shape) -> None:
         own, shared = shape.heads * shape.features, shape.kv_heads * shape.features
-        self.qkv = Projection(kernel, shape.hidden, (own, shared, shared), shape.bias)
-        self.attended = Projection(kernel, own, (shape.hidden,), False)
-        self.gate_up = Projection(kernel, shape.hidden, (shape.inner, shape.inner), False)
-        self.down = Projection(kernel, shape.inner, (shape.hidden,), shape.bias)
+        hidden, inner, group = shape.hidden, shape.inner, shape.group
+        self.qkv = Projection(kernel, hidden, (own, shared, shared), shape.bias, group)
+        self.attended = Projection(kernel, own, (hidden,), False, group)
+        self.gate_up = Projection(kernel, hidden, (inner, inner), False, group)
+        self.down = Projection(kernel, inner, (hidden,), shape.bias, group)
         self.norms = (torch.rand(2, shape.hidden) + 0.5).to(HALF)
         # What no request has written must not matter.
         self.cache = torch.full(
@@ -171,24 +189,31 @@ class Model:
         both = [first * cos - second * sin, second * cos + first * sin]
         return torch.stack(both, dim=2).reshape(len(x), -1)
 
-    def run(self, requests: list[torch.Tensor], slots: list[int]) -> torch.Tensor:
-        """The output for the last token of each request; all are decoded token by token."""
+    def run(self, requests: list[torch.Tensor], slots: list[int], at_once: int = 1) -> torch.Tensor:
+        """The output for the last token of each request. A step takes so many tokens of each."""
         outputs = torch.empty(len(requests), self.shape.hidden, dtype=HALF)
         per_request = NUM_BLOCKS // len(requests)
         tables = torch.arange(len(requests) * per_request, dtype=torch.int32)
         tables = tables.flip(0).view(len(requests), per_request)
-        for step in range(max(map(len, requests))):
-            alive = [r for r, tokens in enumerate(requests) if step < len(tokens)]
-            block, token = divmod(step, self.shape.block)
+        for begin in range(0, max(map(len, requests)), at_once):
+            rows = [
+                (request, position)
+                for request, tokens in enumerate(requests)
+                for position in range(begin, min(begin + at_once, len(tokens)))
+            ]
+            alive, positions = map(torch.tensor, zip(*rows, strict=True))
+            block, token = positions // self.shape.block, positions % self.shape.block
             batch = Batch(
-                torch.full((len(alive),), step),
+                positions,
                 tables[alive, block].long() * self.shape.block + token,
-                torch.full((len(alive),), step + 1, dtype=torch.int32),
+                (positions + 1).to(torch.int32),
                 tables[alive].contiguous(),
                 make_step([slots[r] for r in alive], SLOTS).blocks,
             )
-            embeddings = torch.stack([requests[r][step] for r in alive])
-            outputs[alive] = self.decoder.decode(embeddings, batch)
+            embeddings = torch.stack([requests[request][position] for request, position in rows])
+            found = self.decoder.decode(embeddings, batch)
+            for row, request in zip(found, alive, strict=True):
+                outputs[request] = row
         return outputs
 
 
@@ -223,13 +248,29 @@ def test_requests_of_several_lengths_and_adapters(shape: Shape) -> None:
         assert ((row - expected).norm() / expected.norm()) < 0.03
 
 
-def test_threads_share_the_work() -> None:
+def test_a_prompt_is_computed_as_its_tokens_one_by_one() -> None:
+    torch.manual_seed(4)
+    model = Model(SHAPES[0])
+    requests = [torch.randn(length, 64).to(HALF) for length in (1, 45, 20)]
+    expected = model.run(requests, [-1, -1, -1])
+    for at_once in (2, 7, 64):
+        assert torch.equal(model.run(requests, [-1, -1, -1], at_once), expected)
+    mixed = model.run(requests, [1, 0, -1]).float()
+    # How many rows share an adapter decides in which order its sums are made.
+    found = model.run(requests, [1, 0, -1], 7).float()
+    assert torch.nn.functional.cosine_similarity(found, mixed).min() > 0.9999
+
+
+@pytest.mark.parametrize("threads", [3, 24])
+def test_threads_share_the_work(threads: int) -> None:
+    """Also more threads than cores, of which most sleep."""
     torch.manual_seed(3)
     model = Model(SHAPES[0])
     requests = [torch.randn(length, 64).to(HALF) for length in (2, 4)]
     alone = model.run(requests, [0, -1])
-    torch.set_num_threads(3)
-    assert torch.equal(model.run(requests, [0, -1]), alone)
+    torch.set_num_threads(threads)
+    for _ in range(5):
+        assert torch.equal(model.run(requests, [0, -1]), alone)
 
 
 def test_a_request_is_answered_as_it_is_alone() -> None:
@@ -262,4 +303,4 @@ def test_an_empty_slot_is_refused() -> None:
 def test_structs_have_the_sizes_of_c() -> None:
     """Eight bytes a field, but for two floats that share eight, and structs in structs."""
     assert ctypes.sizeof(DecoderStruct) == 8 * 13
-    assert ctypes.sizeof(LayerStruct) == 4 * 8 * 5 + 8 * 3
+    assert ctypes.sizeof(LayerStruct) == 4 * 8 * 8 + 8 * 3

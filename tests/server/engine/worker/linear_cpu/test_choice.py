@@ -44,5 +44,5 @@ def test_it_is_taken_if_it_is_faster_and_nowhere_much_slower(
     machine = Machine()
     ours = machine.product(dict(zip(ROWS, own, strict=True)))
     stock = machine.product(dict.fromkeys(ROWS, 2.0))
-    assert is_faster(ours, stock, 8, clock=lambda: machine.now) is faster  # type: ignore[arg-type]
+    assert is_faster("x", ours, stock, 8, clock=lambda: machine.now) is faster  # type: ignore[arg-type]
     assert len(machine.calls) == 2 * TRIES * len(ROWS)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from server.engine.worker.compiled import compile_library
-from server.engine.worker.linear_cpu import dispatch
+from server.engine.worker.linear_cpu import choice, dispatch
+from server.engine.worker.linear_cpu.choice import Choice
 from server.engine.worker.linear_cpu.dispatch import Products
 from server.engine.worker.linear_cpu.kernel import PackedLinear
 
@@ -24,7 +25,8 @@ class World:
     def __init__(self, *, always: bool = False) -> None:
         self.stock: list[Any] = []
         self.used = 0
-        self.products = Products(self.dispatch, always=always, when_used=self.use)
+        made = Choice("products", always=always, when_used=self.use)
+        self.products = Products(self.dispatch, made)
 
     def dispatch(self, layer: Any, remove_weight: bool) -> None:
         self.stock.append(layer)
@@ -44,7 +46,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_is_compiled", lambda: False)
+    monkeypatch.setattr(dispatch, "is_compiled_by_torch", lambda: False)
 
 
 @pytest.fixture
@@ -52,11 +54,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What was measured, in favour of the compiled products."""
     calls: list[int] = []
 
-    def is_faster(_own: Any, _stock: Any, in_features: int) -> bool:
+    def is_faster(_kind: str, _own: Any, _stock: Any, in_features: int) -> bool:
         calls.append(in_features)
         return True
 
-    monkeypatch.setattr(dispatch, "is_faster", is_faster)
+    monkeypatch.setattr(choice, "is_faster", is_faster)
     return calls
 
 
@@ -72,12 +74,12 @@ def test_the_first_typical_layer_decides(measured: list[int]) -> None:
     assert is_packed(first)
     assert is_packed(second)
     assert measured == [LARGE[1]]
-    assert world.used == 1
+    assert world.used == 2
     assert first.weight.numel() == 0, "the weight is in memory once"
 
 
 def test_slower_products_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "is_faster", lambda *_: False)
+    monkeypatch.setattr(choice, "is_faster", lambda *_: False)
     world = World()
     assert not is_packed(world.give(world.layer(LARGE)))
     assert not is_packed(world.give(world.layer(LARGE)))
@@ -118,7 +120,7 @@ def test_other_layers_keep_vllms(shape: tuple[int, ...], dtype: torch.dtype) -> 
 
 
 def test_a_model_that_is_compiled_keeps_vllms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_is_compiled", lambda: True)
+    monkeypatch.setattr(dispatch, "is_compiled_by_torch", lambda: True)
     world = World(always=True)
     layer = world.give(world.layer(LARGE))
     assert world.stock == [layer]
