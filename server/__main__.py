@@ -1,5 +1,16 @@
-"""`python -m server` is the `loraplex` command."""
+"""`python -m server` is the `loraplex` command.
 
-from server.cli.main import main
+The engine's process runs this module again, as multiprocessing wants it. So it imports nothing
+before it is called.
+"""
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    from server.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -45,7 +46,8 @@ class Workers:
         """Call a function in a thread, within the number of threads that one tenant may use.
 
         A caller that is cancelled waits for the call to end, because a thread cannot be stopped,
-        and its files must not be removed while it works on them.
+        and its files must not be removed while it works on them. When the server ends, uvicorn
+        cancels a request, and then asyncio does so again.
         """
         limit = self._limits.get(tenant)
         if limit is None:
@@ -56,7 +58,9 @@ class Workers:
                 return await asyncio.shield(call)
             except asyncio.CancelledError:
                 stop.set()
-                await asyncio.wait([call])
+                while not call.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([call])
                 raise
 
     def _submit(

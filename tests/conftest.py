@@ -43,21 +43,26 @@ def pytest_runtest_makereport(
     return report
 
 
-OWN_ENGINES = (
-    *("test_base_change", "test_base_kernels", "test_bases", "test_bases_in_float32"),
-    *("test_churn", "test_first_hour"),
-    *("test_four_bit", "test_gpu_operators", "test_judged_canary", "test_llama31", "test_loading"),
-    *("test_long_requests", "test_mixed_batch", "test_poison", "test_request_sources"),
-    "test_staged",
-)
-"""The modules of tests/real_engine/ that don't use `server`, and start engines of their own."""
+ENGINES = {
+    **dict.fromkeys(("test_mixed_batch", "test_poison"), "random_engine"),
+    **dict.fromkeys(
+        (
+            *("test_base_kernels", "test_bases", "test_bases_in_float32", "test_churn"),
+            *("test_first_hour", "test_four_bit", "test_gpu_operators", "test_judged_canary"),
+            *("test_llama31", "test_loading", "test_long_requests", "test_process"),
+            *("test_request_sources", "test_staged"),
+        ),
+        "",
+    ),
+}
+"""The engine that a module of tests/real_engine/ shares, where it isn't `server`; "" is none."""
 
 LONGEST = (
-    "tests/real_engine/test_mixed_batch.py",
     "tests/real_engine/test_four_bit.py",
     "tests/real_engine/test_staged.py",
-    "tests/real_engine/test_base_change.py",
+    "tests/real_engine/test_process.py",
     "tests/real_engine/test_churn.py",
+    "random_engine",
     "tests/chaos/test_chaos.py",
     "tests/real_engine/test_loading.py",
     "tests/real_engine/test_bases.py",
@@ -65,7 +70,6 @@ LONGEST = (
     "tests/real_engine/test_judged_canary.py",
     "tests/real_engine/test_long_requests.py",
     "tests/real_engine/test_request_sources.py",
-    "tests/real_engine/test_poison.py",
     "tests/real_engine/test_gpu_operators.py",
     "tests/server/engine/worker/lora_gpu/test_in_interpreter.py",
     "tests/server/test_fuzzing.py",
@@ -76,15 +80,15 @@ LONGEST = (
 
 
 def group_of(nodeid: str) -> str:
-    """Return the group that a test is dealt out with: `server`, or the path of its file.
+    """Return the group that a test is dealt out with: its engine's name, or the path of its file.
 
-    The tests of one server share a worker, since each worker would start one of its own.
+    The tests of one engine share a worker, since each worker would start one of its own.
     """
     path = nodeid.split("::", 1)[0]
     folder, _, file = path.rpartition("/")
     if not folder.startswith("tests/real_engine"):
         return path
-    return path if file.removesuffix(".py") in OWN_ENGINES else "server"
+    return ENGINES.get(file.removesuffix(".py"), "server") or path
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]

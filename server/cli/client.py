@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import httpx
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from server.cli.console import fail
 from server.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_REASONS = 12
 TIMEOUT_SECONDS = 600
@@ -31,6 +33,8 @@ def send(method: str, path: str, **arguments: Any) -> httpx.Response:
     Raises:
         CallFailed: it does not answer, or answers with an error.
     """
+    import httpx
+
     settings = load_settings()
     key = api_key(settings)
     if key is None:
@@ -91,7 +95,7 @@ def _explain(error: dict[str, Any]) -> str:
 
 def _hint(status: int, settings: Settings) -> str:
     """Return where the key came from, if the server doesn't know it."""
-    if status != httpx.codes.UNAUTHORIZED:
+    if status != HTTPStatus.UNAUTHORIZED:
         return ""
     named = settings.api_key is not None
     source = "LORAPLEX_API_KEY" if named else f"{settings.admin_key_path.absolute()}"

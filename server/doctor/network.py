@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from server.doctor.finding import Finding, ok, problem, warning
 from server.process.data_dir import is_in_use
-from server.process.startup import listen
+from server.process.listening import listen
 from server.settings import Settings, SettingsError, variable_of
 from server.settings.traces_endpoint import TracesEndpoint
 

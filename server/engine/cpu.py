@@ -1,8 +1,7 @@
 """Decides on CPU which processors the engine computes on, and how large its KV cache is.
 
-vLLM reads the machine: affinity, the container's quota and memory limit, NUMA nodes. It binds
-threads in worker processes only. The engine runs the model without one (see `device/defaults.py`),
-so its threads are bound here.
+vLLM binds threads in worker processes only. The engine runs the model without one (see
+`device/defaults.py`), so its threads are bound here.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import psutil
+
+from server.engine.device import linux
 
 _GIB = 1 << 30
 
@@ -49,17 +50,13 @@ class Machine:
 
 def read_machine() -> Machine:
     """Read the part of this machine that affinity and container let this process use."""
-    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
-    from vllm.utils.torch_utils import available_cpu_count
-
-    processors = tuple(
-        Processor(cpu.id, cpu.physical_core, cpu.numa_node) for cpu in get_allowed_cpu_list()
-    )
-    node = get_memory_node_info(processors[0].node)
+    processors = tuple(Processor(*each) for each in linux.allowed_processors())
+    quota = min(linux.processor_quota(), len(processors))
     # A container's own figure counts the page cache as used, although the system frees that cache
     # when a program needs memory. So the host's figure of available memory is taken.
-    memory = min(node.total_memory, psutil.virtual_memory().available)
-    return Machine(processors, available_cpu_count(), memory)
+    available = psutil.virtual_memory().available
+    memory = min(linux.memory_of_node(processors[0].node), available)
+    return Machine(processors, max(1, int(quota)), int(memory))
 
 
 def openmp_variables(machine: Machine) -> dict[str, str]:

@@ -6,6 +6,7 @@ This must be done before vLLM is imported. Variables that the operator has set s
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,12 @@ GPU_LORA_KERNELS = "_LORAPLEX_GPU_LORA_KERNELS"
 CPU_BASE_KERNELS = "_LORAPLEX_CPU_BASE_KERNELS"
 """Holds the setting that says which kernels compute the base on CPU."""
 
+_KERNEL_CACHE = "_LORAPLEX_KERNEL_CACHE"
+"""Holds the folder where the kernels that are compiled for CPU are kept."""
+
+BASE_QUANTIZATION = "_LORAPLEX_BASE_QUANTIZATION"
+"""Says what the base's weights were rounded to. Empty means nothing."""
+
 _GPU_LORA_LOADING = "_LORAPLEX_GPU_LORA_LOADING"
 
 _GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
@@ -34,6 +41,10 @@ _VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 
 _THREADS = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", _VLLMS_THREADS)
 """If the operator sets one of these, the server sets none of them."""
+
+_PRELOADED = "LD_PRELOAD"
+
+_OPENMP_LIBRARIES = ("libomp", "libgomp", "libiomp")
 
 _COMPILERS = ("/usr/local/cuda/bin/nvcc",)
 """Where CUDA's compiler is looked for besides PATH and CUDA_HOME."""
@@ -62,11 +73,12 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
     If the base is a directory, the engine's libraries get no access to a model hub.
     """
     is_cpu = is_cpu_build()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or data_dir.absolute() / "cache")
     variables = {} if log_level == "debug" else dict(_QUIET)
     variables |= defaults.environment(
         is_cpu=is_cpu,
         has_cuda_compiler=not is_cpu and has_cuda_compiler(),
-        cache=Path(os.environ.get("XDG_CACHE_HOME") or data_dir.absolute() / "cache"),
+        cache=cache,
     )
     if _VLLMS_THREADS in os.environ:  # vLLM reads it only in worker processes
         variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
@@ -83,6 +95,52 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ[SERVER_PID] = str(os.getpid())
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
+    os.environ[_KERNEL_CACHE] = str(cache / "loraplex" / "kernels")
+
+
+def kernel_cache() -> Path | None:
+    """Return where compiled kernels are kept, or None if no server started this process."""
+    path = os.environ.get(_KERNEL_CACHE)
+    return Path(path) if path else None
+
+
+def runs_in_one_process() -> bool:
+    """Return whether the engine's process runs the model itself, as on CPU."""
+    return is_cpu_build() and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+
+
+def snapshot() -> dict[str, str]:
+    """Return this process's variables."""
+    return dict(os.environ)
+
+
+def replace(variables: Mapping[str, str]) -> None:
+    """Give this process these variables and no others."""
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def read_by_the_loader() -> dict[str, str | None]:
+    """Return the variables that a process reads while its libraries are loaded, and never again."""
+    return {name: os.environ.get(name) for name in (*_THREADS, _PRELOADED)}
+
+
+@contextlib.contextmanager
+def preloading() -> Iterator[None]:
+    """Have the processes that are started within this context load PyTorch's OpenMP first.
+
+    vLLM does the same for the processes that it starts on CPU, but only once it is imported.
+    """
+    before = os.environ.get(_PRELOADED, "")
+    spec = importlib.util.find_spec("torch")
+    torch = Path(spec.origin).parent if spec and spec.origin else None
+    folders = [torch.parent / "torch.libs", torch / "lib"] if torch else []
+    found = [str(file) for folder in folders for file in sorted(folder.glob("libgomp*.so*"))]
+    if not found or any(name in before for name in _OPENMP_LIBRARIES):
+        yield
+        return
+    with _for_children({_PRELOADED: f"{before}:{found[0]}" if before else found[0]}):
+        yield
 
 
 def has_cuda_compiler() -> bool:
@@ -125,9 +183,13 @@ def choose_gpu_lora(kernels: str, loading: str, tiles: Path) -> None:
     os.environ[_GPU_LORA_TILES] = str(tiles)
 
 
-def choose_cpu_base(kernels: str) -> None:
-    """Set which kernels the engine's processes compute the base with on CPU."""
+def choose_cpu_base(kernels: str, quantization: str) -> None:
+    """Set which kernels the engine's processes compute the base with on CPU.
+
+    `quantization` names what the base's weights were rounded to, or is empty.
+    """
     os.environ[CPU_BASE_KERNELS] = kernels
+    os.environ[BASE_QUANTIZATION] = quantization
 
 
 def gpu_lora_streams() -> bool:
@@ -148,12 +210,20 @@ def threads(variables: Mapping[str, str]) -> Iterator[None]:
     Does nothing if the operator has set one of them. Afterwards they are removed from this process:
     if OpenMP binds threads, it also binds the thread that imports it.
     """
-    if any(name in os.environ for name in _THREADS):
+    is_operators = any(name in os.environ for name in _THREADS)
+    with _for_children({} if is_operators else variables):
         yield
-        return
+
+
+@contextlib.contextmanager
+def _for_children(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name in variables:
-            del os.environ[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psutil
 from starlette.datastructures import State
 
 from adapters_registry.content.merged_model import MergedVersion
@@ -27,12 +26,15 @@ from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
 from server.engine.openai import LeasedAdapters, longest_prompt_characters, make_endpoints
 from server.engine.own_defaults import follow_versions
+from server.engine.process.fork_server import EngineForkServer
+from server.engine.running.children import kill_child_processes
 from server.engine.running.client import EngineClient
 from server.engine.running.tokenizing import tokenize_in_turns
 from server.errors import NotServing, Unavailable
 from server.settings import Settings
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
@@ -42,7 +44,6 @@ log = logging.getLogger(__name__)
 RESTART_WINDOW_SECONDS = 600.0
 RESTART_PAUSES_SECONDS = (1.0, 5.0, 20.0)
 """Pauses before the first, the second, and each later restart within the window."""
-KILL_SECONDS = 5.0
 _WHY_NOT = {
     EngineState.STARTING: "the engine is starting",
     EngineState.RESTARTING: "the engine died and is being restarted",
@@ -61,10 +62,15 @@ class EngineSupervisor(AdapterLoading):
         content_path: Callable[[str], Path],
         fetch: Callable[[str], Path] | None = None,
         merged: MergedVersion | None = None,
+        *,
+        fork_server: EngineForkServer | None = None,
+        on_phase: Callable[[str], None] = lambda _phase: None,
     ) -> None:
         """Parse the arguments. Raises `SettingsError` if one is wrong. Starts nothing yet.
 
-        `merged` is the version that was merged into the base, if there is one.
+        `merged` is the version that was merged into the base, if there is one. `fork_server` is
+        where the engine's process comes from, if it was started. `on_phase` is called with the name
+        of each phase of a start when it ends.
         """
         self.state = EngineState.STARTING
         self.generation = 0
@@ -85,6 +91,7 @@ class EngineSupervisor(AdapterLoading):
         self._hang_seconds = settings.hang_seconds or defaults.hang_seconds(device)
         self._stop_seconds = settings.engine_stop_seconds or defaults.stop_seconds(device)
         self._client: EngineClient | None = None
+        self._fork_server, self._on_phase = fork_server, on_phase
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start the engine and keep it up until cancelled. Calls `on_ready` after each start.
@@ -178,14 +185,21 @@ class EngineSupervisor(AdapterLoading):
 
     async def _start(self) -> None:
         # Building waits for the engine's process. In a thread, so that HTTP answers meanwhile.
-        self._client = EngineClient(await _in_daemon_thread(lambda: _build_client(self._arguments)))
+        self._client = EngineClient(await _in_daemon_thread(self._build_client))
+        self._on_phase("engine")
         self.longest_prompt_characters = longest_prompt_characters(self._client.llm)
         await self._client.unless_dead(
             _init_app_state(self._client.llm, self.app_state, self._arguments)
         )
         await self._client.warm_up()
+        self._on_phase("warm-up")
         self.generation += 1
         self.state = EngineState.READY
+
+    def _build_client(self) -> AsyncLLM:
+        config = _engine_config(self._arguments)
+        self._on_phase("configuration")
+        return _start_engine(config, self._fork_server)
 
     async def _discard_client(self, *, at_once: bool = False) -> None:
         """Shut the engine down in a thread, so that HTTP answers meanwhile. It takes seconds."""
@@ -204,19 +218,27 @@ def pause_before_restart(num_deaths: int) -> float:
     return RESTART_PAUSES_SECONDS[min(num_deaths, len(RESTART_PAUSES_SECONDS)) - 1]
 
 
-def _build_client(arguments: Namespace) -> AsyncLLM:
+def _engine_config(arguments: Namespace) -> VllmConfig:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
+        UsageContext.OPENAI_API_SERVER
+    )
+
+
+def _start_engine(config: VllmConfig, fork_server: EngineForkServer | None) -> AsyncLLM:
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
-        UsageContext.OPENAI_API_SERVER
-    )
     wanted = config.model_config.max_model_len
     # If there are several workers, vLLM itself binds each to a NUMA node of its own.
     alone_on_cpu = current_platform.is_cpu() and config.parallel_config.world_size == 1
-    with environment.threads(cpu.openmp_variables(cpu.read_machine()) if alone_on_cpu else {}):
+    with (
+        environment.threads(cpu.openmp_variables(cpu.read_machine()) if alone_on_cpu else {}),
+        fork_server.used_for(config) if fork_server else contextlib.nullcontext(),
+    ):
         client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
     if client.logger_manager:
         take_out_lora_info(client.logger_manager.stat_loggers)
@@ -258,12 +280,3 @@ async def _in_daemon_thread(function: Callable[[], T]) -> T:
 
     threading.Thread(target=work, name="engine-start", daemon=True).start()
     return await result
-
-
-def kill_child_processes() -> None:
-    """Kill all processes that this one started, and wait until they are gone."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(children, timeout=KILL_SECONDS)

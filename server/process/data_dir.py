@@ -1,4 +1,4 @@
-"""The data folder: it is locked to one process, and its files are opened here."""
+"""The data folder: it is locked to one process, which has an id of its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from adapters_registry.content.origin import Origin
-from adapters_registry.content.store import ContentStore
-from adapters_registry.errors import SourceRefused
-from server import metrics
 from server.settings import Settings, SettingsError
 
 
@@ -76,22 +72,3 @@ def take_server_id(settings: Settings) -> ServerIds:
     new.write_text(f"{ids.own}\n")
     new.replace(file)
     return ids
-
-
-def open_content(settings: Settings) -> ContentStore:
-    """Open the folder of adapters' files, with its budget and its origin.
-
-    Raises:
-        SettingsError: the origin's name does not have the form `s3://bucket/prefix`.
-    """
-    try:
-        origin = Origin(settings.origin) if settings.origin else None
-    except SourceRefused as error:
-        raise SettingsError(f"LORAPLEX_ORIGIN (--origin): {error}") from error
-    folder = settings.data_dir / "content"
-    return ContentStore(
-        folder,
-        budget_bytes=settings.disk_budget_bytes,
-        origin=origin,
-        on_evict=metrics.EVICTIONS.labels("disk", "capacity").inc,
-    )

@@ -1,80 +1,76 @@
-"""One server process from its first line to its last: start, serve, drain, exit."""
+"""One server process from its first line to its last.
+
+This module and what it imports are light, so that the port is bound and `/livez` answers within a
+second, and the engine's process begins to import at once. `start.py` imports for seconds.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import logging
 import socket
+import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-import uvloop
-from fastapi import FastAPI
-
-from adapters_registry import rechecks
-from adapters_registry.collection import Collector
-from adapters_registry.records.keys import KeyPolicy
-from server import metrics
-from server.api.dedicated.dedicated import Dedicated
-from server.auth import Keys
-from server.engine.device.choice import fit_to_device
-from server.engine.environment import (
-    choose_cpu_base,
-    choose_gpu_lora,
-    choose_traces,
-    limit_choices,
-    prepare_environment,
-)
-from server.engine.interface import SupervisedEngine
-from server.lifecycle import Lifecycle
-from server.process import dedication, demo
+from server import bundled_base
+from server.engine import environment
+from server.engine.process.fork_server import EngineForkServer, start_fork_server
 from server.process.data_dir import own_data_dir
-from server.process.departing import Departing
-from server.process.http_server import HttpServer, http_config
-from server.process.presence import Presence
-from server.process.signals import EndSignals, drain
-from server.process.startup import (
-    config_directory,
-    listen,
-    listen_for_operations,
-    open_registry,
-    prepare_base,
-    provide_admin_key,
-    provide_session_secret,
-)
-from server.process.upkeep import (
-    BOOKKEEPING_INTERVAL_SECONDS,
-    ROLL_UP_INTERVAL_SECONDS,
-    collect_interval,
-    collect_regularly,
-    follow_changes,
-    keep_books,
-    roll_up_regularly,
-    write_books,
-)
-from server.request_log.lines import RequestLines
-from server.residency.merged_leases import MergedLeases
-from server.settings import Settings
-from server.settings.traces_endpoint import TracesEndpoint
-from server.tracing.traces import Traces
+from server.process.early_answers import EarlyAnswers
+from server.process.listening import HTTP_SETTING, listen, listen_for_operations
+from server.process.signals import ending_at_once
+from server.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from server.app import Server
+    from server.process.dedication import Verify
 
-log = logging.getLogger(__name__)
 
-RESTORED = "the database was restored: ids under which the engine holds adapters may recur"
-HTTP_SETTING = "LORAPLEX_HOST, LORAPLEX_PORT (--host, --port)"
+class Stopwatch:
+    """Divides the time since its making into phases that follow each other."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns seconds and never goes back."""
+        self._clock = clock
+        self._started = self._last = clock()
+        self._phases: list[tuple[str, float]] = []
+
+    def end(self, phase: str) -> None:
+        """End a phase, which began where the last one ended."""
+        now = self._clock()
+        self._phases.append((phase, now - self._last))
+        self._last = now
+
+    def summary(self) -> str:
+        """Return all phases' seconds and their sum: `12.3 s (imports 7.1, engine 5.2)`."""
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self._phases)
+        return f"{self._last - self._started:.1f} s ({phases})"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a server process has before its slow imports."""
+
+    settings: Settings
+    announce: Callable[[str], None]
+    """Is called with each line that a person at the terminal should read."""
+    verify: Verify | None
+    """Compares a dedicated server with a shared one, before it is ready."""
+    stopwatch: Stopwatch
+    listener: socket.socket
+    operations: socket.socket | None
+    """The socket of the operations' own port."""
+    early_answers: EarlyAnswers
+    base: str
+    """The base's directory or hub id."""
+    fork_server: EngineForkServer | None
 
 
 def serve(
     settings: Settings,
     announce: Callable[[str], None],
-    verify: dedication.Verify | None = None,
+    verify: Verify | None = None,
 ) -> int:
     """Run the server until a signal ends it; return the exit code.
 
@@ -82,255 +78,63 @@ def serve(
     compares a dedicated server with a shared one, before it is ready.
 
     Raises:
-        SettingsError: a setting cannot be used. This is raised before anything is started.
+        SettingsError: a setting cannot be used. This is raised before the engine is started.
     """
-    started = time.monotonic()
+    stopwatch = Stopwatch()
     with (
+        ending_at_once() as at_end,
         listen(settings.host, settings.port, HTTP_SETTING) as listener,
         listen_for_operations(settings) as operations,
+        EarlyAnswers([listener, operations] if operations else [listener]) as early_answers,
         own_data_dir(settings),
     ):
         base = prepare_base(settings, announce)
-        merged = dedication.merged_in(base)
-        if merged:
-            settings = dedication.without_slots(settings)
-        prepare_environment(base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir)
-        limit_choices(settings.max_choices)
-        choose_cpu_base(settings.cpu_base_kernels)
-        choose_gpu_lora(
-            settings.gpu_lora_kernels,
-            settings.gpu_lora_loading,
-            settings.gpu_lora_tiles_file.absolute(),
-        )
-        choices: list[str] = []  # said once nothing can be refused any more
-        settings = fit_to_device(settings, config_directory(base), choices.append)
-        registry = open_registry(settings, base, merged)
-        if merged:
-            dedication.require_offered(registry, merged)
-        keys = Keys(registry, policy=KeyPolicy(settings.longest_key_life))
-        provide_admin_key(settings, keys)
-        session_secret = provide_session_secret(settings)
-        has_demo = settings.demo and not settings.base
-        if has_demo:
-            demo.register(registry)
-        prepared = time.monotonic()
+        if fork_server := _prepare_engine(settings, base):
+            at_end.callback(fork_server.close)
+        stopwatch.end("prepare")
+        gc.disable()  # imports leave nothing to collect, and each collection looks at all of them
+        from server.process.start import start
 
-        from server.app import build_server
-        from server.engine.supervisor import EngineSupervisor
-
-        content = registry.content
-        if merged:
-            engine = EngineSupervisor(
-                dedication.for_engine(settings, merged),
+        return start(
+            Beginning(
+                settings,
+                announce,
+                verify,
+                stopwatch,
+                listener,
+                operations,
+                early_answers,
                 base,
-                content.path,
-                dedication.fetching(base, merged, content.fetch),
-                merged,
+                fork_server,
             )
-            dedicated: Dedicated | None = Dedicated(merged, settings.served_base_name)
-            leases = MergedLeases(settings, engine, registry, merged)
-        else:
-            engine = EngineSupervisor(settings, base, content.path, content.fetch)
-            dedicated, leases = None, None
-        registry.on_restored = partial(engine.condemn, RESTORED)
-        for choice in choices:
-            announce(choice)
-        request_lines = RequestLines(settings.request_log)
-        traces = _traces(settings)
-        server = build_server(
-            settings,
-            registry,
-            engine,
-            keys=keys,
-            leases=leases,
-            lifecycle=Lifecycle(prepared=False),
-            request_lines=request_lines,
-            session_secret=session_secret,
-            traces=traces,
-            dedicated=dedicated,
         )
-        gate = server.services.gate
-        imported = time.monotonic()
-        address = f"http://{settings.host}:{listener.getsockname()[1]}"
-
-        def announce_ready() -> None:
-            ready = time.monotonic()
-            announce(
-                f"ready at {address} after {ready - started:.1f} s (prepare "
-                f"{prepared - started:.1f}, import {imported - prepared:.1f}, "
-                f"engine {ready - imported:.1f})"
-            )
-            if operations:
-                port = operations.getsockname()[1]
-                announce(f"operations: http://{settings.host}:{port}/metrics")
-            if settings.admin_key_path.is_file():
-                announce(f"admin key: {settings.admin_key_path}")
-            if incompatible := rechecks.summary(registry):
-                announce(incompatible)
-            if has_demo:
-                announce(demo.examples(address, settings))
-
-        async def prepare(engine_is_up: asyncio.Event) -> None:
-            """Become ready after the checks that are due; then check what no other server does."""
-            awaited = demo.unchecked(registry) if has_demo else []
-            if settings.recheck_at_start:
-                awaited += await asyncio.to_thread(rechecks.begin, registry)
-            for version in awaited:
-                gate.start(version)
-            await engine_is_up.wait()
-            await asyncio.gather(*map(gate.verdict, awaited), return_exceptions=True)
-            server.lifecycle.prepared = True
-            announce_ready()
-            await gate.take_up()
-
-        async def prepare_dedicated(engine_is_up: asyncio.Event) -> None:
-            """Become ready after the comparison with a shared server; there is nothing to check."""
-            await engine_is_up.wait()
-            if verify:
-                await asyncio.to_thread(verify, address)
-            server.lifecycle.prepared = True
-            announce_ready()
-            assert dedicated is not None
-            await dedication.tell_changes(registry, dedicated, announce)
-
-        running = RunningServer(server, engine, prepare_dedicated if merged else prepare)
-        try:
-            return uvloop.run(running.run(listener, operations))
-        finally:
-            write_books(running.books)
-            request_lines.close()
-            if traces:
-                traces.close()
-            registry.close()
 
 
-def freeze_heap() -> None:
-    """Exempt what is in memory now from garbage collection, as vLLM's own server does.
+def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
+    """Return the base's directory or hub id. The bundled base is created at its first use.
 
-    After a start these are millions of objects, mostly of imported modules. Looking at each again
-    and again would stop all streams. What an engine that died had left is collected first.
+    Raises:
+        SettingsError: the bundled base cannot be made.
     """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    if settings.base:
+        return settings.base
+    try:
+        if not bundled_base.bundled_base_directory().is_dir():
+            announce(f"preparing the bundled base {bundled_base.NAME} (once, about 20 s)")
+        return str(bundled_base.ensure_bundled_base())
+    except (bundled_base.BundledBaseMissing, subprocess.CalledProcessError) as error:
+        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
 
 
-def _traces(settings: Settings) -> Traces | None:
-    """Return what traces requests, or None; vLLM's engine is told before it is started."""
-    if settings.traces_endpoint is None:
-        return None
-    endpoint = TracesEndpoint.parse(settings.traces_endpoint)
-    choose_traces(endpoint.protocol)
-    return Traces(endpoint, settings.traces_share)
-
-
-@dataclass(frozen=True)
-class RunningServer:
-    """One server, and what runs while it serves."""
-
-    server: Server
-    engine: SupervisedEngine
-    """The server's engine."""
-    prepare: Callable[[asyncio.Event], Awaitable[None]]
-    """Is called at the start with an event that is set when the engine is up. If it raises an
-    error, the server ends."""
-    books_seconds: float = BOOKKEEPING_INTERVAL_SECONDS
-    """How often the books are written."""
-
-    @property
-    def books(self) -> tuple[Callable[[], None], ...]:
-        """Functions that write to the database what requests left in memory."""
-        services = self.server.services
-        save_arms = services.rollouts.arms.save
-        return services.keys.save_last_used, services.usage_buffer.save, save_arms
-
-    async def run(self, listener: socket.socket, operations: socket.socket | None = None) -> int:
-        """Answer HTTP from the first moment to the end of the drain. Returns the exit code.
-
-        `operations` is the socket of the operations' own port. Requests get a 503 until the engine
-        is up.
-        """
-        settings, lifecycle = self.server.services.settings, self.server.lifecycle
-        registry, leases = self.server.services.registry, self.server.services.leases
-        served = [(self.server.app, listener)]
-        if operations:
-            served.append((self.server.operations_app, operations))
-        servers = [self._http_server(app) for app, _ in served]
-        signals = EndSignals.watch()
-        engine_is_up = asyncio.Event()
-
-        def on_ready() -> None:
-            metrics.ENGINE_STARTS.inc()
-            freeze_heap()
-            engine_is_up.set()
-
-        sockets = [socket_of for _, socket_of in served]
-        http = asyncio.create_task(_serve_all(servers, sockets))
-        supervision = asyncio.create_task(self.engine.run(on_ready))
-        ended = asyncio.create_task(signals.wait())
-        port = listener.getsockname()[1]
-        waiting = self.server.services.waiting.total
-        presence = Presence(registry, leases, self.engine, settings.max_loras, port, waiting)
-        background = [
-            supervision,
-            ended,
-            preparing := asyncio.create_task(self._prepare(engine_is_up)),
-            asyncio.create_task(follow_changes(registry, leases)),
-            asyncio.create_task(keep_books(self.books, self.books_seconds)),
-            asyncio.create_task(self.server.services.rollouts.run()),
-            asyncio.create_task(presence.keep_up()),
-            asyncio.create_task(self._collect()),
-            asyncio.create_task(roll_up_regularly(registry, ROLL_UP_INTERVAL_SECONDS)),
-        ]
-        try:
-            vital = {http, supervision, preparing, ended}
-            await asyncio.wait(vital, return_when=asyncio.FIRST_COMPLETED)
-            for task in (supervision, http, preparing):
-                if task.done():
-                    log.error("giving up: %s", task.exception() or "the HTTP server ended")
-                    return 1
-            await drain(lifecycle, settings, signals)
-            return 0
-        finally:
-            lifecycle.draining = True
-            for server in servers:
-                server.should_exit = True
-            await http
-            for background_task in background:
-                background_task.cancel()
-            await asyncio.to_thread(presence.end)
-            await self.engine.stop()
-
-    async def _prepare(self, engine_is_up: asyncio.Event) -> None:
-        """Prepare, and then wait for ever, so that only a failure ends the task."""
-        await self.prepare(engine_is_up)
-        await asyncio.Event().wait()
-
-    async def _collect(self) -> None:
-        services, settings = self.server.services, self.server.services.settings
-        collector = Collector(
-            services.registry,
-            settings.garbage_grace,
-            settings.keep_rejected,
-            settings.keep_compositions,
-        )
-        shortest = min(settings.garbage_seconds, settings.composition_seconds)
-        await collect_regularly(collector, collect_interval(shortest))
-
-    def _http_server(self, app: FastAPI) -> HttpServer:
-        settings, lifecycle = self.server.services.settings, self.server.lifecycle
-        proxies = list(settings.trusted_proxies)
-        config = http_config(
-            Departing(app, lifecycle),
-            is_debug=settings.log_level == "debug",
-            proxy_headers=bool(proxies),
-            forwarded_allow_ips=proxies,
-        )
-        return HttpServer(
-            config, settings.write_stall_seconds, is_draining=lambda: lifecycle.draining
-        )
-
-
-async def _serve_all(servers: list[HttpServer], listeners: list[socket.socket]) -> None:
-    pairs = zip(servers, listeners, strict=True)
-    await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in pairs))
+def _prepare_engine(settings: Settings, base: str) -> EngineForkServer | None:
+    """Set the variables that vLLM reads, and let the engine's imports begin."""
+    environment.prepare_environment(
+        base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir
+    )
+    environment.limit_choices(settings.max_choices)
+    environment.choose_gpu_lora(
+        settings.gpu_lora_kernels,
+        settings.gpu_lora_loading,
+        settings.gpu_lora_tiles_file.absolute(),
+    )
+    return start_fork_server(settings.engine_args)

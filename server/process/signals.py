@@ -4,12 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 
+from server.engine.running.children import kill_child_processes
 from server.lifecycle import Lifecycle
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[ExitStack]:
+    """Let a signal end the process at once, with exit code 0, until `EndSignals.watch`.
+
+    Nothing is running yet that would have to be drained. Without this, a container's first process
+    would ignore SIGTERM. The callbacks of the context's stack are called at the end, also after a
+    signal.
+    """
+    at_end = ExitStack()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        kill_child_processes()
+        at_end.close()
+        os._exit(0)
+
+    before = {number: signal.signal(number, end) for number in _ENDING}
+    try:
+        with at_end:
+            yield at_end
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class EndSignals(asyncio.Event):
@@ -23,7 +55,7 @@ class EndSignals(asyncio.Event):
         """Return an event that the running loop sets from now on."""
         signals = cls()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             loop.add_signal_handler(number, signals._receive, number)
         return signals
 

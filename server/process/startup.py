@@ -1,85 +1,49 @@
-"""What must be there before the first request: the port, the base, the registry."""
+"""What must be there before the first request: the base, the registry, the admin's key."""
 
 from __future__ import annotations
 
+import json
 import logging
-import socket
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters_registry.check.base import BaseSpec
+from adapters_registry.check.base import BaseSpec, quantization_of
 from adapters_registry.check.fingerprint import TOKENIZER_FILES, fingerprint_of
 from adapters_registry.check.ranks import RANK_LIMITS
 from adapters_registry.content.adapter_files import GENERATION_FILE
 from adapters_registry.content.merged_model import MergedVersion
+from adapters_registry.content.origin import Origin
 from adapters_registry.content.store import ContentStore
-from adapters_registry.errors import InvalidKey, StoreUnavailable
+from adapters_registry.errors import InvalidKey, SourceRefused, StoreUnavailable
 from adapters_registry.registry import Registry
-from server import bundled_base
+from server import metrics
 from server.auth import Keys
 from server.console.sessions import read_secret
-from server.process.data_dir import open_content, take_server_id
+from server.process.data_dir import take_server_id
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 
-def listen(host: str, port: int, setting: str) -> socket.socket:
-    """Bind a port before anything slow starts, so that a port in use is reported at once.
+def open_content(settings: Settings) -> ContentStore:
+    """Open the folder of adapters' files, with its budget and its origin.
 
     Raises:
-        SettingsError: the address cannot be bound; the message begins with `setting`.
+        SettingsError: the origin's name does not have the form `s3://bucket/prefix`.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        # Without this, another server could still take the port before uvicorn listens.
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another"
-        ) from error
-    listener.set_inheritable(False)
-    return listener
-
-
-@contextmanager
-def listen_for_operations(settings: Settings) -> Iterator[socket.socket | None]:
-    """Bind the operations' own port within the context, if there is to be one.
-
-    Raises:
-        SettingsError: the port cannot be bound.
-    """
-    if settings.operations_port is None:
-        yield None
-        return
-    setting = "LORAPLEX_OPERATIONS_PORT (--operations-port)"
-    with listen(settings.host, settings.operations_port, setting) as listener:
-        yield listener
-
-
-def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
-    """Return the base's directory or hub id. The bundled base is created at its first use.
-
-    Raises:
-        SettingsError: the bundled base cannot be made.
-    """
-    if settings.base:
-        return settings.base
-    try:
-        if not bundled_base.bundled_base_directory().is_dir():
-            announce(f"preparing the bundled base {bundled_base.NAME} (once, about 20 s)")
-        return str(bundled_base.ensure_bundled_base())
-    except (bundled_base.BundledBaseMissing, subprocess.CalledProcessError) as error:
-        raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
+        origin = Origin(settings.origin) if settings.origin else None
+    except SourceRefused as error:
+        raise SettingsError(f"LORAPLEX_ORIGIN (--origin): {error}") from error
+    folder = settings.data_dir / "content"
+    return ContentStore(
+        folder,
+        budget_bytes=settings.disk_budget_bytes,
+        origin=origin,
+        on_evict=metrics.EVICTIONS.labels("disk", "capacity").inc,
+    )
 
 
 def open_registry(settings: Settings, base: str, merged: MergedVersion | None = None) -> Registry:
@@ -238,6 +202,20 @@ def config_directory(base: str) -> Path:
         return Path(hf_hub_download(base, "config.json")).parent
     except OSError as error:
         raise _not_from_the_hub(base, error) from error
+
+
+def base_quantization(settings: Settings, directory: Path) -> str:
+    """Return what the base's weights were rounded to, or an empty string.
+
+    A configuration that cannot be read counts as none here. The registry's check of the base
+    says what is wrong with it.
+    """
+    if settings.quantization:
+        return settings.quantization
+    try:
+        return quantization_of(json.loads((directory / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _not_from_the_hub(base: str, error: OSError) -> SettingsError:

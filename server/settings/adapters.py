@@ -26,8 +26,8 @@ class AdapterSettings(BaseSettings):
         16,
         "Adapters",
         "Adapter slots: how many different adapters one step of the engine computes. Requests for "
-        "more adapters take turns. If it isn't set, a GPU with much memory gets 32 or 64, and a "
-        "device with little memory fewer than 16. The start-up line says how many.",
+        "more adapters take turns. If it isn't set, a GPU with much memory gets 32 or 64, a CPU "
+        "64, and a device with little memory fewer than 16. The start-up line says how many.",
         ge=1,
         le=512,
     )

@@ -1,9 +1,17 @@
+"""Engines that several modules share: to start one takes longer than most tests of it.
+
+A module that shares one uses names of its own for adapters and tenants. `ENGINES` in
+`tests/conftest.py` says which modules `make test` gives to one worker for that.
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.otlp_receiver import Receiver, otlp_receiver
+from tests.real_engine.mixed_batch import BatchEngine
 from tests.real_engine.running_server import RunningServer
 
 
@@ -60,3 +68,23 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("base")
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     return directory
+
+
+SLOTS, NUM_KV_BLOCKS, BLOCK_BYTES = 3, 24, 128 * 512
+"""Of `random_engine`. A block is of 128 tokens of 512 bytes: 2 layers, K and V of 2 heads of 32, in
+bfloat16."""
+RANDOM_ENGINE: dict[str, Any] = {
+    "max_loras": SLOTS,
+    "max_lora_rank": 64,
+    "max_cpu_loras": 8,
+    "max_num_batched_tokens": 256,
+    "kv_cache_memory_bytes": NUM_KV_BLOCKS * BLOCK_BYTES,
+}
+
+
+@pytest.fixture(scope="session")
+def random_engine(random_base: Path) -> Iterator[BatchEngine]:
+    """An engine of that base, without a server."""
+    engine = BatchEngine(random_base, **RANDOM_ENGINE)
+    yield engine
+    engine.stop()

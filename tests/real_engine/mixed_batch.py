@@ -1,15 +1,14 @@
-"""Run in a process of its own: vLLM answers prompts, each with its own adapter, in batches.
+"""vLLM in a process of its own that answers prompts, each with its own adapter, in batches.
 
-Reads a JSON job from the standard input, writes the answers' tokens and log-probabilities. Nothing
-but vLLM and our plugin for it is in play: no gate.
+Nothing but vLLM and our plugin for it is in play: no gate.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,88 +18,101 @@ Batch = list[tuple[list[int], Path | None]]
 """Prompts, each with the adapter that answers it or none."""
 Answer = tuple[list[int], list[float]]
 """Tokens and their log-probabilities."""
+NUM_TOKENS = 16
+
+
+class BatchEngine:
+    """An engine that answers batches until it is stopped."""
+
+    def __init__(self, base: Path, operators: str = "grouped", **engine: Any) -> None:
+        """Start the process.
+
+        `operators` may also be "interpreted": those for GPUs, in Triton's interpreter. `engine`:
+        the arguments of vLLM's `LLM`.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._channel, theirs = context.Pipe()
+        engine = {"model": str(base), "max_model_len": 512, "dtype": "bfloat16", **engine}
+        self._process = context.Process(target=_serve, args=(theirs, operators, engine))
+        self._process.start()
+        theirs.close()
+
+    def answer(self, batches: list[Batch], num_tokens: int = NUM_TOKENS) -> list[list[Answer]]:
+        """Answer one batch after the other; raises `EOFError` if the process has ended."""
+        self._channel.send((batches, num_tokens))
+        answers: list[list[Answer]] = self._channel.recv()
+        return answers
+
+    def stop(self) -> None:
+        """End the process."""
+        self._channel.close()
+        self._process.join()
 
 
 def answer_batches(
     base: Path,
     batches: list[Batch],
     operators: str = "grouped",
-    max_tokens: int = 16,
+    num_tokens: int = NUM_TOKENS,
     **engine: Any,
 ) -> list[list[Answer]]:
-    """Start an engine, and have it answer one batch after the other.
+    """Start an engine, have it answer one batch after the other, and stop it."""
+    started = BatchEngine(base, operators, **engine)
+    try:
+        return started.answer(batches, num_tokens)
+    finally:
+        started.stop()
 
-    `operators` may also be "interpreted": those for GPUs, in Triton's interpreter.
-    """
-    job = {
-        "base": str(base),
-        "batches": [[(prompt, path and str(path)) for prompt, path in batch] for batch in batches],
-        "max_tokens": max_tokens,
-        "interpreted": operators == "interpreted",
-        "engine": {"max_model_len": 512, "dtype": "bfloat16", **engine},
-    }
-    environment = os.environ | {
-        CPU_LORA_KERNELS: operators,
+
+def _serve(channel: Connection, operators: str, engine: dict[str, Any]) -> None:
+    interpreted = operators == "interpreted"
+    os.environ |= {
+        CPU_LORA_KERNELS: "stock" if interpreted else operators,
         "OMP_NUM_THREADS": "1",  # more cores are no help to a base this small
         "TORCH_COMPILE_DISABLE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # In this process: a batch is complete before its first step, so that a batch that is sent
+        # again is computed in the same steps.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    if operators == "interpreted":
-        environment |= {
-            CPU_LORA_KERNELS: "stock",
-            "PYTHONPATH": str(Path(__file__).parents[2] / ".triton"),
-            "TRITON_INTERPRET": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # `_interpret_gpu_operators` is for this process
-        }
-    result = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    answers: list[list[tuple[list[int], list[float]]]] = json.loads(result.stdout.splitlines()[-1])
-    return answers
+    if interpreted:
+        sys.path.insert(0, str(Path(__file__).parents[2] / ".triton"))
+        os.environ["TRITON_INTERPRET"] = "1"
+    from vllm import LLM
+
+    if interpreted:
+        _interpret_gpu_operators()
+    llm = LLM(skip_tokenizer_init=True, enable_lora=True, enable_prefix_caching=False, **engine)
+    numbers: dict[Path, int] = {}
+    while True:
+        try:
+            batches, num_tokens = channel.recv()
+        except EOFError:
+            return
+        channel.send([_answer(llm, batch, num_tokens, numbers) for batch in batches])
 
 
-def main() -> None:
-    from vllm import LLM, SamplingParams
+def _answer(llm: Any, batch: Batch, num_tokens: int, numbers: dict[Path, int]) -> list[Answer]:
+    from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.lora.request import LoRARequest
 
-    job: dict[str, Any] = json.load(sys.stdin)
-    if job["interpreted"]:
-        _interpret_gpu_operators()
-    llm = LLM(
-        job["base"],
-        skip_tokenizer_init=True,
-        enable_lora=True,
-        enable_prefix_caching=False,
-        **job["engine"],
+    def adapter(path: Path | None) -> LoRARequest | None:
+        if path is None:
+            return None
+        return LoRARequest(str(path), numbers.setdefault(path, len(numbers) + 1), str(path))
+
+    sampling = SamplingParams(
+        temperature=0, max_tokens=num_tokens, logprobs=0, ignore_eos=True, detokenize=False
     )
-    adapters = {
-        path: LoRARequest(path, number, path)
-        for number, path in enumerate(sorted({p for b in job["batches"] for _, p in b if p}), 1)
-    }
-    answers = []
-    for batch in job["batches"]:
-        outputs = llm.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt, _ in batch],
-            SamplingParams(
-                temperature=0,
-                max_tokens=job["max_tokens"],
-                logprobs=0,
-                ignore_eos=True,
-                detokenize=False,
-            ),
-            lora_request=[adapters.get(path) for _, path in batch],
-            use_tqdm=False,
-        )
-        answers.append([_tokens_and_logprobs(output) for output in outputs])
-    print(json.dumps(answers))
+    outputs = llm.generate(
+        [TokensPrompt(prompt_token_ids=prompt) for prompt, _ in batch],
+        sampling,
+        lora_request=[adapter(path) for _, path in batch],
+        use_tqdm=False,
+    )
+    return [_tokens_and_logprobs(output) for output in outputs]
 
 
 def _interpret_gpu_operators() -> None:
@@ -110,13 +122,9 @@ def _interpret_gpu_operators() -> None:
     type(current_platform).get_punica_wrapper = classmethod(lambda _platform: wrapper)
 
 
-def _tokens_and_logprobs(output: Any) -> tuple[list[int], list[float]]:
+def _tokens_and_logprobs(output: Any) -> Answer:
     """The answer's tokens and their log-probabilities."""
     answer = output.outputs[0]
     tokens = list(answer.token_ids)
     logprobs = [entry[token].logprob for token, entry in zip(tokens, answer.logprobs, strict=True)]
     return tokens, logprobs
-
-
-if __name__ == "__main__":
-    main()

@@ -45,7 +45,7 @@ def test_each_request_is_answered_by_its_own_model(random_base: Path, tmp_path: 
         random_base,
         [list(zip(prompts, models, strict=True))],
         "interpreted",
-        max_tokens=4,
+        num_tokens=4,
         dtype="float16",  # the interpreter knows no bfloat16
         max_loras=SLOTS,
         max_lora_rank=16,

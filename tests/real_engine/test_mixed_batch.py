@@ -5,13 +5,17 @@ The base has the traits of Llama 3.2: a tied head, `head_dim` given, scaled rota
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.real_engine.mixed_batch import Answer, answer_batches
+from tests.long_form import LONG
+from tests.real_engine.conftest import RANDOM_ENGINE as ENGINE
+from tests.real_engine.conftest import SLOTS
+from tests.real_engine.mixed_batch import BatchEngine
 from tests.real_engine.reference import NOISE, distance, load, make_adapter
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -29,8 +33,6 @@ ADAPTERS: list[dict[str, Any]] = [
     },
     {"r": 64, "lora_alpha": 128, "target_modules": ["down_proj", "v_proj", "o_proj"]},
 ]
-SLOTS = 3
-"""Fewer than adapters: slots are reused within the test."""
 
 
 @pytest.fixture(scope="module")
@@ -50,42 +52,35 @@ def batch(adapters: list[Path]) -> tuple[list[list[int]], list[Path | None]]:
     return prompts, models
 
 
-def answer(base: Path, adapters: list[Path], operators: str) -> list[list[Answer]]:
-    prompts, models = batch(adapters)
-    mixed = list(zip(prompts, models, strict=True))
-    return answer_batches(
-        base,
-        [mixed, mixed],
-        operators,
-        max_loras=SLOTS,
-        max_lora_rank=64,
-        max_cpu_loras=8,
-        max_num_batched_tokens=256,
-        kv_cache_memory_bytes=64 << 20,
-    )
+Table = list[list[list[float]]]
 
 
 @pytest.fixture(scope="module")
-def table(random_base: Path, adapters: list[Path]) -> Any:
-    """Rows: requests; columns: the models (base first) against which they are compared."""
+def table(random_base: Path, adapters: list[Path]) -> Callable[[BatchEngine], Table]:
+    """For each of two equal batches, rows: requests; columns: the models (base first) against
+    which they are compared."""
 
-    def make(operators: str) -> list[list[list[float]]]:
-        prompts, _ = batch(adapters)
-        models = [load(random_base), *(load(random_base, adapter) for adapter in adapters)]
+    def make(engine: BatchEngine) -> Table:
+        prompts, models = batch(adapters)
+        mixed = list(zip(prompts, models, strict=True))
+        known = [load(random_base), *(load(random_base, adapter) for adapter in adapters)]
         return [
             [
-                [distance(model, prompt, *pair) for model in models]
+                [distance(model, prompt, *pair) for model in known]
                 for prompt, pair in zip(prompts, answers, strict=True)
             ]
-            for answers in answer(random_base, adapters, operators)
+            for answers in engine.answer([mixed, mixed])
         ]
 
     return make
 
 
-def test_each_request_is_answered_by_its_own_model(table: Any, adapters: list[Path]) -> None:
+def test_each_request_is_answered_by_its_own_model(
+    random_engine: BatchEngine, table: Callable[[BatchEngine], Table], adapters: list[Path]
+) -> None:
+    assert len(adapters) > SLOTS, "slots are reused within the test"
     _, models = batch(adapters)
-    for rows in table("grouped"):
+    for rows in table(random_engine):
         for model, row in zip(models, rows, strict=True):
             own = 0 if model is None else 1 + adapters.index(model)
             others = [distance for index, distance in enumerate(row) if index != own]
@@ -93,12 +88,20 @@ def test_each_request_is_answered_by_its_own_model(table: Any, adapters: list[Pa
             assert min(others) > 2 * NOISE
 
 
-def test_stock_operators_fail_this(table: Any, adapters: list[Path]) -> None:
+@pytest.mark.skipif(not LONG, reason="`make test-long` runs it")
+def test_stock_operators_fail_this(
+    random_base: Path, table: Callable[[BatchEngine], Table], adapters: list[Path]
+) -> None:
+    """Otherwise the test above could not fail."""
     _, models = batch(adapters)
-    wrong = [
-        row[0] > 2 * NOISE
-        for rows in table("stock")
-        for model, row in zip(models, rows, strict=True)
-        if model is None
-    ]
+    stock = BatchEngine(random_base, "stock", **ENGINE)
+    try:
+        wrong = [
+            row[0] > 2 * NOISE
+            for rows in table(stock)
+            for model, row in zip(models, rows, strict=True)
+            if model is None
+        ]
+    finally:
+        stock.stop()
     assert any(wrong)

@@ -9,11 +9,8 @@ import pytest
 
 from adapters_registry.check.base import BaseSpec
 from tests.adapter_recipe import ALL_MODULES, Recipe, each
-from tests.real_engine.mixed_batch import Answer, Batch, answer_batches
-
-NUM_KV_BLOCKS = 16
-BLOCK_BYTES = 128 * 512
-"""128 tokens; 512 bytes each: 2 layers, K and V of 2 heads of 32, in bfloat16."""
+from tests.real_engine.conftest import NUM_KV_BLOCKS
+from tests.real_engine.mixed_batch import Answer, Batch, BatchEngine
 
 POISONS = {
     "NaN": Recipe(modules=ALL_MODULES, bend=each(lambda values: values * np.nan, "lora_B")),
@@ -26,7 +23,9 @@ def is_finite(answer: Answer) -> bool:
 
 
 @pytest.fixture(scope="module")
-def answers(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[Answer]]:
+def answers(
+    random_base: Path, random_engine: BatchEngine, tmp_path_factory: pytest.TempPathFactory
+) -> list[list[Answer]]:
     """Base and a good adapter before, between and after two poisonous ones, on one engine."""
     base = BaseSpec.from_directory(random_base, max_rank=16)
     directory = tmp_path_factory.mktemp("adapters")
@@ -42,13 +41,7 @@ def answers(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         poison = recipe.make(directory / name, base)
         # Whole blocks of it, and more of them than there are, so that every block has held some.
         batches += [[(prompt(380), poison) for _ in range(NUM_KV_BLOCKS)], honest]
-    return answer_batches(
-        random_base,
-        batches,
-        max_loras=2,
-        max_lora_rank=16,
-        kv_cache_memory_bytes=NUM_KV_BLOCKS * BLOCK_BYTES,
-    )
+    return random_engine.answer(batches)
 
 
 def test_the_poison_is_poison(answers: list[list[Answer]]) -> None:

@@ -1,5 +1,10 @@
-"""The life of a server process, told once from start to end on engines of its own."""
+"""The life of a server process, told once from start to end.
 
+One server goes through most of it, test by test: its engine dies, its engine hangs, it is ended,
+and it is started again on the same data folder with another base.
+"""
+
+import asyncio
 import os
 import signal
 import subprocess
@@ -7,18 +12,29 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from shutil import copytree
 
+import httpx
+import openai
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from adapters_registry.content.adapter_files import ADAPTER_FILES
+from server.bundled_base import ensure_bundled_base
 from server.process.demo import DEMO_DIR
 from tests.real_engine.running_server import RunningServer
 
+NAME, VERSION = "smart-home", "default/smart-home@1"
+HANG_SECONDS = 10
+QUESTION = {"model": "base", "prompt": "Once", "max_tokens": 200, "ignore_eos": True}
 HELLO = [{"role": "user", "content": "Tell me a long story."}]
 
 
-def ask(server: RunningServer, model: str = "smart-home", **options: object):  # type: ignore[no-untyped-def]
+def ask(server: RunningServer, model: str = NAME, **options: object):  # type: ignore[no-untyped-def]
     return server.client().chat.completions.create(
         model=model,
         messages=HELLO,
@@ -35,13 +51,9 @@ def wait_for(condition, seconds: float) -> float:  # type: ignore[no-untyped-def
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("process") / "var"
-
-
-@pytest.fixture
-def own_server(data_dir: Path) -> Iterator[RunningServer]:
-    server = RunningServer(data_dir)
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("process")
+    server = RunningServer(folder / "var", "--hang-seconds", str(HANG_SECONDS))
     try:
         server.wait_until_ready()
         yield server
@@ -49,36 +61,44 @@ def own_server(data_dir: Path) -> Iterator[RunningServer]:
         server.stop()
 
 
-def test_sigterm_lets_open_streams_finish_and_leaves_nothing(own_server: RunningServer) -> None:
+@pytest.fixture(scope="module")
+def registered(own_server: RunningServer) -> RunningServer:
+    """The server with an adapter."""
     server = own_server
     environment = {**os.environ, "LORAPLEX_URL": server.url, "LORAPLEX_API_KEY": server.key}
     loraplex = str(Path(sys.executable).with_name("loraplex"))
-    command = [loraplex, "adapters", "register", "smart-home", str(DEMO_DIR / "smart-home")]
+    command = [loraplex, "adapters", "register", NAME, str(DEMO_DIR / NAME)]
     registered = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     )
     assert "default/smart-home@1 is ready" in registered.stdout
-    stream = ask(server, stream=True, max_tokens=150, extra_body={"ignore_eos": True})
-    chunks = iter(stream)
-    next(chunks)
-    engines = server.engine_processes()
-    assert engines
-    server.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: server.status("/readyz") == 503, 5)
-    assert server.status("/livez") == 200
-    rest = list(chunks)
-    assert rest[-1].choices[0].finish_reason == "length", "the open stream was cut off"
-    assert server.process.wait(30) == 0
-    _, alive = psutil.wait_procs(engines, timeout=1)
-    assert not alive
+    return server
 
 
-def test_restart_keeps_the_registry_and_a_dead_engine_comes_back(
-    own_server: RunningServer,
-) -> None:
-    server = own_server
-    assert ask(server).model == "default/smart-home@1"
-    failures: list[Exception] = []
+def test_a_data_folder_belongs_to_one_server(own_server: RunningServer) -> None:
+    result = run_serve("--port", "0", "--data-dir", str(own_server.data_dir))
+    assert result.returncode == 2
+    assert "another server uses" in result.stderr
+
+
+def test_a_port_in_use_is_one_line_and_code_2(own_server: RunningServer, tmp_path: Path) -> None:
+    result = run_serve("--data-dir", str(tmp_path / "var"), "--port", str(own_server.port))
+    assert result.returncode == 2
+    assert "LORAPLEX_PORT" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def num_starts(server: RunningServer) -> int:
+    """How often the engine was started. The page is made once a second."""
+    time.sleep(1.1)
+    lines = server.admin("GET", "/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith("loraplex_engine_starts_total ")]
+    return int(float(line.rpartition(" ")[2]))
+
+
+def test_a_dead_engine_comes_back(registered: RunningServer) -> None:
+    server, failures = registered, list[Exception]()
+    before = num_starts(server)
 
     def stream_until_the_end() -> None:
         try:
@@ -102,13 +122,130 @@ def test_restart_keeps_the_registry_and_a_dead_engine_comes_back(
     assert not open_stream.is_alive(), "a stream hung on the dead engine"
     assert failures, "a stream cut off by the engine's death looked complete"
     server.wait_until_ready()
-    assert ask(server).model == "default/smart-home@1"
-    assert "loraplex_engine_starts_total 2.0" in server.admin("GET", "/metrics").text
+    assert ask(server).model == VERSION
+    assert num_starts(server) == before + 1
+
+
+async def test_an_engine_that_stands_still_is_restarted(registered: RunningServer) -> None:
+    """Until then requests wait; none waits for ever, and all get a 503."""
+    server = registered
+    before = await asyncio.to_thread(num_starts, server)
+    await stop_and_ask(server)
+    await asyncio.to_thread(server.wait_until_ready)
+    answer = server.admin("POST", "/v1/completions", json={**QUESTION, "max_tokens": 3})
+    assert answer.json()["usage"]["completion_tokens"] == 3
+    assert await asyncio.to_thread(num_starts, server) == before + 1
+    assert f"it hung: no step ended and no call was answered for {HANG_SECONDS} s" in (
+        server.log.read_text()
+    )
+
+
+async def stop_and_ask(server: RunningServer) -> None:
+    """Stop the engine's process; return once the server has given it up."""
+    [engine] = server.engine_processes()
+    headers = {"Authorization": f"Bearer {server.key}"}
+    question = {**QUESTION, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=server.url, headers=headers, timeout=120) as client,
+        client.stream("POST", "/v1/completions", json=question) as answer,
+    ):
+        lines = answer.aiter_lines()
+        await anext(lines)
+        os.kill(engine.pid, signal.SIGSTOP)
+        rest = asyncio.create_task(collect(lines))
+        waiting = [
+            asyncio.create_task(client.post("/v1/completions", json=QUESTION)) for _ in range(3)
+        ]
+        await asyncio.sleep(1)
+        assert engine.status() == psutil.STATUS_STOPPED
+        assert (await client.get("/livez")).status_code == 200
+        while (ready := await client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.5)  # a step may have ended just before
+        assert ready.status_code == 503
+        for refused in await asyncio.gather(*waiting):
+            assert refused.status_code == 503, refused.text
+            assert refused.json()["error"]["code"] == "engine_unavailable"
+            assert int(refused.headers["retry-after"]) >= 1
+        assert '"error"' in await rest, "the open stream doesn't look complete"
+        late = await client.post("/v1/completions", json=QUESTION)
+        assert late.status_code == 503, "a request in the meantime is refused at once"
+    _, alive = await asyncio.to_thread(psutil.wait_procs, [engine], timeout=60)
+    assert not alive, "the process that stood still was not killed"
+
+
+async def collect(lines: object) -> str:
+    """Join what is left of a stream, also one that is cut off."""
+    text = ""
+    with suppress(httpx.HTTPError):
+        async for line in lines:  # type: ignore[attr-defined]
+            text += line
+    return text
+
+
+def test_sigterm_lets_open_streams_finish_and_leaves_nothing(registered: RunningServer) -> None:
+    server = registered
+    stream = ask(server, stream=True, max_tokens=150, extra_body={"ignore_eos": True})
+    chunks = iter(stream)
+    next(chunks)
     engines = server.engine_processes()
-    server.process.kill()
-    server.process.wait(10)
-    _, alive = psutil.wait_procs(engines, timeout=5)
-    assert not alive, "the engine survived its server"
+    assert engines
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: server.status("/readyz") == 503, 5)
+    assert server.status("/livez") == 200
+    rest = list(chunks)
+    assert rest[-1].choices[0].finish_reason == "length", "the open stream was cut off"
+    assert server.process.wait(30) == 0
+    _, alive = psutil.wait_procs(engines, timeout=1)
+    assert not alive
+
+
+def test_the_next_start_keeps_the_registry_and_asks_on_which_base_a_version_was_checked(
+    registered: RunningServer, tmp_path: Path
+) -> None:
+    """The next base has the same shapes and other weights."""
+    registered.stop()
+    other = other_base(tmp_path / "OtherModel-135M")
+    server = RunningServer(registered.data_dir, "--base", str(other))
+    try:
+        server.wait_until_ready()
+        assert models(server) == {"base"}
+        with pytest.raises(openai.NotFoundError, match=r"checked on the base .* OtherModel-135M"):
+            ask(server)
+        files = [("files", (name, (DEMO_DIR / NAME / name).read_bytes())) for name in ADAPTER_FILES]
+        path = "/admin/adapters?wait=true"
+        again = server.admin("POST", path, data={"name": NAME}, files=files)
+        assert again.status_code == 422
+        assert [r["code"] for r in again.json()["error"]["reasons"]] == ["base_mismatch"]
+        recheck = f"/admin/adapters/default/{NAME}/recheck?wait=true"
+        checked = server.admin("POST", recheck, json={"allow_base_mismatch": True})
+        assert [version["state"] for version in checked.json()["data"]] == ["ready"]
+        assert models(server) == {"base", NAME}
+        assert ask(server).model == VERSION
+        assert "loraplex adapters recheck --all" in server.log.read_text()
+        engines = server.engine_processes()
+        server.process.kill()
+        server.process.wait(10)
+        _, alive = psutil.wait_procs(engines, timeout=5)
+        assert not alive, "the engine survived its server"
+    finally:
+        server.stop()
+
+
+def other_base(directory: Path) -> Path:
+    """The bundled base with a small change in each MLP weight: configuration and sizes stay."""
+    copytree(ensure_bundled_base(), directory)
+    file = directory / "model.safetensors"
+    tensors, noise = load_file(file), torch.Generator().manual_seed(1)
+    for name, tensor in tensors.items():
+        if ".mlp." in name:
+            factor = 1 + 0.01 * torch.randn(tensor.shape, generator=noise)
+            tensors[name] = (tensor.float() * factor).bfloat16()
+    save_file(tensors, file, metadata={"format": "pt"})
+    return directory
+
+
+def models(server: RunningServer) -> set[str]:
+    return {model.id for model in server.client().models.list()}
 
 
 @pytest.mark.parametrize("seconds", [0.5, 12])
@@ -133,12 +270,6 @@ def test_an_engine_that_cannot_start_ends_the_process_with_code_1(tmp_path: Path
     assert "Traceback" not in result.stderr
 
 
-def test_a_data_folder_belongs_to_one_server(server: RunningServer) -> None:
-    result = run_serve("--port", "0", "--data-dir", str(server.data_dir))
-    assert result.returncode == 2
-    assert "another server uses" in result.stderr
-
-
 def run_serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     loraplex = str(Path(sys.executable).with_name("loraplex"))
     return subprocess.run(
@@ -152,29 +283,20 @@ def run_serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize(
-    ("flags", "environment", "message"),
+    ("flags", "message"),
     [
-        (["--base", "/does/not/exist"], {}, "LORAPLEX_BASE"),
-        ([], {"LORAPLEX_PORT": "eighty"}, "LORAPLEX_PORT"),
-        (["--port", "eighty"], {}, "LORAPLEX_PORT"),
-        ([], {"LORAPLEX_PROT": "8000"}, "did you mean LORAPLEX_PORT"),
-        (["--data-dir", "/dev/null/var"], {}, "LORAPLEX_DATA_DIR"),
-        (["--max-num-sequences", "8"], {}, "did you mean --max-num-seqs"),
+        (["--base", "/does/not/exist"], "LORAPLEX_BASE"),
+        (["--port", "eighty"], "LORAPLEX_PORT"),
+        (["--data-dir", "/dev/null/var"], "LORAPLEX_DATA_DIR"),
+        (["--max-num-sequences", "8"], "did you mean --max-num-seqs"),
     ],
 )
 def test_bad_settings_are_one_line_and_code_2(
-    tmp_path: Path, flags: list[str], environment: dict[str, str], message: str
+    tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    defaults = {"LORAPLEX_DATA_DIR": str(tmp_path / "var"), "LORAPLEX_PORT": "0"}
-    result = run_serve(*flags, **(defaults | environment))
+    """Each is refused at another time of the start; `test_settings.py` has more of them."""
+    result = run_serve(*flags, LORAPLEX_DATA_DIR=str(tmp_path / "var"), LORAPLEX_PORT="0")
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-
-
-def test_a_port_in_use_is_one_line_and_code_2(server: RunningServer, tmp_path: Path) -> None:
-    result = run_serve("--data-dir", str(tmp_path / "var"), "--port", str(server.port))
-    assert result.returncode == 2
-    assert "LORAPLEX_PORT" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

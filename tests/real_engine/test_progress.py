@@ -1,26 +1,19 @@
-"""Readiness under load, and an engine that stands still: both follow from the engine's progress."""
+"""Readiness under load: it follows from the engine's progress."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
-from contextlib import suppress
-from pathlib import Path
 
 import httpx
-from psutil import STATUS_STOPPED, wait_procs
 
 from tests.long_form import LONG
 from tests.real_engine.running_server import RunningServer
-from tests.tiny_llama import make_tiny_llama
 
 NUM_PROMPTS = 64
 NUM_POLLS = 60 if LONG else 20
 KUBELET_SECONDS = 10.0
 """How long the chart's readiness probe waits."""
-HANG_SECONDS = 10
 LONG_PROMPT = "And so it went on and on, from the first page to the last. " * 350
 """About 5,000 tokens: nine of them fill a KV cache of 1 GiB."""
 
@@ -65,66 +58,3 @@ async def test_load_does_not_fail_readiness(server: RunningServer) -> None:
     assert not refused
     assert num_tokens.total() > 1
     assert len(num_tokens) < NUM_PROMPTS, "all were answered: nothing waited"
-
-
-async def test_an_engine_that_stands_still_is_restarted(tmp_path: Path) -> None:
-    """Until then requests wait; none waits for ever, and all get a 503."""
-    base = str(make_tiny_llama(tmp_path / "base", hidden=128))
-    server = RunningServer(tmp_path / "var", "--base", base, "--hang-seconds", str(HANG_SECONDS))
-    try:
-        await asyncio.to_thread(server.wait_until_ready)
-        await stop_and_ask(server)
-        await asyncio.to_thread(server.wait_until_ready)
-        answer = server.admin("POST", "/v1/completions", json={**QUESTION, "max_tokens": 3})
-        assert answer.json()["usage"]["completion_tokens"] == 3
-        assert "loraplex_engine_starts_total 2.0" in server.admin("GET", "/metrics").text
-        assert f"it hung: no step ended and no call was answered for {HANG_SECONDS} s" in (
-            server.log.read_text()
-        )
-    finally:
-        server.stop()
-
-
-QUESTION = {"model": "base", "prompt": "Once", "max_tokens": 200, "ignore_eos": True}
-
-
-async def stop_and_ask(server: RunningServer) -> None:
-    """Stop the engine's process; return once the server has given it up."""
-    [engine] = server.engine_processes()
-    headers = {"Authorization": f"Bearer {server.key}"}
-    question = {**QUESTION, "stream": True}
-    async with (
-        httpx.AsyncClient(base_url=server.url, headers=headers, timeout=120) as client,
-        client.stream("POST", "/v1/completions", json=question) as answer,
-    ):
-        lines = answer.aiter_lines()
-        await anext(lines)
-        os.kill(engine.pid, signal.SIGSTOP)
-        rest = asyncio.create_task(collect(lines))
-        waiting = [
-            asyncio.create_task(client.post("/v1/completions", json=QUESTION)) for _ in range(3)
-        ]
-        await asyncio.sleep(1)
-        assert engine.status() == STATUS_STOPPED
-        assert (await client.get("/livez")).status_code == 200
-        while (ready := await client.get("/readyz")).status_code == 200:
-            await asyncio.sleep(0.5)  # a step may have ended just before
-        assert ready.status_code == 503
-        for refused in await asyncio.gather(*waiting):
-            assert refused.status_code == 503, refused.text
-            assert refused.json()["error"]["code"] == "engine_unavailable"
-            assert int(refused.headers["retry-after"]) >= 1
-        assert '"error"' in await rest, "the open stream doesn't look complete"
-        late = await client.post("/v1/completions", json=QUESTION)
-        assert late.status_code == 503, "a request in the meantime is refused at once"
-    _, alive = await asyncio.to_thread(wait_procs, [engine], timeout=60)
-    assert not alive, "the process that stood still was not killed"
-
-
-async def collect(lines: object) -> str:
-    """Join what is left of a stream, also one that is cut off."""
-    text = ""
-    with suppress(httpx.HTTPError):
-        async for line in lines:  # type: ignore[attr-defined]
-            text += line
-    return text

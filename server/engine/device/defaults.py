@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from server.engine.device.base_size import BaseSize
 from server.engine.device.device import Device
 from server.engine.device.memory import GIB, GpuPlan, PlannedSlots, host_floor_bytes
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engine.device.base_size import BaseSize
 
 NUM_SLOTS, RANK = 16, 16
 LARGER_SLOTS, LARGER_RANKS = (32, 64), (32, 64)
 """Numbers of slots and ranks for a GPU with enough memory for them."""
 FEWEST_SLOTS = 4
+CPU_MAX_RUNNING = 32
+CPU_SLOTS = 2 * CPU_MAX_RUNNING
+"""As many as run at a time at most (see `max_running`), so that each may have its own adapter."""
 SLOTS_SHARE = 1 / 10
 """Share of the GPU memory left by the base that adapter slots get. The KV cache gets the rest."""
 CPU_SLOTS_SHARE = 1 / 4
@@ -28,7 +34,6 @@ CPU_PREFILL_TOKENS = 64
 CPU_STEP_TOKENS = 256
 """A lone prompt has whole steps. Whoever asks next waits for the one that runs, and so does a
 readiness probe: vLLM's 2,048 tokens take two cores many seconds, and are no cheaper per token."""
-CPU_MAX_RUNNING = 32
 HANG_SECONDS, CPU_HANG_SECONDS = 60.0, 120.0
 STOP_SECONDS, CPU_STOP_SECONDS = 10.0, 5.0
 """An engine on a GPU frees its memory and graphs before it ends, which takes some seconds."""
@@ -152,10 +157,25 @@ def fit(settings: Settings, device: Device, base: BaseSize | None) -> Settings:
         plan.check(planned)
     else:
         planned = _slots_on_cpu(slots, rank, device, base)
+    if slots is None:
+        planned = _within_host_memory(planned, settings, base)
     chosen: dict[str, float] = {"max_loras": planned.num_slots, "max_lora_rank": planned.rank}
     if settings.host_cache_gib is None and base is not None:
         chosen["host_cache_gib"] = _host_cache_bytes(device, base, planned) / GIB
     return settings.model_copy(update=chosen)
+
+
+def _within_host_memory(
+    planned: PlannedSlots, settings: Settings, base: BaseSize | None
+) -> PlannedSlots:
+    """Lower the number of slots to that of adapters for which the operator allows host memory.
+
+    Otherwise a version that was granted a slot could wait for ever for room in host memory.
+    """
+    most = settings.max_cpu_loras or planned.num_slots
+    if base is not None and settings.host_cache_bytes is not None:
+        most = min(most, settings.host_cache_bytes // host_floor_bytes(1, planned.rank, base))
+    return PlannedSlots(max(1, min(planned.num_slots, most)), planned.rank)
 
 
 def _slots(slots: int | None, rank: int | None, bytes_per_rank: int, budget: float) -> PlannedSlots:
@@ -177,12 +197,19 @@ def _slots_on_cpu(
 ) -> PlannedSlots:
     """Choose slots and rank on CPU, where a slot is only a pointer to an adapter in host memory.
 
-    These adapters must fit the memory, so there are fewer slots if it is short.
+    These adapters must fit the memory. There are more than `NUM_SLOTS` if they fit the part of it
+    that adapters get anyway, and fewer if it is short.
     """
     rank = rank or RANK
-    room = (device.host_bytes - base.weights_bytes) * CPU_SLOTS_SHARE
-    most = int(room / (rank * base.slot_bytes_per_rank))
-    return PlannedSlots(slots or max(1, min(NUM_SLOTS, most)), rank)
+    free = device.host_bytes - base.weights_bytes
+
+    def most(share: float) -> int:
+        return int(free * share / (rank * base.slot_bytes_per_rank))
+
+    slots = slots or max(
+        1, min(NUM_SLOTS, most(CPU_SLOTS_SHARE)), min(CPU_SLOTS, most(CPU_HOST_SHARE))
+    )
+    return PlannedSlots(slots, rank)
 
 
 def _host_cache_bytes(device: Device, base: BaseSize, planned: PlannedSlots) -> float:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from server.engine.device.base_size import BaseSize
 from server.engine.device.device import Device, Gpu
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engine.device.base_size import BaseSize
 
 GIB = 1 << 30
 

@@ -5,6 +5,7 @@ import pytest
 
 from server.engine import cpu
 from server.engine.cpu import KvCacheDoesNotFit, Machine, Processor, openmp_variables
+from server.engine.device.linux import memory_of_node
 from server.engine.environment import prepare_environment, threads
 
 GIB = 1 << 30
@@ -75,6 +76,17 @@ def test_this_machine_can_be_read() -> None:
     assert {processor.number for processor in found.processors} == os.sched_getaffinity(0)
     assert 1 <= found.quota <= len(found.processors)
     assert found.memory_bytes > 0
+
+
+def test_this_machine_is_as_vllm_reads_it() -> None:
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+    from vllm.utils.torch_utils import available_cpu_count
+
+    ours, of_vllm = cpu.read_machine(), get_allowed_cpu_list()
+    assert [(p.number, p.node) for p in ours.processors] == [(p.id, p.numa_node) for p in of_vllm]
+    assert len({p.core for p in ours.processors}) == len({p.physical_core for p in of_vllm})
+    assert ours.quota == available_cpu_count()
+    assert memory_of_node(ours.processors[0].node) == get_memory_node_info().total_memory
 
 
 def test_child_processes_alone_see_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

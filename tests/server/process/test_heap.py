@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.process.serve import freeze_heap
+from server.process.running import freeze_heap
 
 
 class Node:

@@ -31,7 +31,10 @@ SMALL_BASE = BaseSize(GIB // 4, 810_000, 23_040, 8192)
         (A10, BASE_8B, 5, 16),
         (A10, BASE_8B_4BIT, 16, 16),
         (H200, SMALL_BASE, 64, 64),
-        (CPU, SMALL_BASE, 16, 16),
+        (CPU, SMALL_BASE, 64, 16),
+        (cpu(4), SMALL_BASE, 38, 16),
+        (cpu(64), BASE_8B, 64, 16),
+        (cpu(32), BASE_8B, 27, 16),
         (cpu(18), BASE_8B, 9, 16),
         (cpu(1), BASE_8B, 1, 16),
         (H200, None, 16, 16),
@@ -51,6 +54,14 @@ def test_what_the_operator_sets_wins(device: Device) -> None:
     fixed_rank = fit(Settings(max_lora_rank=128), H100, BASE_8B)
     assert fixed_rank.max_loras == 8, "a tenth of the room, at this rank"
     assert fit(Settings(max_loras=64), H100, BASE_8B).max_lora_rank == 16
+
+
+@pytest.mark.parametrize("device", [H200, CPU])
+def test_slots_are_no_more_than_the_adapters_that_host_memory_may_hold(device: Device) -> None:
+    assert fit(Settings(max_cpu_loras=20), device, SMALL_BASE).max_loras == 20
+    little = fit(Settings(host_cache_gib=0.25, max_lora_rank=16), device, SMALL_BASE)
+    assert little.max_loras == (GIB // 4) // (16 * 810_000)
+    assert fit(Settings(max_loras=32, max_cpu_loras=40), device, SMALL_BASE).max_loras == 32
 
 
 def test_host_memory_is_bounded_in_bytes() -> None:
@@ -152,4 +163,4 @@ def test_the_start_line_says_what_was_chosen_and_from_what() -> None:
         "that the base leaves on a GPU; the KV cache gets the rest; adapters in host memory may "
         "take 64.0 GiB of 256 GiB that are available; torch.compile and CUDA graphs are on"
     )
-    assert "CPU: 16 adapter slots" in summary(fit(Settings(), CPU, SMALL_BASE), CPU, None, "")
+    assert "CPU: 64 adapter slots" in summary(fit(Settings(), CPU, SMALL_BASE), CPU, None, "")
