@@ -193,6 +193,15 @@ class Catalog:
         live = (adapter.aliases.get(LIVE) for adapter in self.adapters.values())
         return any(len(alias.targets) > 1 for alias in live if alias)
 
+    @cached_property
+    def ready_digests(self) -> Mapping[str, str]:
+        """Return the digests of all versions that can be served, by public name."""
+        return {
+            version.public_name: version.digest
+            for adapter in self.adapters.values()
+            for version in adapter.ready.values()
+        }
+
     def adapters_in_state(self, state: VersionState) -> set[tuple[str, str]]:
         """Return tenant and name of every adapter that has a version in this state here."""
         return {

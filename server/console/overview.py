@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import Request
 from fastapi.responses import Response
+from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters_registry.records.servers import ServerFigures, ServerRecord, read_servers
@@ -16,8 +18,7 @@ from adapters_registry.registry import Registry
 from server.api.routes import Routes
 from server.auth import Caller
 from server.console.parts import Parts, caller_of
-from server.console.traffic import Traffic
-from server.request_log.record import RequestRecord
+from server.console.traffic import RecentColumns, Traffic
 from server.residency.figures import figures_now
 from server.residency.states import Wait
 
@@ -50,6 +51,7 @@ def router(parts: Parts) -> Routes:
     """Return the routes of the page, and of the part of it that is asked for again and again."""
     routes = Routes(prefix="/overview")
     services, render = parts.services, parts.renderer.page
+    columns = RecentColumns(NUM_STEPS * STEP_SECONDS)
 
     @routes.get("")
     async def show(request: Request) -> Response:
@@ -66,9 +68,15 @@ def router(parts: Parts) -> Routes:
         waiting = services.waiting.now()
         num_waiting = sum(waiting.values())
         add_up = figures_now(registry, services.leases, services.engine, slots, num_waiting)
-        view = await parts.workers.run(
-            _overview, services.recent.snapshot(), caller_of(request), add_up, registry, waiting
-        )
+        caller, recent = caller_of(request), services.recent
+        records, num_added = recent.snapshot(), recent.num_added
+
+        def look() -> Overview:
+            now, tenant_id = time.monotonic(), None if caller.is_admin else caller.tenant_id
+            rows = columns.update(records, num_added, now, tenant_id)
+            return _overview(rows, now, caller, add_up, registry, waiting)
+
+        view = await parts.workers.run(look)
         return {
             "view": view,
             "own_id": registry.server_id,
@@ -81,32 +89,34 @@ def router(parts: Parts) -> Routes:
 
 
 def _overview(
-    records: Sequence[RequestRecord],
+    rows: NDArray[np.float64],
+    now: float,
     caller: Caller,
     add_up: Callable[[], ServerFigures],
     registry: Registry,
     waiting: dict[Wait, int],
 ) -> Overview:
-    traffic, span = Traffic(), NUM_STEPS * STEP_SECONDS
-    sums = [[0.0, 0.0, 0.0] for _ in range(NUM_STEPS)]
-    for record in records:
-        ended = record.age_seconds - record.seconds
-        if ended >= span or not record.path.startswith("/v1/"):
-            continue
-        if not caller.is_admin and record.tenant_id != caller.tenant_id:
-            continue
-        if ended < RECENT_SECONDS:
-            traffic.add(record)
-        step = sums[NUM_STEPS - 1 - int(max(ended, 0.0) // STEP_SECONDS)]
-        step[0] += 1
-        step[1] += record.output_tokens
-        step[2] += record.status >= 500
+    ago = np.maximum(now - rows[:, RecentColumns.ENDED_AT], 0.0)
+    recent = rows[ago < RECENT_SECONDS]
+    first_token = recent[:, RecentColumns.FIRST_TOKEN]
+    traffic = Traffic(
+        requests=len(recent),
+        errors=int(recent[:, RecentColumns.ERROR].sum()),
+        output_tokens=int(recent[:, RecentColumns.TOKENS].sum()),
+        first_token_seconds=np.sort(first_token[~np.isnan(first_token)]).tolist(),
+    )
+    steps = NUM_STEPS - 1 - (ago // STEP_SECONDS).astype(int)
+
+    def per_second(weights: NDArray[np.float64] | None = None) -> list[float]:
+        sums = np.bincount(steps, weights, NUM_STEPS) / STEP_SECONDS
+        return [float(value) for value in sums]
+
     end = int(time.time())
     series = {
         "times": [float(end - (NUM_STEPS - 1 - i) * STEP_SECONDS) for i in range(NUM_STEPS)],
-        "requests": [step[0] / STEP_SECONDS for step in sums],
-        "tokens": [step[1] / STEP_SECONDS for step in sums],
-        "errors": [step[2] / STEP_SECONDS for step in sums],
+        "requests": per_second(),
+        "tokens": per_second(rows[:, RecentColumns.TOKENS]),
+        "errors": per_second(rows[:, RecentColumns.FAILED]),
     }
     servers = _servers(registry) if caller.is_admin else []
     return Overview(traffic, series, waiting, add_up(), servers)

@@ -18,10 +18,13 @@ class RecentRequests:
     def __init__(self, max_records: int = MAX_RECORDS, max_age_seconds: float = MAX_AGE_SECONDS):
         self._records: deque[RequestRecord] = deque(maxlen=max_records)
         self._max_age_seconds = max_age_seconds
+        self.num_added = 0
+        """How many records were added so far, with those that are dropped."""
 
     def add(self, record: RequestRecord) -> None:
         """Keep a record, and drop those that are too old."""
         self._records.append(record)
+        self.num_added += 1
         while self._records and self._records[0].age_seconds > self._max_age_seconds:
             self._records.popleft()
 

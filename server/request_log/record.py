@@ -80,6 +80,12 @@ class RequestRecord:
         """Return how long the request took, or has taken so far."""
         return self.ends.get("sent", self.age_seconds)
 
+    @property
+    def ended_at(self) -> float:
+        """Return when the request ended, as `time.monotonic` counts; now if it still runs."""
+        took = self.ends.get("sent")
+        return time.monotonic() if took is None else self._started + took
+
     def stages(self) -> list[tuple[str, float, float]]:
         """Return each stage in order with its start and its end, in seconds from the arrival."""
         before, spans = 0.0, []

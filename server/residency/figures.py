@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
-from adapters_registry.content.store import ContentStore
 from adapters_registry.records.catalog import Catalog
 from adapters_registry.records.servers import ServerFigures
 from adapters_registry.registry import Registry
@@ -28,7 +27,7 @@ def figures_now(
     running = sum(row["leases"] for row in snapshot)
 
     def add_up() -> ServerFigures:
-        counts = count_by_tier(in_memory, registry.catalog, registry.content)
+        counts = count_by_tier(in_memory, registry.catalog, registry.content.sizes())
         return ServerFigures(
             engine=state,
             slots=slots,
@@ -45,17 +44,20 @@ def figures_now(
 
 
 def count_by_tier(
-    in_memory: Mapping[str, str], catalog: Catalog, content: ContentStore
+    in_memory: Mapping[str, str], catalog: Catalog, on_disk: Container[str]
 ) -> Counter[str]:
     """Return how many versions a request would find in each tier.
 
     `in_memory` has the tier of those that the engine knows, by public name; all others that are
-    ready are on disk, or not here.
+    ready are on disk, or not here. `on_disk` has the digests of the files that are here.
     """
-    nearest = {name: tier for name, tier in in_memory.items() if tier in (Tier.SLOT, Tier.HOST)}
-    counts: Counter[str] = Counter(nearest.values())
-    for adapter in catalog.adapters.values():
-        for version in adapter.ready.values():
-            if version.public_name not in nearest:
-                counts[Tier.DISK if content.has(version.digest) else Tier.ORIGIN] += 1
+    counts = Counter(tier for tier in in_memory.values() if tier in (Tier.SLOT, Tier.HOST))
+    ready, is_here = catalog.ready_digests, on_disk.__contains__
+    nearer = [
+        ready[name]
+        for name, tier in in_memory.items()
+        if tier in (Tier.SLOT, Tier.HOST) and name in ready
+    ]
+    counts[Tier.DISK] = sum(map(is_here, ready.values())) - sum(map(is_here, nearer))
+    counts[Tier.ORIGIN] = len(ready) - len(nearer) - counts[Tier.DISK]
     return counts

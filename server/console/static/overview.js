@@ -2,6 +2,7 @@
 // Draws the charts of the overview from the numbers that stand beside the figures.
 
 const charts = {};
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", timeZone: "UTC" });
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -23,7 +24,7 @@ function draw(id, data) {
       legend: { show: false },
       cursor: { show: false },
       scales: { y: { range: (_, __, max) => [0, Math.max(max * 1.15, 1)] } },
-      axes: [axis, { ...axis, size: 44 }],
+      axes: [{ ...axis, values: (_, times) => times.map((time) => clock.format(time * 1000)) }, { ...axis, size: 44 }],
       series: [{}, line, ...(data.length > 2 ? [failed] : [])],
     },
     data,
@@ -33,7 +34,8 @@ function draw(id, data) {
 
 function redraw() {
   const { times, requests, tokens, errors } = JSON.parse(document.querySelector("#live [data-series]").dataset.series);
-  draw("requests", [times, requests, errors]);
+  // Where nothing has failed, a line would only hide the axis.
+  draw("requests", [times, requests, errors.some(Boolean) ? errors : errors.map(() => null)]);
   draw("tokens", [times, tokens]);
 }
 

@@ -3,6 +3,7 @@
 
 const CHAT = "/console/playground/v1/chat/completions";
 const TOP = 5; // so many tokens are compared where answers part
+const SHORTEST_MS = 50; // of an answer, for its speed to be told
 const form = document.getElementById("ask");
 const parting = document.getElementById("parting");
 const panes = document.getElementById("panes");
@@ -119,7 +120,8 @@ class Pane {
     if (!usage) return;
     this.fact("in", usage.prompt_tokens);
     this.fact("out", usage.completion_tokens);
-    if (usage.completion_tokens > 1 && last > first) {
+    // Events that arrive together say nothing about the speed.
+    if (usage.completion_tokens > 1 && last - first >= SHORTEST_MS) {
       this.fact("rate", (((usage.completion_tokens - 1) * 1000) / (last - first)).toFixed(1));
     }
   }

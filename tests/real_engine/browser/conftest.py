@@ -34,10 +34,10 @@ def chromium_program() -> str:
     return program
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium(chromium_program: str) -> Iterator[Browser]:
-    """A browser without a window. It ends with its module: Playwright's event loop counts as
-    running until then, and asynchronous tests need their own."""
+    """A browser without a window. It ends with this folder's tests: Playwright's event loop counts
+    as running until then, and asynchronous tests need their own."""
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_program, args=FLAGS)
@@ -45,13 +45,19 @@ def chromium(chromium_program: str) -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def sessions() -> dict[str, Any]:
+    """The cookies of those who have logged in, by their key."""
+    return {}
+
+
 @pytest.fixture
-def visiting(chromium: Browser) -> Iterator[Visiting]:
+def visiting(chromium: Browser, sessions: dict[str, Any]) -> Iterator[Visiting]:
     """Lets someone visit a server; what goes wrong in a page fails the test."""
     visitors: list[Visitor] = []
 
     def visit(address: str, **options: Any) -> Visitor:
-        visitors.append(Visitor(chromium, address, **options))
+        visitors.append(Visitor(chromium, address, sessions, **options))
         return visitors[-1]
 
     yield visit

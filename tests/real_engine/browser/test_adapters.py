@@ -112,8 +112,7 @@ def test_a_refused_adapter_shows_every_reason_and_can_be_sent_again(
     reasons = verdict.get_by_role("listitem").all_inner_texts()
     assert len(reasons) >= 2
     assert any("dora" in reason.lower() for reason in reasons)
-    verdict.scroll_into_view_if_needed()
-    take_picture(page, "refused")
+    take_picture(page, "refused", whole=True)
     page.locator("input[type=file]").set_input_files(make_files(22))
     page.get_by_role("button", name="Register", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="forge/wrong@2 is ready")).to_be_visible()

@@ -88,29 +88,29 @@ def test_a_refused_upload_shows_its_reasons_as_text(
     assert_nothing_injected(page)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/adapters?search={}&after={}",
-        "/tenants?search={}",
-        "/keys?tenant={}",
-        "/usage?tenant=default&adapter={}",
-        "/audit?subject={}&action={}",
-        "/playground?model={}",
-        "/login?why={}&next={}",
-        "/adapters/default/{}",
-        "/tenants/{}",
-        "/{}",
-    ],
+ADDRESSES = (
+    "/adapters?search={}&after={}",
+    "/tenants?search={}",
+    "/keys?tenant={}",
+    "/usage?tenant=default&adapter={}",
+    "/audit?subject={}&action={}",
+    "/playground?model={}",
+    "/adapters/default/{}",
+    "/tenants/{}",
+    "/{}",
 )
-def test_addresses_are_text(visitor: Visitor, server: RunningServer, path: str) -> None:
-    page = visitor.page if path.startswith("/login") else visitor.log_in(server.key)
-    for text in (HOSTILE, ADDRESS):
-        answer = page.request.get(f"/console{path.replace('{}', quote(text, safe=''))}")
-        if answer.status >= 400:
-            visitor.expect_fault(f"status of {answer.status}")
-        visitor.open(path.replace("{}", quote(text, safe="")))
-        assert_nothing_injected(page)
+
+
+def test_addresses_are_text(visiting: Visiting, server: RunningServer) -> None:
+    visitor, stranger = visiting(server.url), visiting(server.url)
+    visitor.log_in(server.key)
+    addresses = [(visitor, path) for path in ADDRESSES] + [(stranger, "/login?why={}&next={}")]
+    for someone, path in addresses:
+        for text in (HOSTILE, ADDRESS):
+            status = someone.open(path.replace("{}", quote(text, safe="")))
+            if status >= 400:
+                someone.expect_fault(f"status of {status}")
+            assert_nothing_injected(someone.page)
 
 
 def test_a_report_of_a_load_test_is_shut_in(visitor: Visitor, server: RunningServer) -> None:

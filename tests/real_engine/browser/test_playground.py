@@ -52,8 +52,7 @@ def test_the_base_and_two_adapters_answer_side_by_side(
     )
     expect(parting).to_contain_text("They differ from token")
     expect(parting).to_contain_text("(chosen)")
-    panes.last.scroll_into_view_if_needed()
-    take_picture(page, "playground")
+    take_picture(page, "playground", whole=True)
 
 
 def test_the_code_that_is_shown_sends_the_same_request(

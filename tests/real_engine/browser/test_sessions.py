@@ -47,7 +47,8 @@ def test_a_key_opens_the_page_that_was_asked_for_and_is_not_kept(
 
 
 def test_who_logs_out_sees_nothing_when_going_back(visitor: Visitor, server: RunningServer) -> None:
-    page = visitor.log_in(server.key, "/keys")
+    key, _ = make_key(server, "default", "admin")
+    page = visitor.log_in(key, "/keys")
     expect(page.get_by_role("heading", name="Keys")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_text("You are logged out.")).to_be_visible()

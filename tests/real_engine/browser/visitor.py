@@ -29,13 +29,19 @@ class Visitor:
     and violations of the page's policy all end up in `faults`.
     """
 
-    def __init__(self, browser: Browser, address: str, **options: Any) -> None:
-        """`address`: where the server is. `options`: those of Playwright's `new_context`."""
+    def __init__(
+        self, browser: Browser, address: str, sessions: dict[str, Any], **options: Any
+    ) -> None:
+        """`address`: where the server is. `options`: those of Playwright's `new_context`.
+
+        `sessions`: the cookies of those who have logged in, by their key.
+        """
         options = {"viewport": DESKTOP, "reduced_motion": "reduce", **options}
         self._context = browser.new_context(base_url=address, **options)
         self._context.set_default_timeout(TIMEOUT_MS)
         self._context.add_init_script(_REPORT_VIOLATIONS)
         self._context.on("page", self._watch)
+        self._sessions = sessions
         self.faults: list[str] = []
         self._expected: list[str] = []
         self.page = self.new_page()
@@ -45,18 +51,28 @@ class Visitor:
         return self._context.new_page()
 
     def log_in(self, key: str, path: str = "") -> Page:
-        """Log in with a key, and open the page at a path below `/console`."""
+        """Log in with a key, and open the page at a path below `/console`.
+
+        Who has logged in with it before, at this server, goes on with that session.
+        """
+        if key in self._sessions:
+            self._context.add_cookies(self._sessions[key])
+            self.open(path or "/")
+            return self.page
         self.page.goto("/console/login")
         self.page.get_by_label("API key").fill(key)
         self.page.get_by_role("button", name="Log in").click()
         self.page.wait_for_url(lambda url: "/login" not in url)
+        self._sessions[key] = self.cookies()
         if path:
             self.open(path)
         return self.page
 
-    def open(self, path: str) -> None:
-        """Open the page at a path below `/console`."""
-        self.page.goto(f"/console{path}")
+    def open(self, path: str) -> int:
+        """Open the page at a path below `/console`, and return the answer's status."""
+        answer = self.page.goto(f"/console{path}")
+        assert answer is not None
+        return answer.status
 
     def expect_fault(self, text: str) -> None:
         """Say that a fault with this text is meant to come, such as a status that is tested."""
@@ -110,8 +126,8 @@ def live_row(page: Page, number: int) -> Locator:
     )
 
 
-def take_picture(page: Page, name: str) -> None:
-    """Write what the page shows, if `SCREENSHOTS` asks for it.
+def take_picture(page: Page, name: str, *, whole: bool = False) -> None:
+    """Write what the page shows, if `SCREENSHOTS` asks for it; `whole` shows all of a long page.
 
     The pictures of the documents go to `docs/images/`; with `SCREENSHOTS=all` every picture goes to
     `build/screenshots/`.
@@ -121,4 +137,7 @@ def take_picture(page: Page, name: str) -> None:
         folder = ROOT / ("build/screenshots" if wanted == "all" else "docs/images")
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")
+        if whole:
+            height = page.evaluate("document.documentElement.scrollHeight")
+            page.set_viewport_size({"width": DESKTOP["width"], "height": height})
         page.screenshot(path=folder / f"console-{name}.png")

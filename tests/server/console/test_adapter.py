@@ -66,7 +66,7 @@ async def test_the_page_says_who_has_signed(
     key.sign(adapter)
     registry.register("default", "home", "test", partial(copytree, adapter, dirs_exist_ok=True))
     page = await admin.open(PAGE)
-    assert "signed by the-release-team" in page.text
+    assert f'title="{key.details["fingerprint"]}">signed by the-release-team<' in page.text
     assert "signed_by: the-release-team" in page.text
 
 

@@ -88,7 +88,7 @@ async def test_a_policy_is_set(admin: Browser, registry: Registry, tmp_path: Pat
     keys = (TrustedKey("release", key.pem),)
     registry.apply(set_policy, "acme", TenantPolicy(trusted_keys=keys))
     page = await admin.open("/console/tenants/acme")
-    assert "release" in page.text
+    assert f'title="{key.details["fingerprint"]}">release<' in page.text
     form = {"signatures": "required", "sources": "hf://acme/*\r\ns3://bucket/x\r\n"}
     saved = await admin.ask("POST", "/console/tenants/acme/policy", **form)
     assert saved.status_code == 200
