@@ -176,8 +176,13 @@ def _note_signature(change: Change, found: Version, files: StagedFiles) -> None:
         return
     found.details = {**details, SIGNATURE: signed_by}
     found.adapter.epoch = change.epoch
-    after = {"signed_by": signed_by["signer"]}
-    change.log("version.sign", found.adapter, str(found.number), None, after)
+    change.log("version.sign", found.adapter, str(found.number), None, _signed_entry(signed_by))
+
+
+def _signed_entry(signed_by: dict[str, str]) -> dict[str, str]:
+    """Return what the audit trail says of a signature: the signer, and which key or issuer."""
+    apart = {key: value for key, value in signed_by.items() if key in ("fingerprint", "issuer")}
+    return {"signed_by": signed_by["signer"], **apart}
 
 
 def _published(
@@ -200,7 +205,7 @@ def _next_version(change: Change, asked: Registration, files: StagedFiles) -> Ve
     state = VersionState.PENDING
     after = {"state": state, "digest": files.digest, "source": version.source}
     if files.signed_by:
-        after["signed_by"] = files.signed_by["signer"]
+        after |= _signed_entry(files.signed_by)
     change.log("version.register", version.adapter, str(version.number), None, after)
     return version
 

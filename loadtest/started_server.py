@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import httpx
 from rich.console import Console
 
 START_SECONDS = 300
@@ -124,6 +123,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    import httpx
+
     from loadtest.errors import LoadTestError
 
     deadline = time.monotonic() + START_SECONDS

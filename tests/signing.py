@@ -35,17 +35,23 @@ class SigningKey:
 
     def __init__(self, directory: Path, name: str) -> None:
         self._private = ec.generate_private_key(ec.SECP256R1())
-        self._file = directory / f"{name}.key"
+        self.file = directory / f"{name}.key"
         pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self._file.write_bytes(pem)
+        self.file.write_bytes(pem)
         public = self._private.public_key()
         self.pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         self.public_file = directory / f"{name}.pub"
         self.public_file.write_text(self.pem)
 
+    @property
+    def details(self) -> dict[str, str]:
+        """What the metadata of a version say that this key has signed."""
+        fingerprint = f"sha256:{_key_id(self._private).hex()}"
+        return {"signer": self.public_file.stem, "fingerprint": fingerprint, "method": "key"}
+
     def sign(self, directory: Path, config: hashing.Config | None = None) -> None:
         """Sign all files of a directory, and put the signature beside them."""
-        signer = signing.Config().use_elliptic_key_signer(private_key=self._file)
+        signer = signing.Config().use_elliptic_key_signer(private_key=self.file)
         if config is not None:
             signer.set_hashing_config(config)
         signer.sign(directory, directory / SIGNATURE_FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -64,14 +65,24 @@ def report_server(
     they are what it was before a crash.
     """
     at = database_time(session)
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     said: dict[str, Any] = {"name": name[:255], "started_at": started_at, "seen_at": at}
     said["figures"] = asdict(figures)
-    new = dialect.insert(ServerReport).values(id=server_id, warming={}, **said)
-    session.execute(new.on_conflict_do_update(index_elements=["id"], set_=said))
+    write_report(session, server_id, said, {"warming": {}})
     was_it = and_(ServerReport.name == said["name"], ServerReport.seen_at < at - AWAY_AFTER)
     long_away = ServerReport.seen_at < at - FORGOTTEN_AFTER
     session.execute(delete(ServerReport).where(or_(was_it, long_away)))
+
+
+def write_report(
+    session: Session, server_id: str, said: Mapping[str, Any], at_first: Mapping[str, Any]
+) -> None:
+    """Write some columns of a server's row. `at_first` has others, for when there is no row yet.
+
+    One statement does it, because two threads of a server write its row.
+    """
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    new = dialect.insert(ServerReport).values(id=server_id, **at_first, **said)
+    session.execute(new.on_conflict_do_update(index_elements=["id"], set_=said))
 
 
 def forget_server(session: Session, server_id: str) -> None:

@@ -103,7 +103,7 @@ def start(
     at: datetime,
     idempotency: Idempotency | None = None,
 ) -> CanaryRecord:
-    """Begin a judged canary with its first step. One that runs is ended.
+    """Begin a judged canary with its first step. It replaces one that runs.
 
     Raises:
         NotFound: there is no such adapter, or its bare name points nowhere.
@@ -117,7 +117,7 @@ def start(
         if find_result(change, idempotency, fingerprint) and known:
             return known
         keep_result(change, idempotency, fingerprint)
-    live = _live_beside(adapter, number)
+    live = _live_beside(change, adapter, number)
     targets = _split(number, live, plan.steps[0])
     check_targets(change, adapter, [Target(*target) for target in targets])
     end_judged(change, adapter, "another judged canary was begun")
@@ -289,14 +289,26 @@ def _split(number: int, live: int, weight: int) -> list[list[int]]:
     return [target for target in ([number, weight], [live, 100 - weight]) if target[1]]
 
 
-def _live_beside(adapter: Adapter, number: int) -> int:
-    """Return the version with which a canary is compared: the main one of the others in `live`."""
+def _live_beside(change: Change, adapter: Adapter, number: int) -> int:
+    """Return the version with which a canary is compared: the main one of the others in `live`.
+
+    If a judged canary runs, it is the version that this one is compared with, whatever its share:
+    the canary itself has not proved anything yet.
+    """
     alias = find_alias(adapter, LIVE)
     if alias is None:
         raise NotFound(f"{adapter.tenant}/{adapter.name} has no live version to compare with")
     others = [target for target in alias.targets if target[0] != number]
-    if not others:
+    is_running = JudgedCanary.state == CanaryState.RUNNING
+    proved = change.session.scalar(
+        select(JudgedCanary.live_number)
+        .where(JudgedCanary.adapter_id == adapter.id, is_running)
+        .limit(1)
+    )
+    if not others or proved == number:
         raise InvalidTargets(f"version {number} is live already: there is nothing to compare with")
+    if proved is not None:
+        return proved
     return int(max(others, key=lambda target: target[1])[0])
 
 

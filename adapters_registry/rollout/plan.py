@@ -74,7 +74,8 @@ class CanaryPlan:
             raise InvalidCanary("a margin is a number from 0 to 100", param="margins")
         if (Criterion.EVALUATION in self.judge) != bool(num_examples):
             raise InvalidCanary(
-                "the criterion 'evaluation' needs held-out conversations, and they need it",
+                "give the criterion 'evaluation' and held-out conversations (data, --data) "
+                "together: one needs the other",
                 param="data",
             )
         if num_examples > MAX_EXAMPLES:

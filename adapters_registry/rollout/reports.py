@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters_registry.records.database import database_time
-from adapters_registry.records.servers import AWAY_AFTER
+from adapters_registry.records.servers import AWAY_AFTER, write_report
 from adapters_registry.rollout.promotion import Warmth
 from adapters_registry.rollout.tables import ServerReport
 
@@ -19,7 +19,7 @@ def report_warmth(session: Session, server_id: str, warming: Mapping[int, Warmth
     This is not a change of the registry: whoever waits for the reports reads them.
     """
     said = {str(epoch): warmth.value for epoch, warmth in warming.items()}
-    session.merge(ServerReport(id=server_id, seen_at=database_time(session), warming=said))
+    write_report(session, server_id, {"seen_at": database_time(session), "warming": said}, {})
 
 
 def read_warmth(session: Session, epoch: int) -> dict[str, Warmth]:

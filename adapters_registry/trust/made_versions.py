@@ -23,19 +23,21 @@ Signature = Mapping[str, str]
 
 
 def signatures_of(version: VersionRecord, tenant: str) -> list[Signature] | None:
-    """Return who has signed all the files that a version comes from, as far as a tenant can tell.
+    """Return who has signed all the files that a version comes from, as a tenant may see it.
 
-    The name of a key means a key only to the tenant that trusts it. So another tenant's versions
-    count as signed only by identities. Returns None if some files are not known to be signed.
+    The name of a key is its tenant's own, so for others the key's fingerprint stands in its place.
+    Returns None if some files are not known to be signed.
     """
     found = _recorded(version.metadata)
     if found is None or version.tenant == tenant:
         return found
-    return found if all(each.get("method") == "sigstore" for each in found) else None
+    return [{**each, "signer": each.get("fingerprint", each["signer"])} for each in found]
 
 
 def require_signed(versions: Iterable[VersionRecord], tenant: str, policy: TenantPolicy) -> None:
     """Check the versions of which a new one is to be made, as a tenant's policy wants it.
+
+    A key counts by its fingerprint, and an identity with its issuer: the names of keys are reused.
 
     Raises:
         SignatureRefused: signatures are required, and one of the versions isn't signed, or not by
@@ -43,25 +45,44 @@ def require_signed(versions: Iterable[VersionRecord], tenant: str, policy: Tenan
     """
     if policy.signatures is not SignatureRule.REQUIRED:
         return
-    keys = {key.name for key in policy.trusted_keys}
-    identities = {(who.identity, who.issuer) for who in policy.trusted_identities}
+    trusted = {
+        _identifying({"method": "key", "fingerprint": key.fingerprint})
+        for key in policy.trusted_keys
+    }
+    trusted |= {
+        _identifying({"method": "sigstore", "signer": who.identity, "issuer": who.issuer})
+        for who in policy.trusted_identities
+    }
     for version in versions:
+        own = "register its files again, with their signature"
+        foreign = "register its files as an adapter of this tenant, with their signature"
+        what_to_do = own if version.tenant == tenant else foreign
         signatures = signatures_of(version, tenant)
         if signatures is None:
-            own = "register its files again, with their signature"
-            foreign = "register its files as an adapter of this tenant, with their signature"
             raise SignatureRefused(
                 f"this tenant's adapters must be signed, and {version.public_name} is not known to "
-                f"be: {own if version.tenant == tenant else foreign}"
+                f"be: {what_to_do}"
             )
         for each in signatures:
-            by_identity = (each["signer"], each.get("issuer", "")) in identities
-            by_key = each.get("method") == "key" and each["signer"] in keys
-            if not (by_identity or by_key):
+            if _identifying(each) not in trusted:
                 raise SignatureRefused(
-                    f"{version.public_name} was signed by {each['signer']}, whom this tenant "
-                    "doesn't trust any more"
+                    f"{version.public_name} was signed by {_shown(each)}, whom this tenant doesn't "
+                    f"trust now: {what_to_do}"
                 )
+
+
+def _identifying(signature: Signature) -> tuple[str | None, ...]:
+    """Return what a signature must share with what is trusted."""
+    by_key = signature.get("method") == "key"
+    fields = ("method", "fingerprint") if by_key else ("method", "signer", "issuer")
+    return tuple(signature.get(field) for field in fields)
+
+
+def _shown(signature: Signature) -> str:
+    """Return who has signed, with what tells signers of the same name apart."""
+    signer = signature["signer"]
+    apart = signature.get("fingerprint") or signature.get("issuer")
+    return f"{signer} ({apart})" if apart and apart != signer else signer
 
 
 def _recorded(metadata: Mapping[str, Any]) -> list[Signature] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -34,6 +35,23 @@ class TrustedKey:
 
     name: str
     pem: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what identifies the key, whatever its name: the SHA-256 digest of its DER form.
+
+        Raises:
+            ValueError: the text is no public key.
+        """
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            PublicFormat,
+            load_pem_public_key,
+        )
+
+        public = load_pem_public_key(self.pem.encode())
+        der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return f"sha256:{hashlib.sha256(der).hexdigest()}"
 
 
 @dataclass(frozen=True)

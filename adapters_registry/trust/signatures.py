@@ -140,7 +140,8 @@ def _by_key(key: TrustedKey) -> Signer:
             file.flush()
             return Config().use_elliptic_key_verifier(public_key=file.name)
 
-    return Signer({"signer": key.name, "method": "key"}, verifier)
+    details = {"signer": key.name, "fingerprint": key.fingerprint, "method": "key"}
+    return Signer(details, verifier)
 
 
 def _by_identity(who: TrustedIdentity, trust_config: Path | None) -> Signer:

@@ -2,16 +2,18 @@
 
 Each comparison has two phases, which alternate. In the first comparison clients ask for all
 adapters, or for as many as there are slots; Zipf's law says how often each is asked for. It is made
-with as many clients as slots, and with twice as many. In the second, 16 clients ask for 8 adapters
-in 8 slots, or for 16.
+with 16 and 32 clients, and with twice as many as slots. In the second, twice as many clients as
+slots ask for as many adapters as slots, or for twice as many.
 
-Twice as many clients as slots can't all run at once unless they share adapters. Even if loads took
-no time, 8 slots would keep about 9 of 16 clients busy at 1,000 adapters.
+More clients than slots can't all run at once unless they share adapters. Even if loads took no
+time, 8 slots would keep about 9 of 16 clients busy at 1,000 adapters. With as many slots as
+requests run at a time, they all can.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,19 +30,15 @@ from loadtest.errors import LoadTestError
 from loadtest.measurements.measured_server import Generation, MeasuredServer, random_prompt
 from loadtest.outcome.request_outcome import Outcome
 
-SLOTS = 8
-"""Of a server that is started for this. A server that is given must have as many."""
-HOST_BUDGET = 64
-"""Of a server that is started for this."""
 RANKS = (2, 4, 8)
 REGISTRATIONS = 8
 """How many uploads run at a time."""
 
-CLIENTS = 16
-"""Of the second comparison."""
 TOKENS_IN, TOKENS_OUT = 32, 32
 ROUNDS = 2
+CLIENTS = (16, 32)
 POPULARITY_SECONDS = 8.0
+"""For 16 clients. More clients take longer until each of them has an answer."""
 QUANTUM_SECONDS = 16.0
 """Long enough for slots to change hands a few times."""
 
@@ -68,7 +66,7 @@ class Phase:
         return sum(answer.tier == "slot" for answer in self.answers) / len(self.answers)
 
 
-EIGHT, SIXTEEN = "8 in 8", "16 in 8"
+_SLOTS = re.compile(r"^vllm:max_gpu_lora_adapters\{.*\} ([\d.]+)$", re.MULTILINE)
 
 Choose = Callable[[int], Iterator[str]]
 """Given a client's number, returns the models that it asks for, one after the other."""
@@ -83,7 +81,14 @@ class Load:
     choose: Choose
 
 
-POPULARITY_CLIENTS = (SLOTS, 2 * SLOTS)
+def numbers_of_clients(slots: int) -> list[int]:
+    """Return with how many clients the first comparison is made."""
+    return sorted({*CLIENTS, 2 * slots})
+
+
+def in_turns(slots: int) -> tuple[str, str]:
+    """Return the names of two phases: as many adapters as slots, and twice as many."""
+    return f"{slots} in {slots}", f"{2 * slots} in {slots}"
 
 
 def popularity(clients: int) -> tuple[str, str]:
@@ -112,34 +117,49 @@ async def run(
     """Measure. Returns the table to show, and the same as JSON.
 
     Raises:
-        LoadTestError: the server refuses an adapter.
+        LoadTestError: the server refuses an adapter, or has slots for half of the adapters.
     """
-    names = adapter_names(num_adapters)
+    names, slots = adapter_names(num_adapters), await num_slots(server)
+    if num_adapters < 2 * slots:
+        raise LoadTestError(f"{slots} slots need --adapters {2 * slots} or more")
     registering = time.perf_counter()
     num_new = await register(server, shape, names, progress)
     registering = time.perf_counter() - registering
     rng = np.random.default_rng(0)
     loads = {
-        EIGHT: Load(CLIENTS, quantum_seconds, lambda number: _always(names[number % 8])),
-        SIXTEEN: Load(CLIENTS, quantum_seconds, lambda number: _always(names[number % 16])),
+        phase: Load(2 * slots, quantum_seconds, _in_turn(names[:number]))
+        for phase, number in zip(in_turns(slots), (slots, 2 * slots), strict=True)
     }
-    for clients in POPULARITY_CLIENTS:
+    for clients in numbers_of_clients(slots):
         few, many = popularity(clients)
-        loads[few] = Load(clients, popularity_seconds, lambda _: zipf(rng, names[:SLOTS]))
-        loads[many] = Load(clients, popularity_seconds, lambda _: zipf(rng, names))
+        seconds = popularity_seconds * clients / CLIENTS[0]
+        loads[few] = Load(clients, seconds, lambda _: zipf(rng, names[:slots]))
+        loads[many] = Load(clients, seconds, lambda _: zipf(rng, names))
     phases = {name: Phase() for name in loads}
     for round_ in range(ROUNDS):
         for name, load in loads.items():
             progress(f"round {round_ + 1} of {ROUNDS}: {name}")
             # Each phase finds the same adapters in the slots, not those of the phase before.
             await server.seconds_of(
-                [Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:SLOTS]]
+                [Generation(n, random_prompt(rng, TOKENS_IN), 2) for n in names[:slots]]
             )
             await _clients(server, load, phases[name])
-    table, result = report(phases, num_adapters, slot_wait_seconds)
+    table, result = report(phases, slots, num_adapters, slot_wait_seconds)
     if num_new:
         result["registered"] = {"adapters": num_new, "seconds": round(registering, 1)}
     return table, result
+
+
+async def num_slots(server: MeasuredServer) -> int:
+    """Return how many slots the server has.
+
+    Raises:
+        LoadTestError: its `/metrics` don't say so.
+    """
+    _, text = await server.client.call("GET", "/metrics")
+    if (found := _SLOTS.search(text)) is None:
+        raise LoadTestError(f"{server.client.url}/metrics doesn't say how many slots there are")
+    return int(float(found[1]))
 
 
 def adapter_names(number: int) -> list[str]:
@@ -173,6 +193,11 @@ async def register(
     return len(missing)
 
 
+def _in_turn(names: list[str]) -> Choose:
+    """Let each client ask for one adapter all the time."""
+    return lambda number: _always(names[number % len(names)])
+
+
 def _always(name: str) -> Iterator[str]:
     while True:
         yield name
@@ -201,15 +226,15 @@ async def _clients(server: MeasuredServer, load: Load, phase: Phase) -> None:
 
 
 def report(
-    phases: dict[str, Phase], num_adapters: int, slot_wait_seconds: float
+    phases: dict[str, Phase], slots: int, num_adapters: int, slot_wait_seconds: float
 ) -> tuple[Table, dict[str, Any]]:
     """Return the table, and the same for programs."""
-    table = Table("", f"{SLOTS} adapters", f"{num_adapters} adapters", "ratio")
+    table = Table("", f"{slots} adapters", f"{num_adapters} adapters", "ratio")
     throughput = {
-        str(clients): _throughput(table, phases, clients) for clients in POPULARITY_CLIENTS
+        str(clients): _throughput(table, phases, clients) for clients in numbers_of_clients(slots)
     }
     table.add_section()
-    first_token = _first_tokens(table, phases[EIGHT], phases[SIXTEEN])
+    first_token = _first_tokens(table, slots, phases)
     table.add_section()
     failures = [failure for phase in phases.values() for failure in phase.failures]
     num_requests = sum(len(phase.answers) for phase in phases.values()) + len(failures)
@@ -218,6 +243,7 @@ def report(
     table.add_row("longest first token of all, s", f"{longest:.1f}", "", "")
     return table, {
         "scenario": "many-adapters",
+        "slots": slots,
         "adapters": num_adapters,
         "throughput_by_clients": throughput,
         "median_first_token_ms": first_token,
@@ -242,12 +268,13 @@ def _throughput(table: Table, phases: dict[str, Phase], clients: int) -> dict[st
     }
 
 
-def _first_tokens(table: Table, eight: Phase, sixteen: Phase) -> dict[str, float]:
-    both = (eight.first_tokens(), sixteen.first_tokens())
+def _first_tokens(table: Table, slots: int, phases: dict[str, Phase]) -> dict[str, float]:
+    names = in_turns(slots)
+    both = [phases[name].first_tokens() for name in names]
     milliseconds = [1000 * median(times) for times in both]
     ratio = milliseconds[1] / milliseconds[0]
-    table.add_row(f"{CLIENTS} clients", EIGHT, SIXTEEN, "")
+    table.add_row(f"{2 * slots} clients", *names, "")
     table.add_row("median first token, ms", *(f"{ms:.0f}" for ms in milliseconds), f"{ratio:.2f}")
     table.add_row("longest, s", *(f"{max(times):.1f}" for times in both), "")
-    values = zip((EIGHT, SIXTEEN), milliseconds, strict=True)
+    values = zip(names, milliseconds, strict=True)
     return {name: round(ms, 1) for name, ms in values} | {"ratio": round(ratio, 3)}

@@ -14,6 +14,8 @@ from loadtest.drive.random_adapters import LlamaShape
 from loadtest.measurements.many_adapters import TOKENS_IN, adapter_names, register
 from loadtest.measurements.measured_server import Generation, MeasuredServer, random_prompt
 
+SLOTS = 8
+"""Of a server that is started for this."""
 HOST_BUDGET = 16
 """Of a server that is started for this: most swaps load from disk."""
 CLIENTS = 8

@@ -47,11 +47,18 @@ def run(
     ] = None,
     adapters: Annotated[
         int, typer.Option(min=16, help="For many-adapters: how many adapters to register.")
-    ] = 64,
+    ] = 128,
     swaps: Annotated[
         int,
         typer.Option(min=0, help="For many-adapters: only measure memory, over this many swaps."),
     ] = 0,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="For many-adapters: slots of the server that is started. Default: the server's.",
+        ),
+    ] = None,
     url: Url = None,
     server: Kind = "openai",
     weights_dir: WeightsDir = None,
@@ -63,8 +70,9 @@ def run(
 ) -> None:
     """Run a scenario against LORAPLEX_URL, or against a server that is started for it.
 
-    A TOML scenario writes its report to --out. It takes all options except --checkpoint, --adapters
-    and --swaps. The exit code is 1 if an answer was wrong or an objective was missed.
+    A TOML scenario writes its report to --out. It takes all options except --checkpoint,
+    --adapters, --swaps and --slots. The exit code is 1 if an answer was wrong or an objective was
+    missed.
 
     The other scenarios take --config. They print a table, and the same data as JSON on the last
     line. `four-bit` always starts two servers of its own, and takes only --checkpoint.
@@ -75,7 +83,7 @@ def run(
         place = Place(url, server, config, weights_dir)
         code = workloads.run_workload(scenario, place, slo, out, load, seed, duration)
         raise typer.Exit(code)
-    options = measurements.Options(config, checkpoint, adapters, swaps)
+    options = measurements.Options(config, checkpoint, adapters, swaps, slots)
     with workloads.measuring():
         table, result = measurements.run_measurement(scenario, Console(stderr=True), options)
     print_table(table)

@@ -38,6 +38,8 @@ class Options:
     checkpoint: Path | None
     num_adapters: int
     num_swaps: int
+    num_slots: int | None = None
+    """Of a server that is started for many-adapters. None takes its own default."""
 
 
 def run_measurement(name: str, console: Console, options: Options) -> Report:
@@ -93,21 +95,24 @@ def _many_adapters(console: Console, options: Options) -> Report:
             memory_bytes=started[0].own_bytes,
         )
 
-    host = slot_swaps.HOST_BUDGET if options.num_swaps else many_adapters.HOST_BUDGET
-    slots, config = many_adapters.SLOTS, options.config
-    return _on_a_server(console, config, measure, slots, host, started=started.append)
+    host, slots = (slot_swaps.HOST_BUDGET, slot_swaps.SLOTS) if options.num_swaps else (None, None)
+    slots = options.num_slots or slots
+    return _on_a_server(console, options.config, measure, slots, host, started=started.append)
 
 
 def _on_a_server(
     console: Console,
     config: Path | None,
     measure: Measure,
-    slots: int,
+    slots: int | None,
     host: int | None,
     *,
     started: Callable[[StartedServer], None] = lambda _: None,
 ) -> Report:
-    """Measure LORAPLEX_URL, or a new server with `slots` slots and `host` versions in memory."""
+    """Measure LORAPLEX_URL, or a new server with `slots` slots and `host` versions in memory.
+
+    None takes the server's own default.
+    """
     from loadtest.drive.random_adapters import LlamaShape
     from loadtest.measurements.measured_server import MeasuredServer
 
@@ -122,7 +127,7 @@ def _on_a_server(
     if "url" in settings.model_fields_set:
         key = settings.api_key or settings.admin_key_path.read_text().strip()
         return asyncio.run(at(settings.url, key))
-    flags = ["--max-loras", str(slots)]
+    flags = [] if slots is None else ["--max-loras", str(slots)]
     if host is not None:
         flags += ["--max-cpu-loras", str(host)]
     with started_server(console, *flags) as server:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from adapters_registry.trust.policy import SignatureRule
+from adapters_registry.trust.policy import SignatureRule, TrustedKey
 from server.cli.client import call
 from server.cli.console import fail
 
@@ -86,7 +86,7 @@ def set_policy(
         return
     print(f"signatures: {policy['signatures']}")
     for key in policy["trusted_keys"]:
-        print(f"trusted key: {key['name']}")
+        print(f"trusted key: {key['name']} ({TrustedKey(**key).fingerprint})")
     for who in policy["trusted_identities"]:
         print(f"trusted identity: {who['identity']} ({who['issuer']})")
     print(f"sources of requests: {', '.join(policy['sources']) or 'none'}")

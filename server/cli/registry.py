@@ -171,7 +171,8 @@ def _opened(data_dir: Path | None) -> Iterator[tuple[Session, ContentStore]]:
 
     from adapters_registry.errors import RegistryError
     from adapters_registry.records.database import open_database
-    from server.process.data_dir import open_content, own_data_dir
+    from server.process.data_dir import own_data_dir
+    from server.process.startup import open_content
 
     settings = load_settings(data_dir=data_dir)
     if not (settings.data_dir / "content").is_dir():

@@ -83,7 +83,10 @@ class FakeServer:
 
     async def _metrics(self, request: Request) -> Response:
         name = "loraplex_adapter_load_seconds_count"
-        return PlainTextResponse(f'{name}{{from_tier="disk",outcome="ok"}} {self.num_loads}.0\n')
+        return PlainTextResponse(
+            f'{name}{{from_tier="disk",outcome="ok"}} {self.num_loads}.0\n'
+            f'vllm:max_gpu_lora_adapters{{model_name="base"}} {self._num_slots}.0\n'
+        )
 
     async def _register(self, request: Request) -> Response:
         form = await request.form()

@@ -10,6 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Any
 
 from adapters_registry.sources.oci.client import OciClient
@@ -32,7 +33,7 @@ def attached_signatures(client: OciClient, digests: Collection[str]) -> Iterator
     """
     num_read = 0
     for digest in digests:
-        for referrer in _bundles_of(client.referrers(digest)):
+        for referrer in chain.from_iterable(map(_bundles_of, client.referrers(digest))):
             if num_read == _MAX_BUNDLES:
                 return
             num_read += 1

@@ -28,6 +28,8 @@ _MAX_JSON_BYTES = 4 << 20
 """Of a manifest, or of the answer with a token. Registries take manifests of 4 MiB."""
 _CHUNK_BYTES = 1 << 18
 _MAX_REDIRECTS = 5
+_MAX_PAGES = 32
+"""Of the list of what refers to a digest. Later pages are passed over."""
 _TRY_AGAIN = (429, 500, 502, 503, 504)
 """Statuses by which a registry says nothing of what it has."""
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
@@ -72,22 +74,53 @@ class OciClient:
         manifest.setdefault("mediaType", response.headers.get("content-type", ""))
         return manifest, digest
 
-    def referrers(self, digest: str) -> dict[str, Any]:
-        """Return the index of the manifests that refer to a digest. Empty if there is none.
+    def referrers(self, digest: str) -> Iterator[dict[str, Any]]:
+        """Yield the index of the manifests that refer to a digest, page by page.
 
-        A registry without that API has the index under a tag that is made of the digest.
+        A registry without that API has the index under a tag that is made of the digest. Yields
+        nothing if there is none either.
 
         Raises:
-            SourceRefused: what is there is no index.
+            SourceRefused: what is there is no index, or its next page is of another repository.
             StoreUnavailable: the registry does not answer.
         """
         for path in (f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"):
-            with self._answered(path, {"accept": INDEX}) as response:
-                if response.status_code == 200:
-                    return self._json_of(self._body(response))
-                if response.status_code in _TRY_AGAIN:
-                    self._check(response)
-        return {}
+            is_there = False
+            for page in self._pages(path):
+                is_there = True
+                yield page
+            if is_there:
+                return
+
+    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+        """Yield a list's pages. Yields none if the registry does not know such a list."""
+        following: str | None = path
+        for number in range(_MAX_PAGES):
+            if following is None:
+                return
+            with self._answered(following, {"accept": INDEX}) as response:
+                status = response.status_code
+                if status in _TRY_AGAIN or (status != 200 and number):
+                    raise self._answers_otherwise(status)
+                if status != 200:
+                    return
+                page, following = self._json_of(self._body(response)), self._next_page(response)
+            yield page
+
+    def _next_page(self, response: httpx.Response) -> str | None:
+        """Return the path of a list's next page in this repository. None: there is none.
+
+        The registry is asked where it is known to be, whatever host the link names: the
+        credentials are for it alone.
+        """
+        link = response.links.get("next", {}).get("url")
+        if link is None:
+            return None
+        path = response.url.join(link).raw_path.decode()
+        place = f"{response.url.join(self._base_url).raw_path.decode()}/"
+        if not path.startswith(place):
+            raise SourceRefused(f"{self._name}: its registry leads to a page of another repository")
+        return path.removeprefix(place)
 
     def blob(self, digest: str, size_bytes: int) -> Iterator[bytes]:
         """Yield the parts of a blob. Read it to the end: its digest is verified there.
@@ -214,7 +247,10 @@ class OciClient:
             raise SourceRefused(
                 f"{self._name}: no such repository, tag or digest ({self._reference.selector})"
             )
-        raise StoreUnavailable(f"{self._name}: the registry answered {status}: try again")
+        raise self._answers_otherwise(status)
+
+    def _answers_otherwise(self, status: int) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._name}: the registry answered {status}: try again")
 
     def _unauthorized(self) -> SourceRefused:
         return SourceRefused(

@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -22,6 +23,7 @@ from server.errors import InvalidRequest, OverQuota
 from server.middleware.body_limit import FORM_OVERHEAD_BYTES
 
 MAX_FORM_FILES = 16
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 STEP_BYTES = 8 << 20
 """Disk space is reserved in steps of this size while a body arrives."""
 RETRY_SECONDS = 5
@@ -82,11 +84,12 @@ async def receive_upload(
     Returns the form's other fields, and the names of the files that were left out.
 
     Raises:
-        InvalidRequest: the body is not a form, or ends in the middle.
+        InvalidRequest: the body is not a form, ends in the middle, or is not UTF-8 by its header.
         SourceRefused: a file is missing, or the files are over `max_bytes`.
         HTTPException: 408, the body takes longer than `max_seconds`.
         Exception: whatever `reserving` raises.
     """
+    _check_charset(request)
     parser = _SpoolingParser(request, directory)
     parser.stream = _reserved(request, parser, reserving, max_bytes)
     try:
@@ -115,6 +118,19 @@ async def receive_upload(
     finally:
         await form.close()
     return parser.fields, left_out(name for name in uploads if name)
+
+
+def _check_charset(request: Request) -> None:
+    """Raise `InvalidRequest` if the form names an encoding that isn't UTF-8.
+
+    Starlette's parser would take any of Python's codecs. Some of them raise errors of their own, or
+    give texts that can be neither stored nor sent.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    charset = options.get(b"charset", CHARSETS[0])
+    if charset.lower() not in CHARSETS:
+        shown = charset[:40].decode("latin-1")
+        raise InvalidRequest(f"a form's texts must be UTF-8, not {shown!r}: leave out the charset")
 
 
 async def _reserved(

@@ -45,6 +45,8 @@ def promote(
 
     With --warm no request has to wait for a load of the new version after that.
     """
+    if warm_seconds is not None and not warm:
+        raise typer.BadParameter("--warm-seconds is how long --warm waits: give --warm, too")
     waiting = {"warm": True, "warm_seconds": warm_seconds} if warm else {}
     point(tenant, name, [{"version": version}], {}, as_json, waiting)
 

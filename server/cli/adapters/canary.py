@@ -51,8 +51,11 @@ def canary(
         ),
     ] = None,
     every: Annotated[
-        str, typer.Option(help="With --steps: how long a step lasts at least, as 30s, 10m or 2h.")
-    ] = "10m",
+        str | None,
+        typer.Option(
+            help="With --steps: how long a step lasts at least, as 30s, 10m or 2h. Default: 10m."
+        ),
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -68,11 +71,17 @@ def canary(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="With --data: exact_match, rouge_l, bleu or json_valid.")
-    ] = "exact_match",
+        str | None,
+        typer.Option(
+            help="With --data: exact_match, rouge_l, bleu or json_valid. Default: exact_match."
+        ),
+    ] = None,
     min_requests: Annotated[
-        int, typer.Option(min=1, help="With --steps: the requests that each version needs.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            min=1, help="With --steps: the requests that each version needs. Default: 100."
+        ),
+    ] = None,
     margin: Annotated[
         list[str] | None,
         typer.Option(help="With --steps: how much worse is accepted, for example error_rate=0.02."),
@@ -89,22 +98,33 @@ def canary(
     With --steps the server judges it: at each step it compares both versions, and goes on, holds,
     or rolls back, and records the reason in the audit trail.
     """
+    judging = {
+        "--every": every,
+        "--judge": judge,
+        "--data": data,
+        "--metric": metric,
+        "--min-requests": min_requests,
+        "--margin": margin,
+        "--warm": warm,
+    }
+    _check_together(version, weight, steps, [flag for flag, given in judging.items() if given])
     if version is None:
         show(path_of(tenant, name), as_json)
         return
     if steps is None:
         _split(tenant, name, version, 10 if weight is None else weight, as_json)
         return
-    if weight is not None:
-        raise typer.BadParameter("give --weight or --steps, not both")
+    given: dict[str, Any] = {
+        "every_seconds": None if every is None else seconds_of(every),
+        "min_requests": min_requests,
+        "metric": metric,
+    }
     body: dict[str, Any] = {
         "version": version,
         "steps": _numbers(steps),
-        "every_seconds": seconds_of(every),
-        "min_requests": min_requests,
-        "metric": metric,
         "margins": dict(map(_margin, margin or [])),
         "warm": warm,
+        **{field: value for field, value in given.items() if value is not None},
     }
     if judge is not None:
         body["judge"] = [criterion.strip() for criterion in judge.split(",")]
@@ -119,6 +139,18 @@ def canary(
         f"{tenant}/{name}@{version} gets {begun['weight']} % of the requests and is judged by "
         f"{criteria} beside @{begun['live']}"
     )
+
+
+def _check_together(
+    version: int | None, weight: int | None, steps: str | None, judging: list[str]
+) -> None:
+    """Refuse options that would mean nothing together, rather than do something else."""
+    if weight is not None and steps is not None:
+        raise typer.BadParameter("give --weight or --steps, not both")
+    if judging and steps is None:
+        raise typer.BadParameter(f"{judging[0]} is for a canary that is judged: give --steps, too")
+    if version is None and (weight is not None or steps is not None):
+        raise typer.BadParameter("name the version that gets the share")
 
 
 def show(path: str, as_json: bool) -> None:

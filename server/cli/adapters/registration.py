@@ -16,13 +16,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from adapters_registry.content.adapter_files import ADAPTER_FILES, SOURCE_FILES, left_out
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
-from adapters_registry.sources.source import missing_in
 from server.cli.adapters.fits import print_fit
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
 from server.cli.client import call
-from server.cli.console import BAD_INPUT, fail
-from server.cli.training.evaluation import evaluate
-from server.cli.training.probes import difference_from_original
+from server.cli.console import BAD_INPUT, fail, say
+from server.cli.training.probes import compare_with_original
+from server.cli.training.shared import explained, read
 
 EXAMPLES = """Examples:
 
@@ -94,6 +93,8 @@ def register(
     """
     if data is not None and not (fit_rank and Path(source).is_dir()):
         fail("--data compares a fit with its original: give --fit-rank and a directory", BAD_INPUT)
+    if base is not None and not fit_rank:
+        fail("--base is what the original of a fit is run on: give --fit-rank, too", BAD_INPUT)
     try:
         check_name(name, "adapter")
     except InvalidName as error:
@@ -106,6 +107,8 @@ def register(
     fields: dict[str, Any] = {"name": name, "tenant": tenant}
     if (problem := problem_of(source)) is not None:
         fail(problem)
+    with explained():
+        examples = read(data, says_format=False) if data is not None else []
     if Path(source).is_dir():
         form = fields | {flag: str(value).lower() for flag, value in flags.items()}
         response = upload(Path(source), form)
@@ -117,17 +120,24 @@ def register(
             body = {**fields, **flags, "source": source}
             response = call("POST", "/admin/adapters?wait=true", json=body)
     version = response.json()
-    is_fit = "fitted" in version["metadata"]
     if not as_json:
         print_verdict(version)
-    if is_fit:
-        version["logprob_difference"] = difference_from_original(version, source, base)
+    comparison = None
+    if "fitted" in version["metadata"]:
+        difference, comparison = compare_with_original(version, source, base, examples)
+        version["logprob_difference"] = difference
+    elif examples:
+        say(f"--data was not used: {version['model']} is no fit, its rank is within the limit")
+    if comparison is not None:
+        version["evaluation"] = comparison.facts()
     if as_json:
         print(json.dumps(version))
     else:
         print_fit(version)
-    if data is not None and is_fit:
-        evaluate([f"served:{version['model']}", source], data, base=base, as_json=as_json)
+        if comparison is not None:
+            comparison.print()
+    if examples and "fitted" in version["metadata"] and comparison is None:
+        fail(f"{version['model']} is registered, and was not scored on --data")
 
 
 def problem_of(source: str) -> str | None:
@@ -147,6 +157,8 @@ def problem_of(source: str) -> str | None:
 
 
 def _problem_of_files(directory: Path) -> str | None:
+    from adapters_registry.sources.source import missing_in
+
     missing = [name for name in ADAPTER_FILES if not (directory / name).is_file()]
     return f"{directory}: {missing_in(directory, missing[0])}" if missing else None
 

@@ -110,7 +110,8 @@ def _merged_model(
     """Return the base's directory, the version, and the directory of the merged model."""
     from server.process.data_dir import own_data_dir
     from server.process.dedication import LARGEST_RANK
-    from server.process.startup import open_registry, prepare_base, weights_directory
+    from server.process.serve import prepare_base
+    from server.process.startup import open_registry, weights_directory
 
     match = _VERSION.fullmatch(wanted)
     if match is None:

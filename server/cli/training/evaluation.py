@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,46 @@ loraplex evaluate my-adapter base --data held-out.jsonl
 
 loraplex evaluate served:my-adapter@2 --data held-out.jsonl --no-worse-than served:my-adapter
 """
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates' scores on held-out examples, and how far the first is from each other one."""
+
+    num_examples: int
+    scores: dict[str, Scores]
+    metric: str
+    differences: dict[str, Difference]
+    """The first one's metric minus that of each other one."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "num_examples": self.num_examples,
+            "scores": {name: scores.summary() for name, scores in self.scores.items()},
+            "metric": self.metric,
+            "first_minus": {name: asdict(gap) for name, gap in self.differences.items()},
+        }
+
+    def print(self) -> None:
+        """Print a table of the scores, and a line for each difference."""
+        summaries = {name: scores.summary() for name, scores in self.scores.items()}
+        columns = list(next(iter(summaries.values())))
+        title = f"Scores on {self.num_examples} held-out examples"
+        table = Table("candidate", *columns, title=title)
+        for name, summary in summaries.items():
+            table.add_row(name, *(f"{summary[column]:.4f}" for column in columns))
+        console = Console()
+        print_table(table)
+        first = next(iter(self.scores))
+        for name, gap in self.differences.items():
+            verdict = "significant" if gap.is_significant else "not significant"
+            console.print(
+                f"{self.metric}: {first} minus {name} is {gap.mean:+.4f} "
+                f"(95 %: {gap.low:+.4f} to {gap.high:+.4f}; {verdict})",
+                soft_wrap=True,
+                highlight=False,
+            )
 
 
 def evaluate(
@@ -82,8 +123,7 @@ def evaluate(
 
     Differences come with 95 % intervals. Local candidates run on the GPU if there is one.
     """
-    from adapters_registry.rollout.scores import METRICS, paired_difference
-    from training.evaluation.evaluate import evaluate as score
+    from adapters_registry.rollout.scores import METRICS
 
     with explained():
         if metric not in METRICS:
@@ -91,24 +131,37 @@ def evaluate(
         base = base_or_bundled(base)
         examples = _held_out(data, recipe)[:limit]
         names = list(dict.fromkeys([*candidates, *([no_worse_than] if no_worse_than else [])]))
-        scores = {name: score(open_candidate(name, base, over), base, examples) for name in names}
-        if metric not in scores[names[0]].values:
-            raise typer.BadParameter(f"this data has no {metric}: its answers aren't all JSON")
-    first = scores[names[0]]
-    differences = {name: paired_difference(first, scores[name], metric) for name in names[1:]}
+        opened = ((name, open_candidate(name, base, over)) for name in names)  # one at a time
+        comparison = compare(opened, base, examples, metric)
     if as_json:
-        facts = {
-            "num_examples": len(examples),
-            "scores": {name: scores[name].summary() for name in names},
-            "metric": metric,
-            "first_minus": {name: asdict(difference) for name, difference in differences.items()},
-        }
-        print(json.dumps(facts))
+        print(json.dumps(comparison.facts()))
     else:
-        _print(scores, metric, differences, len(examples))
-    faults = _faults(first, metric, fail_under, no_worse_than, margin, differences)
+        comparison.print()
+    faults = _faults(comparison, fail_under, no_worse_than, margin)
     if faults:
         fail("\n".join(f"{names[0]}: {fault}" for fault in faults))
+
+
+def compare(
+    candidates: Iterable[tuple[str, Candidate]],
+    base: Path,
+    examples: list[Conversation],
+    metric: str = "exact_match",
+) -> Comparison:
+    """Score candidates, given with their names, and compare the first with each other one.
+
+    Raises:
+        TrainingError: a candidate cannot be asked, or the data has no such metric.
+    """
+    from adapters_registry.rollout.scores import paired_difference
+    from training.evaluation.evaluate import evaluate as score
+
+    scores = {name: score(candidate, base, examples) for name, candidate in candidates}
+    first, *others = scores
+    if metric not in scores[first].values:
+        refuse(f"this data has no {metric}: its answers aren't all JSON")
+    differences = {name: paired_difference(scores[first], scores[name], metric) for name in others}
+    return Comparison(len(examples), scores, metric, differences)
 
 
 def _held_out(data: Path | None, recipe: str | None) -> list[Conversation]:
@@ -151,21 +204,17 @@ def open_candidate(name: str, base: Path, over: str = "trained") -> Candidate:
 
 
 def _faults(
-    first: Scores,
-    metric: str,
-    fail_under: float | None,
-    no_worse_than: str | None,
-    margin: float,
-    differences: dict[str, Difference],
+    comparison: Comparison, fail_under: float | None, no_worse_than: str | None, margin: float
 ) -> list[str]:
     """Return the reasons against promoting the first candidate. A lower loss is better."""
+    metric = comparison.metric
     sign = -1 if metric == "loss" else 1
     faults = []
-    mean = first.mean(metric)
+    mean = next(iter(comparison.scores.values())).mean(metric)
     if fail_under is not None and sign * mean < sign * fail_under:
         faults.append(f"{metric} is {mean:.4f}, and --fail-under is {fail_under}")
-    if no_worse_than is not None and no_worse_than in differences:
-        difference = differences[no_worse_than]
+    difference = comparison.differences.get(no_worse_than or "")
+    if difference is not None:
         worst = difference.low if sign > 0 else -difference.high
         if worst < -margin:
             faults.append(
@@ -174,24 +223,3 @@ def _faults(
                 "be ruled out"
             )
     return faults
-
-
-def _print(
-    scores: dict[str, Scores], metric: str, differences: dict[str, Difference], count: int
-) -> None:
-    summaries: dict[str, dict[str, Any]] = {name: s.summary() for name, s in scores.items()}
-    columns = list(next(iter(summaries.values())))
-    table = Table("candidate", *columns, title=f"Scores on {count} held-out examples")
-    for name, summary in summaries.items():
-        table.add_row(name, *(f"{summary[column]:.4f}" for column in columns))
-    console = Console()
-    print_table(table)
-    first = next(iter(scores))
-    for name, gap in differences.items():
-        verdict = "significant" if gap.is_significant else "not significant"
-        console.print(
-            f"{metric}: {first} minus {name} is {gap.mean:+.4f} "
-            f"(95 %: {gap.low:+.4f} to {gap.high:+.4f}; {verdict})",
-            soft_wrap=True,
-            highlight=False,
-        )

@@ -145,6 +145,18 @@ def test_another_change_of_live_ends_it(home: Registry, how: str) -> None:
         assert not home.apply(operation, canary.id, "a", WELL, at=AT)
 
 
+def test_one_that_replaces_another_is_compared_with_what_was_live(home: Registry) -> None:
+    """The canary before it may have the larger share, and has not proved anything."""
+    canary = begin(home)
+    claimed(home, canary, "a")
+    assert home.apply(canaries.advance, canary.id, "a", WELL, at=AT)
+    assert targets(home) == [Target(2, 50), Target(1, 50)]
+    with pytest.raises(InvalidTargets, match="version 1 is live already"):
+        begin(home, 1)
+    assert begin(home, 3).live_number == 1
+    assert targets(home) == [Target(3, 10), Target(1, 90)]
+
+
 def test_another_alias_is_no_affair_of_it(home: Registry) -> None:
     begin(home)
     home.apply(point_alias, "default", "home", "stable", [Target(1, 100)])

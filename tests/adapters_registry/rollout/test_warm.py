@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,13 @@ from adapters_registry.errors import ChangedMeanwhile, InvalidTargets
 from adapters_registry.records.aliases import point_alias
 from adapters_registry.records.catalog import Target
 from adapters_registry.records.retirement import retire_version
-from adapters_registry.records.servers import forget_server
+from adapters_registry.records.servers import (
+    ServerFigures,
+    forget_server,
+    read_servers,
+    report_server,
+)
+from adapters_registry.records.tables import now
 from adapters_registry.registry import Registry
 from adapters_registry.rollout import warm
 from adapters_registry.rollout.promotion import WarmPromotion, Warmth
@@ -59,6 +66,22 @@ def test_every_server_sees_it_and_says_how_warm_it_is(home: Registry) -> None:
     assert finished.late == {"b": Warmth.UNHEARD}
     assert home.get_adapter("default", "home").warming is None
     assert home.apply(warm.finish, "default", "home", promotion).alias is None, "once only"
+
+
+def test_two_threads_of_a_server_make_its_row_at_once(registry: Registry) -> None:
+    def report() -> None:
+        with registry.session() as session:
+            report_server(session, "a", "host:1", now(), ServerFigures("up", 8))
+
+    other = threading.Thread(target=report)
+    with registry.session() as session:
+        report_warmth(session, "a", {7: Warmth.WARM})
+        other.start()
+        other.join(0.3)
+    other.join()
+    with registry.session() as session:
+        assert read_warmth(session, 7) == {"a": Warmth.WARM}
+        assert [record.name for record in read_servers(session)] == ["host:1"]
 
 
 def test_a_server_that_ends_is_waited_for_no_more(home: Registry) -> None:

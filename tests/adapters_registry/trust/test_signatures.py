@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -55,7 +58,20 @@ def test_a_signature_with_a_trusted_key(key: SigningKey, adapter: Path, tmp_path
     other = SigningKey(tmp_path, "other")
     key.sign(adapter)
     found = verify_signature(adapter, trusting(other, key))
-    assert found == {"signer": "release", "method": "key"}
+    assert found == key.details
+
+
+def test_the_command_of_the_page_makes_a_signature_that_fits(
+    key: SigningKey, adapter: Path, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("model_signing sign")]
+    command = line.replace("./my-adapter", str(adapter)).replace("release.key", str(key.file))
+    arguments = shlex.split(command)
+    arguments[0] = str(Path(sys.executable).with_name(arguments[0]))
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert verify_signature(adapter, trusting(key)) == key.details
 
 
 @pytest.mark.parametrize("algorithm", ["blake2", "blake3"])
@@ -120,7 +136,7 @@ def test_of_several_signatures_one_must_fit(key: SigningKey, adapter: Path, tmp_
     key.sign(adapter)
     (adapter / SIGNATURE_FILE).rename(adapter / f"{SIGNATURE_FILE}.3")
     SigningKey(tmp_path, "other").sign(adapter)
-    assert verify_signature(adapter, trusting(key)) == {"signer": "release", "method": "key"}
+    assert verify_signature(adapter, trusting(key)) == key.details
     (adapter / CONFIG_FILE).write_text("{}")
     with pytest.raises(SignatureRefused, match=f"{CONFIG_FILE} is not the file that was signed"):
         verify_signature(adapter, trusting(key))
@@ -221,12 +237,13 @@ def test_a_registration_keeps_who_has_signed(
     key.sign(adapter)
     forged = {"signature": {"signer": "evil"}, "artifact": {}, "mine": 1}
     version, _ = registry.register(DEFAULT_TENANT, "home", "test", stage, metadata=forged)
-    assert version.metadata == {"signature": {"signer": "release", "method": "key"}, "mine": 1}
+    assert version.metadata == {"signature": key.details, "mine": 1}
     kept = registry.content.path(version.digest)
     assert sorted(file.name for file in kept.iterdir()) == sorted(ADAPTER_FILES)
     (entry,) = registry.audit(action="version.register")
     assert entry.after is not None
     assert entry.after["signed_by"] == "release"
+    assert entry.after["fingerprint"] == key.details["fingerprint"]
     assert registry.audit(action="tenant.policy")
 
 

@@ -59,6 +59,20 @@ def test_options_that_cannot_be(arguments: tuple[str, ...], message: str) -> Non
     assert message in run("adapters", "canary", "rooms", "2", *arguments, code=2)
 
 
+def test_options_of_another_form_are_not_passed_over() -> None:
+    """Without --steps these would begin a split that nobody judges."""
+    canary = ("adapters", "canary", "rooms")
+    for arguments, message in (
+        ((*canary, "2", "--judge", "error_rate"), "--judge is for a canary that is"),
+        ((*canary, "2", "--every", "1m", "--weight", "5"), "--every is for a canary that is"),
+        ((*canary, "2", "--warm"), "--warm is for a canary that is"),
+        ((*canary, "--steps", "1,100"), "name the version"),
+        (("adapters", "promote", "rooms", "2", "--warm-seconds", "5"), "give --warm"),
+    ):
+        assert message in run(*arguments, code=2)
+    assert "rooms@live is @1" in run("adapters", "promote", "rooms", "1")
+
+
 def test_the_server_refuses_what_only_it_can_know() -> None:
     said = run("adapters", "canary", "rooms", "2", "--steps", "1,50", code=1)
     assert "the last step must be 100" in said

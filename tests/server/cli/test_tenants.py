@@ -75,7 +75,7 @@ def test_policies(tmp_path: Path) -> None:
         "sources": ["hf://acme/*", "s3://b.c/d"],
     }
     shown = run("tenants", "policy", "default", "--source", "hf://acme/home")
-    assert "trusted key: release" in shown
+    assert f"trusted key: release ({key.details['fingerprint']})" in shown
     assert "sources of requests: hf://acme/home" in shown
     assert "nobody is trusted" in run("tenants", "policy", "default", "--trust-nobody", code=1)
     cleared = ["--signatures", "none", "--trust-nobody", "--no-sources"]

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES, SIGNATURE_FILE, signatures_in
-from adapters_registry.errors import StoreUnavailable
+from adapters_registry.errors import SourceRefused, StoreUnavailable
 from adapters_registry.sources import Access, find_source
 from adapters_registry.trust.policy import SignatureRule, TenantPolicy, TrustedKey
 from adapters_registry.trust.signatures import verify_signature
@@ -71,7 +71,7 @@ def test_one_that_is_listed_under_a_tag(
     oci_server.attach(repository, artifact, signature)
     find_source(f"oci://{oci_server.host}/{repository}:v2", access).stage(staged)
     assert [file.read_bytes() for file in signatures_in(staged)] == [signature]
-    assert verify_signature(staged, trusting(key)) == {"signer": "release", "method": "key"}
+    assert verify_signature(staged, trusting(key)) == key.details
 
 
 def test_one_that_is_attached_to_an_index_and_another_as_a_layer(
@@ -114,11 +114,14 @@ def test_one_of_another_artefact_is_none(
 
 
 class NewerRegistry(ThreadingHTTPServer):
-    """Debian's registry with a referrers API in front of it."""
+    """Debian's registry with a referrers API in front of it, whose pages have one entry each."""
 
     def __init__(self, registry: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.registry, self.status = registry, 200
+        self.link = "/v2/{repository}/referrers/{digest}?last={last}"
+        """The link to the next page."""
+        self.num_asked = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -126,18 +129,30 @@ class _Handler(BaseHTTPRequestHandler):
     server: NewerRegistry
 
     def do_GET(self) -> None:
-        before, is_asked, digest = self.path.partition("/referrers/")
-        path = f"{before}/manifests/{digest.replace(':', '-')}" if is_asked else self.path
-        if not is_asked and "/manifests/sha256-" in path:
+        path, _, last = self.path.partition("?last=")
+        before, is_asked, digest = path.partition("/referrers/")
+        if is_asked:
+            path = f"{before}/manifests/{digest.replace(':', '-')}"
+        elif "/manifests/sha256-" in path:
             path += "-is-not-asked-for"
         asked = {"accept": self.headers["accept"], "accept-encoding": "identity"}
         answer = httpx.get(f"{self.server.registry}{path}", headers=asked)
-        status = self.server.status if is_asked else answer.status_code
-        self.send_response(status)
+        status, content = answer.status_code, answer.content
+        self.send_response(self.server.status if is_asked else status)
+        if is_asked and status == 200:
+            self.server.num_asked += 1
+            index, page = answer.json(), int(last or 0)
+            content = json.dumps(
+                index | {"manifests": index["manifests"][page : page + 1]}
+            ).encode()
+            if page + 1 < len(index["manifests"]):
+                repository = before.removeprefix("/v2/")
+                link = self.server.link.format(repository=repository, digest=digest, last=page + 1)
+                self.send_header("link", f'<{link}>; rel="next"')
         self.send_header("content-type", answer.headers.get("content-type", ""))
-        self.send_header("content-length", str(len(answer.content)))
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(answer.content)
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None: ...
 
@@ -171,3 +186,49 @@ def test_one_that_the_referrers_api_names(
     newer.status = 200
     found.stage(staged)
     assert verify_signature(staged, trusting(key))
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "/v2/{repository}/referrers/{digest}?last={last}",
+        "?last={last}",
+        "http://inside.registry.test/v2/{repository}/referrers/{digest}?last={last}",
+    ],
+)
+def test_one_on_a_later_page(
+    link: str,
+    oci_server: OciServer,
+    newer: NewerRegistry,
+    repository: str,
+    artifact: str,
+    key: SigningKey,
+    signature: bytes,
+    staged: Path,
+) -> None:
+    """Links are paths, or name a host that only the registry knows; the one we know is asked."""
+    for other in (b"[]", over(COSIGNS), signature):
+        oci_server.attach(repository, artifact, other)
+    newer.link = link
+    host = newer.url.removeprefix("http://")
+    find_source(f"oci://{host}/{repository}:v2", Access((), MIB, (newer.url,))).stage(staged)
+    assert newer.num_asked == 3
+    assert verify_signature(staged, trusting(key))
+
+
+def test_pages_without_end_and_of_other_repositories(
+    oci_server: OciServer, newer: NewerRegistry, repository: str, artifact: str, staged: Path
+) -> None:
+    for number in range(2):
+        oci_server.attach(repository, artifact, b"%d" % number, "application/vnd.cyclonedx+json")
+    host = newer.url.removeprefix("http://")
+    found = find_source(f"oci://{host}/{repository}:v2", Access((), MIB, (newer.url,)))
+    newer.link = "?last=0"
+    found.stage(staged)
+    assert newer.num_asked == 32
+    assert sorted(file.name for file in staged.iterdir()) == sorted(ADAPTER_FILES)
+    for file in staged.iterdir():
+        file.unlink()
+    newer.link = "/v2/other/referrers/{digest}?last={last}"
+    with pytest.raises(SourceRefused, match="a page of another repository"):
+        found.stage(staged)

@@ -76,5 +76,4 @@ async def test_signatures_are_required_by_tenant(
     key.sign(adapter)
     response = await client.post(REGISTER, json={"name": "new", "source": str(adapter)})
     assert response.status_code == 201
-    signature = {"signer": "release", "method": "key"}
-    assert response.json()["metadata"]["signature"] == signature
+    assert response.json()["metadata"]["signature"] == key.details

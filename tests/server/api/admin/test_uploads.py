@@ -26,6 +26,7 @@ from tests.tiny import AdapterFactory
 REGISTER = "/admin/adapters?wait=true"
 MIB = 1 << 20
 BOUNDARY = "--b"
+FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY[2:]}"
 
 ClientOf = Callable[..., AbstractContextManager[httpx.AsyncClient]]
 
@@ -75,7 +76,7 @@ class Body:
 
     def headers(self, *, announced: bool = True) -> dict[str, str]:
         length = {"content-length": str(sum(map(len, self.chunks)))} if announced else {}
-        return {"content-type": f"multipart/form-data; boundary={BOUNDARY[2:]}"} | length
+        return {"content-type": FORM_TYPE} | length
 
     async def all(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks:
@@ -114,6 +115,16 @@ async def test_over_the_bytes_without_a_length(
     assert_error(response, 429, "insufficient_quota")
     assert body.num_taken < 20
     assert registry.content.sizes() == {}
+
+
+async def test_a_form_in_an_encoding_that_is_not_utf_8_is_refused(
+    client: httpx.AsyncClient,
+) -> None:
+    for charset in ("undefined", "punycode", "unicode_escape", "utf-16"):
+        body = Body(form({"name": "new", "metadata": "\\ud800"}, b""))
+        headers = body.headers() | {"content-type": f"{FORM_TYPE}; charset={charset}"}
+        response = await client.post(REGISTER, content=body.all(), headers=headers)
+        assert charset in str(assert_error(response, 400, "invalid_request")["message"])
 
 
 @pytest.mark.parametrize(

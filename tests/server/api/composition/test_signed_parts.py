@@ -50,7 +50,9 @@ def take_in(registry: Registry, adapter: Path, name: str, tenant: str = "default
 
 
 def require(registry: Registry, *keys: SigningKey, tenant: str = "default") -> None:
-    trusted = tuple(TrustedKey("release", key.pem) for key in keys)
+    trusted = tuple(
+        TrustedKey("release" if key is keys[0] else key.public_file.stem, key.pem) for key in keys
+    )
     registry.apply(set_policy, tenant, TenantPolicy(SignatureRule.REQUIRED, trusted))
 
 
@@ -75,7 +77,7 @@ async def test_parts_from_before_the_policy_are_refused_until_they_are_signed(
     made = await client.post(COMPOSE, json=PARTS)
     assert made.status_code == 201, made.text
     parts = made.json()["metadata"]["composed"]["parts"]
-    assert [part["signed_by"] for part in parts] == [[{"signer": "release", "method": "key"}]] * 2
+    assert [part["signed_by"] for part in parts] == [[key.details]] * 2
     assert (await client.post(CHAT, json={"model": "style*0.7+domain*0.3"})).status_code == 200
     of_a_sum = {"parts": [{"model": "both", "weight": 2}, {"model": "style", "weight": 1}]}
     nested = await client.post(COMPOSE.replace("both/", "more/"), json=of_a_sum)
@@ -104,18 +106,36 @@ async def test_a_fit_of_an_unsigned_original_is_refused(
     assert signed.json()["metadata"]["fitted"]["of"]["signed_by"][0]["signer"] == "release"
 
 
-async def test_another_tenants_key_of_the_same_name_is_another_key(
-    client: httpx.AsyncClient, registry: Registry, adapters: dict[str, Path], key: SigningKey
+async def test_a_key_is_known_by_its_fingerprint_not_by_its_name(
+    client: httpx.AsyncClient,
+    registry: Registry,
+    adapters: dict[str, Path],
+    key: SigningKey,
+    tmp_path: Path,
 ) -> None:
+    """Names are reused: by other tenants, and for the key that replaces another."""
     registry.apply(create_tenant, "acme")
-    require(registry, key, tenant="acme")
-    take_in(registry, adapters["domain"], "domain", "acme")
+    for tenant in ("acme", "default"):
+        require(registry, key, tenant=tenant)
+        take_in(registry, adapters["domain"], "domain", tenant)
     registry.apply(share_adapter, "acme", "domain", ["default"], False)
-    require(registry, key)
-    parts = {"parts": [{"model": "acme/domain", "weight": 1}]}
-    refused = await client.post(COMPOSE, json=parts)
-    message = str(assert_error(refused, 422, "signature_refused")["message"])
-    assert "register its files as an adapter of this tenant" in message
+    replaced = SigningKey(tmp_path, "replaced")
+    require(registry, replaced)
+    for model, what_to_do in (
+        ("domain", "register its files again"),
+        ("acme/domain", "register its files as an adapter of this tenant"),
+    ):
+        parts = {"parts": [{"model": model, "weight": 1}]}
+        refused = await client.post(COMPOSE, json=parts)
+        message = str(assert_error(refused, 422, "signature_refused")["message"])
+        assert key.details["fingerprint"] in message
+        assert what_to_do in message
+    require(registry, key, replaced)
+    made = await client.post(COMPOSE, json={"parts": [{"model": "acme/domain", "weight": 1}]})
+    assert made.status_code == 201, made.text
+    (part,) = made.json()["metadata"]["composed"]["parts"]
+    print_of_key = key.details["fingerprint"]
+    assert part["signed_by"] == [key.details | {"signer": print_of_key}], "the name is acme's own"
 
 
 def test_identities_count_across_tenants_and_trust_may_end(
@@ -129,7 +149,7 @@ def test_identities_count_across_tenants_and_trust_may_end(
     require_signed([foreign], "default", trusting)
     for other in (TrustedIdentity("release@acme.com", "https://other"), TrustedIdentity("x", "y")):
         policy = TenantPolicy(SignatureRule.REQUIRED, trusted_identities=(other,))
-        with pytest.raises(SignatureRefused, match="doesn't trust any more"):
+        with pytest.raises(SignatureRefused, match="doesn't trust now"):
             require_signed([foreign], "default", policy)
     for rule in (SignatureRule.NONE, SignatureRule.IF_PRESENT):
         require_signed([own], "default", TenantPolicy(rule))
