@@ -72,7 +72,7 @@ abuse: $(INSTALLED_DEV) base ## Send hostile requests during another tenant's st
 	ABUSE=all $(VENV)/bin/python -m pytest -q -s tests/real_engine/test_abuse.py
 
 chaos: $(INSTALLED_DEV) ## Make every fault, or FAULTS="Failover ServersKilled=50", and print a table of what came of it.
-	$(VENV)/bin/python -m tests.chaos.run $(FAULTS)
+	$(VENV)/bin/python -m tests.chaos $(FAULTS)
 
 soak: $(INSTALLED_DEV) base ## Serve 500 adapters (ADAPTERS) for SECONDS (1800) while versions come and go; check every answer and all that may grow.
 	$(VENV)/bin/python -m tests.soak.run --seconds $(or $(SECONDS),1800) --adapters $(or $(ADAPTERS),500)

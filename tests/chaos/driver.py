@@ -25,6 +25,7 @@ from adapters_registry.check.base import BaseSpec
 from adapters_registry.content.adapter_files import ADAPTER_FILES, digest_of
 from tests.adapter_recipe import Recipe
 from tests.chaos.answers import Refused, ask
+from tests.deploy.replica import START_SECONDS
 from tests.tiny import TINY_BASE
 
 SECONDS = 60
@@ -214,11 +215,9 @@ class Driver:
 
     def check_live(self, said: dict[str, Any]) -> None:
         """`live` is what the last mover said, or a later version that was to be promoted."""
-        targets = [alias["targets"] for alias in said["aliases"] if alias["alias"] == "live"]
-        live = targets[0][0]["version"] if targets else None
+        live = live_in(said)
         if live == self.live:
             return
-        assert live is not None, f"live of {self.name} is gone"
         if live in self.promotable():
             self.live = live
             return
@@ -238,11 +237,9 @@ class Driver:
         entries = self.until_answered("GET", "/admin/audit?" + urlencode(query)).json()["data"]
         return [f"{e['actor']} {e['action']} {e['before']} {e['after']}" for e in entries]
 
-    def live_of_any(self) -> int:
+    def live_of_any(self) -> int | None:
         """Return what either server says that `live` is."""
-        aliases = self.until_answered("GET", self.path).json()["aliases"]
-        (target,) = [a["targets"][0]["version"] for a in aliases if a["alias"] == "live"]
-        return int(target)
+        return live_in(self.until_answered("GET", self.path).json())
 
     def promotable(self) -> list[int]:
         """Return the versions whose verdict may have moved `live` since it was seen last."""
@@ -257,7 +254,7 @@ class Driver:
     def until_answered(self, method: str, path: str, **body: Any) -> httpx.Response:
         """Send a request to either server until one answers; repetitions have the same key."""
         headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
-        deadline = time.monotonic() + 2 * SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             url = self.random.choice(self._urls)
             try:
@@ -302,3 +299,9 @@ def paused(drivers: list[Driver]) -> Iterator[None]:
         for driver in drivers:
             stack.enter_context(driver.working)
         yield
+
+
+def live_in(said: dict[str, Any]) -> int | None:
+    """Return the version to which `live` points in what a server says of an adapter."""
+    targets = [alias["targets"] for alias in said["aliases"] if alias["alias"] == "live"]
+    return int(targets[0][0]["version"]) if targets else None

@@ -33,8 +33,8 @@ from server.app import build_server
 from server.engine.interface import Endpoint
 from server.errors import APIError, Unavailable
 from server.process.data_dir import take_server_id
-from server.process.serve import HTTP_SETTING, RunningServer
-from server.process.startup import listen
+from server.process.listening import HTTP_SETTING, listen
+from server.process.running import RunningServer
 from server.process.upkeep import BOOKKEEPING_INTERVAL_SECONDS
 from server.residency.leases import Leases
 from server.rollout.rollouts import Rollouts
@@ -43,7 +43,8 @@ from tests.server.fake_engine import Body, FakeEngine, parse
 from tests.tiny import TINY_BASE
 
 NUM_TOKENS, TOKEN_SECONDS = 8, 0.02
-START_SECONDS = 180
+START_SECONDS = 600
+"""The end of everything. Where much else runs, the imports alone have taken three minutes."""
 NOTICE_SECONDS = 4
 TAKE_UP_SECONDS = 2.0
 LOAD_SECONDS_VARIABLE = "REPLICA_LOAD_SECONDS"
@@ -71,16 +72,19 @@ class Replica:
         folder: Path | None = None,
     ) -> None:
         """`prefix`: a command that runs the server's; `folder`: where its program is from."""
-        self._environment = {**os.environ, "LORAPLEX_HOST": host, **(environment or {})}
+        self.environment = {**os.environ, "LORAPLEX_HOST": host, **(environment or {})}
         self.port, self.url = port, f"http://{host}:{port}"
         self.folder = folder
-        self._command = [*prefix, sys.executable, "-m", "tests.deploy.replica", str(port)]
-        self._command += [database_url, str(content), *([origin] if origin else [])]
+        self.arguments = port, database_url, content, origin
+        """What `serve` takes."""
+        self._prefix = prefix
         self.start()
 
     def start(self) -> None:
         """Start the process; returns before it answers."""
-        self.process = subprocess.Popen(self._command, env=self._environment, cwd=self.folder)
+        command = [*self._prefix, sys.executable, "-m", "tests.deploy.replica"]
+        command += map(str, self.arguments)
+        self.process = subprocess.Popen(command, env=self.environment, cwd=self.folder)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS

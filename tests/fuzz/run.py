@@ -10,6 +10,7 @@ build/fuzz/ and ends the run with the traceback.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ def main() -> None:
         shutil.copytree(found, CORPUS / name, dirs_exist_ok=True)
         return
     import atheris
+
+    logging.disable()  # of libraries that complain about their input
 
     with atheris.instrument_imports(include=["adapters_registry", "server", "loadtest"]):
         from tests.fuzz.targets import TARGETS

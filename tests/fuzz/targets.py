@@ -30,6 +30,7 @@ from server.api.resolve import may_use, resolve
 from server.auth import Caller
 from server.errors import APIError, ModelIncompatible, ModelNotFound
 from tests.adapter_recipe import Recipe
+from tests.fuzz.forms import multipart
 from tests.tiny import TINY_BASE
 
 BASE_NAME = "base"
@@ -192,4 +193,5 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "adapter-config": adapter_config,
     "model-string": model_string,
     "event-stream": event_stream,
+    "multipart": multipart,
 }

@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SETS = ("cpu", "gpu")
-FROM_THEIR_FILES = {"oss-harmony": "Apache-2.0", "setuptools": "MIT"}
+FROM_THEIR_FILES = {"oss-harmony": "Apache-2.0", "setuptools": "MIT", "sigstore-models": "MIT"}
 """Licences of packages whose metadata name none, as their own files LICENSE say."""
 PIN = re.compile(r"^([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})$", re.MULTILINE)
 

@@ -15,7 +15,8 @@ from adapters_registry.records.tables import VersionState
 from adapters_registry.records.tenants import create_tenant
 from adapters_registry.registry import Registry
 from server.process.data_dir import own_data_dir
-from server.process.startup import open_registry, prepare_base
+from server.process.serve import prepare_base
+from server.process.startup import open_registry
 from server.settings import load_settings
 from tests.soak.fleet import TENANTS, Adapter, Fleet
 from tests.soak.weights import files_of, metadata_of

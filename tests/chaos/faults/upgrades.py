@@ -27,6 +27,8 @@ FIRST_PROGRAM = "69bda956"
 """The first commit with a registry; its schema is 0001."""
 PROGRAM_BEFORE = "8405e100~1"
 """The last commit with schema 0016."""
+DIGESTS_ANSWERED_BY = "f4b0cbb2"
+"""The first commit whose fake engine answers with digests. It runs on the program before, too."""
 NEW_KEY = """
 import sys
 from pathlib import Path
@@ -47,9 +49,12 @@ registry.close()
 def program_of(commit: str, folder: Path) -> Path:
     """Write the tree of a commit into a folder, and return it."""
     folder.mkdir()
-    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True)
-    subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+    subprocess.run(["tar", "-x", "-C", folder], input=_git("archive", commit), check=True)
     return folder
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
 
 
 class Upgraded(Fault):
@@ -72,7 +77,7 @@ class Upgraded(Fault):
         self._bucket = site.bucket().environment
         self._old = program_of(PROGRAM_BEFORE, site.folder / "old")
         for name in ("tests/deploy/replica.py", "tests/server/fake_engine.py"):
-            shutil.copy(ROOT / name, self._old / name)
+            (self._old / name).write_bytes(_git("show", f"{DIGESTS_ANSWERED_BY}:{name}"))
         made = subprocess.run(
             [sys.executable, "-c", NEW_KEY, site.url, str(site.folder / "first")],
             cwd=self._old,

@@ -13,9 +13,10 @@ from adapters_registry.registry import Registry
 from server.app import build_server
 from server.auth import Keys
 from server.cli.main import main
-from server.process.data_dir import open_content, own_data_dir, take_server_id
-from server.process.serve import HTTP_SETTING, RunningServer
-from server.process.startup import listen, provide_admin_key, provide_session_secret
+from server.process.data_dir import own_data_dir, take_server_id
+from server.process.listening import HTTP_SETTING, listen
+from server.process.running import RunningServer
+from server.process.startup import open_content, provide_admin_key, provide_session_secret
 from server.settings import load_settings
 from tests.deploy.replica import TAKE_UP_SECONDS, StreamingEngine
 from tests.tiny import TINY_BASE

@@ -101,10 +101,20 @@ async def register(cluster: Cluster, form: Form, folder: Path) -> None:
 
 
 async def _until_reached(http: httpx.AsyncClient) -> None:
-    """Wait until the proxies know the servers: they ask for their names every five seconds."""
+    """Wait until the proxies know the servers: they ask for their names every five seconds.
+
+    Without proxies a busy machine's pod may miss a probe, and a Service without pods refuses.
+    """
     async with asyncio.timeout(FOLLOWS_SECONDS):
-        while (await http.get("/readyz")).status_code != 200:
+        while not await _is_reached(http):
             await asyncio.sleep(0.2)
+
+
+async def _is_reached(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def _until_answered(http: httpx.AsyncClient, url: str, name: str) -> None:

@@ -1,7 +1,10 @@
 """`make chaos`: makes every fault, or those that are named, and prints a table of what came of it.
 
-python -m tests.chaos.run [FAULT]... : each by its class's name, with a number of rounds if wanted,
+python -m tests.chaos [FAULT]... : each by its class's name, with a number of rounds if wanted,
 as `Failover` or `ServersKilled=50`. It ends with code 1 if a promise was broken.
+
+The servers are forked (`forked.py`). `multiprocessing` has each fork import the main module again,
+here with torch, unless it is called `__main__.py`.
 """
 
 from __future__ import annotations
