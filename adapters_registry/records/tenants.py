@@ -170,10 +170,11 @@ def set_policy(change: Change, name: str, policy: TenantPolicy) -> TenantRecord:
     """
     policy.check()
     row = require_tenant(change, name)
-    before, after = row.policy, policy.to_record()
-    if before != after:
-        row.policy, row.epoch = after, change.epoch
-        write_entry(change.session, "tenant.policy", name, name, before, after)
+    before, record = TenantPolicy.of(row.policy), policy.to_record()
+    if row.policy != record:
+        row.policy, row.epoch = record, change.epoch
+        shown = before.to_audit(), policy.to_audit()
+        write_entry(change.session, "tenant.policy", name, name, *shown)
     return TenantRecord.of(row)
 
 

@@ -88,6 +88,14 @@ class TenantPolicy:
         values = {key: value for key, value in asdict(self).items() if value != default[key]}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
+    def to_audit(self) -> dict[str, Any]:
+        """Return the record as the audit trail shows it: keys by name and fingerprint."""
+        record = self.to_record()
+        if self.trusted_keys:
+            keys = [{"name": key.name, "fingerprint": key.fingerprint} for key in self.trusted_keys]
+            record["trusted_keys"] = keys
+        return record
+
     def check(self) -> None:
         """Raise `InvalidPolicy` if the policy cannot be used, with what to change."""
         for what, entries in (

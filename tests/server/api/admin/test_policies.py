@@ -32,7 +32,15 @@ async def test_an_admin_sets_a_policy(
     assert (await client.put(POLICY, json=policy)).json() == policy
     assert (await client.get(POLICY)).json() == policy
     entries = (await client.get("/admin/audit?action=tenant.policy")).json()["data"]
-    assert [entry["after"]["sources"] for entry in entries] == [["hf://acme/*"]]
+    (entry,) = entries
+    assert entry["after"] == {
+        "signatures": "if_present",
+        "trusted_keys": [{"name": "release", "fingerprint": key.details["fingerprint"]}],
+        "sources": ["hf://acme/*"],
+    }
+    await client.put(POLICY, json=unset)
+    (after, _) = (await client.get("/admin/audit?action=tenant.policy")).json()["data"]
+    assert (after["before"], after["after"]) == (entry["after"], {})
     for bad, param in (
         ({"signatures": "required"}, "signatures"),
         ({"sources": ["hf://*"]}, "sources"),
