@@ -166,6 +166,11 @@ class AdapterRecord:
         alias = self.aliases.get(LIVE)
         return self.ready.get(largest(alias.among(self.ready))) if alias else None
 
+    @cached_property
+    def described(self) -> VersionRecord | None:
+        """Return the version whose rank and size lists show: the live one, or the newest ready."""
+        return self.live or self.ready.get(max(self.ready, default=0))
+
 
 @dataclass(frozen=True)
 class Catalog:

@@ -186,8 +186,12 @@ class AdapterBody(BaseModel):
     tenant: str = Field(examples=["default"])
     name: str = Field(examples=["smart-home"])
     live: int | None = Field(description="The version that most requests for the bare name get.")
-    rank: int | None = Field(description="That of the live version.")
-    size_bytes: int | None = Field(description="That of the live version.")
+    described: int | None = Field(
+        description="The version whose rank and size these are: the live one, or the newest that "
+        "is ready if there is no live one."
+    )
+    rank: int | None = Field(description="That of the version `described`.")
+    size_bytes: int | None = Field(description="That of the version `described`.")
     pinned: list[int] = Field(description="The versions that keep a slot in every engine.")
     newest: NewestBody | None
     incompatible: list[int] = Field(
@@ -212,13 +216,14 @@ class AdapterBody(BaseModel):
 
     @staticmethod
     def _values(adapter: AdapterRecord, newest: VersionRecord | None) -> dict[str, Any]:
-        live = adapter.live
+        live, described = adapter.live, adapter.described
         return {
             "tenant": adapter.tenant,
             "name": adapter.name,
             "live": live.number if live else None,
-            "rank": live.rank if live else None,
-            "size_bytes": live.size_bytes if live else None,
+            "described": described.number if described else None,
+            "rank": described.rank if described else None,
+            "size_bytes": described.size_bytes if described else None,
             "pinned": [number for number, v in adapter.ready.items() if v.pinned],
             "newest": NewestBody.of(newest) if newest else None,
             "incompatible": sorted(adapter.incompatible),

@@ -17,7 +17,7 @@ from server.errors import InvalidRequest
 _KEYS: dict[str, Callable[[AdapterRecord], Any]] = {
     "name": lambda adapter: adapter.id,
     "created": lambda adapter: adapter.created_at.timestamp(),
-    "size": lambda adapter: adapter.live.size_bytes if adapter.live else 0,
+    "size": lambda adapter: adapter.described.size_bytes if adapter.described else 0,
     "versions": lambda adapter: adapter.num_versions,
 }
 

@@ -41,7 +41,11 @@ def list_adapters(
     ] = "name",
     as_json: JsonFlag = False,
 ) -> None:
-    """List the adapters with their live, pinned and newest versions."""
+    """List the adapters with their live, pinned and newest versions.
+
+    Rank and size are those of the live version. Without one they are those of the newest version
+    that is ready, whose number stands beside them.
+    """
     filters = {"tenant": tenant, "search": search, "state": state}
     query = {"sort": sort} | {key: value for key, value in filters.items() if value is not None}
     adapters = all_pages("/admin/adapters", query)
@@ -51,7 +55,7 @@ def list_adapters(
     heads = "tenant", "name", "live", "pinned", "newest", "versions", "rank", "size", "reason"
     table = Table(*heads)
     for adapter in adapters:
-        newest = adapter["newest"]
+        newest, of_version = adapter["newest"], _of_version(adapter)
         table.add_row(
             adapter["tenant"],
             adapter["name"],
@@ -59,8 +63,8 @@ def list_adapters(
             ", ".join(map(str, adapter["pinned"])) or "-",
             f"{newest['version']} {newest['state']}" if newest else "-",
             str(adapter["num_versions"]),
-            str(adapter["rank"] or "-"),
-            _size(adapter["size_bytes"]),
+            str(adapter["rank"] or "-") + of_version,
+            _size(adapter["size_bytes"]) + of_version,
             _remark(adapter),
         )
     print_table(table)
@@ -140,6 +144,12 @@ def _live(adapter: dict[str, Any]) -> str:
         remark = f" ({', '.join(remarks)})" if remarks else ""
         shown.append(f"{target['version']}{remark}")
     return ", ".join(shown) or "-"
+
+
+def _of_version(adapter: dict[str, Any]) -> str:
+    """Return the version that is described, if it isn't the live one."""
+    number = adapter["described"]
+    return f" (@{number})" if number not in (None, adapter["live"]) else ""
 
 
 def _size(size_bytes: int | None) -> str:

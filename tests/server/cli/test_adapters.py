@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,6 +57,34 @@ def test_list_names_versions_that_were_retired(two_versions: None) -> None:
     run("adapters", "retire", "rooms", "2")
     assert "2 retired" in run("adapters", "list")
     assert json.loads(run("adapters", "show", "rooms", "--json"))["newest"]["state"] == "retired"
+
+
+def test_list_describes_the_newest_ready_version_where_none_is_live(
+    two_versions: None, make_adapter: AdapterFactory
+) -> None:
+    run("adapters", "register", "rooms", str(make_adapter(seed=3, rank=3)))
+    run("adapters", "register", "rooms", str(make_adapter(config={"use_dora": True})), code=1)
+    (adapter,) = json.loads(run("adapters", "list", "--json"))
+    assert (adapter["live"], adapter["described"], adapter["rank"]) == (1, 1, 2)
+    assert "(@" not in run("adapters", "list")
+    run("adapters", "retire", "rooms", "1", "--force")
+    (adapter,) = json.loads(run("adapters", "list", "--json"))
+    assert (adapter["live"], adapter["described"], adapter["rank"]) == (None, 3, 3)
+    size = next(v["size_bytes"] for v in versions_of("rooms") if v["version"] == 3)
+    assert adapter["size_bytes"] == size
+    shown = run("adapters", "list")
+    assert "3 (@3)" in shown
+    assert f"{size / 1e6:.1f} MB (@3)" in shown
+    for number in ("2", "3"):
+        run("adapters", "retire", "rooms", number)
+    (adapter,) = json.loads(run("adapters", "list", "--json"))
+    assert (adapter["described"], adapter["rank"], adapter["size_bytes"]) == (None, None, None)
+    assert "(@" not in run("adapters", "list")
+
+
+def versions_of(name: str) -> list[dict[str, Any]]:
+    versions: list[dict[str, Any]] = json.loads(run("adapters", "show", name, "--json"))["versions"]
+    return versions
 
 
 def test_show_has_the_versions_of_every_page(

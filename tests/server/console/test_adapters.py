@@ -7,19 +7,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
+from shutil import copytree
 
 import pytest
 from sqlalchemy import event
 
 from adapters_registry.records.catalog import VersionRecord
+from adapters_registry.records.retirement import retire_version
 from adapters_registry.records.tenants import create_tenant
 from adapters_registry.records.usage.consumption import Consumption, hour_of
 from adapters_registry.records.usage.recording import add_usage
 from adapters_registry.registry import Registry
 from server.auth import Keys
 from server.console.adapters import PAGE_SIZE
+from server.console.rendering import format_bytes
 from tests.server.console.conftest import Browser
 from tests.server.console.crowd import NUM_ADAPTERS, fill, name_of
+from tests.tiny import AdapterFactory
 
 _LINK = re.compile(r'href="/console/adapters/([^/"]+)/([^/"]+)"')
 
@@ -56,6 +61,19 @@ async def test_an_adapter_is_shown_with_what_it_did(
     row = page.text[page.text.index("default/home</a>") :]
     for part in ("ready", "@1", "slot", ">3<", "just now"):
         assert part in row
+
+
+async def test_without_a_live_version_rank_and_size_are_the_newest_ready_ones(
+    admin: Browser, registry: Registry, home: VersionRecord, make_adapter: AdapterFactory
+) -> None:
+    stage = partial(copytree, make_adapter(rank=3), dirs_exist_ok=True)
+    registered, _ = registry.register("default", "home", "test", stage)
+    other = registry.accept(registered, registry.check_files(registered))
+    assert 'class="muted"> @2</span></td>' not in (await admin.open("/console/adapters")).text
+    registry.apply(retire_version, "default", "home", 1, force=True)
+    page = (await admin.open("/console/adapters")).text
+    assert '3<span class="muted"> @2</span></td>' in page
+    assert f'{format_bytes(other.size_bytes)}<span class="muted"> @2</span></td>' in page
 
 
 async def test_the_last_use_is_shown_from_the_records_once_an_hour_has_passed(

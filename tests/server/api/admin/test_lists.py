@@ -56,6 +56,16 @@ async def test_orders_and_pages(client: httpx.AsyncClient, sort: str, expected: 
     assert seen == expected
 
 
+async def test_the_order_by_size_is_of_the_sizes_that_are_shown(
+    client: httpx.AsyncClient, make_adapter: AdapterFactory
+) -> None:
+    small = make_adapter(rank=1)
+    form = {"name": "small"}
+    await client.post("/admin/adapters?wait=true", data=form, files=files_of(small))
+    assert (await client.delete("/admin/adapters/default/cow/versions/1?force=true")).is_success
+    assert await names(client, sort="size") == ["ant", "small", "bot", "cat", "cow"]
+
+
 async def test_queries_that_cannot_be_understood(client: httpx.AsyncClient) -> None:
     for query in ("sort=colour", "state=lost", "limit=0", "limit=1001", "after=%21", "after=e30="):
         response = await client.get(f"/admin/adapters?{query}")
