@@ -7,11 +7,10 @@
 #include "../linear_cpu/linear.h"
 #include "../lora_cpu/rows.h"
 #include "barrier.h"
+#include "cache.h"
 #include "vector_exp.h"
 #include <math.h>
 #include <omp.h>
-
-enum { MOST_HEAD_FEATURES = 256, TOKENS = 2 * LANES };
 
 typedef struct {
     linear_t product;
@@ -24,11 +23,11 @@ typedef struct {
     uint16_t *cache;                 /* the first block's keys */
 } decoder_layer_t;
 
-/* A block of the cache has for each key-value head keys as (features, tokens), then values as
- * (tokens, features). */
+/* A block of the cache has for each key-value head keys, then values, in one of the forms of
+ * `cache.h`. */
 typedef struct {
     int64_t num_layers, hidden, heads, kv_heads, head_features, inner;
-    int64_t block_tokens, block_stride, rotary;
+    int64_t block_tokens, block_stride, has_pairs, rotary;
     float epsilon, scale;
     const uint16_t *cos_sin; /* for each position: cosines (rotary / 2), sines */
     const uint16_t *norm;
@@ -44,12 +43,21 @@ typedef struct {
     int64_t num_blocks;
 } batch_t;
 
-/* Working memory for all rows. `factors` are the inputs of a product as it reads them; they are
- * `halves` where it reads bfloat16. */
+/* Working memory for all rows. `halves` are the inputs of a product in bfloat16, and `factors` the
+ * same in float32, for processors that can't multiply bfloat16. */
 typedef struct {
     uint16_t *x, *halves, *qkv, *wide, *u;
-    number *factors;
+    float *factors;
 } work_t;
+
+/* The inputs of a product, as it reads them. */
+INLINE const number *inputs(const work_t *work) {
+#ifdef __AVX512BF16__
+    return work->halves;
+#else
+    return work->factors;
+#endif
+}
 
 INLINE float to_float(uint16_t half) {
     uint32_t bits = (uint32_t)half << 16;
@@ -58,7 +66,7 @@ INLINE float to_float(uint16_t half) {
     return value;
 }
 
-/* Rounds `value` and writes it as both kinds of input. */
+/* Rounds `value` and writes it as an input. */
 INLINE void put(const work_t *work, ptrdiff_t at, vfloat value) {
     store(work->halves + at, value, LANES);
 #ifndef __AVX512BF16__
@@ -98,7 +106,7 @@ static void project(const projection_t *projection, const batch_t *batch, const 
     const linear_t *product = &projection->product;
     const layer_t *adapters = batch->num_blocks ? projection->adapters : 0;
     ptrdiff_t in = product->in, out = product->out;
-    compute(product, work->factors, in, y, out, batch->rows);
+    compute(product, inputs(work), in, y, out, batch->rows);
     if (adapters)
         shrink_blocks(adapters, work->halves, in, batch->blocks, batch->num_blocks, 1, work->u);
     meet(barrier);
@@ -119,28 +127,14 @@ static void rotate(uint16_t *head, const uint16_t *cos_sin, ptrdiff_t rotary) {
     }
 }
 
-/* Puts a new key and value into a block of the cache. */
-static void remember(const decoder_t *decoder, uint16_t *block, ptrdiff_t token,
-                     const uint16_t *key, const uint16_t *value) {
-    ptrdiff_t features = decoder->head_features, tokens = decoder->block_tokens;
-    for (ptrdiff_t d = 0; d < features; d++) block[d * tokens + token] = key[d];
-    memcpy(block + features * tokens + token * features, value, 2 * features);
-}
-
 /* What a query has seen so far of its keys. */
 typedef struct {
     float largest, sum;
     vfloat value[MOST_HEAD_FEATURES / LANES];
 } seen_t;
 
-/* Computes the scores of TOKENS tokens; those from `count` on don't exist. Returns the largest. */
-static float score_tokens(const decoder_t *decoder, const uint16_t *keys, ptrdiff_t count,
-                          const float *query, float *score) {
-    vfloat sum[TOKENS / LANES] = {0};
-    for (ptrdiff_t d = 0; d < decoder->head_features; d++, keys += decoder->block_tokens)
-        for (int i = 0; i < TOKENS / LANES; i++)
-            sum[i] += query[d] * load(keys + i * LANES, LANES);
-    memcpy(score, sum, sizeof sum);
+/* Forgets the scores of tokens from `count` on, which don't exist, and returns the largest. */
+static float largest_score(float *score, ptrdiff_t count) {
     for (ptrdiff_t t = count; t < TOKENS; t++) score[t] = -INFINITY;
     float largest = score[0];
     for (ptrdiff_t t = 1; t < count; t++) largest = fmaxf(largest, score[t]);
@@ -160,35 +154,24 @@ static float weigh_tokens(float *score, float largest) {
     return sum;
 }
 
-/* Adds the weighted values of some tokens. Callers give a constant for `groups`. */
-INLINE void add_values(int groups, seen_t *seen, float shrink, const uint16_t *values,
-                       ptrdiff_t count, const float *weight) {
-    vfloat sum[MOST_HEAD_FEATURES / LANES];
-    for (int g = 0; g < groups; g++) sum[g] = seen->value[g] * shrink;
-    for (ptrdiff_t t = 0; t < count; t++, values += groups * LANES)
-        for (int g = 0; g < groups; g++) sum[g] += weight[t] * load(values + g * LANES, LANES);
-    for (int g = 0; g < groups; g++) seen->value[g] = sum[g];
-}
-
 /* Looks at the first `count` tokens of a block: a softmax that is corrected with each part. */
 static void attend_block(const decoder_t *decoder, const uint16_t *block, ptrdiff_t count,
                          const float *query, seen_t *seen) {
-    ptrdiff_t features = decoder->head_features;
-    const uint16_t *values = block + features * decoder->block_tokens;
+    const part_t all = {block, decoder->head_features, decoder->block_tokens, 0, 0};
     for (ptrdiff_t first = 0; first < count; first += TOKENS) {
         float weight[TOKENS];
-        ptrdiff_t here = count - first < TOKENS ? count - first : TOKENS;
-        float largest = score_tokens(decoder, block + first, here, query, weight);
-        largest = fmaxf(largest, seen->largest);
+        part_t part = all;
+        part.first = first;
+        part.count = count - first < TOKENS ? count - first : TOKENS;
+        if (decoder->has_pairs) score_pairs(&part, query, weight);
+        else score_tokens(&part, query, weight);
+        float largest = fmaxf(largest_score(weight, part.count), seen->largest);
         float shrink = expf(seen->largest - largest);
         seen->largest = largest;
         seen->sum = seen->sum * shrink + weigh_tokens(weight, largest);
-        const uint16_t *value = values + first * features;
-        switch (features / LANES) {
-#define GROUPS(n) case n: add_values(n, seen, shrink, value, here, weight); break
-            GROUPS(2); GROUPS(4); GROUPS(6); GROUPS(8); GROUPS(16);
-#undef GROUPS
-        }
+        for (int g = 0; g < part.features / LANES; g++) seen->value[g] *= shrink;
+        if (decoder->has_pairs) add_value_pairs(&part, weight, seen->value);
+        else add_values(&part, weight, seen->value);
     }
 }
 
@@ -205,9 +188,11 @@ static void remember_row(const decoder_t *decoder, const decoder_layer_t *layer,
 
     rotate(key, decoder->cos_sin + batch->position[row] * decoder->rotary, decoder->rotary);
     /* vLLM's trial steps have rows that belong nowhere. */
-    if (slot >= 0)
-        remember(decoder, cache + slot / tokens * decoder->block_stride, slot % tokens, key,
-                 key + kv_heads * features);
+    if (slot < 0) return;
+    uint16_t *block = cache + slot / tokens * decoder->block_stride;
+    const uint16_t *value = key + kv_heads * features;
+    if (decoder->has_pairs) remember_pairs(block, features, tokens, slot % tokens, key, value);
+    else remember(block, features, tokens, slot % tokens, key, value);
 }
 
 /* Attention of the query heads that share a row's key-value head. The keys and values of all rows

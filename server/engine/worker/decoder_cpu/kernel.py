@@ -46,7 +46,8 @@ class DecoderStruct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_layers", "hidden", "heads", "kv_heads")),
         *((name, ctypes.c_int64) for name in ("head_features", "inner")),
-        *((name, ctypes.c_int64) for name in ("block_tokens", "block_stride", "rotary")),
+        *((name, ctypes.c_int64) for name in ("block_tokens", "block_stride")),
+        *((name, ctypes.c_int64) for name in ("has_pairs", "rotary")),
         ("epsilon", ctypes.c_float),
         ("scale", ctypes.c_float),
         ("cos_sin", ctypes.c_void_p),

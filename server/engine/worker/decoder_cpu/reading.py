@@ -53,7 +53,6 @@ def read_decoder(model: Any, step: Batch) -> Decoder:
     _check_step(step)
     layers = (LayerStruct * len(model.layers))(*(_layer(layer) for layer in model.layers))
     first = model.layers[0].self_attn
-    _check_cache_layout(first)
     rotary = first.rotary_emb
     cache = first.attn.kv_cache
     struct = DecoderStruct(
@@ -65,6 +64,7 @@ def read_decoder(model: Any, step: Batch) -> Decoder:
         inner=model.layers[0].mlp.down_proj.input_size,
         block_tokens=cache.shape[2],
         block_stride=cache.stride(0),
+        has_pairs=_has_pairs(first),
         rotary=rotary.rotary_dim,
         epsilon=model.norm.variance_epsilon,
         scale=first.scaling,
@@ -119,21 +119,44 @@ def _check_attention(attention: Any) -> None:
     _require(attention.attn.kv_cache.dtype == torch.bfloat16, "a cache of another type")
 
 
-def _check_cache_layout(attention: Any) -> None:
-    """Let vLLM put a key and a value into a small cache, and look where they are."""
+def _has_pairs(attention: Any) -> bool:
+    """Say which of the forms of `cache.h` vLLM's cache has.
+
+    vLLM puts a key and a value into a small cache, which shows where they are.
+    """
     heads, features, tokens = 2, attention.head_dim, attention.attn.kv_cache.shape[2]
     cache = torch.zeros(2, heads, tokens, 2 * features, dtype=torch.bfloat16)
     parts = cache.view(2, heads, 2 * tokens, features).chunk(2, dim=2)
     key, value = torch.randn(2, 1, heads, features).to(torch.bfloat16)
-    token = 5
+    token = 21
     slot = torch.tensor([tokens + token])
     ops.cpu_attn_reshape_and_cache(key, value, *parts, slot, attention.attn.isa)
-    expected = torch.zeros(2, heads, 2, features * tokens, dtype=torch.bfloat16)
-    expected[1, :, 0].view(heads, features, tokens)[:, :, token] = key[0]
-    expected[1, :, 1].view(heads, tokens, features)[:, token] = value[0]
-    same = torch.equal(cache.view(2, heads, 2, -1), expected)
-    real = attention.attn.kv_cache
-    _require(same and real[0].is_contiguous(), f"the cache's layout ({attention.attn.isa})")
+    _require(attention.attn.kv_cache[0].is_contiguous(), "a cache in parts")
+    for has_pairs, put in ((False, _put), (True, _put_pairs)):
+        expected = torch.zeros_like(cache)
+        put(expected[1], token, key[0], value[0])
+        if torch.equal(cache, expected):
+            return has_pairs
+    raise DoesNotFit(f"the cache's layout ({attention.attn.isa})")
+
+
+def _put(block: torch.Tensor, token: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Write a key and a value (heads, features) into a block (heads, tokens, 2 * features)."""
+    heads, features = key.shape
+    keys, values = block.view(heads, 2, -1).unbind(1)
+    keys.view(heads, features, -1)[:, :, token] = key
+    values.view(heads, -1, features)[:, token] = value
+
+
+def _put_pairs(block: torch.Tensor, token: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    """As `_put`, in the form in pairs."""
+    heads, features = key.shape
+    group, within = divmod(token, LANES)
+    keys, values = block.view(heads, 2, -1).unbind(1)
+    pairs = keys.view(heads, -1, features // 2, LANES, 2)
+    pairs[:, group, :, within] = key.view(heads, -1, 2)
+    pairs = values.view(heads, features // LANES, -1, LANES, 2)
+    pairs[:, :, token // 2, :, token % 2] = value.view(heads, -1, LANES)
 
 
 def _norm(norm: Any) -> int:

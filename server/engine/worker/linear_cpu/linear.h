@@ -8,6 +8,9 @@
  */
 #pragma once
 #include "four_bit.h"
+#ifdef __AMX_BF16__
+#include "tiles.h"
+#endif
 
 enum { COPY_NUMBERS = 8192 };
 
@@ -151,6 +154,14 @@ static void compute_columns(const linear_t *layer, const number *x, ptrdiff_t x_
 /* Each thread of a team calls it. Features out are divided among the threads. */
 static void compute(const linear_t *layer, const number *x, ptrdiff_t x_stride, uint16_t *y,
                     ptrdiff_t y_stride, ptrdiff_t rows) {
+#ifdef __AMX_BF16__
+    if (!layer->scales && layer->in % TILE_IN == 0 && may_use_tiles()) {
+        tiled_t tiled = {x, layer->weights, layer->bias, y,
+                         layer->in, x_stride, y_stride, layer->in / 2 * LANES};
+        compute_tiles(&tiled, layer->out, rows);
+        return;
+    }
+#endif
     ptrdiff_t columns = layer->out / LANES, width = rows <= FEW_ROWS ? COLUMNS_OF_FEW : COLUMNS;
 #pragma omp for schedule(static) nowait
     for (ptrdiff_t first = 0; first < columns; first += width) {

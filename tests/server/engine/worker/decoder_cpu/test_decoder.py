@@ -42,6 +42,8 @@ class Shape:
     bias: bool = False
     group: int = 0
     """Of weights in 4 bits: how many features in share a scale. 0 stands for bfloat16."""
+    has_pairs: bool = False
+    """Whether the cache has the form that vLLM uses with AMX."""
 
 
 SHAPES = [
@@ -50,6 +52,9 @@ SHAPES = [
     Shape(128, 2, 2, 128, 160, 1, 128, bias=True),
     Shape(96, 3, 1, 96, 64, 3, 32),
     Shape(64, 4, 2, 32, 96, 2, 32, bias=True, group=32),
+    Shape(64, 4, 2, 32, 96, 2, 64, has_pairs=True),
+    Shape(576, 9, 3, 64, 320, 1, 32, has_pairs=True),
+    Shape(96, 3, 1, 96, 64, 2, 128, has_pairs=True),
 ]
 
 
@@ -140,6 +145,7 @@ class Model:
             inner=shape.inner,
             block_tokens=shape.block,
             block_stride=self.layers[0].cache.stride(0),
+            has_pairs=shape.has_pairs,
             rotary=shape.features,
             epsilon=EPSILON,
             scale=shape.features**-0.5,
@@ -302,5 +308,5 @@ def test_an_empty_slot_is_refused() -> None:
 
 def test_structs_have_the_sizes_of_c() -> None:
     """Eight bytes a field, but for two floats that share eight, and structs in structs."""
-    assert ctypes.sizeof(DecoderStruct) == 8 * 13
+    assert ctypes.sizeof(DecoderStruct) == 8 * 14
     assert ctypes.sizeof(LayerStruct) == 4 * 8 * 8 + 8 * 3

@@ -71,6 +71,12 @@ class World:
         return self.products.apply(self.kernel, layer, x, None)
 
 
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """With AMX vLLM rounds the scaled weights to bfloat16, so single numbers differ by more."""
+    difference = (found - expected).float().norm(dim=1)
+    assert (difference < 0.02 * expected.float().norm(dim=1)).all()
+
+
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(four_bit, "is_compiled_by_torch", lambda: False)
@@ -92,8 +98,7 @@ def test_an_answer_is_that_of_vllms_products(
     world.kernel.process_weights_after_loading(stock)
     for rows in (1, 7, 40):
         x = torch.randn(rows, IN).to(HALF)
-        expected = world.kernel.apply_weights(stock, x).float()
-        assert torch.allclose(world.multiply(layer, x).float(), expected, rtol=0.02, atol=0.5)
+        assert_same(world.multiply(layer, x), world.kernel.apply_weights(stock, x))
 
 
 @pytest.mark.parametrize("faster", [True, False])
@@ -102,7 +107,7 @@ def test_the_first_layer_decides(monkeypatch: pytest.MonkeyPatch, faster: bool) 
 
     def is_faster(_kind: str, own: Any, stock: Any, in_features: int) -> bool:
         x = torch.randn(3, in_features).to(HALF)
-        assert torch.allclose(own(x).float(), stock(x).float(), rtol=0.02, atol=0.5)
+        assert_same(own(x), stock(x))
         measured.append(in_features)
         return faster
 
