@@ -19,7 +19,7 @@ from server.api.dedicated.dedicated import Dedicated
 from server.api.inference import DataPlane
 from server.api.intake.intake import Intake
 from server.api.metrics_page import MetricsPage, add_metrics
-from server.api.openapi import document_bodies
+from server.api.openapi import complete_document
 from server.api.operations import add_probes
 from server.api.request_sources import RequestSources
 from server.api.waiting import Waiting
@@ -158,7 +158,7 @@ def _app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     mapping.install(app)
     services.data_plane.router().add_to(app)
     services.rollouts.judge.ask = asking(answering(services.data_plane), registry)
-    document_bodies(app, engine.endpoints)
+    complete_document(app, engine.endpoints)
     base_name = settings.served_base_name
     models.router(
         registry,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -95,7 +96,14 @@ def _joined(pages: list[bytes]) -> bytes:
 def add_metrics(app: FastAPI, page: MetricsPage, scrape_token: str | None) -> None:
     """Add `/metrics`. With a token, scrapers send it as `Authorization: Bearer TOKEN`."""
 
-    @app.get("/metrics", tags=["operations"])
+    open_metrics = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
+
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        response_class=PlainTextResponse,
+        responses={200: open_metrics},
+    )
     async def scrape(request: Request) -> Response:
         """Prometheus metrics, ours and vLLM's; as OpenMetrics, with exemplars, if asked for."""
         if scrape_token is not None:

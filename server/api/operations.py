@@ -18,12 +18,12 @@ def add_probes(app: FastAPI, registry: Registry, engine: Engine, lifecycle: Life
     """Add the routes that kubelets and proxies ask."""
 
     @app.head("/livez", include_in_schema=False)
-    @app.get("/livez", tags=["operations"])
+    @app.get("/livez", tags=["operations"], response_class=PlainTextResponse)
     async def live() -> PlainTextResponse:
         """Say that this process answers."""
         return PlainTextResponse("ok\n")
 
-    @app.get("/startupz", tags=["operations"])
+    @app.get("/startupz", tags=["operations"], response_class=PlainTextResponse)
     async def started() -> PlainTextResponse:
         """Say that the engine has started, whatever else is still being prepared."""
         engine.require_ready()

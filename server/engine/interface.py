@@ -53,6 +53,8 @@ class Endpoint:
     """Whether the route runs the model. If not, the adapter needn't be in the engine."""
     needs_model: bool = True
     """Whether the body has to name a model. If not, the base is meant."""
+    answer: type[BaseModel] | None = None
+    """Type of the answer that isn't a stream, for the OpenAPI document, where it is known."""
 
 
 @dataclass(frozen=True)

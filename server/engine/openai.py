@@ -103,16 +103,25 @@ def make_endpoints(
     from vllm.entrypoints.anthropic import api_router as anthropic
     from vllm.entrypoints.anthropic.protocol import (
         AnthropicCountTokensRequest,
+        AnthropicCountTokensResponse,
         AnthropicMessagesRequest,
+        AnthropicMessagesResponse,
     )
     from vllm.entrypoints.openai.chat_completion import api_router as chat
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import (
+        ChatCompletionRequest,
+        ChatCompletionResponse,
+    )
     from vllm.entrypoints.openai.completion import api_router as completion
-    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
     from vllm.entrypoints.openai.responses import api_router as responses
-    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
     from vllm.entrypoints.serve.tokenize import api_router as tokenize
-    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest
+    from vllm.entrypoints.serve.tokenize.protocol import (
+        DetokenizeRequest,
+        DetokenizeResponse,
+        TokenizeResponse,
+    )
 
     templates = OwnTemplates(fetch or content_path)
     hide_exception_texts(logging.getLogger("vllm"))
@@ -120,6 +129,7 @@ def make_endpoints(
     def embed(
         path: str,
         body: type[BaseModel],
+        answered: type[BaseModel],
         handler: Callable[[Any, Request], Awaitable[Response]],
         *,
         generates: bool = True,
@@ -158,26 +168,42 @@ def make_endpoints(
             return mapped
 
         parse = parse or _parser(body, ALLOWED[path])
-        return Endpoint(body, parse, answer, generates, needs_model)
+        return Endpoint(body, parse, answer, generates, needs_model, answered)
 
     generating = {
-        "/v1/chat/completions": (ChatCompletionRequest, chat.create_chat_completion),
-        "/v1/completions": (CompletionRequest, completion.create_completion),
-        RESPONSES: (ResponsesRequest, responses.create_responses),
-        "/v1/messages": (AnthropicMessagesRequest, anthropic.create_messages),
+        "/v1/chat/completions": (
+            ChatCompletionRequest,
+            ChatCompletionResponse,
+            chat.create_chat_completion,
+        ),
+        "/v1/completions": (CompletionRequest, CompletionResponse, completion.create_completion),
+        RESPONSES: (ResponsesRequest, ResponsesResponse, responses.create_responses),
+        "/v1/messages": (
+            AnthropicMessagesRequest,
+            AnthropicMessagesResponse,
+            anthropic.create_messages,
+        ),
     }
     endpoints = {path: embed(path, *endpoint) for path, endpoint in generating.items()}
     count_tokens = "/v1/messages/count_tokens"
     endpoints[count_tokens] = embed(
-        count_tokens, AnthropicCountTokensRequest, anthropic.count_tokens, generates=False
+        count_tokens,
+        AnthropicCountTokensRequest,
+        AnthropicCountTokensResponse,
+        anthropic.count_tokens,
+        generates=False,
     )
     body, parse = _to_tokenize(ALLOWED["/tokenize"])
     without_model: dict[str, Any] = {"generates": False, "needs_model": False}
     endpoints["/tokenize"] = embed(
-        "/tokenize", body, tokenize.tokenize, parse=parse, **without_model
+        "/tokenize", body, TokenizeResponse, tokenize.tokenize, parse=parse, **without_model
     )
     endpoints["/detokenize"] = embed(
-        "/detokenize", DetokenizeRequest, tokenize.detokenize, **without_model
+        "/detokenize",
+        DetokenizeRequest,
+        DetokenizeResponse,
+        tokenize.detokenize,
+        **without_model,
     )
     return endpoints
 

@@ -24,6 +24,12 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensResponse
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeResponse, TokenizeResponse
 
@@ -47,6 +53,13 @@ EXAMPLES = settings(
     suppress_health_check=list(HealthCheck),
 )
 """Of each operation so many that match its schema, and as many that violate it; more by hand."""
+TRUE = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+"""Every answer and every error is one that the document describes, with a body as it says."""
 NOBODY = ("none", "garbage", "expired", "revoked")
 TENANT_OF = {"own": "acme", "other": "other"}
 
@@ -199,6 +212,7 @@ def test_no_request_fails_or_does_more_than_its_caller_may(
             answer = send(caller, request)
             statuses[caller].add(answer.status_code)
             check(caller, case.path, case.path_parameters or {}, answer)
+            case.validate_response(answer, checks=TRUE)
 
     for found in schema.get_all_operations():
         assert isinstance(found, Ok)

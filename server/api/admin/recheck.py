@@ -36,7 +36,11 @@ def router(registry: Registry, gate: Gate, workers: Workers) -> Routes:
     """Return the route that checks versions of another base again."""
     routes = Routes(prefix="/adapters/{tenant}/{name}", tags=["admin"])
 
-    @routes.post("/recheck", status_code=202, responses={200: {"description": "Checked."}})
+    @routes.post(
+        "/recheck",
+        status_code=202,
+        responses={200: {"description": "Checked.", "model": Rechecked}},
+    )
     async def recheck(
         tenant: str,
         name: str,
