@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from loadtest.errors import LoadTestError
-from tests.soak.fleet import TENANTS, Adapter, Fleet, Tenant
+from tests.soak.fleet import PASSING_CONTENTS, TENANTS, Adapter, Fleet, Tenant
 from tests.soak.golden import GOLDEN_TOKENS
 from tests.soak.load import Load
 from tests.soak.site import Site
@@ -23,8 +23,6 @@ CANARY_PERCENT = 25
 CANARY_SECONDS, PAUSE_SECONDS = 3.0, 1.0
 PASSING_NAMES = 10
 """So many names are taken by adapters that are registered and soon deleted."""
-PASSING_CONTENT = 1_000_000
-"""Contents of such adapters have numbers from here on, each another."""
 
 
 @dataclass
@@ -40,7 +38,7 @@ class Churn:
     _passing: Iterator[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._passing = itertools.count(PASSING_CONTENT + self.rng.randrange(10**6))
+        self._passing = itertools.cycle(PASSING_CONTENTS)
 
     async def run(self, is_over: Callable[[], bool]) -> None:
         """Change things until it is over. A change that has begun is carried out."""

@@ -12,6 +12,8 @@ from functools import cached_property
 
 CHANGES_EVERY = 7
 """One adapter in so many gets new versions during the soak."""
+PASSING_CONTENTS = range(1_000_000, 1_000_040)
+"""Contents of adapters that are registered and soon deleted, in any tenant."""
 ZIPF_EXPONENT = 1.0
 COMPOSED = "composed"
 """The adapter under which the server keeps compositions that requests name."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from loadtest.outcome.golden import GoldenAnswer
@@ -14,12 +15,19 @@ from loadtest.outcome.streams import Token
 
 GOLDEN_TOKENS = 6
 """The length of golden answers. Longer answers are compared as far."""
-TOLERANCE = 0.5
-"""In nats. Right answers differ by less from the golden ones, which are computed in float32 and not
-in the batches of the engine; the report says by how much. Other contents' differ by more, but for
-the pairs that the report counts."""
+TOLERANCE = 0.3
+"""In nats, on average. Golden answers are computed in float32, and the engine computes in BF16.
+
+Transformers in BF16, with the adapter's product rounded at four points or at none, differs by up to
+0.16 from its own float32 for 112 contents. Of all pairs of contents two in a hundred differ by less
+than 0.3. The report counts them. The largest difference is no measure: it is 0.9 for rounding, too.
+"""
+SHORT_TOKENS, SHORT_TOLERANCE = 3, 0.6
+"""An answer of fewer tokens has few differences, so its average moves more: here by up to 0.41."""
 LEAST_LIKELY = -3.0
 """Tokens that are less likely for both aren't compared: BF16 moves them by more than a nat."""
+TIE = 1.0
+"""In nats. Two tokens that are less apart may change places. BF16 does it over up to 0.5."""
 UNLISTED = 25.0
 """The distance of a token that isn't among the likeliest ones."""
 
@@ -27,22 +35,26 @@ Answers = dict[str, dict[int, GoldenAnswer]]
 
 
 def distance(golden: GoldenAnswer, answer: GoldenAnswer) -> float:
-    """Return the largest difference of log-probabilities over the likeliest tokens, in nats.
+    """Return the average difference of log-probabilities over the likeliest tokens, in nats.
 
     Tokens are compared up to the first that differs, and there, too: near ties may end either way.
     """
-    largest = 0.0
+    gaps: list[float] = []
     for ours, theirs in zip(golden.tokens, answer.tokens, strict=False):
-        if theirs.text not in ours.likeliest:
+        if ours.logprob - ours.likeliest.get(theirs.text, -UNLISTED) > TIE:
             return UNLISTED
         both = ours.likeliest.keys() & theirs.likeliest.keys()
         pairs = [(ours.likeliest[text], theirs.likeliest[text]) for text in both]
-        gaps = (abs(one - other) for one, other in pairs if max(one, other) > LEAST_LIKELY)
-        tie = ours.logprob - ours.likeliest[theirs.text]
-        largest = max(largest, tie, *gaps)
+        gaps += [abs(one - other) for one, other in pairs if max(one, other) > LEAST_LIKELY]
         if ours.text != theirs.text:
             break
-    return largest
+    return fmean(gaps) if gaps else 0.0
+
+
+def is_like(golden: GoldenAnswer, answer: GoldenAnswer) -> bool:
+    """Return whether an answer, which may be a part of one, differs by no more than rounding."""
+    is_short = len(answer.tokens) < SHORT_TOKENS
+    return distance(golden, answer) <= (SHORT_TOLERANCE if is_short else TOLERANCE)
 
 
 @dataclass
@@ -63,7 +75,7 @@ class GoldenAnswers:
         """Yield the contents whose golden answer it may be."""
         for content, by_prompt in self.answers.items():
             golden = by_prompt.get(prompt)
-            if golden and distance(golden, answer) <= TOLERANCE:
+            if golden and is_like(golden, answer):
                 yield content
 
     def num_blind(self) -> tuple[int, int]:
@@ -73,7 +85,7 @@ class GoldenAnswers:
             for prompt, answer in answers.items():
                 by_prompt.setdefault(prompt, []).append(answer)
         pairs = [p for same in by_prompt.values() for p in itertools.combinations(same, 2)]
-        return sum(distance(one, other) <= TOLERANCE for one, other in pairs), len(pairs)
+        return sum(is_like(one, other) for one, other in pairs), len(pairs)
 
     def read(self, file: Path, made: list[Any]) -> None:
         """Take over the answers in a file, if they were made in the same way."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.errors import LoadTestError
-from tests.soak.fleet import TENANTS, Adapter, Fleet
+from tests.soak.fleet import PASSING_CONTENTS, TENANTS, Adapter, Fleet
 from tests.soak.golden import GOLDEN_TOKENS, GoldenAnswers
 from tests.soak.questions import PROMPTS
 from tests.soak.site import Site
@@ -45,7 +45,8 @@ def golden_answers(fleet: Fleet, file: Path, say: Callable[[str], None]) -> Gold
 
 def _contents(fleet: Fleet) -> dict[int, list[str]]:
     """Return the contents that are asked each prompt."""
-    found: dict[int, list[str]] = {0: [BASE], 1: [BASE]}
+    anyones = [BASE, *map(str, PASSING_CONTENTS)]
+    found: dict[int, list[str]] = {0: [*anyones], 1: [*anyones]}
     for tenant in TENANTS:
         own = [str(adapter.number) for adapter in fleet.of(tenant)]
         found[int(tenant.is_chat)] += own + [each.content for each in fleet.sums(tenant)]

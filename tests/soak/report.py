@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from tests.soak.fleet import TENANTS
-from tests.soak.golden import TOLERANCE
+from tests.soak.golden import SHORT_TOKENS, SHORT_TOLERANCE, TOLERANCE
 from tests.soak.sampling import BOUNDS, HISTORY, SERIES_OF_AN_ADAPTER, Samples
 from tests.soak.slopes import slope_of
 from tests.soak.tally import Tally
@@ -142,7 +142,8 @@ def counts_of(tally: Tally, truth: Truth, load_average: float) -> dict[str, str]
         "by where the adapter was": _listed(tally.tiers),
         "changes": _listed(tally.changes),
         "answers compared with a golden one": f"{len(truth.distances):,}; off by {median(far):.3f} "
-        f"nats in the median, {far[-1]:.3f} at most; {TOLERANCE} are allowed",
+        f"nats on average in the median answer, {far[-1]:.3f} in the furthest; {TOLERANCE} are "
+        f"allowed, and {SHORT_TOLERANCE} in answers of fewer than {SHORT_TOKENS} tokens",
         "pairs of contents whose golden answers differ by less": f"{num_blind:,} of {num_pairs:,}",
         "load average of the machine": f"{load_average:.1f}",
     }

@@ -146,12 +146,3 @@ def test_pairs_that_nobody_can_tell_apart_are_counted(truth: Truth) -> None:
     truth.golden.add("3", 0, answer("one sheep"))
     truth.golden.add("4", 1, answer("one sheep"))
     assert truth.golden.num_blind() == (1, 10)
-
-
-def test_new_weights_must_not_answer_as_known_ones(truth: Truth, clock: Clock) -> None:
-    truth.contents[f"{HOME}@3"] = "1000000"
-    asked, known = replace(ASKED, model="home@3", number=3), "the answer of a certain content"
-    truth.golden.add("5", 0, answer(known))
-    assert kind_of(truth, asked, answered(f"{HOME}@3", "new cattle in the same meadow")) is None
-    assert kind_of(truth, asked, answered(f"{HOME}@3", "the answer")) is None, "too short to say"
-    assert kind_of(truth, asked, answered(f"{HOME}@3", known + " here")) == "wrong_adapter"

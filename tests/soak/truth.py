@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from loadtest.outcome.golden import GoldenAnswer
 from loadtest.outcome.request_outcome import Outcome
 from tests.soak.fleet import COMPOSED
-from tests.soak.golden import GOLDEN_TOKENS, TOLERANCE, GoldenAnswers, distance
+from tests.soak.golden import GoldenAnswers, distance, is_like
 
 BASE = "base"
 FOREVER = float("inf")
@@ -104,18 +104,13 @@ class Truth:
         answer, content = GoldenAnswer.of(outcome), allowed[outcome.version]
         if not answer.tokens:
             return None if asked.hang_up_after else ("wrong_answer", f"{asked.model}: no tokens")
-        own = self.golden.of(content, asked.prompt)
-        far = distance(own, answer) if own else 0.0
-        if own and far <= TOLERANCE:
-            self.distances.append(far)
+        own = self.golden.answers[content][asked.prompt]
+        if is_like(own, answer):
+            self.distances.append(distance(own, answer))
             return None
-        if own is None and len(answer.tokens) < GOLDEN_TOKENS:
-            return None  # new weights, of whose answer there is too little to compare
         others = [other for other in self.golden.like(asked.prompt, answer) if other != content]
-        if own is None and not others:
-            return None
         kind = "wrong_adapter" if others else "wrong_answer"
-        golden = f", the golden answer is {own.text!r}, {far:.3g} nats off" if own else ""
+        golden = f", the golden answer is {own.text!r}, {distance(own, answer):.3g} nats off"
         whose = f"; it is that of {', '.join(others)}" if others else ""
         detail = f"{outcome.version} (content {content}) said {answer.text!r}{golden}{whose}"
         return kind, f"{asked.model}: {detail}"
