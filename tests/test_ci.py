@@ -36,6 +36,27 @@ def test_a_missing_program_fails_the_run_in_ci(program: str, test: str, ci: str,
     assert f"{program} isn't installed" in done.stdout
 
 
+def test_the_run_keeps_what_python_compiles(tmp_path: Path) -> None:
+    """It leaves compiling to the first import, and each engine imports thousands of files."""
+    question = "import sys; print(sys.dont_write_bytecode)"
+    programs = {
+        "make": f"#!/bin/sh\nexec {sys.executable} -c '{question}'\n",
+        "apt-get": "#!/bin/sh\n",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [ROOT / ".ci" / "run"],
+        env={**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
 def test_the_workflow_calls_make_targets_that_exist_on_every_python_that_is_supported() -> None:
     job = WORKFLOW["jobs"]["check"]
     project = (ROOT / "pyproject.toml").read_text()

@@ -27,7 +27,7 @@ GPU_LORA_KERNELS = "_LORAPLEX_GPU_LORA_KERNELS"
 CPU_BASE_KERNELS = "_LORAPLEX_CPU_BASE_KERNELS"
 """Holds the setting that says which kernels compute the base on CPU."""
 
-_KERNEL_CACHE = "_LORAPLEX_KERNEL_CACHE"
+KERNEL_CACHE = "_LORAPLEX_KERNEL_CACHE"
 """Holds the folder where the kernels that are compiled for CPU are kept."""
 
 BASE_QUANTIZATION = "_LORAPLEX_BASE_QUANTIZATION"
@@ -95,12 +95,12 @@ def prepare_environment(base: str, log_level: str, cpu_lora_kernels: str, data_d
         os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ[SERVER_PID] = str(os.getpid())
     os.environ[CPU_LORA_KERNELS] = cpu_lora_kernels
-    os.environ[_KERNEL_CACHE] = str(cache / "loraplex" / "kernels")
+    os.environ[KERNEL_CACHE] = str(cache / "loraplex" / "kernels")
 
 
 def kernel_cache() -> Path | None:
     """Return where compiled kernels are kept, or None if no server started this process."""
-    path = os.environ.get(_KERNEL_CACHE)
+    path = os.environ.get(KERNEL_CACHE)
     return Path(path) if path else None
 
 
