@@ -118,8 +118,8 @@ class TenantPolicy:
         is_strict = self.signatures is not SignatureRule.NONE
         if is_strict and not self.trusted_keys and not self.trusted_identities:
             raise InvalidPolicy(
-                f"signatures are {self.signatures.value}, and nobody is trusted: name a key or an "
-                "identity",
+                f"signatures are {self.signatures.value}, and nobody is trusted: name a key "
+                "(trusted_keys, --trust-key) or an identity (trusted_identities, --trust-identity)",
                 param="signatures",
             )
 

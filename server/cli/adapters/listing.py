@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from server.api.words import signer_in_words
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag, path_of
 from server.cli.client import all_pages, call
 from server.cli.tables import local_time, print_table
@@ -109,7 +110,7 @@ def show(name: Name, tenant: TenantFlag = "", as_json: JsonFlag = False) -> None
             _size(version["size_bytes"]),
             version["digest"][:12],
             local_time(version["created_at"]),
-            "\n".join([*(each["message"] for each in version["reasons"]), *warnings_of(version)]),
+            "\n".join(remarks_of(version)),
         )
     print_table(table)
 
@@ -123,6 +124,13 @@ def with_all_versions(path: str) -> dict[str, Any]:
         adapter["versions"] = older["versions"] + adapter["versions"]
         adapter["next"] = older["next"]
     return adapter
+
+
+def remarks_of(version: dict[str, Any]) -> list[str]:
+    """Return why a version is not served, who has signed it, and the gate's warnings about it."""
+    signer = signer_in_words(version.get("metadata", {}))
+    reasons = [reason["message"] for reason in version["reasons"]]
+    return [*reasons, *([signer] if signer else []), *warnings_of(version)]
 
 
 def warnings_of(version: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from adapters_registry.content.adapter_files import ADAPTER_FILES, SOURCE_FILES, left_out
 from adapters_registry.errors import InvalidName
 from adapters_registry.names import check_name
+from server.api.words import signer_in_words
 from server.cli.adapters.fits import print_fit
 from server.cli.adapters.shared import JsonFlag, Name, TenantFlag
 from server.cli.client import call
@@ -164,9 +165,12 @@ def _problem_of_files(directory: Path) -> str | None:
 
 
 def print_verdict(version: dict[str, Any]) -> None:
-    """Print the result of a registration, and the gate's warnings."""
+    """Print the result of a registration, who has signed it, and the gate's warnings."""
     print(f"{version['model']} is {version['state']} (sha256:{version['digest'][:12]})")
-    for warning in version.get("metadata", {}).get("checked", {}).get("warnings", []):
+    metadata = version.get("metadata", {})
+    if signer := signer_in_words(metadata):
+        print(signer)
+    for warning in metadata.get("checked", {}).get("warnings", []):
         print(f"warning: {warning}")
 
 

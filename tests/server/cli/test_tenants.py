@@ -86,6 +86,18 @@ def test_policies(tmp_path: Path) -> None:
     assert "no tenant" in run("tenants", "policy", "nobody", code=1)
 
 
+def test_who_has_signed_is_said(make_adapter: AdapterFactory, tmp_path: Path) -> None:
+    key = SigningKey(tmp_path, "release")
+    options = ["--signatures", "required", "--trust-key", str(key.public_file)]
+    run("tenants", "policy", "default", *options)
+    adapter = make_adapter()
+    key.sign(adapter)
+    said = run("adapters", "register", "rooms", str(adapter))
+    assert f"signed by release ({key.details['fingerprint']})" in said
+    assert "signed by release" in run("adapters", "show", "rooms")
+    assert "trusted_keys: release" in run("audit", "--action", "tenant.policy")
+
+
 def test_keys(keys: Keys) -> None:
     key = run("keys", "create", "--scope", "adapters", "--label", "ci", "--expires-days", "1")
     caller = keys.authenticate(key.strip())
