@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from adapters_registry.check.base import BaseSpec
 from server.bundled_base import bundled_base_directory
 from tests.adapter_recipe import Recipe
-from tests.real_engine.browser.visitor import TIMEOUT_MS, Visitor
+from tests.real_engine.browser.visitor import TIMEOUT_MS, Contexts, Visitor
 from tests.real_engine.running_server import RunningServer
 
 FLAGS = (
@@ -46,18 +46,24 @@ def chromium(chromium_program: str) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
+def contexts(chromium: Browser) -> Contexts:
+    """What visitors leave to each other."""
+    return Contexts(chromium)
+
+
+@pytest.fixture(scope="package")
 def sessions() -> dict[str, Any]:
     """The cookies of those who have logged in, by their key."""
     return {}
 
 
 @pytest.fixture
-def visiting(chromium: Browser, sessions: dict[str, Any]) -> Iterator[Visiting]:
+def visiting(contexts: Contexts, sessions: dict[str, Any]) -> Iterator[Visiting]:
     """Lets someone visit a server; what goes wrong in a page fails the test."""
     visitors: list[Visitor] = []
 
     def visit(address: str, **options: Any) -> Visitor:
-        visitors.append(Visitor(chromium, address, sessions, **options))
+        visitors.append(Visitor(contexts, address, sessions, **options))
         return visitors[-1]
 
     yield visit

@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    ViewportSize,
+    expect,
+)
 
 TIMEOUT_MS = 30_000
 """For whatever a page waits for: the tests share two processors with an engine."""
@@ -22,6 +30,34 @@ addEventListener("securitypolicyviolation", (event) => {
 """
 
 
+class Contexts:
+    """Browser contexts, which visitors use one after the other.
+
+    Each new one would fetch and compile the scripts of every page again. A context that is given
+    back keeps what it has cached, and neither cookies nor pages.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._free: dict[str, list[BrowserContext]] = {}
+
+    def take(self, options: dict[str, Any]) -> BrowserContext:
+        """Return a context with these options, which are those of Playwright's `new_context`."""
+        if free := self._free.get(repr(options)):
+            return free.pop()
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(TIMEOUT_MS)
+        context.add_init_script(_REPORT_VIOLATIONS)
+        return context
+
+    def give_back(self, context: BrowserContext, options: dict[str, Any]) -> None:
+        """Close the pages of a context, and forget who is logged in."""
+        for page in context.pages:
+            page.close()
+        context.clear_cookies()
+        self._free.setdefault(repr(options), []).append(context)
+
+
 class Visitor:
     """A browser with cookies of its own.
 
@@ -30,16 +66,15 @@ class Visitor:
     """
 
     def __init__(
-        self, browser: Browser, address: str, sessions: dict[str, Any], **options: Any
+        self, contexts: Contexts, address: str, sessions: dict[str, Any], **options: Any
     ) -> None:
         """`address`: where the server is. `options`: those of Playwright's `new_context`.
 
         `sessions`: the cookies of those who have logged in, by their key.
         """
-        options = {"viewport": DESKTOP, "reduced_motion": "reduce", **options}
-        self._context = browser.new_context(base_url=address, **options)
-        self._context.set_default_timeout(TIMEOUT_MS)
-        self._context.add_init_script(_REPORT_VIOLATIONS)
+        self._options = {"viewport": DESKTOP, "reduced_motion": "reduce", **options}
+        self._options["base_url"] = address
+        self._contexts, self._context = contexts, contexts.take(self._options)
         self._context.on("page", self._watch)
         self._sessions = sessions
         self.faults: list[str] = []
@@ -83,8 +118,9 @@ class Visitor:
         return list(self._context.cookies())
 
     def close(self) -> None:
-        """Close the browser."""
-        self._context.close()
+        """Close the browser's pages, and forget its cookies."""
+        self._contexts.give_back(self._context, self._options)
+        self._context.remove_listener("page", self._watch)
 
     def check(self) -> None:
         """Fail if anything went wrong that was not expected, or did not go wrong as expected."""
