@@ -163,10 +163,19 @@ def pack_four_bit(
     return PackedWeight(
         out_features,
         num_words * WORD_WEIGHTS,
-        _by_lanes(words),
+        _by_lanes(_in_halves(words)),
         _by_lanes(scales),
         None if zeros is None else _by_lanes(zeros),
     )
+
+
+def _in_halves(words: torch.Tensor) -> torch.Tensor:
+    """Return words whose numbers 0, 2, 4 and 6 stand in the lower half, and the others above."""
+    halves = torch.zeros_like(words)
+    order = (*range(0, WORD_WEIGHTS, 2), *range(1, WORD_WEIGHTS, 2))
+    for place, number in enumerate(order):
+        halves |= (words >> 4 * number & 15) << 4 * place
+    return halves
 
 
 def _by_lanes(numbers: torch.Tensor) -> torch.Tensor:

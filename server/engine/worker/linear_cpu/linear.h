@@ -8,20 +8,26 @@
  */
 #pragma once
 #include "four_bit.h"
+#include "layer.h"
 #ifdef __AMX_BF16__
-#include "tiles.h"
+#include "four_bit_tiles.h"
 #endif
-
 enum { COPY_NUMBERS = 8192 };
 
-typedef struct {
-    const uint32_t *weights;
-    const float *bias; /* or null */
-    int64_t in, out;   /* `in` is even, and `out` a multiple of LANES */
-    const uint16_t *scales; /* of weights in 4 bits; null for bfloat16 */
-    const int8_t *zeros;    /* of weights in 4 bits, or null */
-    int64_t group;          /* how many features in share a scale: a multiple of WORD_WEIGHTS */
-} linear_t;
+#ifdef __AMX_BF16__
+/* Computes a layer by AMX, or returns 0 if that can't be done. Each thread of a team calls it. */
+static int compute_by_tiles(const linear_t *layer, const number *x, ptrdiff_t x_stride,
+                            uint16_t *y, ptrdiff_t y_stride, ptrdiff_t rows) {
+    if (layer->in % TILE_IN || (layer->scales && layer->group % TILE_IN) || !may_use_tiles())
+        return 0;
+    ptrdiff_t numbers = layer->scales ? WORD_WEIGHTS : 2;
+    tiled_t it = {x, layer->weights, layer->bias, y,
+                  layer->in, x_stride, y_stride, layer->in / numbers * LANES};
+    if (layer->scales) compute_four_bit_tiles(&it, layer, rows);
+    else compute_tiles(&it, layer->out, rows);
+    return 1;
+}
+#endif
 
 /* Adds the products of pair `p` of each row with that of each column, which are `stride` apart. */
 INLINE void add_pair(int rows, int columns, vfloat sum[][COLUMNS_OF_FEW], const number *const *x,
@@ -155,12 +161,7 @@ static void compute_columns(const linear_t *layer, const number *x, ptrdiff_t x_
 static void compute(const linear_t *layer, const number *x, ptrdiff_t x_stride, uint16_t *y,
                     ptrdiff_t y_stride, ptrdiff_t rows) {
 #ifdef __AMX_BF16__
-    if (!layer->scales && layer->in % TILE_IN == 0 && may_use_tiles()) {
-        tiled_t tiled = {x, layer->weights, layer->bias, y,
-                         layer->in, x_stride, y_stride, layer->in / 2 * LANES};
-        compute_tiles(&tiled, layer->out, rows);
-        return;
-    }
+    if (compute_by_tiles(layer, x, x_stride, y, y_stride, rows)) return;
 #endif
     ptrdiff_t columns = layer->out / LANES, width = rows <= FEW_ROWS ? COLUMNS_OF_FEW : COLUMNS;
 #pragma omp for schedule(static) nowait

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "../vectors.h"
+#include <immintrin.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 #include <unistd.h>
