@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,23 @@ def test_a_check_that_fails_is_a_problem_and_the_next_one_runs() -> None:
     assert (broke.subject, broke.severity) == ("disk", Severity.PROBLEM)
     assert "no such thing" in broke.text
     assert other.subject == "port"
+
+
+def test_a_check_that_does_not_end_is_not_waited_for() -> None:
+    ends = threading.Event()
+
+    def hanging() -> Iterator[Finding]:
+        yield ok("disk", "1 TiB is free")
+        ends.wait()
+
+    try:
+        checks = {"disk": hanging(), "port": iter([ok("port", "8000 is free")])}
+        disk, late, other = examine(checks, seconds=0.2)
+    finally:
+        ends.set()
+    assert disk.severity is other.severity is Severity.OK
+    assert (late.subject, late.severity) == ("disk", Severity.PROBLEM)
+    assert "within 0.2 s" in late.text
 
 
 def test_every_check_has_a_name() -> None:
