@@ -14,6 +14,7 @@ import random
 import sys
 import tempfile
 import traceback
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.fault import HEAD, Fault, Measured, measure
@@ -73,7 +74,8 @@ def _measured(fault: Fault, rounds: int, seed: int) -> Measured:
     print(f"{fault.name}: {rounds or fault.rounds} rounds", flush=True)
     with tempfile.TemporaryDirectory(prefix="loraplex-chaos-") as folder:
         try:
-            measured = measure(fault, Path(folder), rounds or fault.rounds, seed)
+            say = partial(print, flush=True)
+            measured = measure(fault, Path(folder), rounds or fault.rounds, seed, say)
         except Exception as error:
             traceback.print_exc()
             measured = Measured(fault, broken=[f"not run: {error!r}"])

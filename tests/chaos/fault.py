@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,10 @@ class Fault(ABC):
         """Do what is needed before the next round, once all is well."""
 
 
+SAID_EVERY = 10
+"""After how many rounds a run says how far it is."""
+
+
 @dataclass
 class Measured:
     """What came of it."""
@@ -67,6 +72,11 @@ class Measured:
     @property
     def is_kept(self) -> bool:
         return not (self.broken or self.answers.failed or self.answers.wrong)
+
+    def progress(self) -> str:
+        """Return how far it is, in a line."""
+        most = max(self.recoveries[-SAID_EVERY:])
+        return f"    {self.rounds} rounds; the last ones recovered in at most {most:.1f} s"
 
     def row(self) -> str:
         """Return a row of the table in docs/operations.md."""
@@ -95,8 +105,17 @@ HEAD = (
 )
 
 
-def measure(fault: Fault, folder: Path, rounds: int, seed: int) -> Measured:
-    """Make a fault again and again, with clients at work, and return what came of it."""
+def measure(
+    fault: Fault,
+    folder: Path,
+    rounds: int,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Make a fault again and again, with clients at work, and return what came of it.
+
+    `say` is told now and then how far it is.
+    """
     measured = Measured(fault)
     with ExitStack() as stack:
         site = Site(folder, stack, seed)
@@ -106,6 +125,8 @@ def measure(fault: Fault, folder: Path, rounds: int, seed: int) -> Measured:
                 while measured.rounds < rounds and not any(d.error for d in site.drivers):
                     measured.recoveries.append(_one_round(fault, site))
                     measured.rounds += 1
+                    if measured.rounds % SAID_EVERY == 0:
+                        say(measured.progress())
         except AssertionError as error:
             measured.broken.append(f"round {measured.rounds + 1}: {error}")
         measured.answers = site.answers
