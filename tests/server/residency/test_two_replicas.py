@@ -81,8 +81,11 @@ class Replica:
 
     def __init__(self, registry: Registry) -> None:
         self.registry, self.engine = registry, FakeEngine()
-        self.engine.max_loras = SLOTS
-        chosen = Settings(max_loras=SLOTS, max_cpu_loras=HOST, slot_quantum_seconds=0)
+        self.engine.max_loras, self.engine.max_running = SLOTS, 100
+        # The fake engine aborts nothing: requests on a retired version go on until they are ended.
+        chosen = Settings(
+            max_loras=SLOTS, max_cpu_loras=HOST, slot_quantum_seconds=0, retire_seconds=0
+        )
         self.leases = Leases.of(chosen, self.engine, registry)
         self.known = Model()
         """What the registry said when this replica read it last."""
@@ -202,9 +205,20 @@ class TwoReplicas(RuleBasedStateMachine):
         replica.leases.follow(replica.registry.catalog)
         replica.known = deepcopy(self.model)
 
-    @rule(replica=REPLICAS, number=st.none() | st.integers(1, MOST_VERSIONS))
-    def ask(self, replica: int, number: int | None) -> None:
-        """Begin a request by the name or by a version, if a slot can become free for it."""
+    @rule(replica=REPLICAS)
+    def ask_by_name(self, replica: int) -> None:
+        """Begin a request for what the name means, if a slot can become free for it."""
+        self.runner.run(self.begin(self.replicas[replica], None))
+
+    @rule(replica=REPLICAS, pick=PICKS)
+    def ask_for_a_version(self, replica: int, pick: int) -> None:
+        """Begin a request for a version that is offered as far as the replica knows."""
+        if known := sorted(self.replicas[replica].known.ready):
+            self.runner.run(self.begin(self.replicas[replica], known[pick % len(known)]))
+
+    @rule(replica=REPLICAS, number=st.integers(1, MOST_VERSIONS))
+    def ask_for_a_number(self, replica: int, number: int) -> None:
+        """Begin a request for a version that may be retired, or may never have been there."""
         self.runner.run(self.begin(self.replicas[replica], number))
 
     async def begin(self, replica: Replica, number: int | None) -> None:
@@ -309,7 +323,7 @@ def test_two_replicas(newest_schema: Path) -> None:
 
     chosen = settings(
         max_examples=examples(15),
-        stateful_step_count=30,
+        stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
