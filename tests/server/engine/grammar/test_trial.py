@@ -31,9 +31,21 @@ def tokenizer() -> str:
     return str(info.serialize_json())
 
 
+def make_trials() -> GrammarTrials:
+    return GrammarTrials(tokenizer, cpu_seconds=1, wait_seconds=120)  # the machine may be busy
+
+
 @pytest_asyncio.fixture
 async def trials() -> AsyncIterator[GrammarTrials]:
-    trials = GrammarTrials(tokenizer, cpu_seconds=1, wait_seconds=120)  # the machine may be busy
+    trials = make_trials()
+    yield trials
+    trials.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[GrammarTrials]:
+    """Trials whose process, which takes seconds to start, several tests share."""
+    trials = make_trials()
     yield trials
     trials.stop()
 
@@ -68,13 +80,14 @@ REFUSED = [
 ]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("kind", "spec"), REFUSED)
 async def test_what_the_compiler_refuses_is_refused_with_its_reason(
-    trials: GrammarTrials, kind: str, spec: str
+    shared: GrammarTrials, kind: str, spec: str
 ) -> None:
     """vLLM would let some of these pass, as another of its compilers takes them."""
     with pytest.raises(InvalidRequest, match=r"^the grammar can't be compiled: .{3}"):
-        await trials.admit("acme", kind, spec)
+        await shared.admit("acme", kind, spec)
 
 
 async def test_an_engine_with_another_compiler_decides_itself() -> None:
@@ -86,10 +99,11 @@ async def test_an_engine_with_another_compiler_decides_itself() -> None:
         trials.stop()
 
 
-async def test_a_grammar_in_larks_syntax_is_compiled_as_one(trials: GrammarTrials) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_grammar_in_larks_syntax_is_compiled_as_one(shared: GrammarTrials) -> None:
     kind, spec = grammar_of(SimpleNamespace(grammar='start: "a" | "b"')) or ("", "")
     assert kind == "lark"
-    await trials.admit("acme", kind, spec)
+    await shared.admit("acme", kind, spec)
 
 
 async def test_a_tenant_has_one_trial_at_a_time(trials: GrammarTrials) -> None:
