@@ -17,6 +17,9 @@ from server.engine.worker.decoder_cpu.kernel import MOST_PROMPT_ROWS
 
 PROMPTS = [list(range(100, 100 + length)) for length in (1, 20, MOST_PROMPT_ROWS + 10)]
 NUM_TOKENS = 12
+MOST_DIFFERENCE, MEAN_DIFFERENCE = 0.4, 0.06
+"""Of log-probabilities. With AMX vLLM's attention rounds its weights to bfloat16, and the decoder's
+doesn't: single unlikely tokens differ by 0.3."""
 
 
 def answer(base: str, demo: str, channel: Connection) -> None:
@@ -82,12 +85,12 @@ def test_tokens_are_as_likely_in_a_stream_as_in_a_prompt() -> None:
     process.join()
     assert used == [True]
     for stream, prompt in zip(said, again, strict=True):
-        assert stream == pytest.approx(prompt, abs=0.25)
+        assert stream == pytest.approx(prompt, abs=MOST_DIFFERENCE)
     for short, prompt in zip(alone, again, strict=False):
-        assert short == pytest.approx(prompt, abs=0.25)
+        assert short == pytest.approx(prompt, abs=MOST_DIFFERENCE)
     together = [
         abs(a - b)
         for stream, prompt in zip(said, again, strict=True)
         for a, b in zip(stream, prompt, strict=True)
     ]
-    assert sum(together) / len(together) < 0.06
+    assert sum(together) / len(together) < MEAN_DIFFERENCE
