@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from shutil import copytree
 
@@ -10,16 +10,48 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
 
 from adapters_registry.records.catalog import VersionRecord
 from adapters_registry.registry import Registry
 from server.app import Server, build_server
 from server.auth import Keys
+from server.console.app import build_console
+from server.console.parts import Services
 from server.lifecycle import Lifecycle
 from server.residency.leases import Leases
 from server.settings import Settings
 from tests.server.fake_engine import FakeEngine
 from tests.tiny import AdapterFactory
+
+
+class ConsoleOnRequest:
+    """The console, which is put together when it is asked for.
+
+    That is two fifths of making a server, and most of these servers get no request for it.
+    """
+
+    def __init__(self, services: Services, secret: bytes) -> None:
+        self._services, self._secret = services, secret
+
+    @cached_property
+    def _app(self) -> FastAPI:
+        return build_console(self._services, self._secret)
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        return self._app.routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def console_on_request() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.app.build_console", ConsoleOnRequest)
+        yield
 
 
 @pytest.fixture
