@@ -143,7 +143,11 @@ def _prepare(beginning: Beginning, server: Server, *, has_demo: bool) -> Prepare
         if awaited:
             beginning.stopwatch.end("checks")
         server.lifecycle.prepared = True
-        _announce_ready(beginning, server, has_demo=has_demo)
+        _announce_ready(beginning, server)
+        if incompatible := rechecks.summary(registry):
+            beginning.announce(incompatible)
+        if has_demo:
+            beginning.announce(demo.examples(_address(beginning), server.services.settings))
         await gate.take_up()
 
     return prepare
@@ -157,26 +161,21 @@ def _prepare_dedicated(beginning: Beginning, server: Server, dedicated: Dedicate
             await asyncio.to_thread(beginning.verify, _address(beginning))
             beginning.stopwatch.end("comparison")
         server.lifecycle.prepared = True
-        _announce_ready(beginning, server, has_demo=False)
+        _announce_ready(beginning, server)
         await dedication.tell_changes(server.services.registry, dedicated, beginning.announce)
 
     return prepare
 
 
-def _announce_ready(beginning: Beginning, server: Server, *, has_demo: bool) -> None:
+def _announce_ready(beginning: Beginning, server: Server) -> None:
     """Say where the server answers and where its start's seconds went."""
     settings, announce = server.services.settings, beginning.announce
-    address = _address(beginning)
-    announce(f"ready at {address} after {beginning.stopwatch.summary()}")
+    announce(f"ready at {_address(beginning)} after {beginning.stopwatch.summary()}")
     if beginning.operations:
         port = beginning.operations.getsockname()[1]
         announce(f"operations: http://{settings.host}:{port}/metrics")
     if settings.admin_key_path.is_file():
         announce(f"admin key: {settings.admin_key_path}")
-    if incompatible := rechecks.summary(server.services.registry):
-        announce(incompatible)
-    if has_demo:
-        announce(demo.examples(address, settings))
 
 
 def _address(beginning: Beginning) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from adapters_registry.content.adapter_files import ADAPTER_FILES
+from loadtest.drive.random_adapters import LlamaShape, make_adapter
 from server.process.demo import DEMO_DIR
 from tests.real_engine.questions import LIGHTS, LIGHTS_ANSWER, ask
 from tests.real_engine.running_server import RunningServer
 from training.export.served_parity import MAX_MEAN_DIFFERENCE
 
-NAME = "hot"
+NAME, LARGE = "hot", "above-the-limit"
 
 
 def register(server: RunningServer, demo: str) -> None:
@@ -25,11 +27,21 @@ def register(server: RunningServer, demo: str) -> None:
     assert registered.status_code == 201, registered.text
 
 
+def register_above_the_limit(server: RunningServer, directory: Path) -> None:
+    """An adapter whose original is kept for servers with a higher limit."""
+    make_adapter(directory, LlamaShape(layers=2), rank=32, seed=0, size=0.03)
+    files = [("files", (name, (directory / name).read_bytes())) for name in ADAPTER_FILES]
+    form = {"name": LARGE, "fit_rank": "true"}
+    kept = server.admin("POST", "/admin/adapters?wait=true", data=form, files=files)
+    assert kept.json()["model"] == f"default/{LARGE}@2", kept.text
+
+
 @pytest.fixture(scope="module")
 def dedicated(
     server: RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
     register(server, "smart-home")
+    register_above_the_limit(server, tmp_path_factory.mktemp("large") / "adapter")
     own = RunningServer(
         tmp_path_factory.mktemp("dedicated") / "var",
         f"{NAME}@1",
@@ -44,6 +56,7 @@ def dedicated(
         yield own
     finally:
         own.stop()
+        server.admin("DELETE", f"/admin/adapters/default/{LARGE}?force=true")
 
 
 def test_it_answers_as_the_shared_server_until_the_name_means_another_version(
@@ -54,6 +67,7 @@ def test_it_answers_as_the_shared_server_until_the_name_means_another_version(
     assert compared is not None, said
     assert int(compared[1]) > 100
     assert float(compared[2]) < MAX_MEAN_DIFFERENCE
+    assert "not offered" not in said, "it checks no version, so it names none to check"
     shared_answer, own_answer = (ask(each, NAME, LIGHTS) for each in (server, dedicated))
     assert own_answer.model == shared_answer.model == f"default/{NAME}@1"
     content = own_answer.choices[0].message.content
