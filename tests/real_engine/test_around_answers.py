@@ -4,6 +4,7 @@ import os
 import time
 
 import httpx
+import jsonschema
 import psutil
 import pytest
 
@@ -109,6 +110,33 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         "/ping",
     ):
         assert server.admin("POST", path, json={}).status_code == 404
+
+
+ASKED = {
+    "/v1/chat/completions": {
+        "messages": say("hi"),
+        "max_completion_tokens": 4,
+        "logprobs": True,
+        "top_logprobs": 2,
+    },
+    "/v1/completions": {"prompt": "Once upon", "max_tokens": 4, "logprobs": 2, "n": 2},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 4},
+    "/v1/messages": {"messages": say("hi"), "max_tokens": 4},
+    "/v1/messages/count_tokens": {"messages": say("hi")},
+    "/tokenize": {"prompt": "Once upon"},
+    "/detokenize": {"tokens": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_an_answer_is_as_the_openapi_document_says(server: RunningServer, path: str) -> None:
+    document = server.admin("GET", "/openapi.json").json()
+    described = document["paths"][path]["post"]["responses"]
+    for model, status in (("smart-home", "200"), ("nobody", "4XX")):
+        answer = server.admin("POST", path, json={"model": model, **ASKED[path]})
+        assert answer.status_code == (200 if status == "200" else 404), answer.text
+        schema = described[status]["content"]["application/json"]["schema"]
+        jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
 
 
 def test_the_engine_computes_on_the_processors_chosen_for_it(server: RunningServer) -> None:
