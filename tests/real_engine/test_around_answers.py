@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 import httpx
 import jsonschema
@@ -112,7 +113,7 @@ def test_nothing_of_vllms_own_routes_is_reachable(server: RunningServer) -> None
         assert server.admin("POST", path, json={}).status_code == 404
 
 
-ASKED = {
+ASKED: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "messages": say("hi"),
         "max_completion_tokens": 4,
