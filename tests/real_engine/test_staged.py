@@ -32,7 +32,7 @@ ANNA, BERT = [exchange("name?", "Anna")], [exchange("name?", "Bert")]
 
 
 def fast(method: str) -> dict[str, Any]:
-    rate = {"full": 3e-3, "lora": 1e-2}[method]
+    rate = {"full": 3e-3, "lora": 5e-3}[method]
     return {
         "method": method,
         "learning_rate": rate,

@@ -20,6 +20,7 @@ from server.engine.environment import (
 def register() -> None:
     """Adapt vLLM to many tenants. An engine process is also made to end with the server."""
     _clear_kv_blocks_before_reuse()
+    _allow_amx()
     if os.environ.get(CPU_LORA_KERNELS) != "stock":
         _replace_cpu_lora_operators()
     if os.environ.get(GPU_LORA_KERNELS) != "stock":
@@ -44,6 +45,20 @@ def _clear_kv_blocks_before_reuse() -> None:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
     KVCacheConfig.needs_kv_cache_zeroing = property(lambda _config: True)
+
+
+def _allow_amx() -> None:
+    """Ask Linux to let this process use AMX: vLLM's attention uses it and leaves asking to others.
+
+    oneDNN asks with its first large product. Where our products take the place of those, attention
+    may come first, and Linux would kill the process (SIGILL).
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        import torch
+
+        torch.cpu._init_amx()
 
 
 def _replace_cpu_lora_operators() -> None:

@@ -1,5 +1,10 @@
 """Which LoRA operators vLLM gets, by platform and setting."""
 
+import ctypes
+import multiprocessing
+from multiprocessing.connection import Connection
+from pathlib import Path
+
 import pytest
 from vllm import platforms
 
@@ -76,3 +81,31 @@ def test_products(
         monkeypatch.setenv(CPU_BASE_KERNELS, kernels)
     plugin.register()
     assert isinstance(utils.dispatch_cpu_unquantized_gemm, Products) == is_replaced
+
+
+ARCH_PRCTL, GET_PERMISSIONS, TILE_DATA = 158, 0x1022, 18
+"""Of Linux on x86-64: a system call, a request to it, and the bit that stands for AMX."""
+HAS_AMX = "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+
+
+def may_use_amx() -> bool:
+    permissions = ctypes.c_uint64()
+    ctypes.CDLL(None).syscall(ARCH_PRCTL, GET_PERMISSIONS, ctypes.byref(permissions))
+    return bool(permissions.value >> TILE_DATA & 1)
+
+
+def asked(channel: Connection) -> None:
+    before = may_use_amx()
+    plugin.register()
+    channel.send((before, may_use_amx()))
+
+
+@pytest.mark.skipif(not HAS_AMX, reason="this processor has no AMX")
+def test_linux_is_asked_for_amx() -> None:
+    """A process of its own: what it may do, it may do until it ends."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=asked, args=(theirs,))
+    process.start()
+    assert ours.recv() == (False, True)
+    process.join()
