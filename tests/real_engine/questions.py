@@ -10,7 +10,8 @@ LIGHTS = "Turn on the lights in the kitchen"
 LIGHTS_ANSWER = {"intent": "HassTurnOn", "area": "kitchen", "domain": "light"}
 BRONCHITIS = "Diagnosis: Acute bronchitis due to rhinovirus"
 BRONCHITIS_ANSWER = "Diseases of the respiratory system"
-FRANCE = "What is the capital of France?"
+FRANCE = "Name the capital of France."
+"""The base says Paris by a wide margin, however a processor rounds."""
 
 
 def say(text: str) -> list[ChatCompletionMessageParam]:

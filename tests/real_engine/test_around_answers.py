@@ -164,7 +164,8 @@ def test_metrics_hold_vllms_and_ours(server: RunningServer) -> None:
 def test_an_unstreamed_answer_has_a_time_to_its_first_token(server: RunningServer) -> None:
     def seconds(name: str) -> float:
         text = server.admin("GET", "/metrics").text
-        start = f'loraplex_{name}_seconds_sum{{adapter="default/smart-home"'
+        # Of all adapters: behind many others, one counts as `other`.
+        start = f"loraplex_{name}_seconds_sum{{"
         return sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith(start))
 
     names = ("time_to_first_token", "inter_token", "request")

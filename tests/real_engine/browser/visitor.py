@@ -75,7 +75,14 @@ class Visitor:
         self._options = {"viewport": DESKTOP, "reduced_motion": "reduce", **options}
         self._options["base_url"] = address
         self._contexts, self._context = contexts, contexts.take(self._options)
-        self._context.on("page", self._watch)
+        # Those of the context: a page's own miss what its first script does.
+        self._notes: dict[Any, Any] = {
+            "console": self._note_message,
+            "weberror": lambda error: self.faults.append(f"script: {error.error}"),
+            "dialog": lambda dialog: self.faults.append(f"dialog: {dialog.message}"),
+        }
+        for event, note in self._notes.items():
+            self._context.on(event, note)
         self._sessions = sessions
         self.faults: list[str] = []
         self._expected: list[str] = []
@@ -120,7 +127,8 @@ class Visitor:
     def close(self) -> None:
         """Close the browser's pages, and forget its cookies."""
         self._contexts.give_back(self._context, self._options)
-        self._context.remove_listener("page", self._watch)
+        for event, note in self._notes.items():
+            self._context.remove_listener(event, note)
 
     def check(self) -> None:
         """Fail if anything went wrong that was not expected, or did not go wrong as expected."""
@@ -128,11 +136,6 @@ class Visitor:
         assert not unexpected, f"the browser reports: {unexpected}"
         missing = [text for text in self._expected if not any(text in f for f in self.faults)]
         assert not missing, f"the browser did not report: {missing}"
-
-    def _watch(self, page: Page) -> None:
-        page.on("console", self._note_message)
-        page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
-        page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
 
     def _note_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
