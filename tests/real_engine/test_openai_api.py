@@ -59,23 +59,20 @@ def test_completions(server: RunningServer) -> None:
     assert "six" not in answer.choices[0].text
 
 
-def test_logprobs_n_and_seed(server: RunningServer) -> None:
-    first, second = (
-        ask(
-            server,
-            "base",
-            "Tell me a word.",
-            n=2,
-            seed=7,
-            temperature=1,
-            logprobs=True,
-            top_logprobs=2,
-        )
-        for _ in range(2)
+def test_logprobs_and_n(server: RunningServer) -> None:
+    answer = ask(
+        server, "base", "Tell me a word.", n=2, temperature=1, logprobs=True, top_logprobs=2
     )
-    assert len(first.choices) == 2
-    assert [c.message.content for c in first.choices] == [c.message.content for c in second.choices]
-    assert len(first.choices[0].logprobs.content[0].top_logprobs) == 2
+    assert len(answer.choices) == 2
+    assert len(answer.choices[0].logprobs.content[0].top_logprobs) == 2
+
+
+def test_a_seed_repeats_an_answer(server: RunningServer) -> None:
+    """With `n=1`: with AMX, vLLM's own products depend on how many prompts a step has."""
+    first, second = (
+        ask(server, "base", "Tell me a word.", seed=7, temperature=1) for _ in range(2)
+    )
+    assert first.choices[0].message.content == second.choices[0].message.content
 
 
 def test_json_schema(server: RunningServer) -> None:

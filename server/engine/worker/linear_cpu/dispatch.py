@@ -21,7 +21,8 @@ def replace_products(*, always: bool, when_used: Callable[[], None]) -> None:
     """
     from vllm.model_executor.layers import utils
 
-    choice = Choice("the base's matrix products", always=always, when_used=when_used)
+    kind = "the base's matrix products"
+    choice = Choice(kind, always=always, when_used=when_used, saved=saved_by_decoder)
     utils.dispatch_cpu_unquantized_gemm = Products(utils.dispatch_cpu_unquantized_gemm, choice)
 
 
@@ -69,6 +70,19 @@ class Products:
         layer.cpu_linear = lambda x, _weight, bias: packed.apply(x, with_bias=bias is not None)
         if remove_weight:
             layer.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.bfloat16), False)
+
+
+DECODER_SAVES = 100e-6
+"""Seconds. On two cores a layer of vLLM's took 1.2 ms longer than one of the decoder: 0.3 ms a
+product."""
+
+
+def saved_by_decoder() -> float:
+    """Return what the compiled decoder saves beside each product, if the model may take it."""
+    from vllm.config import get_current_vllm_config
+
+    is_llama = get_current_vllm_config().model_config.architectures == ["LlamaForCausalLM"]
+    return DECODER_SAVES if is_llama else 0.0
 
 
 def is_compiled_by_torch() -> bool:

@@ -10,7 +10,7 @@ from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16Linea
 from vllm.scalar_type import scalar_types
 
 from server.engine.worker.linear_cpu.choice import Choice, Product
-from server.engine.worker.linear_cpu.dispatch import is_compiled_by_torch
+from server.engine.worker.linear_cpu.dispatch import is_compiled_by_torch, saved_by_decoder
 from server.engine.worker.linear_cpu.kernel import (
     WORD_WEIGHTS,
     LinearKernel,
@@ -25,7 +25,8 @@ def replace_four_bit_products(*, always: bool, when_used: Callable[[], None]) ->
 
     `when_used` is called before each layer that gets one.
     """
-    choice = Choice("the base's 4-bit matrix products", always=always, when_used=when_used)
+    kind = "the base's 4-bit matrix products"
+    choice = Choice(kind, always=always, when_used=when_used, saved=saved_by_decoder)
     stock = CPUWNA16LinearKernel
     products = FourBitProducts(stock.process_weights_after_loading, stock.apply_weights, choice)
     # As functions of the class, so that vLLM's kernel is their first argument.

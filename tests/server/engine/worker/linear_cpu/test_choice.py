@@ -46,3 +46,12 @@ def test_it_is_taken_if_it_is_faster_and_nowhere_much_slower(
     stock = machine.product(dict.fromkeys(ROWS, 2.0))
     assert is_faster("x", ours, stock, 8, clock=lambda: machine.now) is faster  # type: ignore[arg-type]
     assert len(machine.calls) == 2 * TRIES * len(ROWS)
+
+
+@pytest.mark.parametrize(("saved", "faster"), [(0.0, False), (3.0, True)])
+def test_what_is_saved_beside_products_of_few_rows_counts(saved: float, faster: bool) -> None:
+    machine = Machine()
+    ours = machine.product(dict(zip(ROWS, (2.0, 2.0, 3.0), strict=True)))
+    stock = machine.product(dict.fromkeys(ROWS, 2.0))
+    found = is_faster("x", ours, stock, 8, saved, lambda: machine.now)  # type: ignore[arg-type]
+    assert found is faster

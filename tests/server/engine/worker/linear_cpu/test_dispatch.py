@@ -54,7 +54,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What was measured, in favour of the compiled products."""
     calls: list[int] = []
 
-    def is_faster(_kind: str, _own: Any, _stock: Any, in_features: int) -> bool:
+    def is_faster(_kind: str, _own: Any, _stock: Any, in_features: int, _saved: float) -> bool:
         calls.append(in_features)
         return True
 

@@ -105,7 +105,7 @@ def test_an_answer_is_that_of_vllms_products(
 def test_the_first_layer_decides(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
     measured = []
 
-    def is_faster(_kind: str, own: Any, stock: Any, in_features: int) -> bool:
+    def is_faster(_kind: str, own: Any, stock: Any, in_features: int, _saved: float) -> bool:
         x = torch.randn(3, in_features).to(HALF)
         assert_same(own(x), stock(x))
         measured.append(in_features)
