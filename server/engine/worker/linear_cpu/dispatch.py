@@ -78,10 +78,15 @@ product."""
 
 
 def saved_by_decoder() -> float:
-    """Return what the compiled decoder saves beside each product, if the model may take it."""
-    from vllm.config import get_current_vllm_config
+    """Return what the compiled decoder saves beside each product, if the model may take it.
 
-    is_llama = get_current_vllm_config().model_config.architectures == ["LlamaForCausalLM"]
+    vLLM tells its configuration while it loads a model. The first large layer may be measured
+    later, and then nothing is known.
+    """
+    from vllm.config import get_current_vllm_config_or_none
+
+    config = get_current_vllm_config_or_none()
+    is_llama = config is not None and config.model_config.architectures == ["LlamaForCausalLM"]
     return DECODER_SAVES if is_llama else 0.0
 
 
