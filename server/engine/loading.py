@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters_registry.records.catalog import VersionRecord
 from server.engine.interface import EngineContents
-from server.engine.worker.extension import WorkerReply
+from server.engine.worker.extension import PREPARE, WorkerReply
 from server.errors import NotLoadable, Unavailable
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ class AdapterLoading(ABC):
             Unavailable: the engine doesn't run.
         """
         version_id, name = version.version_id, version.public_name
-        await self.call_workers("loraplex_prepare", version_id, name, str(path))
-        while WorkerReply.READING in (
-            answers := await self.call_workers("loraplex_prepared", version_id)
-        ):
+        # An engine of one process answers when the adapter is read (see `worker.early_reads`).
+        answers = await self.call_workers(PREPARE, version_id, name, str(path))
+        while WorkerReply.READING in answers:
             await asyncio.sleep(POLL_SECONDS)
+            answers = await self.call_workers("loraplex_prepared", version_id)
         wrong = [answer for answer in answers if answer != WorkerReply.READY]
         if wrong:
             await self.evict(version)

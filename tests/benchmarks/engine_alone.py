@@ -91,7 +91,10 @@ def main() -> None:
             speeds["what memory allows"] = {"1 streams, 0 adapters": bound}
     for gguf in arguments.gguf:
         size = LARGE if gguf.stat().st_size > LARGE_BYTES else SMALL
-        speeds[f"llama.cpp, {gguf.stem}"] = llama_bench(arguments.llama_bench, gguf, size)
+        try:
+            speeds[f"llama.cpp, {gguf.stem}"] = llama_bench(arguments.llama_bench, gguf, size)
+        except subprocess.CalledProcessError as error:
+            print(error, file=sys.stderr)  # what was measured until here is still worth a table
     print(table(speeds, "tokens/s"))
     print()
     print(table(parts, "ms of a token"))

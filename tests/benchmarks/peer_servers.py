@@ -15,7 +15,6 @@ import psutil
 
 from loadtest.plan.scenario import Scenario
 from loadtest.started_server import free_port, running
-from server.bundled_base import ensure_bundled_base
 
 SLOTS, KV_CACHE_GIB = 8, 2
 STREAMS = 16
@@ -93,9 +92,10 @@ def started(contestant: Contestant, log: Path) -> Iterator[Started]:
         yield Started(contestant, process, url)
 
 
-def ours(data_dir: Path) -> Contestant:
+def ours(data_dir: Path, base: Path) -> Contestant:
     """This project's server."""
     command = [sys.executable, "-m", "server", "serve", "--data-dir", str(data_dir)]
+    command += ["--base", str(base)]
     command += ["--max-loras", str(SLOTS), "--kv-cache-gib", str(KV_CACHE_GIB)]
     return Contestant(
         "Loraplex",
@@ -108,7 +108,7 @@ def ours(data_dir: Path) -> Contestant:
 def vllm(arguments: argparse.Namespace, weights: Path) -> Contestant:
     """vLLM's own server, with as many slots and as much memory, without our plugin."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(ensure_bundled_base()), "--served-model-name", "base"]
+    command += ["--model", str(arguments.base), "--served-model-name", "base"]
     command += ["--enable-lora", "--max-loras", str(SLOTS), "--max-lora-rank", "16"]
     command += ["--max-cpu-loras", str(4 * SLOTS)]
     environment = {

@@ -15,6 +15,7 @@ servers, and the table is of what there is by then.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from loadtest.plan.scenario import Scenario
 from loadtest.plan.scenario_file import load_scenario
 from loadtest.report.recorded import read_run
 from loadtest.started_server import sigterm_interrupts
+from server.bundled_base import ensure_bundled_base
 from tests.benchmarks.peer_servers import PEERS, Contestant, Started, ours, started
 from tests.benchmarks.peer_table import Contest, Part, markdown
 
@@ -52,9 +54,11 @@ STOP_SECONDS = 30
 class Duel:
     """Two servers, driven in turn."""
 
-    def __init__(self, first: Started, second: Started, out: Path, patience: float) -> None:
+    def __init__(
+        self, first: Started, second: Started, base: Path, out: Path, patience: float
+    ) -> None:
         """`patience` is how many seconds a part may take beyond its load's."""
-        self.servers, self.out, self.patience = (first, second), out, patience
+        self.servers, self.base, self.out, self.patience = (first, second), base, out, patience
         self.idle_share = 0.0
         """Of one core, the most that a server took while the other was driven."""
 
@@ -77,18 +81,20 @@ class Duel:
         length = seconds or scenario.duration_seconds
         limit = length + scenario.limits.drain_seconds + self.patience
         began, idle = time.monotonic(), other.cpu_seconds()
-        part = drive(server, name, length, limit, folder)
+        part = drive(server, name, self.base, length, limit, folder)
         share = (other.cpu_seconds() - idle) / (time.monotonic() - began)
         self.idle_share = max(self.idle_share, share)
         return part
 
 
-def drive(server: Started, scenario: str, seconds: float, limit: float, folder: Path) -> Part:
+def drive(
+    server: Started, scenario: str, base: Path, seconds: float, limit: float, folder: Path
+) -> Part:
     """One run of the load tester in a process of its own, ended after `limit` seconds."""
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "server", "loadtest", "run", scenario, "--url", server.url]
     command += ["--out", str(folder), "--duration", str(seconds), "--slo", ""]
-    command += server.contestant.loadtest_flags
+    command += ["--config", str(base / "config.json"), *server.contestant.loadtest_flags]
     log = folder / "loadtest.log"
     environment = os.environ | {"LORAPLEX_API_KEY": server.key or "none"}
     with log.open("wb") as file:
@@ -137,6 +143,7 @@ def play_all(
     rounds: int,
     seconds: float | None,
     patience: float,
+    base: Path,
     out: Path,
     console: Console,
 ) -> str:
@@ -156,7 +163,7 @@ def play_all(
             for number, contestant in enumerate(contestants):
                 console.print(f"starting {contestant.name}")
                 servers.append(stack.enter_context(started(contestant, out / f"{number}.log")))
-            duel = Duel(servers[0], servers[1], out, patience)
+            duel = Duel(servers[0], servers[1], base, out, patience)
             for name in scenarios:
                 contests.append(Contest(scenario_title(name)))
                 console.print(f"{contests[-1].scenario}, {rounds} rounds")
@@ -172,9 +179,10 @@ def play_all(
     )
 
 
-def make_weights(names: Sequence[str], directory: Path) -> None:
+def make_weights(names: Sequence[str], base: Path, directory: Path) -> None:
     """What servers want that take no adapters later."""
-    place = Weights(directory, LlamaShape())
+    shape = LlamaShape.from_config(json.loads((base / "config.json").read_text()))
+    place = Weights(directory, shape)
     for scenario in map(load_scenario, names):
         if not scenario.churn.any:
             for name, part in scenario.made_adapters().items():
@@ -192,6 +200,7 @@ def main() -> None:
     parser.add_argument(
         "--patience", type=float, default=600, help="seconds a part may take besides"
     )
+    parser.add_argument("--base", type=Path, help="default: the bundled one")
     parser.add_argument("--out", type=Path, help="default: a folder in loadtest-runs/")
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for the peer")
     parser.add_argument("--vllm-path", type=Path, help="folder of what vLLM's server lacks")
@@ -199,6 +208,9 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="the base")
     parser.add_argument("--lora-gguf", type=Path, nargs="*", default=[], help="adapters, in order")
     arguments = parser.parse_args()
+    if arguments.base and arguments.peer == "naive-peft":
+        parser.error("naive-peft serves the bundled base alone")
+    arguments.base = arguments.base or ensure_bundled_base()
     scenarios = arguments.scenarios.split(",")
     default = Path("loadtest-runs") / f"peers-{arguments.peer}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     out: Path = arguments.out or default
@@ -210,15 +222,16 @@ def main() -> None:
         place = Path(directory)
         weights = place / "weights"
         weights.mkdir()
-        make_weights(scenarios, weights)
+        make_weights(scenarios, arguments.base, weights)
         peer = PEERS[arguments.peer](arguments, weights)
         peer.environment.update(pair.split("=", 1) for pair in arguments.env)
         text = play_all(
-            (ours(place / "data"), peer),
+            (ours(place / "data", arguments.base), peer),
             scenarios,
             arguments.rounds,
             arguments.seconds,
             arguments.patience,
+            arguments.base,
             out,
             Console(stderr=True, highlight=False),
         )

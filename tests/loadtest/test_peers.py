@@ -20,6 +20,7 @@ from loadtest.plan.scenario_file import load_scenario
 from loadtest.report import report
 from loadtest.report.measures import summarise
 from loadtest.report.recorded import Recorded, read_run
+from server.bundled_base import ensure_bundled_base
 from tests.benchmarks import peers
 from tests.benchmarks.peer_servers import Contestant, Started
 from tests.benchmarks.peer_table import Contest, Part, markdown
@@ -143,7 +144,9 @@ def test_both_are_driven_in_turn_and_the_table_is_of_both(
     scenario = tmp_path / "short.toml"
     scenario.write_text(SCENARIO)
     both = stub("Ours", key_file), stub("Peer", key_file, "--fault", "foreign")
-    text = peers.play_all(both, [str(scenario)], 2, 0.5, 60.0, tmp_path, Console(quiet=True))
+    text = peers.play_all(
+        both, [str(scenario)], 2, 0.5, 60.0, ensure_bundled_base(), tmp_path, Console(quiet=True)
+    )
     assert order == ["Ours", "Peer", "Peer", "Ours"]
     assert float(row(text, "output tokens/s")[0]) > 0, text
     assert row(text, "output tokens/s")[1:] == ["0.0", ""]
@@ -161,7 +164,9 @@ def test_a_part_that_hangs_is_cut_off(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         hanging = Started(Contestant("Deaf", lambda port: [], "/"), subprocess.Popen(["true"]), url)
-        part = peers.drive(hanging, str(scenario), 0.5, 4.0, tmp_path / "out")
+        part = peers.drive(
+            hanging, str(scenario), ensure_bundled_base(), 0.5, 4.0, tmp_path / "out"
+        )
     assert part == Part(None, "cut off: not done within 4 s")
     hanging.process.wait()
 
@@ -169,4 +174,6 @@ def test_a_part_that_hangs_is_cut_off(tmp_path: Path) -> None:
 def test_a_server_that_ends_early_is_said(tmp_path: Path, key_file: Path) -> None:
     dead = Contestant("Dead", lambda port: [sys.executable, "-c", "exit(3)"], "/")
     with pytest.raises(LoadTestError, match="ended with code 3"):
-        peers.play_all((dead, dead), [], 1, None, 1.0, tmp_path, Console(quiet=True))
+        peers.play_all(
+            (dead, dead), [], 1, None, 1.0, ensure_bundled_base(), tmp_path, Console(quiet=True)
+        )

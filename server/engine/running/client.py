@@ -26,6 +26,7 @@ from server.engine.openai import lora_request
 from server.engine.running.metering import AHEAD, Metering
 from server.engine.running.probe import answer
 from server.engine.running.progress import Progress
+from server.engine.worker.extension import PREPARE
 from server.errors import Unavailable
 from server.tenancy.meter import current_meter
 
@@ -139,7 +140,8 @@ class EngineClient:
     async def call_workers(self, method: str, *arguments: object) -> list[Any]:
         """Return all workers' answers. Raises `Unavailable`, or vLLM's errors, if there is none."""
         answers: list[Any] = await self.unless_dead(self.llm.collective_rpc(method, args=arguments))
-        self.progress.sign_of_life()
+        if method != PREPARE:  # which is answered although the engine's loop may hang
+            self.progress.sign_of_life()
         return answers
 
     async def abort(self, version: VersionRecord) -> None:

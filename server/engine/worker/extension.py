@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from server.engine.worker.lora_gpu.filling import SlotFilling
 
 log = logging.getLogger(__name__)
+
+PREPARE = "loraplex_prepare"
+"""The call that may be answered while a step runs (see `early_reads`)."""
 
 
 class WorkerReply(enum.StrEnum):
@@ -61,7 +65,8 @@ class AtOnce:
 class WorkerAdapters:
     """The adapters of one worker that are being read, are in host memory, or are in slots.
 
-    Its methods are called in the engine's loop, between two steps. Only `_read` runs in a thread.
+    Its methods are called in the engine's loop, between two steps. `_read` runs in a thread, and
+    `prepare` may be called in any (see `early_reads`).
     """
 
     def __init__(
@@ -80,26 +85,34 @@ class WorkerAdapters:
         # There is one thread, because reading several adapters at a time would slow the step more.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-reader")
         self._reads: dict[int, Future[Any]] = {}
+        self._lock = threading.Lock()
+        """Held while reads begin and end. See `early_reads`."""
         self._filling = filling or AtOnce(manager)
         self._fills: dict[int, Future[None]] = {}
 
-    def prepare(self, version_id: int, name: str, path: str) -> None:
-        """Begin to read an adapter into host memory. Does nothing if it is there or being read."""
-        read = self._reads.get(version_id)
-        if self._in_host(version_id) or (read is not None and not _failed(read)):
-            return
-        self._reads[version_id] = self._reader.submit(self._read, version_id, name, path)
+    def prepare(self, version_id: int, name: str, path: str) -> Future[Any] | None:
+        """Begin to read an adapter into host memory, unless it is there or being read.
+
+        Any thread may call this. Returns the read, or None if the adapter is in host memory.
+        """
+        with self._lock:
+            if self._in_host(version_id):
+                return None
+            read = self._reads.get(version_id)
+            if read is None or _failed(read):
+                read = self._reader.submit(self._read, version_id, name, path)
+                self._reads[version_id] = read
+            return read
 
     def prepared(self, version_id: int) -> str:
         """Return `READING`, `READY`, `UNKNOWN`, or the reason why it cannot be read."""
-        if (read := self._reads.get(version_id)) is not None:
-            if not read.done():
-                return WorkerReply.READING
-            if (error := read.exception()) is not None:
-                return str(error) or repr(error)
-            self._manager._registered_adapters[version_id] = read.result()
-            del self._reads[version_id]
-        return WorkerReply.READY if self._in_host(version_id) else WorkerReply.UNKNOWN
+        with self._lock:
+            if (read := self._reads.get(version_id)) is not None:
+                if (answer := answer_to_read(read)) != WorkerReply.READY:
+                    return answer
+                self._manager._registered_adapters[version_id] = read.result()
+                del self._reads[version_id]
+            return WorkerReply.READY if self._in_host(version_id) else WorkerReply.UNKNOWN
 
     def install(self, version_id: int, kept_ids: list[int]) -> WorkerReply:
         """Move an adapter from host memory to a free slot, or to the slot of an unused adapter.
@@ -146,7 +159,9 @@ class WorkerAdapters:
         """Free an adapter's slot and host memory. Returns `IN_USE` if that isn't possible yet."""
         if version_id in self._ids_in_batch() or self._filled(version_id) == WorkerReply.FILLING:
             return WorkerReply.IN_USE
-        if (read := self._reads.pop(version_id, None)) is not None:
+        with self._lock:
+            read = self._reads.pop(version_id, None)
+        if read is not None:
             read.cancel()  # if it already runs, its result is dropped
         if version_id in self._manager.lora_index_to_id:
             self._clear_slot(self._manager.lora_index_to_id.index(version_id))
@@ -173,9 +188,10 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def loraplex_prepare(self, version_id: int, name: str, path: str) -> None:
-        """See `WorkerAdapters.prepare`."""
+    def loraplex_prepare(self, version_id: int, name: str, path: str) -> str:
+        """See `WorkerAdapters.prepare` and `WorkerAdapters.prepared`."""
         self._loraplex.prepare(version_id, name, path)
+        return str(self._loraplex.prepared(version_id))
 
     def loraplex_prepared(self, version_id: int) -> str:
         """See `WorkerAdapters.prepared`."""
@@ -237,5 +253,15 @@ def _ids_in_batch(runner: Any) -> set[int]:
     return set(runner.input_batch.lora_id_to_lora_request)
 
 
+def answer_to_read(read: Future[Any]) -> str:
+    """Return `READING`, `READY`, `UNKNOWN` for a read that was given up, or why it failed."""
+    if not read.done():
+        return WorkerReply.READING
+    if read.cancelled():
+        return WorkerReply.UNKNOWN
+    error = read.exception()
+    return WorkerReply.READY if error is None else str(error) or repr(error)
+
+
 def _failed(read: Future[Any]) -> bool:
-    return read.done() and read.exception() is not None
+    return read.done() and answer_to_read(read) != WorkerReply.READY

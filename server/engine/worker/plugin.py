@@ -33,6 +33,7 @@ def register() -> None:
         # it must run on while the server drains.
         os.setpgid(0, 0)
         _die_with(int(server_pid))
+        _begin_reads_early()
 
 
 def _clear_kv_blocks_before_reuse() -> None:
@@ -97,6 +98,13 @@ def _replace_cpu_layers() -> None:
     from server.engine.worker.decoder_cpu.replacing import replace_layers
 
     replace_layers()
+
+
+def _begin_reads_early() -> None:
+    # Importing vLLM's engine takes seconds, which only the engine's process needs to spend.
+    from server.engine.worker.early_reads import begin_reads_early
+
+    begin_reads_early()
 
 
 def _die_with(server_pid: int) -> None:

@@ -39,15 +39,23 @@ class Loading(AdapterLoading):
 
 async def test_prepare_waits_for_every_worker() -> None:
     reading, ready = WorkerReply.READING, WorkerReply.READY
-    loading = Loading(prepared=[[reading, reading], [ready, reading], [ready, ready]])
+    loading = Loading(
+        prepare=[[reading, reading]], prepared=[[ready, reading], [reading, ready], [ready, ready]]
+    )
     await loading.prepare(VERSION, Path("somewhere"))
     assert loading.calls[0] == ("prepare", 7, "acme/a@1", "somewhere")
     assert loading.called() == ["prepare"] + 3 * ["prepared"]
 
 
+async def test_prepare_asks_no_more_if_the_first_answer_says_that_all_is_read() -> None:
+    loading = Loading(prepare=[[WorkerReply.READY]])
+    await loading.prepare(VERSION, Path("somewhere"))
+    assert loading.called() == ["prepare"]
+
+
 async def test_a_worker_that_cannot_read_makes_all_forget() -> None:
     loading = Loading(
-        prepared=[[WorkerReply.READY, "truncated"]], evict=[[WorkerReply.DONE, WorkerReply.DONE]]
+        prepare=[[WorkerReply.READY, "truncated"]], evict=[[WorkerReply.DONE, WorkerReply.DONE]]
     )
     with pytest.raises(NotLoadable, match="acme/a@1 could not be loaded: truncated"):
         await loading.prepare(VERSION, Path("somewhere"))
