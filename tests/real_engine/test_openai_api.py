@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+from server.engine.device.defaults import CPU_STEP_TOKENS
 from server.process.demo import DEMO_DIR
 from tests.real_engine.questions import (
     BRONCHITIS,
@@ -72,6 +73,14 @@ def test_a_seed_repeats_an_answer(server: RunningServer) -> None:
     first, second = (
         ask(server, "base", "Tell me a word.", seed=7, temperature=1) for _ in range(2)
     )
+    assert first.choices[0].message.content == second.choices[0].message.content
+
+
+def test_a_seed_repeats_an_answer_to_a_prompt_of_several_steps(server: RunningServer) -> None:
+    text = "Count: " + "one two three " * 250
+    options = {"temperature": 1.0, "seed": 5, "max_tokens": 12}
+    first, second = (ask(server, "base", text, **options) for _ in range(2))
+    assert first.usage.prompt_tokens > 2 * CPU_STEP_TOKENS
     assert first.choices[0].message.content == second.choices[0].message.content
 
 

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import threading
+from typing import Any
 
 from server.engine.environment import (
     BASE_QUANTIZATION,
@@ -21,6 +22,7 @@ def register() -> None:
     """Adapt vLLM to many tenants. An engine process is also made to end with the server."""
     _clear_kv_blocks_before_reuse()
     _allow_amx()
+    _keep_seeds()
     if os.environ.get(CPU_LORA_KERNELS) != "stock":
         _replace_cpu_lora_operators()
     if os.environ.get(GPU_LORA_KERNELS) != "stock":
@@ -60,6 +62,25 @@ def _allow_amx() -> None:
         import torch
 
         torch.cpu._init_amx()
+
+
+def _keep_seeds() -> None:
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    platform = type(current_platform)
+    register_overrides = platform.register_triton_kernel_overrides
+
+    def register_and_keep(_platform: Any) -> None:
+        # vLLM calls this in a worker before it makes a model runner. Importing that takes seconds,
+        # which only the engine's process needs to spend.
+        from server.engine.worker.seeds import keep_seeds
+
+        register_overrides()
+        keep_seeds()
+
+    platform.register_triton_kernel_overrides = classmethod(register_and_keep)
 
 
 def _replace_cpu_lora_operators() -> None:

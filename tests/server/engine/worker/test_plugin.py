@@ -28,6 +28,10 @@ class Platform:
     def get_punica_wrapper(cls) -> str:
         return "vLLM's"
 
+    @classmethod
+    def register_triton_kernel_overrides(cls) -> None:
+        """Override nothing."""
+
 
 @pytest.mark.parametrize(
     ("kind", "setting", "value", "chosen"),
