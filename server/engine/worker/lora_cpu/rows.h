@@ -8,7 +8,7 @@
 #pragma once
 #include "../vectors.h"
 
-enum { BLOCK_ROWS = 8 };
+enum { BLOCK_ROWS = 8, SHRINK_ROWS = 4, CHAINS = 4 };
 enum { COLUMN_CHUNK = 512, PARALLEL_WORK = 250000 };
 
 /* Up to BLOCK_ROWS rows of one slot. The rest of `row` repeats the last one. */
@@ -44,14 +44,15 @@ INLINE vpair broadcast(const uint16_t *from, int only_first) {
     return (vpair){0} + pair;
 }
 
-/* Computes u[m] = scale * A x[m] for LANES ranks. Callers give constants for `rows` and `chains`:
- * there are then as many independent sums as the processor needs to be busy. */
-INLINE void shrink(int rows, int chains, uint16_t *u, ptrdiff_t u_stride,
+/* Computes u[m] = scale * A x[m] for LANES ranks. Callers give a constant for `rows`. There are as
+ * many independent sums as the processor needs to be busy, and as many for any number of rows: a
+ * row's result is the same whatever other rows are in the batch. */
+INLINE void shrink(int rows, uint16_t *u, ptrdiff_t u_stride,
                    const uint16_t *const *x, const uint32_t *a, ptrdiff_t in, float scale) {
-    vfloat sum[4][BLOCK_ROWS] = {0};
+    vfloat sum[CHAINS][SHRINK_ROWS] = {0};
     ptrdiff_t pairs = in / 2, p = 0;
-    for (; p + chains <= pairs; p += chains)
-        for (int c = 0; c < chains; c++) {
+    for (; p + CHAINS <= pairs; p += CHAINS)
+        for (int c = 0; c < CHAINS; c++) {
             vpair weights = load_pairs(a + (p + c) * LANES);
             for (int m = 0; m < rows; m++)
                 sum[c][m] = dot2(sum[c][m], broadcast(x[m] + 2 * (p + c), 0), weights);
@@ -61,7 +62,7 @@ INLINE void shrink(int rows, int chains, uint16_t *u, ptrdiff_t u_stride,
             sum[0][m] = dot2(sum[0][m], broadcast(x[m] + 2 * p, 2 * p + 1 == in),
                              load_pairs(a + p * LANES));
     for (int m = 0; m < rows; m++) {
-        for (int c = 1; c < chains; c++) sum[0][m] += sum[c][m];
+        for (int c = 1; c < CHAINS; c++) sum[0][m] += sum[c][m];
         store(u + m * u_stride, scale * sum[0][m], LANES);
     }
 }
@@ -110,10 +111,12 @@ static void shrink_block(const layer_t *layer, const adapter_t *adapter, const b
     ptrdiff_t in = layer->in, u_stride = layer->max_ranks;
     const uint32_t *a = adapter->a + rank * ((in + 1) / 2);
     u += rank;
-    if (block->count == 1) shrink(1, 4, u, u_stride, row, a, in, scale);
-    else if (block->count == 2) shrink(2, 4, u, u_stride, row, a, in, scale);
-    else if (block->count <= 4) shrink(4, 4, u, u_stride, row, a, in, scale);
-    else shrink(BLOCK_ROWS, 2, u, u_stride, row, a, in, scale);
+    for (int m = 0; m < block->count; m += SHRINK_ROWS, u += SHRINK_ROWS * u_stride)
+        switch (block->count - m) {
+            case 1: shrink(1, u, u_stride, row + m, a, in, scale); break;
+            case 2: shrink(2, u, u_stride, row + m, a, in, scale); break;
+            default: shrink(SHRINK_ROWS, u, u_stride, row + m, a, in, scale);
+        }
 }
 
 static void expand_block(const layer_t *layer, const adapter_t *adapter, const block_t *block,

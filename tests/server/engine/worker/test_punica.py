@@ -136,6 +136,21 @@ def test_each_row_gets_its_own_adapter(
     assert torch.equal(result[base_rows], y[base_rows])
 
 
+@pytest.mark.parametrize("features", [24, 100, 576])
+def test_a_row_is_the_same_whatever_is_beside_it(features: int) -> None:
+    torch.manual_seed(5)
+    weights = Layer(features, (64, 33), torch.bfloat16)
+    weights.write(0, (16, 33))
+    x = torch.randn(20, features).to(torch.bfloat16)
+    y = torch.randn(20, 97).to(torch.bfloat16)
+    alone = [
+        weights.apply(make_wrapper("compiled", [0]), x[i : i + 1], y[i : i + 1]) for i in range(20)
+    ]
+    for rows in (2, 3, 4, 5, 6, 7, 8, 20):
+        together = weights.apply(make_wrapper("compiled", [0] * rows), x[:rows], y[:rows])
+        assert torch.equal(together, torch.cat(alone[:rows]))
+
+
 @pytest.mark.parametrize("operators", OPERATORS)
 def test_a_slot_is_taken_over_and_emptied(operators: str) -> None:
     torch.manual_seed(0)
