@@ -74,7 +74,7 @@ ENGINES = {
             *("test_base_kernels", "test_bases", "test_bases_in_float32", "test_churn"),
             *("test_first_hour", "test_four_bit", "test_gpu_operators", "test_judged_canary"),
             *("test_llama31", "test_loading", "test_long_requests", "test_process"),
-            *("test_request_sources", "test_staged", "test_warm_promotion"),
+            *("test_request_sources", "test_speculation", "test_staged", "test_warm_promotion"),
         ),
         "",
     ),

@@ -14,6 +14,7 @@ from server.engine.device import defaults
 from server.engine.device.base_size import size_of
 from server.engine.device.device import Device
 from server.engine.worker.lora_gpu import OPERATOR_VERSION
+from server.engine.worker.speculation import PROPOSER
 from server.settings import Settings, SettingsError
 from server.settings.traces_endpoint import TracesEndpoint
 
@@ -54,6 +55,19 @@ FORBIDDEN = {
     "middleware": "it would not be applied",
 }
 """Arguments of vLLM that are refused. Most would let clients do what this server must prevent."""
+
+_TWO_WAYS = "both choose how tokens are guessed"
+
+NOT_WITH_GUESSES = {
+    "speculative-config": _TWO_WAYS,
+    "spec-method": _TWO_WAYS,
+    "spec-model": _TWO_WAYS,
+    "spec-tokens": _TWO_WAYS,
+    "logits-processors": "guesses would be checked without them",
+    "logprobs-mode": "log-probabilities of guessed tokens are `raw_logprobs`",
+    "async-scheduling": "guesses are made from what the step before has said",
+}
+"""Arguments of vLLM that can't be combined with `LORAPLEX_SPECULATION_TOKENS`, and why."""
 
 _GIB = 1 << 30
 
@@ -100,6 +114,8 @@ def engine_arguments(
     if not device.is_cpu and settings.gpu_lora_kernels == "fused":
         namespace.additional_config = _of_compiled_model(namespace.additional_config)
     _bound_prefill(namespace, settings, base, device)
+    if settings.speculation_tokens:
+        _add_guesses(namespace, parser.parse_args([]), settings.speculation_tokens, device)
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
@@ -132,6 +148,35 @@ def _check_passed_through(arguments: tuple[str, ...], known: list[str]) -> None:
             raise SettingsError(
                 f"--{name} is not a setting, and not an engine argument of vLLM{hint}"
             )
+
+
+def _add_guesses(namespace: Namespace, usual: Namespace, num_guesses: int, device: Device) -> None:
+    """Have the engine guess tokens. `usual`: vLLM's defaults.
+
+    A step has room for guesses for all requests, as vLLM wants, and for no more prompt tokens than
+    without them.
+
+    Raises:
+        SettingsError: nothing can be guessed on this device, or not beside other arguments.
+    """
+    setting = "LORAPLEX_SPECULATION_TOKENS (--speculation-tokens)"
+    if not device.is_cpu:
+        raise SettingsError(
+            f"{setting} works on CPU only; on a GPU set vLLM's own --speculative-config"
+        )
+    for name, why in NOT_WITH_GUESSES.items():
+        field = name.replace("-", "_")
+        if getattr(namespace, field) not in (False, getattr(usual, field)):
+            raise SettingsError(f"{setting} can't be combined with --{name}: {why}")
+    namespace.speculative_config = {
+        "method": "custom_class",
+        "model": PROPOSER,
+        "num_speculative_tokens": num_guesses,
+    }
+    step, most_seqs = namespace.max_num_batched_tokens, namespace.max_num_seqs or device.max_seqs
+    if namespace.max_num_scheduled_tokens is None:
+        namespace.max_num_scheduled_tokens = step
+    namespace.max_num_batched_tokens = max(step, most_seqs * (1 + num_guesses))
 
 
 def _bound_prefill(namespace: Namespace, settings: Settings, base: str, device: Device) -> None:

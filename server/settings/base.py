@@ -36,6 +36,17 @@ class BaseModelSettings(BaseSettings):
         "when the engine starts, or vLLM's (`stock`). `auto` measures the matrix products of both "
         "at the start and takes the faster ones.",
     )
+    speculation_tokens: int = setting(
+        0,
+        "Base",
+        "On CPU: how many of an answer's next tokens the engine guesses and then checks in one "
+        "step. It guesses what followed the same tokens before, in the request or in recent "
+        "answers of the tenant's requests to the same adapter. Greedy answers (`temperature` 0) "
+        "come sooner if they repeat themselves, such as JSON of one form, and never change. Other "
+        "requests get no guesses. 3 to 5 are useful; 0 guesses nothing.",
+        ge=0,
+        le=15,
+    )
     quantization: str | None = setting(
         None,
         "Base",

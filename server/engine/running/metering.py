@@ -19,6 +19,7 @@ from server.engine.errors import for_handlers, map_exception
 from server.engine.grammar.trial import GrammarTrials, grammar_of
 from server.engine.running.parts import ABORTED, Part, joined, parts_of
 from server.engine.running.progress import Progress
+from server.engine.worker.speculation import SALT
 from server.errors import APIError, Unavailable
 from server.tenancy.meter import Meter, TokenCounter, current_meter
 
@@ -52,6 +53,7 @@ class Metering:
         self._progress, self._trials, self._verify = progress, trials, verify
         self._generate, self._abort = client.generate, client.abort
         self._processor = client.output_processor
+        self._speculates = client.vllm_config.speculative_config is not None
         self._numbers = itertools.count()
         self._answers: dict[str, TokenCounter] = {}
         """Answers that are being computed, by the id that the handler gave the request."""
@@ -128,6 +130,8 @@ class Metering:
         token_ids = (prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None) or ()
         if (alternatives := sampling_params.prompt_logprobs) is not None:
             current.prompt_log_probabilities.take(len(token_ids), alternatives)
+        if self._speculates:
+            sampling_params.extra_args = {**(sampling_params.extra_args or {}), **_salt_of(prompt)}
         parts = parts_of(sampling_params, current.prompt_queue.max_running)
         for _ in parts:
             current.expect_answer()
@@ -220,3 +224,9 @@ class Metering:
         task = asyncio.create_task(abort())
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
+
+
+def _salt_of(prompt: Any) -> dict[str, str]:
+    """Return what tells the engine whose answers it may guess from: those with the same salt."""
+    salt = prompt.get("cache_salt") if isinstance(prompt, dict) else None
+    return {SALT: salt} if salt else {}

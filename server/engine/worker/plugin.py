@@ -16,6 +16,7 @@ from server.engine.environment import (
     GPU_LORA_KERNELS,
     SERVER_PID,
 )
+from server.engine.worker.speculation import PROPOSER
 
 
 def register() -> None:
@@ -23,6 +24,7 @@ def register() -> None:
     _clear_kv_blocks_before_reuse()
     _allow_amx()
     _keep_seeds()
+    _accept_all_parameters_beside_guesses()
     if os.environ.get(CPU_LORA_KERNELS) != "stock":
         _replace_cpu_lora_operators()
     if os.environ.get(GPU_LORA_KERNELS) != "stock":
@@ -81,6 +83,23 @@ def _keep_seeds() -> None:
         keep_seeds()
 
     platform.register_triton_kernel_overrides = classmethod(register_and_keep)
+
+
+@functools.cache
+def _accept_all_parameters_beside_guesses() -> None:
+    """Have vLLM accept `min_p` and `logit_bias` with our speculation: such requests get no guesses.
+
+    vLLM's own kinds of speculation still refuse them.
+    """
+    from vllm.sampling_params import SamplingParams
+
+    refuse = SamplingParams._validate_spec_decode
+
+    def validate(parameters: Any, speculation: Any) -> None:
+        if speculation is None or speculation.model != PROPOSER:
+            refuse(parameters, speculation)
+
+    SamplingParams._validate_spec_decode = validate
 
 
 def _replace_cpu_lora_operators() -> None:

@@ -8,6 +8,7 @@ from server.engine.arguments import FORBIDDEN, engine_arguments
 from server.engine.device.base_size import BaseSize
 from server.engine.device.device import Device
 from server.engine.worker.lora_gpu import OPERATOR_VERSION
+from server.engine.worker.speculation import PROPOSER
 from server.settings import Settings, SettingsError
 from tests.server.engine.device.devices import CPU, H200, L40
 from tests.vllm_next.snapshot import flags
@@ -125,3 +126,34 @@ def test_every_forbidden_argument_is_one_of_vllms() -> None:
         with pytest.raises(SettingsError, match=f"--{name} is refused"):
             parsed(Settings(engine_args=(f"--{name}",)))
     assert FORBIDDEN.keys() <= {name.lstrip("-") for name in flags()}
+
+
+def test_guesses() -> None:
+    arguments = parsed(Settings(speculation_tokens=3))
+    config = {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": 3}
+    assert arguments.speculative_config == config
+    assert arguments.max_num_batched_tokens == 4 * CPU.max_seqs, "vLLM wants room for all guesses"
+    assert arguments.max_num_scheduled_tokens == 256, "steps of prompts are as short as without"
+    few = parsed(Settings(speculation_tokens=3, engine_args=("--max-num-seqs", "4")))
+    assert few.max_num_batched_tokens == few.max_num_scheduled_tokens == 256
+    without = parsed(Settings())
+    assert without.speculative_config is None
+    assert without.max_num_scheduled_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "message"),
+    [
+        ((), H200, "works on CPU only"),
+        (("--speculative-config", "{}"), CPU, "--speculative-config"),
+        (("-sc", "{}"), CPU, "--speculative-config"),
+        (("--logits-processors", "a:B"), CPU, "--logits-processors"),
+        (("--logprobs_mode=raw_logits",), CPU, "--logprobs-mode"),
+        (("--async-scheduling",), CPU, "--async-scheduling"),
+    ],
+)
+def test_what_guesses_cannot_be_combined_with(
+    given: tuple[str, ...], device: Device, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=rf"LORAPLEX_SPECULATION_TOKENS .*{message}"):
+        parsed(Settings(speculation_tokens=2, engine_args=given), device=device)

@@ -17,6 +17,10 @@ MOST_PROMPT_ROWS, MOST_PROMPT_TOKENS = 128, 512
 """Steps with prompts take the compiled decoder up to so many new tokens, of requests with so many
 tokens. Each row attends alone, so vLLM's attention is faster for long prompts."""
 
+FEW_ROWS_OF_REQUEST = 16
+"""So many new tokens of each request take the compiled decoder behind any number of others: guesses
+of an answer's next tokens, for instance."""
+
 _SOURCE = Path(__file__).with_name("decoder.c")
 
 

@@ -14,6 +14,7 @@ from vllm.model_executor.models.llama import LlamaModel
 
 from server.engine.worker.compiled import KernelUnavailable
 from server.engine.worker.decoder_cpu.kernel import (
+    FEW_ROWS_OF_REQUEST,
     MOST_PROMPT_ROWS,
     MOST_PROMPT_TOKENS,
     Batch,
@@ -72,7 +73,9 @@ def _batch(model: Any, positions: torch.Tensor) -> Batch | None:
         return None
     if step.max_query_len == 1:
         lengths, tables = step.seq_lens, step.block_table
-    elif len(positions) <= MOST_PROMPT_ROWS and step.max_seq_len <= MOST_PROMPT_TOKENS:
+    elif len(positions) <= MOST_PROMPT_ROWS and (
+        step.max_seq_len <= MOST_PROMPT_TOKENS or step.max_query_len <= FEW_ROWS_OF_REQUEST
+    ):
         lengths, tables = (positions + 1).to(torch.int32), step.block_table[_requests(step)]
     else:
         return None

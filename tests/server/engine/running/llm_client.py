@@ -25,6 +25,7 @@ class Client:
             abort_requests=self._abort,
         )
         self.engine_core = SimpleNamespace(get_output_async=self._output)
+        self.vllm_config = SimpleNamespace(speculative_config=None)
         self.ends_with = "stop"
         self.num_closed = self.num_processed = 0
         self.priorities: list[int] = []

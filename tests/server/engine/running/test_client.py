@@ -33,7 +33,7 @@ class Engine:
         )
         self.engine_core = SimpleNamespace(get_output_async=None)
         self.vllm_config = SimpleNamespace(
-            structured_outputs_config=SimpleNamespace(backend="auto")
+            structured_outputs_config=SimpleNamespace(backend="auto"), speculative_config=None
         )
         self.logprob, self.hangs, self.errored = -1.0, False, False
         self.num_probes = self.num_calls = 0

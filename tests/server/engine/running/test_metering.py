@@ -10,6 +10,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from server.engine.grammar.trial import GrammarTrials
 from server.engine.running.metering import Metering
 from server.engine.running.progress import Progress
+from server.engine.worker.speculation import SALT
 from server.errors import InvalidRequest, SchemaTooComplex, Unavailable
 from server.tenancy.meter import Meter, current_meter
 from server.tenancy.prompt_queue import PromptQueue
@@ -211,3 +212,16 @@ async def test_what_the_engine_sends_is_a_sign_of_life() -> None:
     assert progress.silent_seconds == 5
     await client.engine_core.get_output_async()
     assert progress.silent_seconds == 0
+
+
+@pytest.mark.parametrize("salt", ["acme's", None])
+async def test_the_engine_hears_whose_answers_it_may_guess_from(
+    client: Any, current: Meter, salt: str | None
+) -> None:
+    client.vllm_config.speculative_config = SimpleNamespace()
+    Metering(client, Progress(), GrammarTrials(str), allow)
+    current_meter.set(current)
+    sampling = SimpleNamespace(n=1, prompt_logprobs=None, extra_args={"theirs": 1})
+    prompt = {**PROMPT, **({"cache_salt": salt} if salt else {})}
+    assert [output async for output in client.generate(prompt, sampling, "id")] == [ANSWER]
+    assert sampling.extra_args == {"theirs": 1, **({SALT: salt} if salt else {})}
