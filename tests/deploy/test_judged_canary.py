@@ -20,6 +20,7 @@ import pytest
 from tests.deploy.proxies import free_port
 from tests.deploy.replica import FAILING_VARIABLE, SPEED_VARIABLE, Replica
 from tests.deploy.versions import CONTENT, database_in, register_versions
+from tests.under_load import asking
 
 HOME = "/admin/adapters/default/home"
 EQUAL, WORSE = 2, 3
@@ -97,14 +98,8 @@ async def under_load(fleet: Fleet, http: httpx.AsyncClient) -> AsyncIterator[Cou
                 statuses[answer.status_code] += 1
             await asyncio.sleep(0)
 
-    clients = [asyncio.create_task(ask_on()) for _ in range(CLIENTS)]
-    try:
+    async with asking(ask_on() for _ in range(CLIENTS)):
         yield statuses
-    finally:
-        for client in clients:
-            client.cancel()
-        for ended in await asyncio.gather(*clients, return_exceptions=True):
-            assert isinstance(ended, asyncio.CancelledError), ended
 
 
 async def ask(

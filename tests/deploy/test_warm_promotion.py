@@ -15,6 +15,7 @@ import pytest
 from tests.deploy.proxies import free_port
 from tests.deploy.replica import LOAD_SECONDS_VARIABLE, Replica
 from tests.deploy.versions import CONTENT, database_in, register_versions
+from tests.under_load import asking
 
 LOADS_FOR = "0.4"
 CLIENTS = 4
@@ -62,19 +63,10 @@ async def under_load(
             heads = answer.headers
             seen.append(Answer(number, int(heads["x-adapter-version"]), heads["x-adapter-tier"]))
 
-    clients = [
-        asyncio.create_task(ask_on(number, replica))
-        for number, replica in enumerate(replicas)
-        for _ in range(CLIENTS)
-    ]
-    try:
+    clients = [ask_on(*each) for each in enumerate(replicas) for _ in range(CLIENTS)]
+    async with asking(clients):
         await until(seen, 1)
         yield seen
-    finally:
-        for client in clients:
-            client.cancel()
-        for ended in await asyncio.gather(*clients, return_exceptions=True):
-            assert isinstance(ended, asyncio.CancelledError), ended
 
 
 async def until(seen: list[Answer], version: int) -> None:

@@ -18,6 +18,7 @@ from adapters_registry.content.adapter_files import ADAPTER_FILES
 from tests.long_form import LONG
 from tests.real_engine.codes import answer, code_of, write_adapter, write_base
 from tests.real_engine.running_server import RunningServer
+from tests.under_load import asking
 
 NUM_TOKENS = 8
 VERSIONS = (1, 2, 3)
@@ -79,18 +80,9 @@ async def under_load(
             version, tier = said.headers["x-adapter-version"], said.headers["x-adapter-tier"]
             seen.append(Answer(number, int(version), tier, said.json()["choices"][0]["text"]))
 
-    clients = [
-        asyncio.create_task(ask_on(number, server.url))
-        for number, server in enumerate(servers)
-        for _ in range(2)
-    ]
-    try:
+    twice = [ask_on(number, server.url) for number, server in enumerate(servers) for _ in range(2)]
+    async with asking(twice):
         yield seen
-    finally:
-        for client in clients:
-            client.cancel()
-        for ended in await asyncio.gather(*clients, return_exceptions=True):
-            assert isinstance(ended, asyncio.CancelledError), ended
 
 
 async def answers_by(seen: list[Answer], version: int) -> list[Answer]:
