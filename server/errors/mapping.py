@@ -19,6 +19,7 @@ from server import errors
 from server.errors import APIError, InvalidRequest, error_response
 from server.errors.missing_routes import message_for
 from server.errors.of_sources import SignatureRefused
+from server.errors.own_words import of_validator
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def _validation_error(error: RequestValidationError) -> APIError:
     if first["type"] == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}")
     param = ".".join(str(part) for part in first["loc"] if part != "body") or None
-    return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)
+    return InvalidRequest(f"{param or 'body'}: {of_validator(first['msg'])}", param=param)
 
 
 def _framework_error(error: HTTPException) -> APIError:

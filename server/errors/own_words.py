@@ -29,9 +29,22 @@ _KNOWN = [
     (r"RENDER_TIMEOUT", "messages: the model's chat template took too long for them"),
     (r"RESPONSES_API_STORE", "answers aren't kept here: send the earlier items as `input`"),
 ]
+_OF_THE_VALIDATOR = [
+    (r"^Value error, ", ""),
+    (r"^Input should ", "it must "),
+    (r"^Field required$", "it is missing"),
+    (r"^Extra inputs are not permitted$", "there is no such field"),
+]
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _FOREIGN = re.compile(r"VLLM_|\bvLLM\b|(?<![\w-])--[a-z]|https?://")
 _NOTHING_LEFT = "the request asks for something that isn't offered here"
+
+
+def of_validator(message: str) -> str:
+    """Return what pydantic says of a field in words that follow the field's name."""
+    for pattern, words in _OF_THE_VALIDATOR:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def in_own_words(message: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_registry.check.peft_config import PeftConfig
 from adapters_registry.check.ranks import RANK_LIMITS
-from adapters_registry.content.adapter_files import CONFIG_FILE
+from adapters_registry.content.adapter_files import CONFIG_FILE, WEIGHTS_FILE, digest_of
 from training.errors import TrainingError
 from training.plan.memory import Shape
 
@@ -44,6 +44,12 @@ def ranks_of(folders: Sequence[Path]) -> dict[str, int]:
         for config in found:
             ranks[str(config.parent)] = _rank_in(config)
     return ranks
+
+
+def digests_of(directories: Iterable[str]) -> set[str]:
+    """Return the digests of adapters by which a server knows them. One without weights has none."""
+    folders = map(Path, directories)
+    return {digest_of(folder)[0] for folder in folders if (folder / WEIGHTS_FILE).is_file()}
 
 
 def plan_limits(shape: Shape, ranks: Sequence[int], num_slots: int) -> list[LimitPlan]:

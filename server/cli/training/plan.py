@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -179,9 +180,11 @@ def _serving(shape: Shape, rank: int, slots: int, memory: int | None) -> dict[st
 
 def _limits(shape: Shape, folders: list[Path], served: bool, slots: int) -> dict[str, Any] | None:
     """Return what each limit of ranks takes and lets in, and the choice. None without adapters."""
-    from training.plan.rank_limits import choose_limit, plan_limits, ranks_of
+    from training.plan.rank_limits import choose_limit, digests_of, plan_limits, ranks_of
 
-    ranks = ranks_of(folders) | (_served_ranks() if served else {})
+    ranks = ranks_of(folders)
+    if served:
+        ranks |= _served_ranks(besides=digests_of(ranks))
     if not ranks:
         if served:
             refuse("the server has no adapter whose rank is known")
@@ -198,8 +201,11 @@ def _limits(shape: Shape, folders: list[Path], served: bool, slots: int) -> dict
     }
 
 
-def _served_ranks() -> dict[str, int]:
-    """Return the rank of the newest version of each adapter that the key may manage."""
+def _served_ranks(besides: Container[str]) -> dict[str, int]:
+    """Return the rank of the newest version of each adapter that the key may manage.
+
+    Contents whose digest is in `besides` are left out.
+    """
     from server.cli.adapters.shared import path_of
     from server.cli.client import all_pages, call
 
@@ -207,8 +213,8 @@ def _served_ranks() -> dict[str, int]:
     for adapter in all_pages("/admin/adapters", {}):
         shown = call("GET", path_of(adapter["tenant"], adapter["name"])).json()
         known = [v for v in shown["versions"] if v["rank"] and v["state"] in _USABLE]
-        if known:
-            ranks[known[-1]["model"]] = _original_rank(known[-1])
+        if known and _original(known[-1])["digest"] not in besides:
+            ranks[known[-1]["model"]] = int(_original(known[-1])["rank"])
     return ranks
 
 
@@ -216,10 +222,10 @@ _USABLE = ("ready", "incompatible")
 """The states of versions whose rank counts."""
 
 
-def _original_rank(version: dict[str, Any]) -> int:
-    """Return a version's rank, or that of the version whose best fit it is."""
+def _original(version: dict[str, Any]) -> dict[str, Any]:
+    """Return the rank and the digest of a version, or of the version whose best fit it is."""
     original = version["metadata"].get("fitted", {}).get("of", {})
-    return int(original.get("rank") or version["rank"])
+    return {name: original.get(name) or version[name] for name in ("rank", "digest")}
 
 
 def _print_limits(limits: dict[str, Any]) -> None:

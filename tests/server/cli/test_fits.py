@@ -88,3 +88,17 @@ def test_the_plan_counts_what_is_served(make_adapter: AdapterFactory, tmp_path: 
     assert facts["choice"] == 16, "the original's rank counts, not its fit's"
     said = run(*arguments)
     assert "choose: --max-lora-rank 16" in said
+
+
+def test_the_plan_counts_an_adapter_once_that_is_served_and_in_a_folder(
+    make_adapter: AdapterFactory, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(BASE | {"vocab_size": 32}))
+    small, large, other = (make_adapter(rank=rank) for rank in (2, 12, 4))
+    for name, folder in (("small", small), ("large", large)):
+        run("adapters", "register", name, str(folder), "--fit-rank")
+    folders = [f"--adapters={folder}" for folder in (small, large, other)]
+    arguments = ("plan", "--base", str(config), *folders, "--served", "--json")
+    facts = json.loads(run(*arguments))["rank_limits"]
+    assert facts["num_adapters"] == 3, "of a fit its original is compared"

@@ -40,7 +40,7 @@ def test_quotas() -> None:
     said = run("tenants", "quota", "acme", "--service-tiers", "priority, flex")
     assert "service_tiers: flex, priority" in said
     assert "service_tiers: none" in run("tenants", "quota", "acme", "--service-tiers", "none")
-    assert "should be" in run("tenants", "quota", "acme", "--service-tiers", "best", code=1)
+    assert "must be" in run("tenants", "quota", "acme", "--service-tiers", "best", code=1)
     assert "greater" in run("tenants", "quota", "acme", "--adapters", "-1", code=1)
 
 
@@ -107,7 +107,7 @@ def test_keys(keys: Keys) -> None:
     assert row["expires_at"] is not None
     assert caller.key_id in run("keys", "list", "--tenant", "default")
     assert "is revoked" in run("keys", "revoke", caller.key_id)
-    assert "should be 'inference'" in run("keys", "create", "--scope", "root", code=1)
+    assert "must be 'inference'" in run("keys", "create", "--scope", "root", code=1)
 
 
 def test_key_rotation(keys: Keys, registry: Registry) -> None:

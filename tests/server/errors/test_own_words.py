@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.errors.own_words import in_own_words
+from server.errors.own_words import in_own_words, of_validator
 
 ENGINE_SAYS = [
     (
@@ -55,3 +57,27 @@ def test_what_the_engine_says_is_said_in_our_words(engine: str, ours: str) -> No
 )
 def test_other_messages_stay_as_they_are(message: str) -> None:
     assert in_own_words(message) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"judge": ["speed"]}, "it must be 'error_rate' or 'evaluation'"),
+        ({"judge": "speed"}, "it must be a valid list"),
+        ({}, "it is missing"),
+        ({"judge": [], "jury": []}, "there is no such field"),
+    ],
+)
+def test_what_the_validator_says_follows_the_fields_name(value: object, said: str) -> None:
+    class Body(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        judge: list[Literal["error_rate", "evaluation"]]
+
+    with pytest.raises(ValidationError) as refused:
+        Body.model_validate(value)
+    assert of_validator(refused.value.errors()[0]["msg"]) == said
+
+
+def test_other_words_of_the_validator_stay() -> None:
+    assert of_validator("Value error, stop is too long") == "stop is too long"
+    assert of_validator("JSON decode error") == "JSON decode error"
