@@ -1,4 +1,4 @@
-"""Before the soak: the golden answers are computed, and every adapter is asked once.
+"""Before the soak: golden answers are computed, what fills once is filled, all adapters are asked.
 
 The golden answers are kept in the folder of the soak, so the next soak there begins sooner.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.errors import LoadTestError
+from server.request_log.recent import MAX_RECORDS
 from tests.soak.fleet import PASSING_CONTENTS, TENANTS, Adapter, Fleet
 from tests.soak.golden import GOLDEN_TOKENS, GoldenAnswers
 from tests.soak.questions import PROMPTS
@@ -51,6 +52,26 @@ def _contents(fleet: Fleet) -> dict[int, list[str]]:
         own = [str(adapter.number) for adapter in fleet.of(tenant)]
         found[int(tenant.is_chat)] += own + [each.content for each in fleet.sums(tenant)]
     return found
+
+
+async def fill_recent_requests(site: Site, say: Callable[[str], None]) -> None:
+    """Send as many requests as the server keeps records of.
+
+    Otherwise its heap would grow by their records for the first 20,000 requests of the soak.
+    """
+    numbers = iter(range(MAX_RECORDS))
+    say(f"{MAX_RECORDS:,} requests are refused, so that their records are there")
+
+    async def ask() -> None:
+        for number in numbers:
+            body = {"model": f"unknown{number}", "prompt": "?", "max_tokens": 1}
+            status, text = await site.http.call("POST", "/v1/completions", json=body)
+            if status != 404:
+                raise LoadTestError(f"an unknown model: {status} {text}")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(ask())
 
 
 async def introduce(site: Site, fleet: Fleet, truth: Truth, say: Callable[[str], None]) -> None:

@@ -26,7 +26,7 @@ from tests.soak.churn import Churn
 from tests.soak.fleet import TENANTS, Fleet
 from tests.soak.golden import GoldenAnswers
 from tests.soak.load import Load
-from tests.soak.preparation import golden_answers, introduce
+from tests.soak.preparation import fill_recent_requests, golden_answers, introduce
 from tests.soak.report import Afterwards, Report
 from tests.soak.sampling import Sampler, Samples
 from tests.soak.seeding import seed
@@ -141,6 +141,7 @@ async def soak(
     log_began = server.log.stat().st_size
     async with Site.connect(server) as site:
         one = Soak(seconds, fleet, site, golden, folder, say)
+        await fill_recent_requests(site, say)
         await introduce(site, fleet, one.truth, say)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, one.end)
         began = time.monotonic()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.soak.memory import CODE, HEAP, LARGE, read_memory
 from tests.soak.site import Site
 from tests.soak.slopes import Bound
 
@@ -34,6 +35,11 @@ BOUNDS: dict[str, Bound] = {
     "engine, PSS, MiB": Bound(40, 16),
     "engine, RSS, MiB": Bound(40, 16),
     "other processes, PSS, MiB": Bound(40, 16),
+    **{
+        f"{part}, {kind}, MiB": Bound(40, 16)
+        for part in ("server process", "engine")
+        for kind in (HEAP, LARGE, CODE)
+    },
     "processes": Bound(2, 1),
     "file descriptors": Bound(10, 5),
     "threads": Bound(6, 3),
@@ -124,11 +130,11 @@ def processes(pid: int) -> dict[str, float]:
     root = psutil.Process(pid)
     for process in [root, *root.children(recursive=True)]:
         try:
-            memory, command = process.memory_full_info(), " ".join(process.cmdline())
+            memory, command = read_memory(process.pid), " ".join(process.cmdline())
             totals["file descriptors"] += process.num_fds()
             totals["threads"] += process.num_threads()
-        except psutil.NoSuchProcess:  # a worker for one composition or grammar
-            continue
+        except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
+            continue  # a worker for one composition or grammar
         totals["processes"] += 1
         part = "other processes"
         if process == root:
@@ -138,6 +144,8 @@ def processes(pid: int) -> dict[str, float]:
         mib[f"{part}, PSS, MiB"] += memory.pss
         if part != "other processes":
             mib[f"{part}, RSS, MiB"] += memory.rss
+            for kind, num_bytes in memory.private.items():
+                mib[f"{part}, {kind}, MiB"] += num_bytes
     sizes = {name: num_bytes / _MIB for name, num_bytes in mib.items()}
     return sizes | {name: float(count) for name, count in totals.items()}
 
