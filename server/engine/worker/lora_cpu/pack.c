@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 16 };
+enum { LANES = 16, CHUNK = 512 };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
 /* One matrix of a file, stored row by row. For A (ranks, features in), `first` is the place of its
@@ -23,11 +23,12 @@ static float from_bits(uint32_t bits) {
     return value;
 }
 
+/* Without a branch, so that the compiler takes many numbers at a time. */
 static uint16_t to_bfloat16(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
+    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
 }
 
 static float from_float16(uint16_t half) {
@@ -36,31 +37,55 @@ static float from_float16(uint16_t half) {
     return from_bits(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | mantissa << 13);
 }
 
-static uint16_t read_number(const char *from, int32_t type, int64_t index) {
-    uint16_t half;
-    if (type == FLOAT32) {
-        float value;
-        memcpy(&value, from + 4 * index, sizeof value);
-        return to_bfloat16(value);
-    }
-    memcpy(&half, from + 2 * index, sizeof half);
-    return type == FLOAT16 ? to_bfloat16(from_float16(half)) : half;
+static void read_numbers(const char *from, int32_t type, uint16_t *number, int64_t count) {
+    if (type == FLOAT32)
+        for (int64_t i = 0; i < count; i++) {
+            float value;
+            memcpy(&value, from + 4 * i, sizeof value);
+            number[i] = to_bfloat16(value);
+        }
+    else memcpy(number, from, 2 * count);
+    if (type == FLOAT16)
+        for (int64_t i = 0; i < count; i++) number[i] = to_bfloat16(from_float16(number[i]));
+}
+
+/* Returns 1 if all numbers are finite, else 0. */
+static int scale_numbers(uint16_t *number, int64_t count, float scale) {
+    uint16_t all_finite = 1;
+    /* Numbers are rounded before and after scaling, as in vLLM. */
+    if (scale != 1)
+        for (int64_t i = 0; i < count; i++)
+            number[i] = to_bfloat16(from_bits((uint32_t)number[i] << 16) * scale);
+    for (int64_t i = 0; i < count; i++) all_finite &= (number[i] & 0x7f80) != 0x7f80;
+    return all_finite;
+}
+
+/* Writes some columns of some rows, from an even column on, as pairs. */
+static void write_pairs(const part_t *part, int64_t row, int64_t rows, int64_t column,
+                        const uint16_t *number, int64_t count) {
+    int64_t pairs = (part->columns + 1) / 2;
+    for (int64_t i = 0; i < count; i += 2)
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t rank = part->first + row + r, pair = (column + i) / 2;
+            int64_t place = part->is_b ? pair * part->stride + row + r
+                                       : (rank / LANES * pairs + pair) * LANES + rank % LANES;
+            memcpy(part->to + 2 * place, number + r * count + i, i + 1 < count ? 4 : 2);
+        }
 }
 
 static int pack_part(const part_t *part) {
-    uint16_t all_finite = 1;
-    for (int64_t row = 0; row < part->rows; row++)
-        for (int64_t column = 0; column < part->columns; column++) {
-            uint16_t number = read_number(part->from, part->type, row * part->columns + column);
-            /* Numbers are rounded before and after scaling, as in vLLM. */
-            if (part->scale != 1)
-                number = to_bfloat16(from_bits((uint32_t)number << 16) * part->scale);
-            all_finite &= (number & 0x7f80) != 0x7f80;
-            int64_t rank = part->first + row, group = rank / LANES, pairs = (part->columns + 1) / 2;
-            int64_t to = part->is_b ? (column / 2 * part->stride + row) * 2 + column % 2
-                                    : ((group * pairs + column / 2) * LANES + rank % LANES) * 2 +
-                                          column % 2;
-            part->to[to] = number;
+    int all_finite = 1;
+    int64_t bytes = part->type == FLOAT32 ? 4 : 2, columns = part->columns;
+    int64_t at_once = columns && columns < CHUNK ? CHUNK / columns : 1; /* rows */
+    for (int64_t row = 0; row < part->rows; row += at_once)
+        for (int64_t column = 0; column < columns; column += CHUNK) {
+            uint16_t number[CHUNK];
+            int64_t count = columns - column < CHUNK ? columns - column : CHUNK;
+            int64_t rows = part->rows - row < at_once ? part->rows - row : at_once;
+            read_numbers(part->from + (row * columns + column) * bytes, part->type, number,
+                         rows * count);
+            all_finite &= scale_numbers(number, rows * count, part->scale);
+            write_pairs(part, row, rows, column, number, count);
         }
     return all_finite;
 }

@@ -67,7 +67,7 @@ def bytes_of(adapter: PackedAdapter, features: int, widths: tuple[int, ...]) -> 
 
 @settings(deadline=None, max_examples=examples(60))
 @given(
-    features=st.sampled_from([1, 2, 17, 48]),
+    features=st.sampled_from([1, 2, 17, 48, 512, 1101]),
     shape=st.lists(
         st.tuples(st.sampled_from([1, 15, 16, 33]), st.sampled_from([0, 1, 2, 7, 16, 33])),
         min_size=1,
