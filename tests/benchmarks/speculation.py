@@ -1,10 +1,10 @@
 """What guessed tokens gain: a single stream, and eight, of servers that guess more or fewer.
 
-    python -m tests.benchmarks.speculation [--tokens 0,3,5] [--rounds 4] [--requests 12]
+    python -m tests.benchmarks.speculation [--tokens 0,3,5] [--rounds 3] [--requests 6]
 
 Servers with each number of guesses run on the same machine, and are asked in turn while the others
 are idle. Prompts are commands that the demo adapter smart-home has not learned from, each of them
-new, and questions to the base, whose answers don't repeat themselves.
+new, and questions to the base that are new as well.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from tests.real_engine.questions import ask
 from tests.real_engine.running_server import RunningServer
 from training.data.datasets.smart_home import smart_home
 
+THINGS = ("compass", "sail", "anvil", "loom", "lens", "rope", "kiln", "mill", "plough", "lathe")
 QUESTIONS = [
-    f"Explain in three sentences what {thing} is used for."
-    for thing in ("a compass", "yeast", "a sail", "copper", "chalk", "an anvil", "glass", "a loom")
+    f"Explain in three sentences {what} a {thing}{end}."
+    for what, end in (
+        *(("what", " is used for"), ("who invented", ""), ("how to build", "")),
+        *(("why people need", ""), ("where to buy", ""), ("how heavy", " is")),
+    )
+    for thing in THINGS
 ]
+PAGE_SECONDS = 1.1
+"""The page of metrics may be a second old."""
 LOADS = {
     "smart-home, 1 stream": ("smart-home", 1),
     "smart-home, 8 streams": ("smart-home", 8),
@@ -38,6 +45,7 @@ LOADS = {
 
 def counted(server: RunningServer, name: str) -> float:
     """How many tokens the server's engine has guessed, or guessed right."""
+    time.sleep(PAGE_SECONDS)
     page = server.admin("GET", "/metrics").text
     found = re.findall(rf"^vllm:spec_decode_num_{name}_tokens_total{{.*}} (\S+)$", page, re.M)
     return sum(map(float, found))
@@ -61,20 +69,21 @@ def asked(server: RunningServer, model: str, streams: int, prompts: list[str]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", default="0,3,5")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=6)
     arguments = parser.parse_args()
     numbers = [int(number) for number in arguments.tokens.split(",")]
     commands = [c.messages[0]["content"] for c in smart_home(4000, random.Random(3)).test]
     commands = list(dict.fromkeys(commands))
     random.Random(0).shuffle(commands)
+    questions = random.Random(1).sample(QUESTIONS, len(QUESTIONS))
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = {}
         for number in numbers:
             flags = ("--demo", "--speculation-tokens", str(number), "--kv-cache-gib", "0.5")
-            servers[number] = RunningServer(place / str(number) / "var", *flags)
+            servers[number] = RunningServer(place / f"var{number}", *flags)
             stack.callback(servers[number].stop)
         for server in servers.values():
             server.wait_until_ready()
@@ -83,21 +92,13 @@ def main() -> None:
         for round_number in range(arguments.rounds):
             order = numbers[round_number % len(numbers) :] + numbers[: round_number % len(numbers)]
             for name, (model, streams) in LOADS.items():
-                prompts = next_prompts(model, streams, commands, arguments.requests)
+                new = commands if model == "smart-home" else questions
+                count = arguments.requests if streams == 1 else 2 * arguments.requests
+                prompts, new[:count] = new[:count], []
                 for number in order:
                     found = asked(servers[number], model, streams, prompts)
                     runs.setdefault((name, number), []).append(found)
     print(table(runs, numbers))
-
-
-def next_prompts(model: str, streams: int, commands: list[str], requests: int) -> list[str]:
-    """Return prompts that no server has been asked, or the questions to the base."""
-    count = requests if streams == 1 else 2 * requests
-    if model == "base":
-        return (QUESTIONS * count)[: max(4, count // 2)]
-    prompts = commands[:count]
-    del commands[:count]
-    return prompts
 
 
 def table(runs: dict[tuple[str, int], list[dict[str, float]]], numbers: list[int]) -> str:

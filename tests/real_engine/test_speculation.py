@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -64,6 +65,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningS
 
 def counted(server: RunningServer, name: str) -> int:
     """How often the engine has guessed, or was right."""
+    time.sleep(1.1)  # the page may be a second old
     page = server.admin("GET", "/metrics").text
     pattern = rf"^vllm:spec_decode_num_{name}_tokens_total{{.*}} (\S+)$"
     return int(sum(float(value) for value in re.findall(pattern, page, re.MULTILINE)))
