@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,18 +57,19 @@ FORBIDDEN = {
 }
 """Arguments of vLLM that are refused. Most would let clients do what this server must prevent."""
 
-_TWO_WAYS = "both choose how tokens are guessed"
+VLLMS_GUESSES = ("speculative-config", "spec-method", "spec-model", "spec-tokens")
+"""Arguments with which vLLM guesses tokens in its own way. They are refused on CPU, where its check
+of guesses forgets the temperature, top-p and top-k of requests (vLLM 0.32)."""
 
 NOT_WITH_GUESSES = {
-    "speculative-config": _TWO_WAYS,
-    "spec-method": _TWO_WAYS,
-    "spec-model": _TWO_WAYS,
-    "spec-tokens": _TWO_WAYS,
+    **dict.fromkeys(VLLMS_GUESSES, "both choose how tokens are guessed"),
     "logits-processors": "guesses would be checked without them",
     "logprobs-mode": "log-probabilities of guessed tokens are `raw_logprobs`",
     "async-scheduling": "guesses are made from what the step before has said",
 }
 """Arguments of vLLM that can't be combined with `LORAPLEX_SPECULATION_TOKENS`, and why."""
+
+GUESSES = "LORAPLEX_SPECULATION_TOKENS (--speculation-tokens)"
 
 _GIB = 1 << 30
 
@@ -114,8 +116,14 @@ def engine_arguments(
     if not device.is_cpu and settings.gpu_lora_kernels == "fused":
         namespace.additional_config = _of_compiled_model(namespace.additional_config)
     _bound_prefill(namespace, settings, base, device)
+    usual = parser.parse_args([])
     if settings.speculation_tokens:
-        _add_guesses(namespace, parser.parse_args([]), settings.speculation_tokens, device)
+        _add_guesses(namespace, usual, settings.speculation_tokens, device)
+    elif device.is_cpu and (given := _given(VLLMS_GUESSES, namespace, usual)):
+        raise SettingsError(
+            f"LORAPLEX_ENGINE_ARGS: --{given[0]} is refused on CPU, where vLLM's check of guesses "
+            f"forgets the temperature of requests; use {GUESSES}"
+        )
     try:
         validate_parsed_serve_args(namespace)
     except (TypeError, ValueError) as error:
@@ -159,15 +167,12 @@ def _add_guesses(namespace: Namespace, usual: Namespace, num_guesses: int, devic
     Raises:
         SettingsError: nothing can be guessed on this device, or not beside other arguments.
     """
-    setting = "LORAPLEX_SPECULATION_TOKENS (--speculation-tokens)"
     if not device.is_cpu:
         raise SettingsError(
-            f"{setting} works on CPU only; on a GPU set vLLM's own --speculative-config"
+            f"{GUESSES} works on CPU only; on a GPU set vLLM's own --speculative-config"
         )
-    for name, why in NOT_WITH_GUESSES.items():
-        field = name.replace("-", "_")
-        if getattr(namespace, field) not in (False, getattr(usual, field)):
-            raise SettingsError(f"{setting} can't be combined with --{name}: {why}")
+    for name in _given(NOT_WITH_GUESSES, namespace, usual):
+        raise SettingsError(f"{GUESSES} can't be combined with --{name}: {NOT_WITH_GUESSES[name]}")
     namespace.speculative_config = {
         "method": "custom_class",
         "model": PROPOSER,
@@ -177,6 +182,16 @@ def _add_guesses(namespace: Namespace, usual: Namespace, num_guesses: int, devic
     if namespace.max_num_scheduled_tokens is None:
         namespace.max_num_scheduled_tokens = step
     namespace.max_num_batched_tokens = max(step, most_seqs * (1 + num_guesses))
+
+
+def _given(names: Iterable[str], namespace: Namespace, usual: Namespace) -> list[str]:
+    """Return those of the arguments that the operator has set, and not to false."""
+    values = {name: name.replace("-", "_") for name in names}
+    return [
+        name
+        for name, field in values.items()
+        if getattr(namespace, field) not in (False, getattr(usual, field))
+    ]
 
 
 def _bound_prefill(namespace: Namespace, settings: Settings, base: str, device: Device) -> None:

@@ -142,6 +142,19 @@ def test_guesses() -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'),
+        ("--spec-method", "ngram"),
+    ],
+)
+def test_vllms_own_guesses_are_refused_on_cpu(given: tuple[str, str]) -> None:
+    with pytest.raises(SettingsError, match=f"{given[0]} is refused on CPU.*SPECULATION_TOKENS"):
+        parsed(Settings(engine_args=given))
+    assert getattr(parsed(Settings(engine_args=given), device=H200), given[0][2:].replace("-", "_"))
+
+
+@pytest.mark.parametrize(
     ("given", "device", "message"),
     [
         ((), H200, "works on CPU only"),
