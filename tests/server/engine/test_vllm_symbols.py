@@ -151,3 +151,11 @@ def test_the_gauge_of_running_adapters_can_be_taken_out() -> None:
         assert f"vllm:{name}" not in source, "take it out: server/residency/metrics.py has it"
     manager = inspect.getsource(loggers.StatLoggerManager.__init__)
     assert "self.stat_loggers" in manager
+
+
+def test_calls_arrive_where_reads_of_adapters_are_taken_from() -> None:
+    core: Any = load("vllm.v1.engine.core:EngineCoreProc")
+    source = inspect.getsource(core.process_input_sockets)
+    assert "client_idx, call_id, method, args = request" in source
+    assert "self.input_queue.put_nowait((request_type, request))" in source
+    assert "self.output_queue.put_nowait(" in inspect.getsource(core._handle_client_request)
