@@ -24,6 +24,10 @@ than 0.3. The report counts them. The largest difference is no measure: it is 0.
 """
 SHORT_TOKENS, SHORT_TOLERANCE = 3, 0.6
 """An answer of fewer tokens has few differences, so its average moves more: here by up to 0.41."""
+FURTHEST = 0.6
+"""Rounding moves about one content in some hundreds by more than `TOLERANCE`, whichever kernels
+compute it: here one of 500 by 0.37. An answer up to this far is still its content's if no other
+content's is nearer, which was 0.82 off there."""
 LEAST_LIKELY = -3.0
 """Tokens that are less likely for both aren't compared: BF16 moves them by more than a nat."""
 TIE = 1.0
@@ -70,6 +74,14 @@ class GoldenAnswers:
     def of(self, content: str, prompt: int) -> GoldenAnswer | None:
         """Return a content's answer, or None if it isn't known."""
         return self.answers.get(content, {}).get(prompt)
+
+    def is_nearest(self, content: str, prompt: int, answer: GoldenAnswer) -> bool:
+        """Return whether an answer is too far from all golden answers but its content's own."""
+        own = distance(self.answers[content][prompt], answer)
+        return own <= FURTHEST and all(
+            other == content or prompt not in by_prompt or distance(by_prompt[prompt], answer) > own
+            for other, by_prompt in self.answers.items()
+        )
 
     def like(self, prompt: int, answer: GoldenAnswer) -> Iterator[str]:
         """Yield the contents whose golden answer it may be."""

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from tests.soak.fleet import TENANTS
-from tests.soak.golden import SHORT_TOKENS, SHORT_TOLERANCE, TOLERANCE
+from tests.soak.golden import FURTHEST, SHORT_TOKENS, SHORT_TOLERANCE, TOLERANCE
 from tests.soak.sampling import BOUNDS, HISTORY, SERIES_OF_AN_ADAPTER, Samples
 from tests.soak.slopes import slope_of
 from tests.soak.tally import Tally
@@ -143,7 +143,8 @@ def counts_of(tally: Tally, truth: Truth, load_average: float) -> dict[str, str]
         "changes": _listed(tally.changes),
         "answers compared with a golden one": f"{len(truth.distances):,}; off by {median(far):.3f} "
         f"nats on average in the median answer, {far[-1]:.3f} in the furthest; {TOLERANCE} are "
-        f"allowed, and {SHORT_TOLERANCE} in answers of fewer than {SHORT_TOKENS} tokens",
+        f"allowed, {SHORT_TOLERANCE} in answers of fewer than {SHORT_TOKENS} tokens, and "
+        f"{FURTHEST} where no other content's is nearer",
         "pairs of contents whose golden answers differ by less": f"{num_blind:,} of {num_pairs:,}",
         "load average of the machine": f"{load_average:.1f}",
     }

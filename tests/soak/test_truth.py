@@ -87,6 +87,23 @@ def test_another_answer_is_wrong(truth: Truth, version: str, words: str, kind: s
     assert kind_of(truth, ASKED, answered(version, words)) == kind
 
 
+@pytest.mark.parametrize(
+    ("off", "nearer", "kind"),
+    [(0.45, False, None), (0.45, True, "wrong_adapter"), (0.65, False, "wrong_answer")],
+)
+def test_an_answer_that_is_far_off_is_right_if_no_other_is_nearer(
+    truth: Truth, off: float, nearer: bool, kind: str | None
+) -> None:
+    said = [Token(word, off - 1.0, {word: off - 1.0}) for word in ["one", "sheep", "grazes"]]
+    truth.golden.add("1", 0, answer("one sheep grazes"))
+    if nearer:
+        truth.golden.add("3", 0, GoldenAnswer("one sheep grazes", tuple(said)))
+    outcome = answered(f"{HOME}@1", "one sheep grazes")
+    outcome.tokens = said
+    assert kind_of(truth, ASKED, outcome) == kind
+    assert truth.distances == pytest.approx([] if kind else [off])
+
+
 def test_an_answer_that_names_two_versions_is_wrong(truth: Truth) -> None:
     outcome = answered(f"{HOME}@1", "one sheep")
     outcome.is_mixed = True

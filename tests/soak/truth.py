@@ -105,7 +105,7 @@ class Truth:
         if not answer.tokens:
             return None if asked.hang_up_after else ("wrong_answer", f"{asked.model}: no tokens")
         own = self.golden.answers[content][asked.prompt]
-        if is_like(own, answer):
+        if is_like(own, answer) or self.golden.is_nearest(content, asked.prompt, answer):
             self.distances.append(distance(own, answer))
             return None
         others = [other for other in self.golden.like(asked.prompt, answer) if other != content]
