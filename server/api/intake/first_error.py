@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from server.errors import InvalidRequest
-from server.errors.own_words import in_own_words
+from server.errors.own_words import in_own_words, of_validator
 
 _WRONG_KIND = frozenset({"literal_error", "union_tag_invalid", "union_tag_not_found"})
 """Errors which say that an item is of another kind than the one that was tried."""
@@ -30,7 +30,7 @@ def first_error(error: ValidationError, body: dict[str, Any]) -> InvalidRequest:
         return is_wrong_kind, -max(depth for _, depth, _ in errors), len(errors)
 
     path, _, detail = min(by_kind.values(), key=distance)[0]
-    message = in_own_words(str(detail["msg"]).removeprefix("Value error, "))
+    message = in_own_words(of_validator(str(detail["msg"])))
     return InvalidRequest(f"{path or 'the body'}: {message}"[:1000], param=path[:200] or None)
 
 

@@ -123,7 +123,8 @@ def test_the_error_names_the_field(path: str, change: dict[str, Any], param: str
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(ValidationError) as caught:
         ENDPOINTS["/v1/chat/completions"].parse({"model": "base"})
-    assert first_error(caught.value, {"model": "base"}).param == "messages"
+    refusal = first_error(caught.value, {"model": "base"})
+    assert (refusal.param, refusal.message) == ("messages", "messages: it is missing")
 
 
 def test_lists_that_vllm_would_read_later_are_read_at_once() -> None:
