@@ -13,6 +13,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequestType, UtilityOutput
+from vllm.v1.engine.core import EngineCoreProc, EngineShutdownState
+from vllm.v1.serial_utils import UtilityResult
+
 from server.engine.worker.extension import PREPARE, WorkerAdapters, WorkerReply, answer_to_read
 
 log = logging.getLogger(__name__)
@@ -24,8 +28,6 @@ Item = tuple[Any, Any]
 @functools.cache
 def begin_reads_early() -> None:
     """Wrap the method with which vLLM's engine processes receive calls."""
-    from vllm.v1.engine.core import EngineCoreProc
-
     receive = EngineCoreProc.process_input_sockets
 
     @functools.wraps(receive)
@@ -45,8 +47,6 @@ class EarlyReads:
 
     def __call__(self, item: Item) -> None:
         """Begin a read if the message asks for one that can begin now. Else queue the message."""
-        from vllm.v1.engine import EngineCoreRequestType
-
         kind, request = item
         try:
             has_begun = kind == EngineCoreRequestType.UTILITY and self._begin(*request)
@@ -57,8 +57,6 @@ class EarlyReads:
             self._put(item)
 
     def _begin(self, client: int, call_id: int, name: str, arguments: Any) -> bool:
-        from vllm.v1.engine.core import EngineShutdownState
-
         if name != "collective_rpc" or not arguments or arguments[0] != PREPARE:
             return False
         adapters = self._adapters()
@@ -81,8 +79,5 @@ class EarlyReads:
 
     def _answer(self, client: int, call_id: int, answer: str) -> None:
         """Send the answer of all workers, of which there is one."""
-        from vllm.v1.engine import EngineCoreOutputs, UtilityOutput
-        from vllm.v1.serial_utils import UtilityResult
-
         output = UtilityOutput(call_id, result=UtilityResult([str(answer)]))
         self._core.output_queue.put_nowait((client, EngineCoreOutputs(utility_output=output)))
