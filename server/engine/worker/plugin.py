@@ -66,7 +66,6 @@ def _allow_amx() -> None:
         torch.cpu._init_amx()
 
 
-@functools.cache
 def _keep_seeds() -> None:
     from vllm.platforms import current_platform
 

@@ -6,7 +6,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from vllm import platforms
+from vllm import (
+    platforms,
+    sampling_params,  # noqa: F401  # its first import asks the platform, and here that is a stand-in
+)
 
 from server.engine.environment import CPU_BASE_KERNELS, CPU_LORA_KERNELS, GPU_LORA_KERNELS
 from server.engine.worker import plugin
