@@ -135,11 +135,14 @@ def command(
     options += ["--as-pid-1", "--new-session", "--unshare-user", "--cap-drop", "ALL"]
     options += ["--uid", str(security["runAsUser"]), "--gid", str(security["runAsGroup"])]
     options += ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
+    options += ["--ro-bind", "/sys", "/sys"]  # from which vLLM learns the processor
     for link in LINKS:
         options += ["--symlink", f"usr/{link}", f"/{link}"]
-    for path in _paths():
+    for path in OF_THE_SYSTEM:
         options += ["--ro-bind-try", path, path]
     options += ["--ro-bind", str(names), "/etc/resolv.conf", *volumes.mount(container)]
+    for path in _of_python():  # after the volumes: this repository may stand in /tmp, which is one
+        options += ["--ro-bind-try", path, path]
     options += ["--chdir", "/", "--clearenv"]
     variables = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
     variables["PYTHONPATH"] = str(ROOT)
@@ -149,7 +152,7 @@ def command(
     return [*options, "--", *container.get("command", image.entrypoint), *arguments]
 
 
-def _paths() -> Iterable[str]:
-    """Return the paths of this machine that a container sees, the outer ones first."""
-    packages = [Path(path) for path in sys.path if path.endswith("site-packages")]
-    return sorted({*OF_THE_SYSTEM, sys.base_prefix, sys.prefix, str(ROOT), *map(str, packages)})
+def _of_python() -> Iterable[str]:
+    """Return Python's and this repository's paths that a container sees, the outer ones first."""
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    return sorted({sys.base_prefix, sys.prefix, str(ROOT), *packages})
