@@ -5,6 +5,7 @@ vLLM ignores many features silently. They are refused here (tried on vLLM 0.32 w
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
@@ -131,6 +132,12 @@ class PeftConfig:
         rank, own = self.rank_of(module), self._alphas.of(module)
         alpha: Any = self._values.get("lora_alpha") if own is None else own
         return float(alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank))
+
+    @property
+    def scaling(self) -> str:
+        """Return all that `scale_of` depends on."""
+        keys = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+        return json.dumps([self._values.get(key) for key in keys])
 
     @cached_property
     def _ranks(self) -> ModulePatterns:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +20,8 @@ from server.engine.worker.lora_cpu.files import (
     AdapterFile,
     Matrix,
     PackParts,
+    PackPlan,
     Projection,
-    pack_file,
 )
 from server.engine.worker.lora_cpu.packing import PackedLayer
 from server.engine.worker.slots import pack_adapter, packed_layer
@@ -31,15 +33,24 @@ Layers = dict[str, list[Projection | None]]
 """The projections of each layer that an adapter changes."""
 
 
+Plan = Callable[[int, int, AdapterFile], LoRAModel]
+"""Given a version, its rank and its file in memory, makes the adapter.
+
+It may raise ValueError: the numbers can't be used.
+"""
+
+MAX_PLANS = 64
+
+
 class FastWay(Protocol):
-    """Makes an adapter from a file in memory, and makes no tensors of its matrices."""
+    """Makes adapters from files in memory, and makes no tensors of their matrices."""
 
     places: Places
 
-    def model(
-        self, version_id: int, rank: int, file: AdapterFile, layers: Layers
-    ) -> LoRAModel | None:
-        """Return the adapter, or None if only vLLM's way can load it.
+    def plan(self, file: AdapterFile, layers: Layers) -> Plan | None:
+        """Return how to make an adapter from each file with the same matrices and scales.
+
+        Returns None if only vLLM's way can load them. The plan doesn't keep the file.
 
         Raises:
             ValueError: matrices do not fit.
@@ -59,12 +70,14 @@ class PackedWay:
         }
         self.places = places(manager, {name: len(p.widths) for name, p in self._packed.items()})
 
-    def model(
-        self, version_id: int, rank: int, file: AdapterFile, layers: Layers
-    ) -> LoRAModel | None:
+    def plan(self, file: AdapterFile, layers: Layers) -> Plan | None:
         """See `FastWay`."""
-        packed = {name: (self._packed[name], each) for name, each in layers.items()}
-        return LoRAModel(version_id, rank, pack_file(packed, self._pack_parts))
+        plan = PackPlan({name: (self._packed[name], each) for name, each in layers.items()})
+
+        def model(version_id: int, rank: int, file: AdapterFile) -> LoRAModel:
+            return LoRAModel(version_id, rank, plan.pack(file, self._pack_parts))
+
+        return model
 
 
 class AdapterReader:
@@ -75,6 +88,8 @@ class AdapterReader:
         self._of_worker = worker_manager
         self._manager: LoRAModelManager = worker_manager._adapter_manager
         self._fast_way = fast_way or _packed_way(self._manager)
+        self._plans: OrderedDict[object, Plan] = OrderedDict()
+        """By all that a plan depends on, the latest used last."""
 
     def read(self, version_id: int, name: str, path: str) -> LoRAModel:
         """Read an adapter. Its files are not needed afterwards.
@@ -92,29 +107,39 @@ class AdapterReader:
         model = self._manager.model
         if self._fast_way is None or getattr(model, "lora_skip_prefixes", None):
             return None
-        config = PEFTHelper.from_local_dir(path, self._of_worker.max_position_embeddings)
-        config.validate_legal(self._of_worker.lora_config)
-        scale_of = PeftConfig(json.loads((Path(path) / CONFIG_FILE).read_text())).scale_of
-        mapper = getattr(model, "hf_to_vllm_mapper", None)
-        mapper = mapper.get_rename_mapper() if mapper is not None else None
+        helper = PEFTHelper.from_local_dir(path, self._of_worker.max_position_embeddings)
+        helper.validate_legal(self._of_worker.lora_config)
+        config = PeftConfig(json.loads((Path(path) / CONFIG_FILE).read_text()))
         file = AdapterFile(Path(path) / WEIGHTS_FILE)
+        key = file.shape, config.scaling
+        plan = self._plans.pop(key, None) or self._plan(self._fast_way, file, config)
+        if plan is None:
+            return None
+        self._plans[key] = plan
+        if len(self._plans) > MAX_PLANS:
+            self._plans.popitem(last=False)
+        return plan(version_id, helper.r, file)
+
+    def _plan(self, fast_way: FastWay, file: AdapterFile, config: PeftConfig) -> Plan | None:
+        mapper = getattr(self._manager.model, "hf_to_vllm_mapper", None)
+        mapper = mapper.get_rename_mapper() if mapper is not None else None
         layers: Layers = {}
         pairs: dict[str, dict[bool, Matrix]] = {}
         scales: dict[str, float] = {}
         for key, matrix in file.matrices.items():
             projection, is_a = parse_fine_tuned_lora_name(key, mapper)
-            if projection not in self._fast_way.places:
+            if projection not in fast_way.places:
                 return None
             pairs.setdefault(projection, {})[is_a] = matrix
             in_file = parse_fine_tuned_lora_name(key)[0] if mapper else projection
-            scales[projection] = scale_of(in_file)
+            scales[projection] = config.scale_of(in_file)
         for projection, pair in pairs.items():
             if len(pair) != 2:
                 raise ValueError(f"{projection} has A or B alone")
-            name, index, num_projections = self._fast_way.places[projection]
+            name, index, num_projections = fast_way.places[projection]
             projections = layers.setdefault(name, [None] * num_projections)
             projections[index] = Projection(pair[True], pair[False], scales[projection])
-        return self._fast_way.model(version_id, config.r, file, layers)
+        return fast_way.plan(file, layers)
 
     def _read_as_vllm(self, version_id: int, name: str, path: str) -> LoRAModel:
         adapter = self._of_worker._load_adapter(LoRARequest(name, version_id, path))

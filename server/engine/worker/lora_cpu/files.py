@@ -1,17 +1,17 @@
 """Reads an adapter's whole file and packs it by one call of compiled code (`pack.c`).
 
 A step of the engine takes Python's lock thousands of times. If the reader took it for each tensor
-and each conversion, running steps would take several times as long. This one takes it once, to read
-the file's header.
+and each conversion, running steps would take several times as long. So what depends on the file's
+header alone is worked out once for all files that have the same header (`PackPlan`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +33,25 @@ PackParts = Callable[[object, int], int]
 """The compiled `pack_parts` of `pack.c`."""
 
 
-class _Part(ctypes.Structure):
-    """`part_t` of `pack.c`."""
-
-    _fields_ = (
-        ("from_", ctypes.c_void_p),
-        ("to", ctypes.c_void_p),
-        ("type", ctypes.c_int32),
-        ("is_b", ctypes.c_int32),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("first", ctypes.c_int64),
-        ("stride", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-    )
+_PART = np.dtype(
+    [
+        *(("from", np.uint64), ("to", np.uint64)),
+        *(("type", np.int32), ("is_b", np.int32)),
+        *(("rows", np.int64), ("columns", np.int64)),
+        *(("first", np.int64), ("padded", np.int64)),
+        ("scale", np.float32),
+    ],
+    align=True,
+)
+"""`part_t` of `pack.c`."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix of a file in memory."""
+    """Where a matrix is in a file, and what it is."""
 
-    address: int
+    offset: int
+    """In bytes, from the first number of the file on."""
     type: int
     shape: tuple[int, int]
 
@@ -75,26 +73,34 @@ class AdapterFile:
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it is not a safetensors file, or a tensor is not a matrix of floating-point
-                numbers.
+            ValueError: it is shorter than it says.
         """
         self._bytes = np.fromfile(path, np.uint8)
         self._start = 8 + int.from_bytes(self._bytes[:8].tobytes(), "little")
         if not 8 <= self._start <= len(self._bytes):
             raise ValueError("the weights' file is shorter than its header says")
-        self._numbers = self._bytes.ctypes.data + self._start
-        header = json.loads(self._bytes[8 : self._start].tobytes())
-        header.pop("__metadata__", None)
-        self.matrices = {name: self._matrix(name, **entry) for name, entry in header.items()}
 
     @property
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return the bytes of all matrices, in the file's order."""
         return self._bytes[self._start :]
 
-    def offset(self, matrix: Matrix) -> int:
-        """Return where a matrix begins in `numbers`."""
-        return matrix.address - self._numbers
+    @property
+    def shape(self) -> tuple[bytes, int]:
+        """Return the header and the size: files with the same have the same `matrices`."""
+        return self._bytes[8 : self._start].tobytes(), len(self._bytes)
+
+    @cached_property
+    def matrices(self) -> dict[str, Matrix]:
+        """Return the matrices by name.
+
+        Raises:
+            ValueError: it is not a safetensors file, or a tensor is not a matrix of floating-point
+                numbers.
+        """
+        header = json.loads(self._bytes[8 : self._start].tobytes())
+        header.pop("__metadata__", None)
+        return {name: self._matrix(name, **entry) for name, entry in header.items()}
 
     @staticmethod
     def number_bytes(number: int) -> int:
@@ -111,32 +117,48 @@ class AdapterFile:
         inside = 0 <= begin <= end <= len(self._bytes) - self._start
         if not inside or end - begin != math.prod(shape) * size:
             raise ValueError("the weights' file is shorter than its header says")
-        return Matrix(self._numbers + begin, number, (shape[0], shape[1]))
+        return Matrix(begin, number, (shape[0], shape[1]))
 
 
-def pack_file(
-    layers: dict[str, tuple[PackedLayer, list[Projection | None]]], pack_parts: PackParts
-) -> dict[str, PackedAdapter]:
-    """Pack all layers of an adapter whose file is in memory into one block.
+class PackPlan:
+    """How an adapter's file becomes one block of packed layers, for all files of the same shape."""
 
-    Raises:
-        ValueError: shapes do not fit a layer, or weights are not finite.
-    """
-    layouts = {name: _layout(name, *layer) for name, layer in layers.items()}
-    num_bytes = 2 * sum(layout.numbers for layout in layouts.values())
-    block = np.zeros(num_bytes + _LINE_BYTES, np.uint8)
-    address = round_up(block.ctypes.data, _LINE_BYTES)
-    parts: list[_Part] = []
-    packed = {}
-    for name, (layer, projections) in layers.items():
-        layout = layouts[name]
-        b = address + 2 * layout.a_numbers
-        parts += _parts(layer, projections, layout, address, b)
-        packed[name] = PackedAdapter.in_memory(address, b, layout, block)
-        address += 2 * layout.numbers
-    if pack_parts((_Part * len(parts))(*parts), len(parts)):
-        raise ValueError("weights that aren't finite")
-    return packed
+    def __init__(self, layers: dict[str, tuple[PackedLayer, list[Projection | None]]]) -> None:
+        """Work out where each matrix goes.
+
+        Raises:
+            ValueError: shapes do not fit a layer.
+        """
+        self._layouts: dict[str, tuple[int, Layout]] = {}
+        """Each layer's place in the block, in numbers."""
+        parts: list[tuple[float, ...]] = []
+        self._numbers = 0
+        for name, (layer, projections) in layers.items():
+            layout = _layout(name, layer, projections)
+            self._layouts[name] = self._numbers, layout
+            parts += _parts(layer, projections, layout, 2 * self._numbers)
+            self._numbers += layout.numbers
+        with np.errstate(over="ignore"):  # a scale that is infinite then is found in `pack`
+            self._parts = np.array(parts, _PART)
+        """With offsets in the file and in the block instead of addresses."""
+
+    def pack(self, file: AdapterFile, pack_parts: PackParts) -> dict[str, PackedAdapter]:
+        """Pack a file's matrices.
+
+        Raises:
+            ValueError: weights are not finite.
+        """
+        block = np.zeros(2 * self._numbers + _LINE_BYTES, np.uint8)
+        address = round_up(block.ctypes.data, _LINE_BYTES)
+        parts = self._parts.copy()
+        parts["from"] += np.uint64(file.numbers.ctypes.data)
+        parts["to"] += np.uint64(address)
+        if pack_parts(parts.ctypes.data, len(parts)):
+            raise ValueError("weights that aren't finite")
+        return {
+            name: PackedAdapter.in_memory(address + 2 * place, layout, block)
+            for name, (place, layout) in self._layouts.items()
+        }
 
 
 def _layout(name: str, layer: PackedLayer, projections: list[Projection | None]) -> Layout:
@@ -151,14 +173,16 @@ def _layout(name: str, layer: PackedLayer, projections: list[Projection | None])
 
 
 def _parts(
-    layer: PackedLayer, projections: list[Projection | None], layout: Layout, to_a: int, to_b: int
-) -> list[_Part]:
-    parts, first = [], 0
+    layer: PackedLayer, projections: list[Projection | None], layout: Layout, to_a: int
+) -> list[tuple[float, ...]]:
+    parts: list[tuple[float, ...]] = []
+    first, ranks = 0, sum(layout.ranks)
+    to_b = to_a + 2 * layout.a_numbers
     for index, projection in enumerate(projections):
         if projection:
-            a, b, stride = projection.a, projection.b, round_up(layer.widths[index], LANES)
-            parts.append(_Part(a.address, to_a, a.type, 0, *a.shape, first, 0, 1.0))
-            parts.append(_Part(b.address, to_b, b.type, 1, *b.shape, 0, stride, projection.scale))
+            a, b, width = projection.a, projection.b, round_up(layer.widths[index], LANES)
+            parts.append((a.offset, to_a, a.type, 0, *a.shape, first, ranks, 1.0))
+            parts.append((b.offset, to_b, b.type, 1, *b.shape, 0, width, projection.scale))
         first += layout.ranks[index]
         to_b += 2 * layout.b_numbers[index]
     return parts

@@ -7,13 +7,13 @@ enum { LANES = 16, CHUNK = 512 };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
 /* One matrix of a file, stored row by row. For A (ranks, features in), `first` is the place of its
- * first rank among the layer's ranks. For B (features out, ranks), `stride` is the padded number of
- * features out. */
+ * first rank among the layer's ranks, and `padded` is the number of these. For B (features out,
+ * ranks), `padded` is the padded number of features out. */
 typedef struct {
     const char *from;
     uint16_t *to;
     int32_t type, is_b;
-    int64_t rows, columns, first, stride;
+    int64_t rows, columns, first, padded;
     float scale;
 } part_t;
 
@@ -60,17 +60,41 @@ static int scale_numbers(uint16_t *number, int64_t count, float scale) {
     return all_finite;
 }
 
-/* Writes some columns of some rows, from an even column on, as pairs. */
-static void write_pairs(const part_t *part, int64_t row, int64_t rows, int64_t column,
-                        const uint16_t *number, int64_t count) {
-    int64_t pairs = (part->columns + 1) / 2;
+/* Writes pairs of a rank's features, from the first pair of a vector on. In each vector the group's
+ * ranks have `at_once` pairs each. Callers give a constant for it. */
+static inline __attribute__((always_inline)) void write_vectors(
+    uint32_t *to, int64_t at_once, const uint16_t *number, int64_t count) {
+    for (; count >= 2 * at_once; count -= 2 * at_once, number += 2 * at_once, to += LANES)
+        memcpy(to, number, 4 * at_once);
+    memcpy(to, number, 2 * count);
+}
+
+/* Writes some features of a rank of A, from a vector's first one on. */
+static void write_a(const part_t *part, int64_t rank, int64_t feature, const uint16_t *number,
+                    int64_t count) {
+    int64_t start = rank / LANES * LANES, width = LANES, features = (part->columns + 15) / 16 * 16;
+    for (;; width /= 2) { /* finds the rank's group, see rows.h */
+        if (start + width > part->padded) continue;
+        if (rank < start + width) break;
+        start += width;
+    }
+    uint32_t *to = (uint32_t *)part->to + (start * features + feature * width) / 2;
+    to += (rank - start) * (LANES / width);
+    switch (width) {
+        case 16: write_vectors(to, 1, number, count); break;
+        case 8: write_vectors(to, 2, number, count); break;
+        case 4: write_vectors(to, 4, number, count); break;
+        default: write_vectors(to, 8, number, count);
+    }
+}
+
+/* Writes some ranks of some rows of B, from an even rank on. */
+static void write_b(const part_t *part, int64_t row, int64_t rows, int64_t rank,
+                    const uint16_t *number, int64_t count) {
     for (int64_t i = 0; i < count; i += 2)
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t rank = part->first + row + r, pair = (column + i) / 2;
-            int64_t place = part->is_b ? pair * part->stride + row + r
-                                       : (rank / LANES * pairs + pair) * LANES + rank % LANES;
-            memcpy(part->to + 2 * place, number + r * count + i, i + 1 < count ? 4 : 2);
-        }
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(part->to + 2 * ((rank + i) / 2 * part->padded + row + r), number + r * count + i,
+                   i + 1 < count ? 4 : 2);
 }
 
 static int pack_part(const part_t *part) {
@@ -85,7 +109,10 @@ static int pack_part(const part_t *part) {
             read_numbers(part->from + (row * columns + column) * bytes, part->type, number,
                          rows * count);
             all_finite &= scale_numbers(number, rows * count, part->scale);
-            write_pairs(part, row, rows, column, number, count);
+            if (part->is_b) write_b(part, row, rows, column, number, count);
+            else
+                for (int64_t r = 0; r < rows; r++)
+                    write_a(part, part->first + row + r, column, number + r * count, count);
         }
     return all_finite;
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -55,9 +56,14 @@ class Layout:
     def of(cls, ranks: Sequence[int], features: int, widths: Sequence[int]) -> Layout:
         """Return the layout for these ranks."""
         padded = [round_up(rank, 2) for rank in ranks]
-        a_numbers = round_up(sum(padded), LANES) * round_up(features, 2)
+        a_numbers = sum(padded) * round_up(features, LANES)
         b_numbers = [r * round_up(w, LANES) for r, w in zip(padded, widths, strict=True)]
         return cls(padded, a_numbers, b_numbers)
+
+    @cached_property
+    def ranks_array(self) -> ctypes.Array[ctypes.c_int64]:
+        """Return the ranks as the kernel reads them."""
+        return (ctypes.c_int64 * len(self.ranks))(*self.ranks)
 
     @property
     def numbers(self) -> int:
@@ -77,11 +83,11 @@ class PackedAdapter:
         self._owner: object = None
 
     @classmethod
-    def in_memory(cls, a: int, b: int, layout: Layout, owner: object) -> PackedAdapter:
-        """Return an adapter whose A and B are at these addresses, in memory that `owner` keeps."""
-        ranks = (ctypes.c_int64 * len(layout.ranks))(*layout.ranks)
-        all_ranks = round_up(sum(layout.ranks), LANES)
-        adapter = cls([], _Adapter(a, b, layout.numbers, all_ranks, ranks))
+    def in_memory(cls, address: int, layout: Layout, owner: object) -> PackedAdapter:
+        """Return an adapter whose A and B are at an address, in memory that `owner` keeps."""
+        b = address + 2 * layout.a_numbers
+        struct = _Adapter(address, b, layout.numbers, sum(layout.ranks), layout.ranks_array)
+        adapter = cls([], struct)
         adapter._owner = owner
         return adapter
 
@@ -146,9 +152,9 @@ class PackedLayer:
         layout = Layout.of([len(a) for a, _ in parts], self.features, self.widths)
         ranks = zip(parts, layout.ranks, strict=True)
         padded = [(_padded(a, rank, 0), _padded(b, 0, rank)) for (a, b), rank in ranks]
-        a = _pack_a([a for a, _ in padded])
-        b = torch.cat([_pack_b(b) for _, b in padded])
-        return PackedAdapter.in_memory(a.data_ptr(), b.data_ptr(), layout, (a, b))
+        packed = [_pack_a([a for a, _ in padded]), *(_pack_b(b) for _, b in padded)]
+        numbers = torch.cat(packed)
+        return PackedAdapter.in_memory(numbers.data_ptr(), layout, numbers)
 
     def check_shapes(self, a: tuple[int, ...], b: tuple[int, ...], width: int) -> None:
         """Raise ValueError if A and B do not fit a projection of this layer."""
@@ -184,11 +190,23 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def group_widths(ranks: int) -> list[int]:
+    """Return how many ranks each group of A has, of an even number: 16, and what is left."""
+    left = [width for width in (8, 4, 2) if ranks % LANES & width]
+    return [LANES] * (ranks // LANES) + left
+
+
 def _pack_a(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Return A's rows of all projections in groups: (group, pair of features, lane, 2)."""
-    rows, features = sum(len(part) for part in parts), parts[0].shape[1]
-    a = _padded(torch.cat(parts), round_up(rows, LANES), round_up(features, 2))
-    return a.view(-1, LANES, a.shape[1] // 2, 2).transpose(1, 2).contiguous()
+    """Return A's rows of all projections as flat numbers, one group after the other.
+
+    A group is in the order (vector, rank, pair of features in the vector, 2).
+    """
+    a = _padded(torch.cat(parts), 0, round_up(parts[0].shape[1], LANES))
+    flat = a.new_empty(0)
+    for part in torch.split(a, group_widths(len(a))) if len(a) else ():
+        vectors = part.view(len(part), -1, LANES // len(part), 2).transpose(0, 1)
+        flat = torch.cat([flat, vectors.reshape(-1)])
+    return flat
 
 
 def _pack_b(part: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,11 @@ enum { COLUMN_CHUNK = 512, PARALLEL_WORK = 250000 };
 /* Up to BLOCK_ROWS rows of one slot. The rest of `row` repeats the last one. */
 typedef struct { int32_t slot, count, row[BLOCK_ROWS]; } block_t;
 
-/* One adapter in one layer. The ranks of the projections follow each other. Each projection's are
- * padded to a multiple of 2, and all together to a multiple of LANES. For each LANES ranks A has
- * (pairs of features, LANES, 2). For each projection B has (pairs of ranks, width padded to LANES,
+/* One adapter in one layer. The ranks of the projections follow each other, and each projection's
+ * are padded to a multiple of 2. A is stored in groups of 16, 8, 4 or 2 ranks, the widest that fit
+ * first. A vector holds a group's ranks at as many pairs of features as there is room for. So a
+ * group of A has (pairs / pairs in a vector, ranks, pairs in a vector, 2), and the number of features
+ * is padded to a multiple of LANES. For each projection B has (pairs of ranks, width padded to LANES,
  * 2). */
 typedef struct { const uint32_t *a, *b; int64_t size, ranks; const int64_t *rank; } adapter_t;
 
@@ -37,33 +39,52 @@ INLINE vfloat dot2(vfloat sum, vpair a, vpair b) {
 #endif
 }
 
-/* Returns the pair at `from` in every lane. With `only_first` its second half doesn't exist. */
-INLINE vpair broadcast(const uint16_t *from, int only_first) {
-    uint32_t pair = 0;
-    memcpy(&pair, from, only_first ? 2 : 4);
-    return (vpair){0} + pair;
+/* Returns how many ranks stand together in the group that begins `left` ranks before the end. */
+INLINE ptrdiff_t group_width(ptrdiff_t left) {
+    return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : 2;
 }
 
-/* Computes u[m] = scale * A x[m] for LANES ranks. Callers give a constant for `rows`. There are as
- * many independent sums as the processor needs to be busy, and as many for any number of rows: a
- * row's result is the same whatever other rows are in the batch. */
-INLINE void shrink(int rows, uint16_t *u, ptrdiff_t u_stride,
-                   const uint16_t *const *x, const uint32_t *a, ptrdiff_t in, float scale) {
+/* Returns the pairs at `from`, each as often as its group of A has ranks: LANES / ranks pairs, then
+ * the same again. Callers give a constant for `ranks`. */
+INLINE vpair repeat(const uint16_t *from, int ranks) {
+    if (ranks == 16) return one_pair(from);
+    if (ranks == 8) return two_pairs(from);
+    return ranks == 4 ? four_pairs(from) : eight_pairs(from);
+}
+
+/* Adds the sums of a rank's pairs, which stand side by side. The ranks' sums are then the first
+ * lanes. */
+INLINE vfloat sum_pairs(vfloat sum, int ranks) {
+    for (int lanes = LANES; lanes > ranks; lanes /= 2)
+        sum = __builtin_shufflevector(sum, sum, 0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12,
+                                      14) +
+              __builtin_shufflevector(sum, sum, 1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13,
+                                      15);
+    return sum;
+}
+
+/* Computes u[m] = scale * A x[m] for a group of ranks. Callers give constants for `ranks` and
+ * `rows`. There are as many independent sums as the processor needs to be busy, and as many for any
+ * number of rows: a row's result is the same whatever other rows are in the batch. */
+INLINE void shrink(int ranks, int rows, uint16_t *u, ptrdiff_t u_stride, const uint16_t *const *x,
+                   const uint32_t *a, ptrdiff_t in, float scale) {
     vfloat sum[CHAINS][SHRINK_ROWS] = {0};
-    ptrdiff_t pairs = in / 2, p = 0;
-    for (; p + CHAINS <= pairs; p += CHAINS)
-        for (int c = 0; c < CHAINS; c++) {
-            vpair weights = load_pairs(a + (p + c) * LANES);
+    ptrdiff_t step = 2 * LANES / ranks, i = 0; /* features in a vector */
+    for (; i + CHAINS * step <= in; i += CHAINS * step)
+        for (int c = 0; c < CHAINS; c++, a += LANES) {
+            vpair weights = load_pairs(a);
             for (int m = 0; m < rows; m++)
-                sum[c][m] = dot2(sum[c][m], broadcast(x[m] + 2 * (p + c), 0), weights);
+                sum[c][m] = dot2(sum[c][m], repeat(x[m] + i + c * step, ranks), weights);
         }
-    for (; 2 * p < in; p++)
-        for (int m = 0; m < rows; m++)
-            sum[0][m] = dot2(sum[0][m], broadcast(x[m] + 2 * p, 2 * p + 1 == in),
-                             load_pairs(a + p * LANES));
+    for (; i < in; i += step, a += LANES)
+        for (int m = 0; m < rows; m++) {
+            uint16_t rest[LANES] = {0}; /* the last features don't fill a vector */
+            memcpy(rest, x[m] + i, 2 * (in - i < step ? in - i : step));
+            sum[0][m] = dot2(sum[0][m], repeat(rest, ranks), load_pairs(a));
+        }
     for (int m = 0; m < rows; m++) {
         for (int c = 1; c < CHAINS; c++) sum[0][m] += sum[c][m];
-        store(u + m * u_stride, scale * sum[0][m], LANES);
+        store(u + m * u_stride, scale * sum_pairs(sum[0][m], ranks), ranks);
     }
 }
 
@@ -79,7 +100,7 @@ INLINE void expand_columns(int rows, uint16_t *const *y, ptrdiff_t column, const
     for (int64_t k = 0; k < rank; k += 2, b += width) {
         vpair low = load_pairs(b), high = second ? load_pairs(b + LANES) : (vpair){0};
         for (int m = 0; m < rows; m++) {
-            vpair shrunk = broadcast(u + m * u_stride + k, 0);
+            vpair shrunk = one_pair(u + m * u_stride + k);
             sum[m][0] = dot2(sum[m][0], shrunk, low);
             if (second) sum[m][1] = dot2(sum[m][1], shrunk, high);
         }
@@ -101,22 +122,39 @@ INLINE void expand(int rows, uint16_t *const *y, const uint16_t *u, ptrdiff_t u_
     }
 }
 
+INLINE ptrdiff_t padded(ptrdiff_t number) { return (number + LANES - 1) / LANES * LANES; }
+
 static ptrdiff_t chunks_of(ptrdiff_t width) { return (width + COLUMN_CHUNK - 1) / COLUMN_CHUNK; }
 
+/* Computes u for a group of ranks and the block's rows. */
+INLINE void shrink_group(int ranks, ptrdiff_t count, uint16_t *u, ptrdiff_t u_stride,
+                         const uint16_t *const *x, const uint32_t *a, ptrdiff_t in, float scale) {
+    for (ptrdiff_t m = 0; m < count; m += SHRINK_ROWS, x += SHRINK_ROWS, u += SHRINK_ROWS * u_stride)
+        switch (count - m) {
+            case 1: shrink(ranks, 1, u, u_stride, x, a, in, scale); break;
+            case 2: shrink(ranks, 2, u, u_stride, x, a, in, scale); break;
+            default: shrink(ranks, SHRINK_ROWS, u, u_stride, x, a, in, scale);
+        }
+}
+
+/* Computes u for LANES ranks at most, from `rank` on. */
 static void shrink_block(const layer_t *layer, const adapter_t *adapter, const block_t *block,
                          uint16_t *u, const uint16_t *x, ptrdiff_t x_stride, ptrdiff_t rank,
                          float scale) {
     const uint16_t *row[BLOCK_ROWS];
     for (int m = 0; m < BLOCK_ROWS; m++) row[m] = x + block->row[m] * x_stride;
-    ptrdiff_t in = layer->in, u_stride = layer->max_ranks;
-    const uint32_t *a = adapter->a + rank * ((in + 1) / 2);
-    u += rank;
-    for (int m = 0; m < block->count; m += SHRINK_ROWS, u += SHRINK_ROWS * u_stride)
-        switch (block->count - m) {
-            case 1: shrink(1, u, u_stride, row + m, a, in, scale); break;
-            case 2: shrink(2, u, u_stride, row + m, a, in, scale); break;
-            default: shrink(SHRINK_ROWS, u, u_stride, row + m, a, in, scale);
+    ptrdiff_t in = layer->in, u_stride = layer->max_ranks, count = block->count;
+    ptrdiff_t end = adapter->ranks - rank < LANES ? adapter->ranks : rank + LANES;
+    for (ptrdiff_t width; rank < end; rank += width) {
+        const uint32_t *a = adapter->a + rank * (padded(in) / 2);
+        width = group_width(end - rank);
+        switch (width) {
+            case 16: shrink_group(16, count, u + rank, u_stride, row, a, in, scale); break;
+            case 8: shrink_group(8, count, u + rank, u_stride, row, a, in, scale); break;
+            case 4: shrink_group(4, count, u + rank, u_stride, row, a, in, scale); break;
+            default: shrink_group(2, count, u + rank, u_stride, row, a, in, scale);
         }
+    }
 }
 
 static void expand_block(const layer_t *layer, const adapter_t *adapter, const block_t *block,
@@ -124,7 +162,6 @@ static void expand_block(const layer_t *layer, const adapter_t *adapter, const b
     const uint32_t *b = adapter->b;
     for (int64_t p = 0; p < layer->projections; p++) {
         ptrdiff_t width = layer->width[p], chunks = chunks_of(width);
-        ptrdiff_t padded = (width + LANES - 1) / LANES * LANES;
         int64_t rank = adapter->rank[p];
         if (chunk < chunks) {
             ptrdiff_t begin = chunk * COLUMN_CHUNK, count = width - begin;
@@ -135,14 +172,14 @@ static void expand_block(const layer_t *layer, const adapter_t *adapter, const b
             ptrdiff_t u_stride = layer->max_ranks;
             b += begin;
             switch (block->count) { /* the exact number, as a padded row must not be added twice */
-#define ROWS(n) case n: expand(n, row, u, u_stride, b, padded, rank, count); return
+#define ROWS(n) case n: expand(n, row, u, u_stride, b, padded(width), rank, count); return
                 ROWS(1); ROWS(2); ROWS(3); ROWS(4); ROWS(5); ROWS(6); ROWS(7); ROWS(8);
             }
         }
         chunk -= chunks;
         y += width;
         u += rank;
-        b += rank / 2 * padded;
+        b += rank / 2 * padded(width);
     }
 }
 

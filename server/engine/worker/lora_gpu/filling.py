@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import tempfile
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from vllm.lora.lora_model import LoRAModel
@@ -20,7 +22,7 @@ from server.engine.worker.lora_cpu.files import AdapterFile, Projection
 from server.engine.worker.lora_gpu.image import AdapterImage, make_image
 from server.engine.worker.lora_gpu.slots import FollowedLayers
 from server.engine.worker.lora_gpu.transfer import Lane, SlotTransfer
-from server.engine.worker.reader import Layers, places
+from server.engine.worker.reader import Layers, Plan, places
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,18 @@ class SlotFilling:
             followed.modules[next(iter(self._index))].lora_a_stacked[0], lane
         )
 
-    def model(
-        self, version_id: int, rank: int, file: AdapterFile, layers: Layers
-    ) -> LoRAModel | None:
+    def plan(self, file: AdapterFile, layers: Layers) -> Plan | None:
         """See `reader.FastWay`."""
         by_index = {self._index[name]: projections for name, projections in layers.items()}
         image = make_image(file, self._followed.layers, by_index)
-        return ImageAdapter(version_id, rank, image) if image is not None else None
+        if image is None:
+            return None
+        table = replace(image, numbers=np.empty(0, np.uint8))  # of any file of this shape
+
+        def model(version_id: int, rank: int, file: AdapterFile) -> LoRAModel:
+            return ImageAdapter(version_id, rank, replace(table, numbers=file.numbers))
+
+        return model
 
     def begin(self, version_id: int) -> Future[None] | None:
         """Give an adapter a free slot and begin to fill it. Returns None if it is filled at once.

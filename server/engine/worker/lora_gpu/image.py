@@ -77,7 +77,7 @@ def make_image(
         for i, projection in enumerate(of_layer):
             if projection is not None:
                 ranks[index][i] = _check(projection, layers[index], i)
-                segments += _segments(file, base, layers[index], i, projection, number_bytes)
+                segments += _segments(base, layers[index], i, projection, number_bytes)
     segments.sort(key=lambda segment: segment.begin)
     chunks = [_chunk(group, number_bytes) for group in _groups(segments, chunk_bytes)]
     return AdapterImage(file.numbers, types.pop(), chunks, ranks)
@@ -97,7 +97,6 @@ def _check(projection: Projection, layer: LayerWeights, i: int) -> int:
 
 
 def _segments(
-    file: AdapterFile,
     base: LayerWeights,
     layer: LayerWeights,
     i: int,
@@ -109,9 +108,8 @@ def _segments(
     a_to, b_to = layer.distance(base, i)
 
     def segment(matrix: Matrix, scale: float, *fields: int) -> _Segment:
-        begin = file.offset(matrix)
-        end = begin + matrix.shape[0] * matrix.shape[1] * number_bytes
-        return _Segment(begin, end, fields, scale)
+        end = matrix.offset + matrix.shape[0] * matrix.shape[1] * number_bytes
+        return _Segment(matrix.offset, end, fields, scale)
 
     yield segment(
         projection.a,

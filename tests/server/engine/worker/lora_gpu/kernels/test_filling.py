@@ -172,7 +172,9 @@ def test_an_adapter_gets_a_slot_and_then_its_ranks(tmp_path: Path) -> None:
         "o": ("o", 0, 1),
     }
     file = save(tmp_path, q=(8, 64))
-    adapter = filling.model(7, 8, file, {"qkv": [projection(file, "q"), None, None]})
+    plan = filling.plan(file, {"qkv": [projection(file, "q"), None, None]})
+    assert plan is not None
+    adapter = plan(7, 8, file)
     assert isinstance(adapter, ImageAdapter)
     assert adapter.id == 7
     manager._registered_adapters[7] = adapter
@@ -190,7 +192,9 @@ def test_vllm_itself_may_ask_for_the_adapter(tmp_path: Path) -> None:
     manager = manager_of(o=(layer := Layer(64, (64,), max_rank=16)))
     filling, _ = filling_of(manager)
     file = save(tmp_path, o=(16, 64))
-    manager._registered_adapters[3] = filling.model(3, 16, file, {"o": [projection(file, "o")]})
+    plan = filling.plan(file, {"o": [projection(file, "o")]})
+    assert plan is not None
+    manager._registered_adapters[3] = plan(3, 16, file)
     manager.loraplex_fill_now = filling.fill_now
     activate = slots._then_set_ranks(lambda _manager, _id: pytest.fail("vLLM's way"))
     assert activate(manager, 3)
