@@ -27,10 +27,22 @@ _OF_PROCESSOR = (
 """The lines of `_PROCESSORS` on which `-march=native` depends: those of x86, then those of ARM."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_WORKERS = Path(__file__).parent
+
+
+def _digest_of_sources() -> bytes:
+    """Return a digest of all C sources of the workers."""
+    files = sorted(_WORKERS.rglob("*.[ch]"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).digest()
+
+
+_AT_IMPORT = _digest_of_sources()
+"""A release that is installed over a running server must not give this one's modules its kernels:
+an engine that starts again then would compute wrong numbers."""
 
 
 class KernelUnavailable(Exception):
-    """There is no compiler, it cannot compile the kernel, or the result cannot be loaded."""
+    """There is no compiler, it cannot compile the kernel, or the result cannot be used."""
 
 
 @functools.cache
@@ -43,11 +55,14 @@ def compile_library(*sources: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:
     that the library shares torch's OpenMP (libgomp.so.1) and its threads.
 
     Raises:
-        KernelUnavailable: there is no compiler, or compiling or loading fails.
+        KernelUnavailable: there is no compiler, compiling or loading fails, or the sources are not
+            those of the modules that this process has imported.
     """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise KernelUnavailable("there is no C compiler (gcc or cc)")
+    if _digest_of_sources() != _AT_IMPORT:
+        raise KernelUnavailable("the program's files were replaced: restart the server")
     kept = _kept_file(compiler, sources)
     try:
         library = _read(kept) if kept else None
@@ -94,7 +109,7 @@ def _kept_file(compiler: str, sources: tuple[Path, ...]) -> Path | None:
     cores = _PROCESSORS.read_text().split("\n\n") if _PROCESSORS.is_file() else [""]
     processor = [line for line in cores[0].splitlines() if line.startswith(_OF_PROCESSOR)]
     facts = [*_FLAGS, str(program), str(program.stat().st_mtime_ns), *processor]
-    headers = sorted(Path(__file__).parent.rglob("*.h"))
+    headers = sorted(_WORKERS.rglob("*.h"))
     facts += [file.read_text() for file in (*sources, *headers)]
     return folder / hashlib.sha256("\0".join(facts).encode()).hexdigest()
 

@@ -24,6 +24,23 @@ def test_no_folder_must_allow_executing_and_libraries_stay_apart(tmp_path: Path)
     assert "memfd:loraplex-kernel" in Path("/proc/self/maps").read_text()
 
 
+def test_kernels_of_another_release_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.c").write_text("int number(void) { return 1; }")
+    monkeypatch.setattr(compiled, "_WORKERS", tmp_path)
+    monkeypatch.setattr(compiled, "_AT_IMPORT", compiled._digest_of_sources())
+    compile_library.cache_clear()
+    try:
+        compile_library(tmp_path / "rows.c")
+    except KernelUnavailable:
+        pytest.skip("there is no C compiler")
+    compile_library.cache_clear()
+    (tmp_path / "rows.h").write_text("/* of the next release */")
+    with pytest.raises(KernelUnavailable, match="restart the server"):
+        compile_library(tmp_path / "rows.c")
+
+
 class Starts:
     """The starts of processes that load one small library, and how often it was compiled."""
 
