@@ -55,7 +55,9 @@ class Environment:
         below = [path for path in sys.path if path.endswith("site-packages")]
         (made.packages / "present.pth").write_text("\n".join([*below, str(ROOT)]) + "\n")
         program = folder / "bin" / "loraplex"
-        start = "import sys\nfrom server.cli.main import main\n\nsys.exit(main())\n"
+        # Without the condition a process that vLLM spawns would run the command again.
+        start = "import sys\nfrom server.cli.main import main\n\n"
+        start += 'if __name__ == "__main__":\n    sys.exit(main())\n'
         program.write_text(f"#!{made.python}\n{start}")
         program.chmod(0o755)
         return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -192,6 +193,15 @@ def test_python_files_of_one_build_with_the_compiled_ones_of_another(tmp_path: P
     wanted = environment.requirements_of(into)
     assert [r.name for r in environment.unmet(wanted, ["not-there"])] == ["packaging"]
     assert [r.name for r in environment.unmet(wanted, [])] == ["not-there", "packaging"]
+
+
+def test_a_process_that_the_command_starts_does_not_run_it_again(tmp_path: Path) -> None:
+    program = environment.Environment.create(tmp_path / "env").folder / "bin" / "loraplex"
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert "loraplex" in version.stdout
+    # As `multiprocessing` imports a program in its processes.
+    done = runpy.run_path(str(program), run_name="__mp_main__")
+    assert "main" in done
 
 
 def test_failed_tests_are_told_with_their_reason(tmp_path: Path) -> None:
