@@ -83,9 +83,9 @@ def for_handlers(error: APIError) -> Exception:
 def map_response(response: Response | None) -> Response:
     """Return vLLM's answer, or raise the error that it holds as an `APIError`.
 
-    If the client went away, vLLM answers None. The response is then empty, as nobody reads it.
+    If the client went away, vLLM answers None, and since 0.33 an empty response. Nobody reads it.
     """
-    if response is None:
+    if response is None or getattr(response, "body", None) == b"":
         return Response(status_code=ClientWentAway.status)
     if response.status_code < 400 or not isinstance(response, JSONResponse):
         return response

@@ -1,12 +1,19 @@
-"""Which field of a request an error of the engine's names."""
+"""What becomes of an answer of vLLM's, and which field of a request its error names."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
 import pytest
+from starlette.responses import Response
 
-from server.engine.errors import NOT_COMPILED, TOO_COMPLEX, grammar_field, name_field
+from server.engine.errors import (
+    NOT_COMPILED,
+    TOO_COMPLEX,
+    grammar_field,
+    map_response,
+    name_field,
+)
 from server.engine.request_fields import ALLOWED
 from server.errors import APIError, ContextTooLong, InvalidRequest, Unavailable
 
@@ -56,3 +63,13 @@ def test_an_error_about_a_grammar_names_the_field_that_it_comes_from(
     error = InvalidRequest(f"{begins}: the tools of the model")
     named = name_field(error, ALLOWED[CHAT], grammar_field(SimpleNamespace(**fields)))
     assert named.param == param
+
+
+@pytest.mark.parametrize("response", [None, Response()], ids=["0.32", "0.33"])
+def test_an_answer_to_a_client_that_went_away(response: Response | None) -> None:
+    assert map_response(response).status_code == 499
+
+
+def test_an_answer_stays_as_it_is() -> None:
+    response = Response(b"{}", media_type="application/json")
+    assert map_response(response) is response
