@@ -72,7 +72,8 @@ static inline __attribute__((always_inline)) void write_vectors(
 /* Writes some features of a rank of A, from a vector's first one on. */
 static void write_a(const part_t *part, int64_t rank, int64_t feature, const uint16_t *number,
                     int64_t count) {
-    int64_t start = rank / LANES * LANES, width = LANES, features = (part->columns + 15) / 16 * 16;
+    int64_t start = rank / LANES * LANES, width = LANES;
+    int64_t features = (part->columns + LANES - 1) / LANES * LANES;
     for (;; width /= 2) { /* finds the rank's group, see rows.h */
         if (start + width > part->padded) continue;
         if (rank < start + width) break;

@@ -16,10 +16,9 @@ typedef struct { int32_t slot, count, row[BLOCK_ROWS]; } block_t;
 
 /* One adapter in one layer. The ranks of the projections follow each other, and each projection's
  * are padded to a multiple of 2. A is stored in groups of 16, 8, 4 or 2 ranks, the widest that fit
- * first. A vector holds a group's ranks at as many pairs of features as there is room for. So a
- * group of A has (pairs / pairs in a vector, ranks, pairs in a vector, 2), and the number of features
- * is padded to a multiple of LANES. For each projection B has (pairs of ranks, width padded to LANES,
- * 2). */
+ * first. Its features are padded to a multiple of LANES. A vector holds as many pairs of features
+ * of each of the group's ranks as there is room for: a group has (vectors, ranks, pairs in a
+ * vector, 2). For each projection B has (pairs of ranks, width padded to LANES, 2). */
 typedef struct { const uint32_t *a, *b; int64_t size, ranks; const int64_t *rank; } adapter_t;
 
 /* A layer. `in` and `width` are features in, and out of each projection; `max_ranks` is the largest
@@ -129,8 +128,8 @@ static ptrdiff_t chunks_of(ptrdiff_t width) { return (width + COLUMN_CHUNK - 1) 
 /* Computes u for a group of ranks and the block's rows. */
 INLINE void shrink_group(int ranks, ptrdiff_t count, uint16_t *u, ptrdiff_t u_stride,
                          const uint16_t *const *x, const uint32_t *a, ptrdiff_t in, float scale) {
-    for (ptrdiff_t m = 0; m < count; m += SHRINK_ROWS, x += SHRINK_ROWS, u += SHRINK_ROWS * u_stride)
-        switch (count - m) {
+    for (; count > 0; count -= SHRINK_ROWS, x += SHRINK_ROWS, u += SHRINK_ROWS * u_stride)
+        switch (count) {
             case 1: shrink(ranks, 1, u, u_stride, x, a, in, scale); break;
             case 2: shrink(ranks, 2, u, u_stride, x, a, in, scale); break;
             default: shrink(ranks, SHRINK_ROWS, u, u_stride, x, a, in, scale);
