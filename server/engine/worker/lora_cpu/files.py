@@ -7,6 +7,7 @@ header alone is worked out once for all files that have the same header (`PackPl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -87,8 +88,8 @@ class AdapterFile:
 
     @property
     def shape(self) -> tuple[bytes, int]:
-        """Return the header and the size: files with the same have the same `matrices`."""
-        return self._bytes[8 : self._start].tobytes(), len(self._bytes)
+        """Return the header's digest and the size: files with the same have equal `matrices`."""
+        return hashlib.sha256(self._bytes[8 : self._start].data).digest(), len(self._bytes)
 
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
