@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from server import bundled_base
 from server.engine import environment
 from server.engine.process.fork_server import EngineForkServer, start_fork_server
+from server.engine.process.sockets import socket_folder
 from server.process.data_dir import own_data_dir
 from server.process.early_answers import EarlyAnswers
 from server.process.listening import HTTP_SETTING, listen, listen_for_operations
@@ -89,7 +90,8 @@ def serve(
         own_data_dir(settings),
     ):
         base = prepare_base(settings, announce)
-        if fork_server := _prepare_engine(settings, base):
+        has_folder = at_end.enter_context(socket_folder()) is not None
+        if fork_server := _prepare_engine(settings, base, has_folder):
             at_end.callback(fork_server.close)
         stopwatch.end("prepare")
         gc.disable()  # imports leave nothing to collect, and each collection looks at all of them
@@ -126,8 +128,11 @@ def prepare_base(settings: Settings, announce: Callable[[str], None]) -> str:
         raise SettingsError(f"LORAPLEX_BASE (--base): {error}") from error
 
 
-def _prepare_engine(settings: Settings, base: str) -> EngineForkServer | None:
-    """Set the variables that vLLM reads, and let the engine's imports begin."""
+def _prepare_engine(settings: Settings, base: str, has_folder: bool) -> EngineForkServer | None:
+    """Set the variables that vLLM reads, and let the engine's imports begin.
+
+    The fork server needs a folder for its socket.
+    """
     environment.prepare_environment(
         base, settings.log_level, settings.cpu_lora_kernels, settings.data_dir
     )
@@ -137,4 +142,4 @@ def _prepare_engine(settings: Settings, base: str) -> EngineForkServer | None:
         settings.gpu_lora_loading,
         settings.gpu_lora_tiles_file.absolute(),
     )
-    return start_fork_server(settings.engine_args)
+    return start_fork_server(settings.engine_args) if has_folder else None

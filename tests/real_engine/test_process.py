@@ -53,7 +53,12 @@ def wait_for(condition, seconds: float) -> float:  # type: ignore[no-untyped-def
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("process")
-    server = RunningServer(folder / "var", "--hang-seconds", str(HANG_SECONDS))
+    (folder / "temporary").mkdir()
+    server = RunningServer(
+        folder / "var",
+        *("--hang-seconds", str(HANG_SECONDS)),
+        environment={**os.environ, "TMPDIR": str(folder / "temporary")},
+    )
     try:
         server.wait_until_ready()
         yield server
@@ -197,6 +202,8 @@ def test_sigterm_lets_open_streams_finish_and_leaves_nothing(registered: Running
     assert server.process.wait(30) == 0
     _, alive = psutil.wait_procs(engines, timeout=1)
     assert not alive
+    left = list((server.data_dir.parent / "temporary").rglob("*"))
+    assert not [path for path in left if path.is_socket()], "sockets of three engines"
 
 
 def test_the_next_start_keeps_the_registry_and_asks_on_which_base_a_version_was_checked(

@@ -13,13 +13,11 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from server.engine import cpu, environment
 from server.engine.running.children import kill_child_processes
@@ -59,7 +57,7 @@ class _Context(ForkServerContext):
 class EngineForkServer:
     """The fork server of one `loraplex serve`, which begins to import when it is made.
 
-    `prepare_environment` must have been called before.
+    `prepare_environment` must have been called before. Its socket stands in the `socket_folder`.
     """
 
     def __init__(self) -> None:
@@ -67,16 +65,11 @@ class EngineForkServer:
         threads = cpu.openmp_variables(cpu.read_machine())
         with environment.threads(threads), environment.preloading():
             self._loaded_with = environment.read_by_the_loader()
-            self._folder = _own_folder()
             ensure_running()
 
     def close(self) -> None:
-        """End it with all processes that came from it, and remove its socket.
-
-        It might import for some more seconds.
-        """
+        """End it with all processes that came from it. It might import for some more seconds."""
         kill_child_processes()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager
     def used_for(self, config: VllmConfig) -> Iterator[None]:
@@ -99,17 +92,6 @@ class EngineForkServer:
             utils.get_mp_context = of_vllm
 
 
-def _own_folder() -> str:
-    """Make the folder where multiprocessing puts its socket, so that it makes none itself.
-
-    It would remove its own in an exit handler. That may not run, and fails if the folder is gone.
-    """
-    folder = tempfile.mkdtemp(prefix="loraplex-")
-    process: Any = multiprocessing.current_process()
-    process._config["tempdir"] = folder
-    return folder
-
-
 def is_one_process(config: VllmConfig) -> bool:
     """Return whether the engine runs in one process, without workers and replicas."""
     parallel = config.parallel_config
@@ -126,8 +108,4 @@ def start_fork_server(engine_args: Sequence[str]) -> EngineForkServer | None:
         part in argument for argument in engine_args for part in _SEVERAL_PROCESSES
     ):
         return None
-    try:
-        return EngineForkServer()
-    except OSError as error:  # there is no folder for its socket
-        log.warning("the engine's process imports its libraries itself: %s", error)
-        return None
+    return EngineForkServer()

@@ -44,13 +44,19 @@ sys.exit(serve(settings, lambda line: print(line, flush=True)))
 
 
 def test_a_start_ends_with_where_its_seconds_went_and_a_signal_with_code_0(tmp_path: Path) -> None:
-    base = tmp_path / "base"
+    base, temporary = tmp_path / "base", tmp_path / "temporary"
     base.mkdir()
+    temporary.mkdir()
     (base / "config.json").write_text(json.dumps(TINY_BASE))
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(base), str(tmp_path / "var")],
         # With several processes in the engine, no fork server imports for it.
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path.cwd()),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+            "TMPDIR": str(temporary),
+        },
         stdout=subprocess.PIPE,
         text=True,
     ) as server:
@@ -61,5 +67,7 @@ def test_a_start_ends_with_where_its_seconds_went_and_a_signal_with_code_0(tmp_p
         url = ready.split()[2]
         for path in ("/livez", "/readyz"):
             assert httpx.get(url + path, timeout=20).status_code == 200
+        assert list(temporary.glob("loraplex-*")), "sockets have no folder of their own"
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
+    assert not list(temporary.glob("loraplex-*"))

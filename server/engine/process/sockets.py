@@ -1,0 +1,55 @@
+"""A folder of this server's own for the sockets between its processes.
+
+vLLM leaves three sockets behind at each start of an engine, among the temporary files of everybody.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_OF_VLLM = "VLLM_RPC_BASE_PATH"
+_LONGEST_NAME = 36
+"""vLLM's, in characters."""
+_LONGEST_PATH = 107
+"""What the kernel allows for a socket, in bytes."""
+
+
+@contextmanager
+def socket_folder() -> Iterator[str | None]:
+    """Within this context, sockets of this process, its fork server and vLLM stand in one folder.
+
+    It yields the folder's path, or None if none can be made: then they stand among all temporary
+    files. Afterwards the folder is removed.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix="loraplex-")
+    except OSError as error:
+        log.warning("there is no folder for sockets: %s", error)
+        yield None
+        return
+    try:
+        _use(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _use(folder: str) -> None:
+    """Have multiprocessing and vLLM put their sockets into the folder.
+
+    multiprocessing would remove a folder of its own in an exit handler. That may not run, and fails
+    if the folder is gone.
+    """
+    process: Any = multiprocessing.current_process()
+    process._config["tempdir"] = folder
+    if len(os.fsencode(folder)) + 1 + _LONGEST_NAME <= _LONGEST_PATH:
+        os.environ.setdefault(_OF_VLLM, folder)
