@@ -120,6 +120,16 @@ def replace(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+def keep_what_vllm_read() -> None:
+    """Have vLLM in this process keep the variables of now, as its engine's process does.
+
+    It looks one of them up for each token. No variable may change any more.
+    """
+    from vllm import envs
+
+    envs.enable_envs_cache()
+
+
 def read_by_the_loader() -> dict[str, str | None]:
     """Return the variables that a process reads while its libraries are loaded, and never again."""
     return {name: os.environ.get(name) for name in (*_THREADS, _PRELOADED)}

@@ -26,6 +26,7 @@ from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
 from server.engine.openai import LeasedAdapters, longest_prompt_characters, make_endpoints
 from server.engine.own_defaults import follow_versions
+from server.engine.plain_streams import stream_plainly
 from server.engine.process.fork_server import EngineForkServer
 from server.engine.running.children import kill_child_processes
 from server.engine.running.client import EngineClient
@@ -259,6 +260,7 @@ async def _init_app_state(client: AsyncLLM, state: State, arguments: Namespace) 
     await init_app_state(client, state, arguments, await client.get_supported_tasks())
     state.openai_serving_models.lora_requests = LeasedAdapters()
     follow_versions(state)
+    stream_plainly(state)
     tokenize_in_turns(client.renderer)
 
 

@@ -49,11 +49,12 @@ class BodyLimit:
 
         async def limited() -> Message:
             nonlocal num_bytes, complete, waited_seconds
+            if complete:  # now the client may be silent until the answer is complete
+                return await receive()
             left = self.pause_seconds + num_bytes / LEAST_BYTES_A_SECOND - waited_seconds
             asked = time.monotonic()
             try:
-                # A client that has sent its whole body may be silent until the answer is complete.
-                async with asyncio.timeout(None if complete else min(left, self.pause_seconds)):
+                async with asyncio.timeout(min(left, self.pause_seconds)):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "the body came too slowly: send it again") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Awaitable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,12 +33,12 @@ class RequestId:
         if scope["path"].startswith("/v1/messages"):
             names.append("request-id")
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name in names:
                     headers[name] = request_id
-            await send(message)
+            return send(message)
 
         await self.app(scope, receive, send_with_id)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,12 +49,16 @@ class RequestLog:
             path=scope["path"][:MAX_PATH_CHARACTERS],
         )
 
-        async def watch(message: Message) -> None:
+        async def end(message: Message) -> None:
+            await send(message)
+            record.complete = True
+
+        def watch(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                record.complete = True
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                return end(message)
+            return send(message)
 
         trace = None
         if self._traces and not _is_looking(record):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = [
@@ -20,11 +22,11 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def secured(message: Message) -> None:
+        def secured(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
                 more = [header for header in HEADERS if header[0] not in given]
                 message = {**message, "headers": [*message["headers"], *more]}
-            await send(message)
+            return send(message)
 
         await self.app(scope, receive, secured)

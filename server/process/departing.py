@@ -6,7 +6,7 @@ goes on, and its next request would come when the server refuses requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,10 +23,10 @@ class Departing:
         self._app, self._lifecycle = app, lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def last(message: Message) -> None:
+        def last(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and self._lifecycle.leaving:
                 message = {**message, "headers": [*message["headers"], CLOSE]}
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, last)
 

@@ -208,12 +208,15 @@ class TokenCounter:
 
     def add(self, tokens: int, choice: int = 0) -> None:
         """Count tokens of a choice as they arrive from the engine."""
-        if tokens:
-            self.meter.output_tokens += tokens
-            self.meter.record.end_stage("first_token")
-            self.meter.prompt_queue.charge(self.ticket, tokens)
-            if timing := self.meter.timing:
-                self._last[choice] = timing.tokens(tokens, self._last.get(choice))
+        if not tokens:
+            return
+        meter = self.meter
+        if not meter.output_tokens:
+            meter.record.end_stage("first_token")
+        meter.output_tokens += tokens
+        meter.prompt_queue.charge(self.ticket, tokens)
+        if timing := meter.timing:
+            self._last[choice] = timing.tokens(tokens, self._last.get(choice))
 
 
 current_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)

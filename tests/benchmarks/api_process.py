@@ -76,6 +76,8 @@ async def _serve_vllm(settings: Any, base: str, port: int) -> None:
 
     arguments = engine_arguments(settings, base, read_device())
     arguments.host, arguments.port = "127.0.0.1", port
+    # As its server is by default; this one parses calls of tools where a request has tools.
+    arguments.enable_auto_tool_choice, arguments.tool_call_parser = False, None
     arguments.disable_uvicorn_access_log, arguments.uvicorn_log_level = True, "warning"
     # Routes that no client of ours uses; their package isn't installed.
     sagemaker.attach_router = lambda *_args: None

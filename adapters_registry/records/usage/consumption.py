@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from operator import add, neg
 from typing import NamedTuple
 
 from adapters_registry.records.tables import Base
@@ -38,10 +39,10 @@ class Consumption:
         return cls(slot_seconds=float(named["slot_seconds"]), **counts)
 
     def __add__(self, other: Consumption) -> Consumption:
-        return Consumption(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Consumption(*map(add, vars(self).values(), vars(other).values()))
 
     def __neg__(self) -> Consumption:
-        return Consumption(*(-value for value in astuple(self)))
+        return Consumption(*map(neg, vars(self).values()))
 
     @property
     def tokens(self) -> int:

@@ -90,15 +90,19 @@ class Metering:
         def counted(outputs: list[EngineCoreOutput], *args: Any, **options: Any) -> Any:
             # After every step of the engine: a handler that doesn't stream would see the tokens
             # only when the answer is complete.
-            states, ids = self._processor.request_states, []
+            states, running = self._processor.request_states, []
             for output in outputs:
                 if (state := states.get(output.request_id)) is None:
                     continue
                 if answer := self._answers.get(state.external_req_id):
                     answer.add(len(output.new_token_ids), state.request_index)
-                    ids.append((output.request_id, state.external_req_id))
+                    running.append((output.request_id, state.external_req_id))
+            before = len(states)
             result = process_outputs(outputs, *args, **options)
-            self._end_answers({name for request_id, name in ids if request_id not in states})
+            if len(states) != before:
+                self._end_answers(
+                    {name for request_id, name in running if request_id not in states}
+                )
             return result
 
         def aborted(request_ids: Any, *args: Any, **options: Any) -> Any:

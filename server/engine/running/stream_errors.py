@@ -37,7 +37,7 @@ async def _ended(
     raised: APIError | None = None
     try:
         async for event in events:
-            if failure() is not None and isinstance(event, str) and event.startswith(_ERRORS):
+            if isinstance(event, str) and event.startswith(_ERRORS) and failure() is not None:
                 break
             begun = begun or str(event)
             num_events += 1
