@@ -37,6 +37,14 @@ _GPU_LORA_LOADING = "_LORAPLEX_GPU_LORA_LOADING"
 
 _GPU_LORA_TILES = "_LORAPLEX_GPU_LORA_TILES"
 
+_SOCKET_FOLDER = "VLLM_RPC_BASE_PATH"
+
+_LONGEST_SOCKET_NAME = len("/00000000-0000-0000-0000-000000000000")
+"""vLLM's, in its folder."""
+
+_LONGEST_SOCKET_PATH = 107
+"""What Linux allows, in bytes."""
+
 _VLLMS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 
 _THREADS = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", _VLLMS_THREADS)
@@ -118,6 +126,12 @@ def replace(variables: Mapping[str, str]) -> None:
     """Give this process these variables and no others."""
     os.environ.clear()
     os.environ.update(variables)
+
+
+def offer_socket_folder(folder: str) -> None:
+    """Have vLLM put its sockets into a folder, unless their paths would be too long there."""
+    if len(os.fsencode(folder)) + _LONGEST_SOCKET_NAME <= _LONGEST_SOCKET_PATH:
+        os.environ.setdefault(_SOCKET_FOLDER, folder)
 
 
 def keep_what_vllm_read() -> None:

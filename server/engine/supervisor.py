@@ -26,10 +26,10 @@ from server.engine.loading import AdapterLoading
 from server.engine.lora_info import take_out_lora_info
 from server.engine.openai import LeasedAdapters, longest_prompt_characters, make_endpoints
 from server.engine.own_defaults import follow_versions
-from server.engine.plain_streams import stream_plainly
 from server.engine.process.fork_server import EngineForkServer
 from server.engine.running.children import kill_child_processes
 from server.engine.running.client import EngineClient
+from server.engine.running.plain_streams import stream_plainly
 from server.engine.running.tokenizing import tokenize_in_turns
 from server.errors import NotServing, Unavailable
 from server.settings import Settings

@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-log = logging.getLogger(__name__)
+from server.engine import environment
 
-_OF_VLLM = "VLLM_RPC_BASE_PATH"
-_LONGEST_NAME = 36
-"""vLLM's, in characters."""
-_LONGEST_PATH = 107
-"""What the kernel allows for a socket, in bytes."""
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -51,5 +46,4 @@ def _use(folder: str) -> None:
     """
     process: Any = multiprocessing.current_process()
     process._config["tempdir"] = folder
-    if len(os.fsencode(folder)) + 1 + _LONGEST_NAME <= _LONGEST_PATH:
-        os.environ.setdefault(_OF_VLLM, folder)
+    environment.offer_socket_folder(folder)

@@ -7,7 +7,7 @@ import pytest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import ParserManager
 
-from server.engine.plain_streams import stream_plainly
+from server.engine.running.plain_streams import stream_plainly
 
 STEPS = ["", '{"name"', ": 1", "", "}", " and <tool_call> more", ""]
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
