@@ -134,10 +134,10 @@ def offer_socket_folder(folder: str) -> None:
         os.environ.setdefault(_SOCKET_FOLDER, folder)
 
 
-def keep_what_vllm_read() -> None:
-    """Have vLLM in this process keep the variables of now, as its engine's process does.
+def keep_variables_of_vllm() -> None:
+    """Have vLLM in this process read no variable again, as in its engine's process.
 
-    It looks one of them up for each token. No variable may change any more.
+    Otherwise it reads one of them for each token. What is set later has no effect on vLLM here.
     """
     from vllm import envs
 

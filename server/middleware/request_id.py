@@ -33,6 +33,7 @@ class RequestId:
         if scope["path"].startswith("/v1/messages"):
             names.append("request-id")
 
+        # No coroutine of its own: a streamed answer has a message for each token.
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)

@@ -53,6 +53,7 @@ class RequestLog:
             await send(message)
             record.complete = True
 
+        # No coroutine of its own: a streamed answer has a message for each token.
         def watch(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 record.status = message["status"]

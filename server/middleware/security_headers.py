@@ -22,6 +22,7 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # No coroutine of its own: a streamed answer has a message for each token.
         def secured(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}

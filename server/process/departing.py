@@ -23,6 +23,7 @@ class Departing:
         self._app, self._lifecycle = app, lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # No coroutine of its own: a streamed answer has a message for each token.
         def last(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and self._lifecycle.leaving:
                 message = {**message, "headers": [*message["headers"], CLOSE]}

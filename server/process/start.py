@@ -17,7 +17,7 @@ from server.api.dedicated.dedicated import Dedicated
 from server.app import Server, build_server
 from server.auth import Keys
 from server.engine.device.choice import fit_to_device
-from server.engine.environment import choose_cpu_base, choose_traces, keep_what_vllm_read
+from server.engine.environment import choose_cpu_base, choose_traces, keep_variables_of_vllm
 from server.engine.supervisor import EngineSupervisor
 from server.lifecycle import Lifecycle
 from server.process import dedication, demo
@@ -139,7 +139,7 @@ def _prepare(beginning: Beginning, server: Server, *, has_demo: bool) -> Prepare
         for version in awaited:
             gate.start(version)
         await engine_is_up.wait()
-        keep_what_vllm_read()
+        keep_variables_of_vllm()
         await asyncio.gather(*map(gate.verdict, awaited), return_exceptions=True)
         if awaited:
             beginning.stopwatch.end("checks")
@@ -158,7 +158,7 @@ def _prepare_dedicated(beginning: Beginning, server: Server, dedicated: Dedicate
     async def prepare(engine_is_up: asyncio.Event) -> None:
         """Become ready after the comparison with a shared server; there is nothing to check."""
         await engine_is_up.wait()
-        keep_what_vllm_read()
+        keep_variables_of_vllm()
         if beginning.verify:
             await asyncio.to_thread(beginning.verify, _address(beginning))
             beginning.stopwatch.end("comparison")

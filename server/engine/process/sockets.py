@@ -1,6 +1,7 @@
 """A folder of this server's own for the sockets between its processes.
 
-vLLM leaves three sockets behind at each start of an engine, among the temporary files of everybody.
+vLLM leaves three sockets behind at each start of an engine. By itself it puts them among the
+temporary files of all programs.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ log = logging.getLogger(__name__)
 def socket_folder() -> Iterator[str | None]:
     """Within this context, sockets of this process, its fork server and vLLM stand in one folder.
 
-    It yields the folder's path, or None if none can be made: then they stand among all temporary
-    files. Afterwards the folder is removed.
+    It yields the folder's path, or None if it can't be made. Afterwards the folder is removed.
     """
     try:
         folder = tempfile.mkdtemp(prefix="loraplex-")
     except OSError as error:
-        log.warning("there is no folder for sockets: %s", error)
+        log.warning(
+            "the engine starts more slowly, because no folder for sockets can be made: set "
+            "TMPDIR to a folder that this server may write to (%s)",
+            error,
+        )
         yield None
         return
     try:

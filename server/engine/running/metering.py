@@ -99,7 +99,7 @@ class Metering:
                     running.append((output.request_id, state.external_req_id))
             before = len(states)
             result = process_outputs(outputs, *args, **options)
-            if len(states) != before:
+            if len(states) != before:  # in most steps no request ends
                 self._end_answers(
                     {name for request_id, name in running if request_id not in states}
                 )

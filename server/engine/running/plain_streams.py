@@ -1,7 +1,7 @@
-"""Streams answers without tools as they are.
+"""Streams the text of an answer as it is, where the request allows no call of a tool.
 
-A base whose family calls tools has a parser for each answer. vLLM asks it about each token, also
-where the request has no tools, and copies all of the answer so far each time.
+If the base's family can call tools, vLLM gives each answer to a parser that looks for calls. It
+does so even where none is allowed, and for each token it copies the whole answer so far.
 """
 
 from __future__ import annotations

@@ -21,9 +21,7 @@ def place(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
 
 
-def test_all_sockets_stand_in_one_folder_until_the_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_all_sockets_stand_in_one_folder_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     place(monkeypatch, Path(tempfile.mkdtemp(dir="/tmp")))
     with socket_folder() as folder:
         assert folder is not None
@@ -50,10 +48,11 @@ def test_vllm_keeps_the_operators_place_and_any_that_a_socket_has_room_for(
         assert os.environ[OF_VLLM] == "/run/vllm"
 
 
-def test_without_a_place_for_temporary_files_there_is_no_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_without_a_place_for_temporary_files_there_is_no_folder_and_the_log_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place(monkeypatch, tmp_path / "absent")
     with socket_folder() as folder:
         assert folder is None
     assert OF_VLLM not in os.environ
+    assert "set TMPDIR" in caplog.text
