@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import tempfile
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_all_sockets_stand_in_one_folder_until_the_end(monkeypatch: pytest.Monke
         assert folder is not None
         assert Path(folder).stat().st_mode & 0o77 == 0, "another user can read it"
         assert os.environ[OF_VLLM] == folder
-        assert multiprocessing.util.get_temp_dir() == folder
+        assert get_temp_dir() == folder
         (Path(folder) / "socket").touch()
     assert not Path(folder).exists()
     Path(folder).parent.rmdir()
